@@ -1,0 +1,300 @@
+/* quern.h: run open-weight language models on the machine you have.
+ *
+ * Three objects:
+ *   quern_model    an open model file or folder: weights mapped read-only, tokenizer, chat template. Immutable; any number of
+ *                  threads and sessions may share it.
+ *   quern_session  one sequence of tokens with its KV cache and compute threads. One thread at a time.
+ *   quern_error    why a call failed; yours, usually on the stack.
+ *
+ * A whole program:
+ *
+ *     quern_error err;
+ *     quern_model *model;
+ *     quern_session *session;
+ *     if (quern_model_open("model.gguf", NULL, &model, &err) < 0) ...
+ *     if (quern_session_new(model, NULL, &session, &err) < 0) ...
+ *     quern_generate_options opts = {.on_text = print_it};
+ *     quern_chat(session, "[{\"role\":\"user\",\"content\":\"Hello\"}]", &opts, NULL, &err);
+ *     quern_session_free(&session);
+ *     quern_model_close(&model);
+ *
+ * Rules that hold everywhere: functions return 0 or a negative QUERN_ERR_ code and then fill err (which may be NULL); on
+ * failure nothing has changed and no output was written. Option structs start zeroed, and zero means the default. Text is
+ * UTF-8. The same model, tokens and options give the same bytes on every CPU, with any number of threads and any batch size. No
+ * function exits, prints, or reads the environment. */
+#ifndef QUERN_H
+#define QUERN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define QUERN_API __attribute__((visibility("default")))
+
+#define QUERN_VERSION "0.1.0"
+
+/* ---- errors ------------------------------------------------------------------------------------ */
+
+enum {
+    QUERN_ERR_NOMEM = -1,       /* out of memory */
+    QUERN_ERR_IO = -2,          /* a file could not be read or written */
+    QUERN_ERR_FORMAT = -3,      /* a file is malformed */
+    QUERN_ERR_UNSUPPORTED = -4, /* a file asks for something that Quern does not do */
+    QUERN_ERR_ARG = -5,         /* an argument is out of range */
+    QUERN_ERR_LIMIT = -6,       /* a resource limit was reached */
+    QUERN_ERR_NOTFOUND = -7,    /* a file or name does not exist */
+    QUERN_ERR_CONTEXT = -8,     /* the tokens do not fit into the context; the message has the counts */
+    QUERN_ERR_CANCELLED = -9,   /* quern_session_cancel */
+    QUERN_ERR_TEMPLATE = -10,   /* the chat template refused the conversation; the message is its own */
+};
+
+typedef struct quern_error {
+    int code;
+    char message[504]; /* one plain line: what, where, what to do */
+} quern_error;
+
+/* Text or tokens that a call made for you; free with quern_string_free / quern_tokens_free (NULL members are fine). */
+typedef struct quern_string {
+    char *text; /* NUL-terminated; may contain NULs before length */
+    size_t length;
+} quern_string;
+typedef struct quern_tokens {
+    int32_t *ids;
+    size_t count;
+} quern_tokens;
+
+QUERN_API void quern_string_free(quern_string *s);
+QUERN_API void quern_tokens_free(quern_tokens *t);
+
+QUERN_API const char *quern_version(void); /* of the library that is linked */
+
+/* ---- model ---------------------------------------------------------------------------------------- */
+
+typedef struct quern_model quern_model;
+
+typedef struct quern_model_options {
+    bool vocab_only; /* tokenizer and chat template only; also accepts a bare tokenizer.json and a GGUF file without weights */
+} quern_model_options;
+
+/* path: a .gguf file (any part of a split one), or a Hugging Face folder (config.json, *.safetensors, tokenizer.json). */
+QUERN_API int quern_model_open(const char *path, const quern_model_options *options, quern_model **out, quern_error *err);
+/* All sessions of the model must be freed before. Sets *model to NULL. */
+QUERN_API void quern_model_close(quern_model **model);
+
+typedef struct quern_model_info {
+    const char *name;         /* general.name or the folder's name */
+    const char *architecture; /* "llama" */
+    const char *file_kind;    /* "GGUF v3", "Hugging Face folder" */
+    const char *weight_type;  /* the type that holds most of the weights: "q8_0" */
+    uint64_t parameters, weight_bytes;
+    uint64_t bytes_per_token; /* weight bytes that one decode step reads */
+    uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
+    uint32_t n_ctx_train; /* context length that the model was trained for */
+    double load_seconds;  /* wall time of quern_model_open */
+} quern_model_info;
+
+/* Strings live as long as the model. With vocab_only, only name, n_vocab and file_kind are set. */
+QUERN_API void quern_model_get_info(const quern_model *model, quern_model_info *out);
+/* Everything about the model as one JSON object: architecture, hyper-parameters, tensors (name, type, shape, bytes), metadata
+ * (long arrays shortened), tokenizer, template, sampling defaults. */
+QUERN_API int quern_model_describe(const quern_model *model, quern_string *json, quern_error *err);
+
+/* ---- text and tokens --------------------------------------------------------------------------------- */
+
+enum {
+    QUERN_ADD_SPECIAL = 1,   /* add BOS / EOS where the model asks for them */
+    QUERN_PARSE_SPECIAL = 2, /* special tokens written in the text become their ids */
+};
+QUERN_API int quern_tokenize(const quern_model *model, const char *text, size_t length, unsigned flags, quern_tokens *out,
+                             quern_error *err);
+/* show_special: control tokens by name instead of nothing. */
+QUERN_API int quern_detokenize(const quern_model *model, const int32_t *ids, size_t count, bool show_special, quern_string *out,
+                               quern_error *err);
+
+typedef struct quern_render_options {
+    const char *template_text; /* Jinja source used instead of the model's own; model may then be NULL */
+    const char *tools_json;    /* array of tools, or NULL */
+    const char *kwargs_json;   /* object of extra template variables (chat_template_kwargs), or NULL */
+    const char *bos, *eos;     /* bos_token and eos_token; NULL: the model's */
+    int64_t now;               /* for strftime_now: seconds since 1970 in local time; 0: the clock of this machine */
+    bool add_generation_prompt;
+} quern_render_options;
+
+/* messages_json: array of {"role":..,"content":..}. */
+QUERN_API int quern_render(const quern_model *model, const char *messages_json, const quern_render_options *options,
+                           quern_string *out, quern_error *err);
+
+/* ---- session -------------------------------------------------------------------------------------------- */
+
+typedef struct quern_session quern_session;
+
+typedef struct quern_session_options {
+    uint32_t n_ctx;        /* tokens the session can hold; 0: the model's training context, at most 4096 */
+    uint32_t n_batch;      /* most tokens computed at once in prefill; 0: 512 */
+    uint32_t n_threads;    /* 0: what the machine and its limits allow */
+    uint32_t n_expected;   /* tokens the sequence will reach, where known; models whose rotary embedding depends on the
+                            * length (LongRoPE, dynamic) then use the right one from the start. 0: as tokens come */
+    const char *kv_type;   /* "f16" (default) or "f32" */
+    const char *cpu_level; /* "scalar", "avx2", ...; NULL: the best. The results are the same */
+} quern_session_options;
+
+/* Reserves everything that later calls need: the KV cache, activations, logits, threads. */
+QUERN_API int quern_session_new(const quern_model *model, const quern_session_options *options, quern_session **out,
+                                quern_error *err);
+QUERN_API void quern_session_free(quern_session **session);
+
+typedef struct quern_session_info {
+    uint32_t n_ctx, n_batch, n_threads, n_tokens; /* n_tokens: held now */
+    const char *kv_type, *cpu_level;
+    uint64_t kv_bytes, compute_bytes; /* KV cache; activations, logits and scratch */
+} quern_session_info;
+QUERN_API void quern_session_get_info(const quern_session *session, quern_session_info *out);
+
+/* Appends count tokens. logits, where not NULL, gets [count][n_vocab] floats: row i is what follows token i. */
+QUERN_API int quern_session_eval(quern_session *session, const int32_t *ids, size_t count, float *logits, quern_error *err);
+/* Forgets all tokens from position n_keep on. */
+QUERN_API void quern_session_truncate(quern_session *session, uint32_t n_keep);
+/* Makes a running quern_session_eval or quern_generate return soon; callable from any thread and from a signal handler.
+ * The next call starts afresh. */
+QUERN_API void quern_session_cancel(quern_session *session);
+
+/* ---- generation --------------------------------------------------------------------------------------------- */
+
+typedef struct quern_logit_bias {
+    int32_t id;
+    float bias; /* added to the logit; -INFINITY bans the token */
+} quern_logit_bias;
+
+/* Negative numbers mean: not set, take the model's default (generation_config), else the one in brackets.
+ * quern_sampling_default fills it so. */
+typedef struct quern_sampling {
+    float temperature;       /* [0.8] 0: greedy */
+    int32_t top_k;           /* [40] 0: off */
+    float top_p;             /* [0.95] 1: off */
+    float min_p;             /* [0.05] 0: off */
+    float repeat_penalty;    /* [1] 1: off */
+    float presence_penalty;  /* [0] */
+    float frequency_penalty; /* [0] */
+    int32_t penalty_last_n;  /* [64] tokens that the penalties look at */
+    uint64_t seed;           /* the draws depend on it and on nothing else */
+    const quern_logit_bias *logit_bias;
+    size_t n_logit_bias;
+} quern_sampling;
+
+QUERN_API quern_sampling quern_sampling_default(void); /* every member "not set", seed 0 */
+QUERN_API quern_sampling
+quern_sampling_of(const quern_model *model); /* with the model's defaults and the bracketed ones filled in */
+
+typedef enum quern_stop {
+    QUERN_STOP_EOS,
+    QUERN_STOP_LENGTH,
+    QUERN_STOP_CONTEXT,
+    QUERN_STOP_STRING,
+    QUERN_STOP_CALLBACK
+} quern_stop;
+
+typedef struct quern_generate_options {
+    const quern_sampling *sampling; /* NULL: the model's defaults */
+    uint32_t max_tokens;            /* 0: until the model stops or the context is full */
+    const char *const *stop;        /* stop strings: generation ends before the first one, which is not part of the text */
+    size_t n_stop;
+    bool ignore_eos;   /* go on after end-of-text tokens */
+    bool show_special; /* control tokens by name in the text */
+    /* Called with each piece of text (whole characters, maybe several tokens after one another); non-zero ends the generation.
+     */
+    int (*on_text)(void *user, const char *text, size_t length);
+    /* Called with each token before its text. */
+    int (*on_token)(void *user, int32_t id);
+    void *user;
+} quern_generate_options;
+
+typedef struct quern_result {
+    quern_stop stop;
+    uint32_t n_prompt;                                           /* tokens of the prompt */
+    uint32_t n_reused;                                           /* of these, found in the KV cache */
+    uint32_t n_generated;                                        /* the end-of-text token included */
+    double prefill_seconds, first_token_seconds, decode_seconds; /* decode: after the first token */
+    uint64_t decode_bytes;                                       /* weights and KV cache read by the decode steps */
+} quern_result;
+
+/* Makes the session hold exactly prompt (what it already holds of its beginning is kept, not recomputed), then generates after
+ * it. The prompt alone must fit the context: QUERN_ERR_CONTEXT otherwise, and the session is as it was. result may be NULL. */
+QUERN_API int quern_generate(quern_session *session, const int32_t *prompt, size_t count, const quern_generate_options *options,
+                             quern_result *result, quern_error *err);
+/* Renders the conversation with the model's chat template (generation prompt added), tokenizes it, and generates. */
+QUERN_API int quern_chat(quern_session *session, const char *messages_json, const quern_generate_options *options,
+                         quern_result *result, quern_error *err);
+
+/* ---- perplexity ------------------------------------------------------------------------------------------------ */
+
+typedef struct quern_perplexity_options {
+    uint32_t n_ctx;   /* window; 0: 512 */
+    bool bos;         /* the first token of each window is replaced by BOS */
+    bool second_half; /* score only the second half of each window */
+    /* Called after each window with the windows done and in all, and the perplexity so far; non-zero cancels. */
+    int (*on_window)(void *user, size_t done, size_t all, double ppl);
+    void *user;
+} quern_perplexity_options;
+
+typedef struct quern_perplexity_result {
+    double ppl, nll; /* exp(nll); mean negative log-likelihood, natural logarithm */
+    uint64_t tokens; /* scored */
+} quern_perplexity_result;
+
+/* text is tokenized in one piece without special tokens and cut into windows of n_ctx that do not overlap (the rest is left
+ * out). The session's content is lost; its n_ctx must hold a window. */
+QUERN_API int quern_perplexity(quern_session *session, const char *text, size_t length, const quern_perplexity_options *options,
+                               quern_perplexity_result *out, quern_error *err);
+
+/* ---- files ------------------------------------------------------------------------------------------------------- */
+
+typedef struct quern_convert_options {
+    const char *type; /* "f32", "f16", "bf16", "q8_0"; NULL: as stored */
+    const char *name; /* general.name; NULL: from the source */
+    bool dry_run;     /* compute sizes, write nothing */
+    /* Called now and then; non-zero cancels (no file is left behind). */
+    int (*on_progress)(void *user, uint64_t bytes_done, uint64_t bytes_all);
+    void *user;
+} quern_convert_options;
+
+typedef struct quern_convert_result {
+    uint64_t file_bytes, parameters;
+    uint32_t tensors;
+} quern_convert_result;
+
+/* Hugging Face folder -> GGUF. out_path is replaced durably, or untouched on failure. */
+QUERN_API int quern_convert(const char *folder, const char *out_path, const quern_convert_options *options,
+                            quern_convert_result *result, quern_error *err);
+/* GGUF file or folder -> GGUF with its matrices in options->type. */
+QUERN_API int quern_quantize(const char *path, const char *out_path, const quern_convert_options *options,
+                             quern_convert_result *result, quern_error *err);
+
+/* Names of the model shapes that quern_synthesize knows; NULL past the end. */
+QUERN_API const char *quern_shape(size_t i);
+/* Writes a GGUF file with the shapes of a real model and random weights in options->type (NULL: q8_0): it runs at the speed of
+ * the real one. The same shape and type give the same file everywhere. */
+QUERN_API int quern_synthesize(const char *shape, const char *out_path, const quern_convert_options *options, quern_error *err);
+
+/* ---- machine --------------------------------------------------------------------------------------------------------- */
+
+typedef struct quern_machine {
+    char cpu[96];            /* model name */
+    char cpu_levels[64];     /* runnable levels, "scalar avx2 avx512": the last one is used */
+    uint32_t cores, threads; /* cores the system shows; threads that Quern will use */
+    uint64_t memory_bytes, available_bytes;
+    double bandwidth_gb_s;      /* read bandwidth, measured over all threads (0 where not measured) */
+    double bandwidth_huge_gb_s; /* the same from anonymous memory with huge pages */
+} quern_machine;
+
+/* measure: takes about a second and 1 GiB of memory (less where less is available). */
+QUERN_API int quern_machine_probe(bool measure, uint32_t n_threads, quern_machine *out, quern_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

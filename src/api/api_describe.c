@@ -1,0 +1,286 @@
+/* api_describe: everything about a model as one JSON object, for `quern show` and for programs. */
+#include "api/api_int.h"
+
+/* Arrays of the metadata are shown up to so many elements. */
+#define SHOWN 8
+
+/* Appends to b; the first failure sticks. */
+struct writer {
+    struct buf *b;
+    int rc;
+    bool comma; /* the next member needs one */
+};
+
+static void put(struct writer *w, const char *z)
+{
+    if (w->rc == 0) w->rc = buf_z(w->b, z);
+}
+
+static void put_str(struct writer *w, struct str s)
+{
+    if (w->rc == 0) w->rc = json_write_string(w->b, s);
+}
+
+static void put_u64(struct writer *w, uint64_t v)
+{
+    if (w->rc == 0) w->rc = buf_printf(w->b, "%llu", (unsigned long long)v);
+}
+
+/* JSON has no infinities; null stands for them. */
+static void put_f64(struct writer *w, double v)
+{
+    char text[F64_TEXT_MAX];
+    if (!(v - v == 0))
+        put(w, "null");
+    else if (w->rc == 0)
+        w->rc = buf_put(w->b, text, f64_text(v, text));
+}
+
+static void next(struct writer *w)
+{
+    if (w->comma) put(w, ",");
+    w->comma = true;
+}
+
+static void key(struct writer *w, const char *name)
+{
+    next(w);
+    put_str(w, str_of(name));
+    put(w, ":");
+}
+
+static void open(struct writer *w, const char *bracket)
+{
+    put(w, bracket);
+    w->comma = false;
+}
+
+static void close(struct writer *w, const char *bracket)
+{
+    put(w, bracket);
+    w->comma = true;
+}
+
+static void member_str(struct writer *w, const char *name, struct str s)
+{
+    key(w, name);
+    put_str(w, s);
+}
+
+static void member_u64(struct writer *w, const char *name, uint64_t v)
+{
+    key(w, name);
+    put_u64(w, v);
+}
+
+static void member_f32(struct writer *w, const char *name, float v)
+{
+    key(w, name);
+    /* The shortest decimal of the float, not of the double that it widens to. */
+    if (w->rc == 0) w->rc = v - v == 0 ? buf_printf(w->b, "%.7g", (double)v) : buf_z(w->b, "null");
+}
+
+/* ---- parts ---------------------------------------------------------------------------------------------- */
+
+static void hyper_parameters(struct writer *w, const struct hparams *hp)
+{
+    static const char *const scalings[] = {"none", "linear", "dynamic", "yarn", "longrope", "llama3"};
+    const struct {
+        const char *name;
+        uint32_t v;
+    } rows[] = {
+        {"n_layers", hp->n_layers},     {"n_embd", hp->n_embd},           {"n_heads", hp->n_heads},
+        {"n_kv_heads", hp->n_kv_heads}, {"head_dim", hp->head_dim},       {"n_ff", hp->n_ff},
+        {"n_vocab", hp->n_vocab},       {"n_ctx_train", hp->n_ctx_train}, {"rope_dim", hp->rope_dim},
+    };
+    key(w, "hyper_parameters");
+    open(w, "{");
+    for (size_t i = 0; i < COUNT_OF(rows); i++) member_u64(w, rows[i].name, rows[i].v);
+    member_f32(w, "norm_eps", hp->norm_eps);
+    key(w, "rope_theta");
+    put_f64(w, hp->rope_theta);
+    /* In GGUF files Llama 3's scaling is a tensor of divisors and has no name. */
+    member_str(w, "rope_scaling",
+               str_of(scalings[hp->rope_scaling == ROPE_PLAIN && hp->rope_short ? ROPE_LLAMA3 : hp->rope_scaling]));
+    key(w, "rope_factor");
+    put_f64(w, hp->rope_factor);
+    key(w, "tied_embeddings");
+    put(w, hp->tied ? "true" : "false");
+    close(w, "}");
+}
+
+static void tensors(struct writer *w, const struct files *f)
+{
+    key(w, "tensors");
+    open(w, "[");
+    for (size_t i = 0; i < files_n_tensors(f); i++) {
+        const struct tensor *t = files_tensor(f, i);
+        next(w);
+        open(w, "{");
+        member_str(w, "name", t->name);
+        member_str(w, "type", str_of(qtypes[t->type].name));
+        key(w, "shape"); /* the row length first, as GGUF has it */
+        open(w, "[");
+        for (uint32_t d = 0; d < t->n_dims; d++) {
+            next(w);
+            put_u64(w, t->ne[d]);
+        }
+        close(w, "]");
+        member_u64(w, "bytes", t->bytes);
+        close(w, "}");
+    }
+    close(w, "]");
+}
+
+static void scalar(struct writer *w, const struct gguf_kv *kv)
+{
+    if (kv->type == GGUF_STRING)
+        put_str(w, kv->v.s);
+    else if (kv->type == GGUF_BOOL)
+        put(w, kv->v.u ? "true" : "false");
+    else if (kv->type == GGUF_F32 && w->rc == 0)
+        w->rc = kv->v.f - kv->v.f == 0 ? buf_printf(w->b, "%.7g", kv->v.f) : buf_z(w->b, "null");
+    else if (kv->type == GGUF_F64)
+        put_f64(w, kv->v.f);
+    else if (kv->type == GGUF_I8 || kv->type == GGUF_I16 || kv->type == GGUF_I32 || kv->type == GGUF_I64) {
+        if (w->rc == 0) w->rc = buf_printf(w->b, "%lld", (long long)kv->v.i);
+    } else
+        put_u64(w, kv->v.u);
+}
+
+static void array(struct writer *w, const struct gguf_kv *kv)
+{
+    struct reader strs;
+    bool is_strs = gguf_strs(kv, &strs);
+    open(w, "{");
+    member_u64(w, "length", kv->n);
+    key(w, "first");
+    open(w, "[");
+    for (uint64_t i = 0; i < kv->n && i < SHOWN; i++) {
+        uint64_t u;
+        int64_t s;
+        double f;
+        next(w);
+        if (is_strs)
+            put_str(w, gguf_next_str(&strs));
+        else if (gguf_arr_u64(kv, i, &u))
+            put_u64(w, u);
+        else if (gguf_arr_i64(kv, i, &s))
+            w->rc = w->rc ? w->rc : buf_printf(w->b, "%lld", (long long)s);
+        else if (gguf_arr_f64(kv, i, &f))
+            put_f64(w, f);
+        else
+            put(w, "null");
+    }
+    close(w, "]");
+    close(w, "}");
+}
+
+static void metadata(struct writer *w, const struct gguf *g)
+{
+    key(w, "metadata");
+    open(w, "{");
+    for (size_t i = 0; i < gguf_n_kv(g); i++) {
+        const struct gguf_kv *kv = gguf_kv_at(g, i);
+        next(w);
+        put_str(w, kv->key);
+        put(w, ":");
+        if (kv->type == GGUF_ARRAY)
+            array(w, kv);
+        else
+            scalar(w, kv);
+    }
+    close(w, "}");
+}
+
+static void hf_metadata(struct writer *w, const struct hf *hf)
+{
+    key(w, "metadata");
+    open(w, "{");
+    key(w, "config");
+    if (w->rc == 0) w->rc = json_write(w->b, hf->config);
+    if (hf->generation_config) {
+        key(w, "generation_config");
+        if (w->rc == 0) w->rc = json_write(w->b, hf->generation_config);
+    }
+    close(w, "}");
+}
+
+static void token(struct writer *w, const char *name, const struct tok *t, int32_t id)
+{
+    key(w, name);
+    if (id < 0) {
+        put(w, "null");
+        return;
+    }
+    open(w, "{");
+    member_u64(w, "id", (uint64_t)id);
+    member_str(w, "text", tok_entry(t, id));
+    close(w, "}");
+}
+
+static void tokenizer(struct writer *w, const quern_model *m)
+{
+    key(w, "tokenizer");
+    open(w, "{");
+    member_str(w, "kind", str_of(tok_kind(m->tok)));
+    member_str(w, "pre_tokenizer", str_of(tok_pre(m->tok)));
+    member_u64(w, "n_vocab", tok_n_vocab(m->tok));
+    token(w, "bos", m->tok, tok_bos(m->tok));
+    token(w, "eos", m->tok, tok_eos(m->tok));
+    key(w, "adds_bos");
+    put(w, tok_adds_bos(m->tok) ? "true" : "false");
+    key(w, "end_of_generation");
+    open(w, "[");
+    for (size_t i = 0; i < m->n_eog; i++) {
+        next(w);
+        put_u64(w, (uint64_t)m->eog[i]);
+    }
+    close(w, "]");
+    close(w, "}");
+}
+
+static void sampling(struct writer *w, const struct sampling *s)
+{
+    key(w, "sampling");
+    open(w, "{");
+    member_f32(w, "temperature", s->temperature);
+    member_u64(w, "top_k", s->top_k);
+    member_f32(w, "top_p", s->top_p);
+    member_f32(w, "min_p", s->min_p);
+    member_f32(w, "repeat_penalty", s->repeat_penalty);
+    close(w, "}");
+}
+
+int api_describe(const quern_model *m, struct buf *out)
+{
+    struct writer w = {.b = out};
+    open(&w, "{");
+    member_str(&w, "name", str_of(m->name));
+    member_str(&w, "path", str_of(m->path));
+    member_str(&w, "file_kind", str_of(m->file_kind));
+    if (m->model) {
+        member_str(&w, "architecture", str_of(m->model->hp.arch->gguf));
+        member_str(&w, "weight_type", str_of(m->weight_type));
+        member_u64(&w, "parameters", m->model->parameters);
+        member_u64(&w, "weight_bytes", files_bytes(m->files));
+        member_u64(&w, "bytes_per_token", m->model->decode_bytes);
+        hyper_parameters(&w, &m->model->hp);
+    }
+    tokenizer(&w, m);
+    sampling(&w, &m->sampling);
+    key(&w, "chat_template");
+    if (m->template_text.n)
+        put_str(&w, m->template_text);
+    else
+        put(&w, "null");
+    if (m->template_text.n && !m->jinja) member_str(&w, "chat_template_error", str_of(m->template_err.msg));
+    const struct gguf *g = m->files ? files_gguf(m->files) : m->gguf;
+    if (g)
+        metadata(&w, g);
+    else if (m->files)
+        hf_metadata(&w, files_hf(m->files));
+    if (m->files) tensors(&w, m->files);
+    close(&w, "}");
+    return w.rc;
+}

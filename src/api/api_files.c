@@ -1,0 +1,76 @@
+/* api_files: quern.h's functions that make files, and the one that looks at the machine. */
+#include "api/api_int.h"
+#include "convert/convert.h"
+#include "convert/synth.h"
+#include "machine/machine.h"
+
+typedef int convert_fn(const struct files *src, const char *out_path, const struct convert_opts *opts,
+                       struct convert_result *result, struct err *e);
+
+static int run(convert_fn *fn, const char *path, const char *out_path, const quern_convert_options *o,
+               quern_convert_result *result, quern_error *err)
+{
+    const quern_convert_options none = {0};
+    struct convert_result r;
+    struct files *src;
+    struct err e = {0};
+    if (!o) o = &none;
+    const struct convert_opts opts = {
+        .type = o->type, .name = o->name, .dry_run = o->dry_run, .on_progress = o->on_progress, .user = o->user};
+    int rc = files_open(path, &src, &e);
+    if (rc == 0) {
+        rc = fn(src, out_path, &opts, &r, &e);
+        files_close(&src);
+    }
+    if (rc < 0) return api_fail(err, &e);
+    if (result) *result = (quern_convert_result){.file_bytes = r.file_bytes, .parameters = r.parameters, .tensors = r.tensors};
+    return 0;
+}
+
+int quern_convert(const char *folder, const char *out_path, const quern_convert_options *options, quern_convert_result *result,
+                  quern_error *err)
+{
+    return run(convert_hf, folder, out_path, options, result, err);
+}
+
+int quern_quantize(const char *path, const char *out_path, const quern_convert_options *options, quern_convert_result *result,
+                   quern_error *err)
+{
+    return run(convert_quantize, path, out_path, options, result, err);
+}
+
+const char *quern_shape(size_t i)
+{
+    const struct synth_shape *s = synth_shape_at(i);
+    return s ? s->name : NULL;
+}
+
+int quern_synthesize(const char *shape, const char *out_path, const quern_convert_options *o, quern_error *err)
+{
+    struct err e = {0};
+    enum qtype type = QTYPE_Q8_0;
+    const struct synth_shape *s = synth_shape_find(shape, &e);
+    if (!s) return api_fail(err, &e);
+    if (o && o->type && !qtype_by_name(str_of(o->type), &type)) {
+        (void)fail(&e, ERR_ARG, "type '%s' is not known", o->type);
+        return api_fail(err, &e);
+    }
+    return synth_write(s, type, out_path, o ? o->on_progress : NULL, o ? o->user : NULL, &e) < 0 ? api_fail(err, &e) : 0;
+}
+
+int quern_machine_probe(bool measure, uint32_t n_threads, quern_machine *out, quern_error *err)
+{
+    struct machine_info i;
+    struct err e = {0};
+    if (machine_probe(measure, n_threads, &i, &e) < 0) return api_fail(err, &e);
+    *out = (quern_machine){.cores = i.cores,
+                           .threads = i.threads,
+                           .memory_bytes = i.memory_bytes,
+                           .available_bytes = i.available_bytes,
+                           .bandwidth_gb_s = i.bandwidth_gb_s,
+                           .bandwidth_huge_gb_s = i.bandwidth_huge_gb_s};
+    _Static_assert(sizeof out->cpu == sizeof i.cpu && sizeof out->cpu_levels == sizeof i.cpu_levels, "texts differ");
+    memcpy(out->cpu, i.cpu, sizeof i.cpu);
+    memcpy(out->cpu_levels, i.cpu_levels, sizeof i.cpu_levels);
+    return 0;
+}

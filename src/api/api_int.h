@@ -1,0 +1,38 @@
+/* api_int: what the files behind quern.h share. */
+#ifndef QUERN_API_INT_H
+#define QUERN_API_INT_H
+
+#include "base/base.h"
+#include "format/format.h"
+#include "model/model.h"
+#include "quern.h"
+#include "run/run.h"
+#include "text/text.h"
+
+struct quern_model {
+    struct arena arena;
+    char *name; /* for people */
+    char *path;
+    struct files *files; /* NULL with vocab_only */
+    struct model *model; /* NULL with vocab_only */
+    struct map map;      /* vocab_only: the file */
+    struct gguf *gguf;   /* vocab_only: of a GGUF file */
+    struct tok *tok;
+    struct str template_text; /* n 0: none */
+    struct jinja *jinja;      /* NULL: none, or it does not compile */
+    struct err template_err;  /* why it does not compile */
+    struct sampling sampling; /* the model's defaults */
+    int32_t *eog;             /* ids that end a generation */
+    size_t n_eog;
+    const char *file_kind, *weight_type;
+    uint64_t load_ns;
+};
+
+/* Copies e to err (which may be NULL) and returns its code. */
+int api_fail(quern_error *err, const struct err *e);
+/* b's bytes as an owned string with a NUL behind; b is empty afterwards. */
+int api_give_string(struct buf *b, quern_string *out, struct err *e);
+int api_render(const quern_model *m, const char *messages_json, const quern_render_options *o, struct buf *out, struct err *e);
+int api_describe(const quern_model *m, struct buf *out);
+
+#endif

@@ -1,0 +1,235 @@
+/* api_session: quern.h's session functions. */
+#include "api/api_int.h"
+
+struct quern_session {
+    const quern_model *model;
+    struct session *s;
+    struct sampler sampler;
+};
+
+#define DEFAULT_CTX 4096
+#define DEFAULT_BATCH 512
+#define MAX_THREADS 1024
+
+static int check_options(const quern_session_options *o, struct session_options *so, struct err *e)
+{
+    if (o->n_threads > MAX_THREADS) return fail(e, ERR_ARG, "%u threads; expected at most %d", o->n_threads, MAX_THREADS);
+    if (o->kv_type && !qtype_by_name(str_of(o->kv_type), &so->kv_type))
+        return fail(e, ERR_ARG, "KV cache type \"%s\" is not known; expected f16 or f32", o->kv_type);
+    so->n_threads = o->n_threads;
+    so->n_expected = o->n_expected;
+    so->cpu_level = o->cpu_level;
+    if (o->n_ctx) so->n_ctx = o->n_ctx;
+    if (o->n_batch) so->n_batch = o->n_batch;
+    return 0;
+}
+
+int quern_session_new(const quern_model *model, const quern_session_options *options, quern_session **out, quern_error *err)
+{
+    struct err e = {0};
+    if (!model->model) {
+        (void)fail(&e, ERR_ARG, "%s was opened for its vocabulary only", model->name);
+        return api_fail(err, &e);
+    }
+    struct session_options so = {
+        .n_ctx = (uint32_t)size_min(model->model->hp.n_ctx_train, DEFAULT_CTX), .n_batch = DEFAULT_BATCH, .kv_type = QTYPE_F16};
+    quern_session *q = mem_zalloc(sizeof *q);
+    int rc = q ? 0 : fail_nomem(&e, "the session", sizeof *q);
+    if (rc == 0 && options) rc = check_options(options, &so, &e);
+    if (rc == 0) rc = session_new(model->model, &so, &q->s, &e);
+    if (rc == 0) rc = sampler_init(&q->sampler, model->model->hp.n_vocab, &e);
+    if (rc < 0) {
+        quern_session_free(&q);
+        return api_fail(err, &e);
+    }
+    q->model = model;
+    *out = q;
+    return 0;
+}
+
+void quern_session_free(quern_session **session)
+{
+    if (!*session) return;
+    sampler_fini(&(*session)->sampler);
+    session_free(&(*session)->s);
+    mem_free(*session);
+    *session = NULL;
+}
+
+void quern_session_get_info(const quern_session *q, quern_session_info *out)
+{
+    struct backend_info b = session_backend(q->s);
+    const struct kv *kv = session_kv(q->s);
+    *out = (quern_session_info){.n_ctx = session_n_ctx(q->s),
+                                .n_batch = session_n_batch(q->s),
+                                .n_threads = b.n_threads,
+                                .n_tokens = session_n_tokens(q->s),
+                                .kv_type = qtypes[kv->view.type].name,
+                                .cpu_level = b.level,
+                                .kv_bytes = kv->bytes,
+                                .compute_bytes = b.bytes};
+}
+
+struct copy_rows {
+    float *out;
+    size_t n_vocab;
+};
+static void copy_row(void *ctx, size_t i, const float *logits)
+{
+    const struct copy_rows *c = ctx;
+    memcpy(c->out + i * c->n_vocab, logits, c->n_vocab * sizeof *logits);
+}
+
+int quern_session_eval(quern_session *q, const int32_t *ids, size_t count, float *logits, quern_error *err)
+{
+    struct err e = {0};
+    struct copy_rows c = {logits, q->model->model->hp.n_vocab};
+    session_cancel_clear(q->s);
+    return session_eval(q->s, ids, count, logits ? copy_row : NULL, &c, &e) < 0 ? api_fail(err, &e) : 0;
+}
+
+void quern_session_truncate(quern_session *q, uint32_t n_keep)
+{
+    session_truncate(q->s, n_keep);
+}
+void quern_session_cancel(quern_session *q)
+{
+    session_cancel(q->s);
+}
+
+/* ---- generation ------------------------------------------------------------------------------------------------ */
+
+quern_sampling quern_sampling_default(void)
+{
+    return (quern_sampling){.temperature = -1,
+                            .top_k = -1,
+                            .top_p = -1,
+                            .min_p = -1,
+                            .repeat_penalty = -1,
+                            .presence_penalty = -1e30f,
+                            .frequency_penalty = -1e30f,
+                            .penalty_last_n = -1};
+}
+
+static bool given(float v)
+{
+    return v > -1e29f;
+}
+
+/* What the caller left open is the model's. */
+static struct sampling sampling_with(const quern_model *m, const quern_sampling *q)
+{
+    struct sampling s = m->sampling;
+    if (!q) return s;
+    if (!(q->temperature < 0)) s.temperature = q->temperature;
+    if (q->top_k >= 0) s.top_k = (uint32_t)q->top_k;
+    if (!(q->top_p < 0)) s.top_p = q->top_p;
+    if (!(q->min_p < 0)) s.min_p = q->min_p;
+    if (!(q->repeat_penalty < 0)) s.repeat_penalty = q->repeat_penalty;
+    if (given(q->presence_penalty)) s.presence_penalty = q->presence_penalty;
+    if (given(q->frequency_penalty)) s.frequency_penalty = q->frequency_penalty;
+    if (q->penalty_last_n >= 0) s.penalty_last_n = (uint32_t)q->penalty_last_n;
+    s.seed = q->seed;
+    _Static_assert(sizeof(struct bias) == sizeof(quern_logit_bias) &&
+                       offsetof(struct bias, bias) == offsetof(quern_logit_bias, bias),
+                   "bias");
+    s.bias = (const struct bias *)(const void *)q->logit_bias;
+    s.n_bias = q->n_logit_bias;
+    return s;
+}
+
+quern_sampling quern_sampling_of(const quern_model *model)
+{
+    const struct sampling *s = &model->sampling;
+    return (quern_sampling){.temperature = s->temperature,
+                            .top_k = (int32_t)s->top_k,
+                            .top_p = s->top_p,
+                            .min_p = s->min_p,
+                            .repeat_penalty = s->repeat_penalty,
+                            .presence_penalty = s->presence_penalty,
+                            .frequency_penalty = s->frequency_penalty,
+                            .penalty_last_n = (int32_t)s->penalty_last_n};
+}
+
+static int run_generate(quern_session *q, const int32_t *prompt, size_t count, const quern_generate_options *o,
+                        quern_result *result, struct err *e)
+{
+    const quern_generate_options none = {0};
+    struct arena a = {0};
+    if (!o) o = &none;
+    struct generate_options go = {.sampling = sampling_with(q->model, o->sampling),
+                                  .max_tokens = o->max_tokens,
+                                  .n_stop = o->n_stop,
+                                  .eog = q->model->eog,
+                                  .n_eog = q->model->n_eog,
+                                  .ignore_eos = o->ignore_eos,
+                                  .show_special = o->show_special,
+                                  .on_text = o->on_text,
+                                  .on_token = o->on_token,
+                                  .user = o->user};
+    struct str *stop = arena_array(&a, o->n_stop ? o->n_stop : 1, sizeof *stop);
+    if (!stop) return fail_nomem(e, "stop strings", o->n_stop * sizeof *stop);
+    for (size_t i = 0; i < o->n_stop; i++) stop[i] = str_of(o->stop[i]);
+    go.stop = stop;
+    struct generate_result r;
+    session_cancel_clear(q->s);
+    int rc = generate(q->s, q->model->tok, &q->sampler, prompt, count, &go, &r, e);
+    arena_fini(&a);
+    if (result)
+        *result = (quern_result){.stop = (quern_stop)r.stop,
+                                 .n_prompt = r.n_prompt,
+                                 .n_reused = r.n_reused,
+                                 .n_generated = r.n_generated,
+                                 .prefill_seconds = (double)r.prefill_ns * 1e-9,
+                                 .first_token_seconds = (double)r.first_token_ns * 1e-9,
+                                 .decode_seconds = (double)r.decode_ns * 1e-9,
+                                 .decode_bytes = r.decode_bytes};
+    return rc;
+}
+
+int quern_generate(quern_session *q, const int32_t *prompt, size_t count, const quern_generate_options *options,
+                   quern_result *result, quern_error *err)
+{
+    struct err e = {0};
+    return run_generate(q, prompt, count, options, result, &e) < 0 ? api_fail(err, &e) : 0;
+}
+
+int quern_chat(quern_session *q, const char *messages_json, const quern_generate_options *options, quern_result *result,
+               quern_error *err)
+{
+    struct err e = {0};
+    struct buf text = {0};
+    struct ids ids = {0};
+    const quern_render_options ro = {.add_generation_prompt = true};
+    int rc = api_render(q->model, messages_json, &ro, &text, &e);
+    if (rc == 0) rc = tok_encode(q->model->tok, buf_view(&text), TOK_PARSE_SPECIAL, &ids, &e);
+    if (rc == 0) rc = run_generate(q, ids.p, ids.n, options, result, &e);
+    buf_fini(&text);
+    ids_fini(&ids);
+    return rc < 0 ? api_fail(err, &e) : 0;
+}
+
+/* ---- perplexity --------------------------------------------------------------------------------------------------- */
+
+int quern_perplexity(quern_session *q, const char *text, size_t length, const quern_perplexity_options *options,
+                     quern_perplexity_result *out, quern_error *err)
+{
+    struct err e = {0};
+    struct ids ids = {0};
+    struct perplexity_result r;
+    const quern_perplexity_options none = {0}, *o = options ? options : &none;
+    struct perplexity_options po = {.n_ctx = o->n_ctx ? o->n_ctx : 512,
+                                    .bos = -1,
+                                    .second_half = o->second_half,
+                                    .on_window = o->on_window,
+                                    .user = o->user};
+    int rc = 0;
+    if (o->bos && (po.bos = tok_bos(q->model->tok)) < 0) rc = fail(&e, ERR_ARG, "the model has no BOS token");
+    session_cancel_clear(q->s);
+    if (rc == 0) rc = tok_encode(q->model->tok, (struct str){text, length}, 0, &ids, &e);
+    if (rc == 0) rc = perplexity(q->s, ids.p, ids.n, &po, &r, &e);
+    ids_fini(&ids);
+    if (rc < 0) return api_fail(err, &e);
+    *out = (quern_perplexity_result){.ppl = r.ppl, .nll = r.nll, .tokens = r.tokens};
+    return 0;
+}

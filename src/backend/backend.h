@@ -1,0 +1,59 @@
+/* backend: runs a planned graph on a device. So far one device, the CPU; the struct of functions is what another one fills. */
+#ifndef QUERN_BACKEND_H
+#define QUERN_BACKEND_H
+
+#include <stdatomic.h>
+
+#include "base/base.h"
+#include "graph/graph.h"
+#include "kernel/kernel.h"
+
+/* The KV cache of one sequence, in pages of KV_PAGE positions. Page p holds positions p * KV_PAGE ...; inside it, for
+ * each layer and each KV head, one tile of keys [head_dim][KV_PAGE] (position fastest) and one of values [KV_PAGE][head_dim].
+ */
+#define KV_PAGE ATTN_TILE
+
+struct kv_view {
+    enum qtype type;       /* F32 or F16 */
+    uint8_t *const *pages; /* [pages that the batch reads or writes]; owned by the caller */
+    size_t layer_bytes;    /* from a layer to the next inside a page */
+    size_t head_bytes;     /* from a KV head to the next */
+    size_t k_bytes;        /* size of the key tile; the value tile follows it */
+};
+
+/* One run of the graph over n_rows tokens of one sequence at consecutive positions. */
+struct batch {
+    const int32_t *tokens; /* [n_rows], each below the vocabulary size */
+    uint32_t n_rows;       /* 1.. max_rows of the backend */
+    uint32_t pos;          /* position of the first row */
+    const uint32_t *out;   /* [n_out] rows whose logits are wanted, ascending; */
+    uint32_t n_out;        /* 0: only the cache is filled */
+    const struct kv_view *kv;
+    const atomic_int *cancel; /* non-zero: return ERR_CANCELLED at the next phase; may be NULL */
+};
+
+struct backend;
+
+struct backend_options {
+    uint32_t n_threads;    /* 0: cpu_threads() */
+    uint32_t max_rows;     /* largest batch */
+    uint32_t max_out;      /* most rows with logits in one batch, 1.. max_rows */
+    const char *cpu_level; /* NULL: the best */
+};
+
+/* Opens the CPU for the graph (which must outlive it) and reserves all memory that runs will need. */
+int backend_open_cpu(const struct graph *g, const struct backend_options *opts, struct backend **out, struct err *e);
+void backend_close(struct backend **b);
+/* 0 or ERR_CANCELLED (the cache rows of the batch are then undefined). Allocates nothing. */
+int backend_run(struct backend *b, const struct batch *batch);
+/* Logits of the last run, [n_out][cols of the output value]; valid until the next. */
+const float *backend_logits(const struct backend *b);
+
+struct backend_info {
+    const char *level;
+    uint32_t n_threads;
+    size_t bytes; /* activations, logits and scratch reserved */
+};
+struct backend_info backend_info(const struct backend *b);
+
+#endif

@@ -1,0 +1,23 @@
+/* synth: models of real shapes with random weights, so that anybody can learn what a model would run at before downloading it.
+ * Deterministic: the same shape and type give the same file on every machine. */
+#ifndef QUERN_SYNTH_H
+#define QUERN_SYNTH_H
+
+#include "base/base.h"
+#include "quant/quant.h"
+
+struct synth_shape {
+    const char *name;
+    uint32_t n_layers, n_embd, n_ff, n_heads, n_kv_heads, head_dim, n_vocab, n_ctx;
+    float rope_theta;
+    bool tied;
+};
+const struct synth_shape *synth_shape_at(size_t i); /* NULL past the end */
+/* NULL with an error that lists the names where there is none of this name. */
+const struct synth_shape *synth_shape_find(const char *name, struct err *e);
+
+/* Writes the GGUF file out_path, durably. on_progress may be NULL; non-zero cancels. */
+int synth_write(const struct synth_shape *shape, enum qtype type, const char *out_path,
+                int (*on_progress)(void *user, uint64_t done, uint64_t all), void *user, struct err *e);
+
+#endif

@@ -1,0 +1,237 @@
+/* attn_neon: one tile of 64 keys and values against some query rows.
+ *
+ * R = 1, 2 or 4 query rows share each load. Scores have positions in the lanes (a tile's keys have the position running
+ * fastest), the weighted sum of values has the elements of a value there: both are chains of multiply-adds by a scalar, without
+ * any horizontal sum but the one of l. Either way 16 accumulators grow at a time, 64 / R positions or elements of each row.
+ *
+ * An f16 tile is widened as it is loaded; where many query rows would widen it again and again, once into scratch. */
+#include "kernel/arm/neon_int.h"
+
+/* Elements of a tile at p; f16 ones have no alignment that matters. */
+typedef float32x4_t load4_fn(const uint8_t *p);
+typedef float load1_fn(const uint8_t *p);
+
+static inline float32x4_t load4_f32(const uint8_t *p)
+{
+    return vreinterpretq_f32_u8(vld1q_u8(p));
+}
+static inline float32x4_t load4_f16(const uint8_t *p)
+{
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+}
+static inline float load1_f32(const uint8_t *p)
+{
+    float f;
+    memcpy(&f, p, sizeof f);
+    return f;
+}
+static inline float load1_f16(const uint8_t *p)
+{
+    return f16_to_f32(load_u16(p));
+}
+
+/* s[i][j] = the chain over d of q[i][d] * k[d][j], for all positions below n and, as they are in the tile, some more. */
+TILE_INLINE void scores(const uint8_t *k, const float *q, size_t head_dim, size_t n, float s[][ATTN_TILE], load4_fn *load4,
+                        const size_t size, const size_t R)
+{
+    const size_t V = 16 / R;
+    for (size_t p = 0; p < n; p += 4 * V) {
+        float32x4_t acc[16];
+        UNROLL for (size_t o = 0; o < 16; o++) acc[o] = vdupq_n_f32(0.0f);
+        const uint8_t *column = k + p * size;
+        for (size_t d = 0; d < head_dim; d++, column += ATTN_TILE * size) {
+            UNROLL for (size_t v = 0; v < V; v++)
+            {
+                float32x4_t k4 = load4(column + 4 * v * size);
+                UNROLL for (size_t i = 0; i < R; i++) acc[i * V + v] = vfmaq_n_f32(acc[i * V + v], k4, q[i * head_dim + d]);
+            }
+        }
+        UNROLL for (size_t i = 0; i < R; i++)
+        {
+            UNROLL for (size_t v = 0; v < V; v++) vst1q_f32(s[i] + p + 4 * v, acc[i * V + v]);
+        }
+    }
+}
+
+/* The larger of m and s[0..63], the first of them where there are several: it matters for zeros, which differ in sign.
+ * vmaxnm passes over NaN. */
+static float row_max(const float *s, float m)
+{
+    float32x4_t max = vld1q_f32(s);
+    for (size_t j = 4; j < ATTN_TILE; j += 4) max = vmaxnmq_f32(max, vld1q_f32(s + j));
+    float top = vmaxnmvq_f32(max);
+    if (top == 0.0f) {
+        while (*s != 0.0f) s++;
+        top = *s;
+    }
+    return top > m ? top : m;
+}
+
+/* Turns the scores of n positions into their weights p, updates m and l, and returns the factor c of what was summed before.
+ * Positions that are not visible count as -inf: their weight is +0, or NaN where that of every other is NaN too. */
+static float softmax(float s[ATTN_TILE], size_t n, float *m, float *l)
+{
+    for (size_t j = n; j < ATTN_TILE; j++) s[j] = -INFINITY;
+    float top = row_max(s, *m);
+    float c = num_exp(*m - top);
+    struct lanes sum;
+    for (size_t j = 0; j < ATTN_TILE; j += LANES) {
+        for (size_t v = 0; v < 4; v++) {
+            float32x4_t p = exp_f32x4(vsubq_f32(vld1q_f32(s + j + 4 * v), vdupq_n_f32(top)));
+            vst1q_f32(s + j + 4 * v, p);
+            sum.v[v] = j == 0 ? p : vaddq_f32(sum.v[v], p);
+        }
+    }
+    *l = fmaf(*l, c, lanes_fold(sum));
+    *m = top;
+    return c;
+}
+
+/* o[i][e] = o[i][e] * c[i], then += p[i][j] * v[j][e] for begin <= j < end in order. */
+struct values {
+    const uint8_t *v; /* [ATTN_TILE][dim] */
+    size_t dim, begin, end;
+    const float (*p)[ATTN_TILE], *c; /* per query row */
+    float *o;                        /* [R][dim] */
+};
+
+/* Elements e..e+4V-1. */
+TILE_INLINE void values_strip(const struct values *w, size_t e, load4_fn *load4, const size_t size, const size_t R,
+                              const size_t V)
+{
+    float32x4_t acc[16];
+    UNROLL for (size_t i = 0; i < R; i++)
+    {
+        UNROLL for (size_t x = 0; x < V; x++) acc[i * V + x] = vmulq_n_f32(vld1q_f32(w->o + i * w->dim + e + 4 * x), w->c[i]);
+    }
+    const uint8_t *v = w->v + (w->begin * w->dim + e) * size;
+    for (size_t j = w->begin; j < w->end; j++, v += w->dim * size) {
+        UNROLL for (size_t x = 0; x < V; x++)
+        {
+            float32x4_t v4 = load4(v + 4 * x * size);
+            UNROLL for (size_t i = 0; i < R; i++) acc[i * V + x] = vfmaq_n_f32(acc[i * V + x], v4, w->p[i][j]);
+        }
+    }
+    UNROLL for (size_t i = 0; i < R; i++)
+    {
+        UNROLL for (size_t x = 0; x < V; x++) vst1q_f32(w->o + i * w->dim + e + 4 * x, acc[i * V + x]);
+    }
+}
+
+TILE_INLINE void values_rows(const struct values *w, load4_fn *load4, load1_fn *load1, const size_t size, const size_t R)
+{
+    size_t e = 0;
+    for (; e + 64 / R <= w->dim; e += 64 / R) values_strip(w, e, load4, size, R, 16 / R);
+    if (R < 4)
+        for (; e + 16 <= w->dim; e += 16) values_strip(w, e, load4, size, R, 4);
+    for (; e + 4 <= w->dim; e += 4) values_strip(w, e, load4, size, R, 1);
+    for (; e < w->dim; e++) {
+        for (size_t i = 0; i < R; i++) {
+            float *o = w->o + i * w->dim + e;
+            *o *= w->c[i];
+            for (size_t j = w->begin; j < w->end; j++) *o = fmaf(w->p[i][j], load1(w->v + (j * w->dim + e) * size), *o);
+        }
+    }
+}
+
+/* Of one cache type, for 1, 2 and 4 query rows. */
+struct attn_type {
+    void (*scores[3])(const uint8_t *k, const float *q, size_t head_dim, size_t n, float s[][ATTN_TILE]);
+    void (*values[3])(const struct values *w);
+};
+#define SCORES(type, size, R)                                                                                          \
+    static void scores_##type##_##R(const uint8_t *k, const float *q, size_t head_dim, size_t n, float s[][ATTN_TILE]) \
+    {                                                                                                                  \
+        scores(k, q, head_dim, n, s, load4_##type, size, R);                                                           \
+    }
+#define VALUES(type, size, R)                                \
+    static void values_##type##_##R(const struct values *w)  \
+    {                                                        \
+        values_rows(w, load4_##type, load1_##type, size, R); \
+    }
+#define ATTN_TYPE(type, size)                                                                               \
+    SCORES(type, size, 1)                                                                                   \
+    SCORES(type, size, 2)                                                                                   \
+    SCORES(type, size, 4)                                                                                   \
+    VALUES(type, size, 1)                                                                                   \
+    VALUES(type, size, 2)                                                                                   \
+    VALUES(type, size, 4)                                                                                   \
+    static const struct attn_type attn_##type = {{scores_##type##_1, scores_##type##_2, scores_##type##_4}, \
+                                                 {values_##type##_1, values_##type##_2, values_##type##_4}};
+ATTN_TYPE(f32, 4)
+ATTN_TYPE(f16, 2)
+
+/* 1 << log query rows from row on, which all see something. */
+static void attn_rows(const struct attn_tile *a, const uint8_t *k, const uint8_t *v, size_t row, size_t log,
+                      const struct attn_type *type)
+{
+    const uint32_t *valid = a->valid + row;
+    size_t rows = (size_t)1 << log, least = ATTN_TILE, most = 0;
+    for (size_t i = 0; i < rows; i++) {
+        least = size_min(least, valid[i]);
+        most = size_max(most, valid[i]);
+    }
+    float s[4][ATTN_TILE], c[4];
+    type->scores[log](k, a->q + row * a->head_dim, a->head_dim, most, s);
+    for (size_t i = 0; i < rows; i++) c[i] = softmax(s[i], valid[i], a->m + row + i, a->l + row + i);
+    struct values all = {v, a->v_dim, 0, least, (const float(*)[ATTN_TILE])s, c, a->o + row * a->v_dim};
+    type->values[log](&all);
+    /* What only some of the rows see, one row at a time; their o has been scaled. */
+    for (size_t i = 0; i < rows; i++) {
+        if (valid[i] == least) continue;
+        struct values rest = {
+            v, a->v_dim, least, valid[i], (const float(*)[ATTN_TILE])s + i, &(const float){1.0f}, a->o + (row + i) * a->v_dim};
+        type->values[0](&rest);
+    }
+}
+
+static void attn_all(const struct attn_tile *a, const uint8_t *k, const uint8_t *v, const struct attn_type *type)
+{
+    for (size_t row = 0; row < a->n_rows;) {
+        size_t seeing = 0;
+        while (seeing < 4 && row + seeing < a->n_rows && a->valid[row + seeing] > 0) seeing++;
+        size_t log = seeing == 4 ? 2 : seeing >= 2 ? 1 : 0;
+        if (seeing > 0) attn_rows(a, k, v, row, log, type);
+        row += (size_t)1 << log;
+    }
+}
+
+static void attn_tile_f32_neon(const struct attn_tile *a)
+{
+    attn_all(a, a->k, a->v, &attn_f32);
+}
+
+/* From this many query rows on (two groups of four) a tile is widened beforehand. */
+enum { WIDEN_MIN = 12 };
+
+static void attn_tile_f16_neon(const struct attn_tile *a)
+{
+    if (a->n_rows < WIDEN_MIN) {
+        attn_all(a, a->k, a->v, &attn_f16);
+        return;
+    }
+    size_t seen = 0;
+    for (size_t i = 0; i < a->n_rows; i++) seen = size_max(seen, a->valid[i]);
+    float *k = a->scratch, *v = k + ATTN_DIM_MAX * ATTN_TILE;
+    to_float_f16_neon(a->k, k, a->head_dim * ATTN_TILE);
+    to_float_f16_neon(a->v, v, seen * a->v_dim);
+    attn_all(a, (const uint8_t *)k, (const uint8_t *)v, &attn_f32);
+}
+
+static void attn_merge_neon(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n)
+{
+    float t = m2 > *m ? m2 : *m;
+    float a = num_exp(*m - t), b = num_exp(m2 - t);
+    *l = fmaf(*l, a, l2 * b);
+    *m = t;
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) vst1q_f32(o + i, vfmaq_n_f32(vmulq_n_f32(vld1q_f32(o2 + i), b), vld1q_f32(o + i), a));
+    for (; i < n; i++) o[i] = fmaf(o[i], a, o2[i] * b);
+}
+
+void attn_init_neon(struct kernels *k)
+{
+    k->attn_tile[QTYPE_F32] = attn_tile_f32_neon;
+    k->attn_tile[QTYPE_F16] = attn_tile_f16_neon;
+    k->attn_merge = attn_merge_neon;
+}

@@ -1,0 +1,82 @@
+/* convert_neon: weights to floats, and activations to int8. */
+#include "kernel/arm/neon_int.h"
+
+/* Two bytes to an element, widened by load8; the last n % 8 go through a padded copy. */
+TILE_INLINE void widen(const uint8_t *src, float *dst, size_t n, load8_fn *load8)
+{
+    for (; n >= 8; n -= 8, src += 16, dst += 8) {
+        struct f32x8 w = load8(src);
+        vst1q_f32(dst, w.v[0]);
+        vst1q_f32(dst + 4, w.v[1]);
+    }
+    if (n == 0) return;
+    uint8_t padded[16] = {0};
+    float out[8];
+    memcpy(padded, src, 2 * n);
+    struct f32x8 w = load8(padded);
+    vst1q_f32(out, w.v[0]);
+    vst1q_f32(out + 4, w.v[1]);
+    memcpy(dst, out, n * sizeof *dst);
+}
+
+void to_float_f16_neon(const void *src, float *dst, size_t n)
+{
+    widen(src, dst, n, load8_f16);
+}
+
+static void to_float_bf16_neon(const void *src, float *dst, size_t n)
+{
+    widen(src, dst, n, load8_bf16);
+}
+
+static void to_float_q8_0_neon(const void *src, float *dst, size_t n)
+{
+    const uint8_t *in = src;
+    for (size_t b = 0; b < n / 32; b++, in += 34, dst += 32) {
+        float d = f16_to_f32(load_u16(in));
+        for (size_t i = 0; i < 32; i += 8) {
+            int16x8_t q = vmovl_s8(vreinterpret_s8_u8(vld1_u8(in + 2 + i)));
+            vst1q_f32(dst + i, vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(q))), d));
+            vst1q_f32(dst + i + 4, vmulq_n_f32(vcvtq_f32_s32(vmovl_high_s16(q)), d));
+        }
+    }
+}
+
+/* |x * id| <= 127 where id is not 0, and the conversion gives 0 for x * 0 even where x is infinite or NaN: narrowing keeps all.
+ */
+static inline int16x8_t quant8(const float *x, float id)
+{
+    int32x4_t low = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x), id));
+    int32x4_t high = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + 4), id));
+    return vmovn_high_s32(vmovn_s32(low), high);
+}
+
+static void quant_act_neon(const float *x, size_t n, int8_t *q, float *d, int32_t *s)
+{
+    for (size_t b = 0; b < n / ACT_BLOCK; b++, x += ACT_BLOCK, q += ACT_BLOCK) {
+        uint32x4_t max = vdupq_n_u32(0);
+        for (size_t i = 0; i < ACT_BLOCK; i += 4)
+            max = vmaxq_u32(max, vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + i)))); /* vabs only clears the sign */
+        uint32_t top = vmaxvq_u32(max);
+        float amax;
+        memcpy(&amax, &top, sizeof amax);
+        bool finite = top < 0x7f800000u, tiny = amax < 0x1p-100f;
+        float id = finite && !tiny ? 127.0f / amax : 0.0f;
+        d[b] = !finite ? NAN : tiny ? 0.0f : amax / 127.0f;
+        int16x8_t sum = vdupq_n_s16(0);
+        for (size_t i = 0; i < ACT_BLOCK; i += 16) {
+            int16x8_t low = quant8(x + i, id), high = quant8(x + i + 8, id);
+            vst1q_s8(q + i, vmovn_high_s16(vmovn_s16(low), high));
+            sum = vaddq_s16(sum, vaddq_s16(low, high));
+        }
+        s[b] = vaddvq_s16(sum); /* at most 32 * 127 */
+    }
+}
+
+void convert_init_neon(struct kernels *k)
+{
+    k->to_float[QTYPE_F16] = to_float_f16_neon;
+    k->to_float[QTYPE_BF16] = to_float_bf16_neon;
+    k->to_float[QTYPE_Q8_0] = to_float_q8_0_neon;
+    k->quant_act = quant_act_neon;
+}

@@ -1,0 +1,126 @@
+/* kernel: the arithmetic. docs/arithmetic.md says in words, and scalar.c in C, what every operation computes to the last bit;
+ * the kernels of x86/ and arm/ compute exactly that, faster. One table of function pointers per CPU level; nobody outside
+ * this room tests a CPU flag or names a type in a switch.
+ *
+ * All functions are pure: they read their arguments, write dst, and may run on many threads at once on
+ * disjoint ranges. They cannot fail. Sizes are in elements unless a name says bytes. Pointers to float need 4-byte alignment,
+ * pointers to weights none; no kernel reads or writes outside the ranges that its contract names, not even to discard it.
+ */
+#ifndef QUERN_KERNEL_H
+#define QUERN_KERNEL_H
+
+#include "base/base.h"
+#include "quant/quant.h"
+
+/* ---- levels ------------------------------------------------------------------------------------- */
+
+enum {                  /* CPU features that kernels use */
+       CPU_AVX2 = 1,    /* AVX2, FMA, F16C */
+       CPU_AVX512 = 2,  /* AVX-512 F, BW, VL, DQ and VNNI */
+       CPU_NEON = 4,    /* arm64 baseline */
+       CPU_DOTPROD = 8, /* arm64 SDOT */
+};
+unsigned cpu_features(void); /* of this machine, and enabled by the system */
+
+/* Levels from slowest to fastest: "scalar", then "avx2", "avx512" or "neon", "dotprod". i counts from 0; NULL past the end.
+ * Only levels that this machine can run are listed. */
+const char *cpu_level(unsigned i);
+
+/* ---- activations ---------------------------------------------------------------------------------- */
+
+/* What the left side of a matrix product looks like for a weight type. */
+enum act_kind {
+    ACT_F32, /* as they are: for F32, F16, BF16 weights */
+    ACT_Q8,  /* int8 per 32 with an f32 scale: for types with blocks of 32 */
+};
+#define ACT_BLOCK 32
+
+/* n_rows rows of K activations, K the row length of the weights. */
+struct act {
+    const float *f;   /* ACT_F32: [n_rows][stride] */
+    size_t stride;    /* in floats, >= K */
+    const int8_t *q;  /* ACT_Q8: [n_rows][K] */
+    const float *d;   /* ACT_Q8: [n_rows][K / 32], the scale of each block */
+    const int32_t *s; /* ACT_Q8: [n_rows][K / 32], the sum of each block's q */
+};
+
+/* ---- the table --------------------------------------------------------------------------------------- */
+
+/* One matrix product: dst[m][r] = dot(weight row r, activation row m). */
+struct mm {
+    const uint8_t *w; /* weight rows, row_bytes apart */
+    size_t row_bytes;
+    size_t k;      /* row length; a multiple of the type's block */
+    size_t n_rows; /* activation rows m, 1.. */
+    struct act act;
+    float *dst; /* [n_rows][dst_stride], indexed by weight row */
+    size_t dst_stride;
+    void *scratch; /* MM_SCRATCH bytes, 64-aligned, of this thread */
+};
+#define MM_SCRATCH (256 * 1024)
+
+#define ATTN_TILE 64   /* positions in a tile of the KV cache */
+#define ATTN_CHUNK 256 /* positions whose softmax state is merged as one; a multiple of ATTN_TILE */
+#define ATTN_DIM_MAX 512
+
+/* One tile of keys and values against n_rows query rows (docs/arithmetic.md, "Attention"). Updates the running state. */
+struct attn_tile {
+    const void *k;          /* [head_dim][ATTN_TILE]: position runs fastest */
+    const void *v;          /* [ATTN_TILE][v_dim] */
+    size_t head_dim, v_dim; /* 1..ATTN_DIM_MAX */
+    size_t n_rows;
+    const float *q;        /* [n_rows][head_dim], already multiplied by the score scale */
+    const uint32_t *valid; /* [n_rows]: the row sees positions 0..valid-1 of the tile; 0 leaves its state as it is */
+    float *m, *l;          /* [n_rows] running maximum (-inf at first) and sum */
+    float *o;              /* [n_rows][v_dim] running weighted sum of values */
+    float *scratch;        /* ATTN_SCRATCH floats, 64-aligned, of this thread */
+};
+#define ATTN_SCRATCH (2 * ATTN_DIM_MAX * ATTN_TILE + 64 * ATTN_TILE)
+
+struct kernels {
+    const char *level;
+    enum act_kind act[QTYPE_COUNT];
+    /* dst[m][r] for weight rows r0 <= r < r1 and all m. */
+    void (*mm[QTYPE_COUNT])(const struct mm *a, size_t r0, size_t r1);
+    /* Weights as floats, for embedding rows; n a multiple of the block. */
+    void (*to_float[QTYPE_COUNT])(const void *src, float *dst, size_t n);
+    /* Quantises one row of n activations, n a multiple of 32. */
+    void (*quant_act)(const float *x, size_t n, int8_t *q, float *d, int32_t *s);
+    /* y[i] = (x[i] * 1/sqrt(mean(x*x) + eps)) * w[i]; y may be x. */
+    void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
+    /* y[i] = silu(g[i]) * u[i]; y may be g or u. */
+    void (*swiglu)(const float *g, const float *u, size_t n, float *y);
+    /* y[i] = a[i] + b[i]; y may be a or b. */
+    void (*add)(const float *a, const float *b, size_t n, float *y);
+    /* Rotates n_pairs pairs of x in place: (x[i], x[i + n_pairs]) where neox, else (x[2i], x[2i + 1]). */
+    void (*rope)(float *x, const float *cos, const float *sin, size_t n_pairs, bool neox);
+    /* By the type of the KV cache: QTYPE_F32 and QTYPE_F16; NULL elsewhere. K and V have the same type. */
+    void (*attn_tile[QTYPE_COUNT])(const struct attn_tile *a);
+    /* Merges the state (m2, l2, o2) of a later chunk into (m, l, o), n values. */
+    void (*attn_merge)(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n);
+    /* y[i] = exp(x[i]); y may be x. */
+    void (*exp)(const float *x, size_t n, float *y);
+};
+
+/* Fills k for a level by name; NULL: the best of this machine. Unknown or not runnable here: an error that lists the levels. */
+int kernels_init(struct kernels *k, const char *level, struct err *e);
+
+/* ---- scalar mathematics: one definition on every machine, no libm ---------------------------------------- */
+
+float num_exp(float x);                /* the exp of arithmetic.md */
+double num_log(double x);              /* natural logarithm, x > 0, normal; error below 1e-15 relative */
+double num_exp_f64(double x);          /* |x| < 700; error below 1e-15 relative */
+double num_pow(double base, double y); /* base > 0 */
+/* cos and sin of |x| < 2^24 or so, error below 1e-15. */
+void num_sincos(double x, double *s, double *c);
+/* cos[i], sin[i] of the angle (float)pos * inv_freq[i], times scale. */
+void rope_angles(uint32_t pos, const float *inv_freq, size_t n, float scale, float *cos, float *sin);
+
+/* Private to this room: each instruction set overwrites the entries that it does better. */
+void kernels_init_scalar(struct kernels *k);
+void kernels_init_avx2(struct kernels *k);
+void kernels_init_avx512(struct kernels *k);
+void kernels_init_neon(struct kernels *k);
+void kernels_init_dotprod(struct kernels *k);
+
+#endif

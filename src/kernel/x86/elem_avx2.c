@@ -1,0 +1,64 @@
+/* elem: elementwise AVX2 kernels, quantised activations, and the table of the level. */
+#include "kernel/x86/avx2.h"
+#include "kernel/x86/vec_avx2.h"
+
+#include "kernel/x86/elem_tmpl.h"
+
+ALWAYS __m128i halves_max(__m256i v)
+{
+    __m128i m = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
+    return _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
+}
+
+ALWAYS int32_t sum_all(__m256i v)
+{
+    __m128i t = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1)));
+}
+
+static void quant_act_avx2(const float *x, size_t n, int8_t *q, float *d, int32_t *s)
+{
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    for (size_t b = 0; b < n / ACT_BLOCK; b++, x += ACT_BLOCK, q += ACT_BLOCK) {
+        __m256i m = _mm256_setzero_si256();
+        UNROLL for (int i = 0; i < 4; i++)
+            m = _mm256_max_epu32(m, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + 8 * i)), magnitude));
+        uint32_t top = (uint32_t)_mm_cvtsi128_si32(halves_max(m));
+        float amax;
+        memcpy(&amax, &top, sizeof amax);
+        bool finite = top < 0x7f800000u, live = finite && amax >= 0x1p-100f;
+        d[b] = !finite ? NAN : live ? amax / 127.0f : 0.0f;
+        const __m256i keep = _mm256_set1_epi32(live ? -1 : 0); /* none: every q is 0, whatever x holds */
+        const __m256 id = _mm256_set1_ps(127.0f / (live ? amax : 1.0f));
+        __m256i v[4];
+        UNROLL for (int i = 0; i < 4; i++)
+            v[i] = _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), id)), keep);
+        s[b] = sum_all(_mm256_add_epi32(_mm256_add_epi32(v[0], v[1]), _mm256_add_epi32(v[2], v[3])));
+        /* The packs work in each half of a register: dwords come out in the order 0, 2, 4, 6, 1, 3, 5, 7. */
+        __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+        bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        _mm256_storeu_si256((__m256i *)q, bytes);
+    }
+}
+
+void kernels_init_avx2(struct kernels *k)
+{
+    k->mm[QTYPE_F32] = mm_f32_avx2;
+    k->mm[QTYPE_F16] = mm_f16_avx2;
+    k->mm[QTYPE_BF16] = mm_bf16_avx2;
+    k->mm[QTYPE_Q8_0] = mm_q8_0_avx2;
+    k->to_float[QTYPE_F16] = to_float_f16_avx2;
+    k->to_float[QTYPE_BF16] = to_float_bf16_avx2;
+    k->to_float[QTYPE_Q8_0] = to_float_q8_0_avx2;
+    k->quant_act = quant_act_avx2;
+    k->rms_norm = rms_norm_avx2;
+    k->swiglu = swiglu_avx2;
+    k->add = add_avx2;
+    k->rope = rope_avx2;
+    k->attn_tile[QTYPE_F32] = attn_tile_f32_avx2;
+    k->attn_tile[QTYPE_F16] = attn_tile_f16_avx2;
+    k->attn_merge = attn_merge_avx2;
+    k->exp = exp_avx2;
+}

@@ -1,0 +1,99 @@
+/* elem_tmpl: elementwise kernels, in the vocabulary of a vec_ header. elem_<isa>.c includes it once and adds what it cannot say:
+ * quantised activations, and the level's table. Every loop ends with a part of a vector, so no second loop follows. */
+#ifndef QUERN_ELEM_TMPL_H
+#define QUERN_ELEM_TMPL_H
+
+static void KERNEL(rms_norm)(const float *x, const float *w, float eps, size_t n, float *y)
+{
+    vec lane[PARTS];
+    for (size_t h = 0; h < PARTS; h++) lane[h] = v_zero();
+    for (size_t i = 0; i < n; i += 16)
+        for (size_t h = 0; h < PARTS; h++) {
+            size_t at = i + h * VL;
+            vec v = at < n ? v_load_n(x + at, n - at) : v_zero();
+            lane[h] = v_fma(v, v, lane[h]);
+        }
+    /* The compiler's sqrtf may be a call that sets errno; the instruction is what IEEE 754 defines. */
+    float r = 1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(v_fold(lane) / (float)n + eps)));
+    for (size_t i = 0; i < n; i += VL)
+        v_store_n(y + i, v_mul(v_mul(v_load_n(x + i, n - i), v_set1(r)), v_load_n(w + i, n - i)), n - i);
+}
+
+static void KERNEL(swiglu)(const float *g, const float *u, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += VL) {
+        vec v = v_load_n(g + i, n - i);
+        vec silu = v_div(v, v_add(v_set1(1.0f), v_exp(v_neg(v))));
+        v_store_n(y + i, v_mul(silu, v_load_n(u + i, n - i)), n - i);
+    }
+}
+
+static void KERNEL(add)(const float *a, const float *b, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += VL) v_store_n(y + i, v_add(v_load_n(a + i, n - i), v_load_n(b + i, n - i)), n - i);
+}
+
+static void KERNEL(exp)(const float *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += VL) v_store_n(y + i, v_exp(v_load_n(x + i, n - i)), n - i);
+}
+
+static void rope_halves(float *x, const float *cos_t, const float *sin_t, size_t n_pairs)
+{
+    for (size_t i = 0; i < n_pairs; i += VL) {
+        size_t left = n_pairs - i;
+        float *p0 = x + i, *p1 = p0 + n_pairs;
+        vec x0 = v_load_n(p0, left), x1 = v_load_n(p1, left), c = v_load_n(cos_t + i, left), s = v_load_n(sin_t + i, left);
+        v_store_n(p0, v_fms(x0, c, v_mul(x1, s)), left);
+        v_store_n(p1, v_fma(x0, s, v_mul(x1, c)), left);
+    }
+}
+
+/* x0 and x1 stand in both lanes of their pair; one instruction subtracts in the even lanes and adds in the odd ones. */
+static void rope_adjacent(float *x, const float *cos_t, const float *sin_t, size_t n_pairs)
+{
+    for (size_t i = 0; i < n_pairs; i += VL / 2) {
+        size_t left = n_pairs - i;
+        vec v = v_load_n(x + 2 * i, 2 * left);
+        vec c = v_load_twice_n(cos_t + i, left), s = v_load_twice_n(sin_t + i, left);
+        v_store_n(x + 2 * i, v_fmas(v_even(v), v_mix(c, s), v_mul(v_odd(v), v_mix(s, c))), 2 * left);
+    }
+}
+
+static void KERNEL(rope)(float *x, const float *cos_t, const float *sin_t, size_t n_pairs, bool neox)
+{
+    (neox ? rope_halves : rope_adjacent)(x, cos_t, sin_t, n_pairs);
+}
+
+static void KERNEL(attn_merge)(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n)
+{
+    float t = m2 > *m ? m2 : *m;
+    vec a = v_exp(v_set1(*m - t)), b = v_exp(v_set1(m2 - t));
+    *l = fmaf(*l, v_get(a), l2 * v_get(b));
+    for (size_t d = 0; d < n; d += VL)
+        v_store_n(o + d, v_fma(v_load_n(o + d, n - d), a, v_mul(v_load_n(o2 + d, n - d), b)), n - d);
+    *m = t;
+}
+
+static void KERNEL(to_float_f16)(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    for (size_t i = 0; i < n; i += VL)
+        v_store_n(dst + i, n - i < VL ? v_load_as_n(p + 2 * i, n - i, QTYPE_F16) : v_load_as(p + 2 * i, QTYPE_F16), n - i);
+}
+
+static void KERNEL(to_float_bf16)(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    for (size_t i = 0; i < n; i += VL)
+        v_store_n(dst + i, n - i < VL ? v_load_as_n(p + 2 * i, n - i, QTYPE_BF16) : v_load_as(p + 2 * i, QTYPE_BF16), n - i);
+}
+
+static void KERNEL(to_float_q8_0)(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    for (size_t b = 0; b < n / 32; b++, dst += 32, p += 34)
+        for (size_t i = 0; i < 32; i += VL) v_store(dst + i, v_mul(v_set1(_cvtsh_ss(load_u16(p))), v_load_i8(p + 2 + i)));
+}
+
+#endif

@@ -1,0 +1,173 @@
+/* vec_avx2: the vocabulary in which mm_float_tmpl.h, attn_tmpl.h and elem_tmpl.h are written, in AVX2 with FMA and F16C.
+ * vec_avx512.h is its twin. All of it is static inline and only *_avx2.c files include it.
+ *
+ * A vec has VL floats; PARTS of them are the 16 lanes of docs/arithmetic.md. Functions with _n touch the first n floats only (all where
+ * n >= VL): the others load as +0, which is the padding that the definition asks for, and their addresses are never used. */
+#ifndef QUERN_VEC_AVX2_H
+#define QUERN_VEC_AVX2_H
+
+#include <immintrin.h>
+#include <math.h>
+
+#include "kernel/kernel.h"
+
+#define ALWAYS static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#define KERNEL(name) name##_avx2
+
+typedef __m256 vec;
+enum { VL = 8, PARTS = 2 };
+
+/* All bits set in the first n lanes. */
+ALWAYS __m256i lanes(size_t n)
+{
+    static const int32_t ones[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+    return _mm256_loadu_si256((const __m256i *)(ones + 8 - (n < VL ? n : VL)));
+}
+
+ALWAYS vec v_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+ALWAYS vec v_set1(float x)
+{
+    return _mm256_set1_ps(x);
+}
+ALWAYS vec v_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+ALWAYS vec v_load_n(const float *p, size_t n)
+{
+    return n >= VL ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, lanes(n));
+}
+ALWAYS void v_store(float *p, vec v)
+{
+    _mm256_storeu_ps(p, v);
+}
+ALWAYS void v_store_n(float *p, vec v, size_t n)
+{
+    if (n >= VL)
+        _mm256_storeu_ps(p, v);
+    else
+        _mm256_maskstore_ps(p, lanes(n), v);
+}
+/* VL / 2 floats, each of them twice. */
+ALWAYS vec v_load_twice_n(const float *p, size_t n)
+{
+    __m128 half = _mm_maskload_ps(p, _mm256_castsi256_si128(lanes(n)));
+    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(half), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+}
+
+ALWAYS vec v_widen(__m128i h, const enum qtype t)
+{
+    if (t == QTYPE_F16) return _mm256_cvtph_ps(h);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+/* Numbers of type t (F32, F16 or BF16) as floats. */
+ALWAYS vec v_load_as(const void *p, const enum qtype t)
+{
+    return t == QTYPE_F32 ? _mm256_loadu_ps(p) : v_widen(_mm_loadu_si128(p), t);
+}
+ALWAYS vec v_load_as_n(const void *p, size_t n, const enum qtype t)
+{
+    if (t == QTYPE_F32) return v_load_n(p, n);
+    uint16_t h[VL] = {0};
+    memcpy(h, p, 2 * size_min(n, VL));
+    return v_widen(_mm_loadu_si128((const __m128i *)h), t);
+}
+ALWAYS vec v_load_i8(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+
+ALWAYS vec v_add(vec a, vec b)
+{
+    return _mm256_add_ps(a, b);
+}
+ALWAYS vec v_sub(vec a, vec b)
+{
+    return _mm256_sub_ps(a, b);
+}
+ALWAYS vec v_mul(vec a, vec b)
+{
+    return _mm256_mul_ps(a, b);
+}
+ALWAYS vec v_div(vec a, vec b)
+{
+    return _mm256_div_ps(a, b);
+}
+ALWAYS vec v_neg(vec a)
+{
+    return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f));
+}
+/* a * b + c, a * b - c, and the two in turns: - in even lanes, + in odd ones. */
+ALWAYS vec v_fma(vec a, vec b, vec c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+ALWAYS vec v_fms(vec a, vec b, vec c)
+{
+    return _mm256_fmsub_ps(a, b, c);
+}
+ALWAYS vec v_fmas(vec a, vec b, vec c)
+{
+    return _mm256_fmaddsub_ps(a, b, c);
+}
+/* The larger; b where one is NaN or both are zero. */
+ALWAYS vec v_max(vec a, vec b)
+{
+    return _mm256_max_ps(a, b);
+}
+/* The first n lanes, the others replaced by those of rest. */
+ALWAYS vec v_first_n(vec a, size_t n, vec rest)
+{
+    return _mm256_blendv_ps(rest, a, _mm256_castsi256_ps(lanes(n)));
+}
+/* Each pair of lanes: its even one twice, its odd one twice; the even lanes of a and the odd ones of b. */
+ALWAYS vec v_even(vec a)
+{
+    return _mm256_moveldup_ps(a);
+}
+ALWAYS vec v_odd(vec a)
+{
+    return _mm256_movehdup_ps(a);
+}
+ALWAYS vec v_mix(vec a, vec b)
+{
+    return _mm256_blend_ps(a, b, 0xaa);
+}
+
+/* 2^n for the t of num_exp, and the ends of its range laid over y. */
+ALWAYS vec v_exp_power(vec t)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127)), 23));
+}
+ALWAYS vec v_exp_ends(vec x, vec y)
+{
+    y = _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_NLT_UQ), y);
+    return _mm256_blendv_ps(y, _mm256_set1_ps(INFINITY), _mm256_cmp_ps(x, _mm256_set1_ps(88.0f), _CMP_GT_OQ));
+}
+
+ALWAYS float v_get(vec a)
+{
+    return _mm256_cvtss_f32(a);
+}
+ALWAYS float v_max_all(vec a)
+{
+    __m128 q = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
+}
+/* The fold of 16 lanes. */
+ALWAYS float v_fold(const vec a[PARTS])
+{
+    __m256 h = _mm256_add_ps(a[0], a[1]);
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+#include "kernel/x86/vec_exp.h"
+
+#endif

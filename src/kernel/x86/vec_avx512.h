@@ -1,0 +1,166 @@
+/* vec_avx512: the vocabulary in which mm_float_tmpl.h, attn_tmpl.h and elem_tmpl.h are written, in AVX-512. vec_avx2.h is
+ * its twin. All of it is static inline and only *_avx512.c files include it, so that no AVX-512 instruction can leak into other code.
+ *
+ * A vec has VL floats; PARTS of them are the 16 lanes of docs/arithmetic.md. Functions with _n touch the first n floats only (all where
+ * n >= VL): the others load as +0, which is the padding that the definition asks for, and their addresses are never used. */
+#ifndef QUERN_VEC_AVX512_H
+#define QUERN_VEC_AVX512_H
+
+#include <immintrin.h>
+#include <math.h>
+
+#include "kernel/kernel.h"
+
+#define ALWAYS static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#define KERNEL(name) name##_avx512
+
+typedef __m512 vec;
+enum { VL = 16, PARTS = 1 };
+
+ALWAYS __mmask16 lanes(size_t n)
+{
+    return (__mmask16)(n >= VL ? 0xffffu : (1u << n) - 1u);
+}
+
+ALWAYS vec v_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+ALWAYS vec v_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+ALWAYS vec v_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+ALWAYS vec v_load_n(const float *p, size_t n)
+{
+    return _mm512_maskz_loadu_ps(lanes(n), p);
+}
+ALWAYS void v_store(float *p, vec v)
+{
+    _mm512_storeu_ps(p, v);
+}
+ALWAYS void v_store_n(float *p, vec v, size_t n)
+{
+    _mm512_mask_storeu_ps(p, lanes(n), v);
+}
+/* VL / 2 floats, each of them twice. */
+ALWAYS vec v_load_twice_n(const float *p, size_t n)
+{
+    const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(twice, _mm512_maskz_loadu_ps(lanes(n) & 0xff, p));
+}
+
+ALWAYS vec v_widen(__m256i h, const enum qtype t)
+{
+    if (t == QTYPE_F16) return _mm512_cvtph_ps(h);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+/* Numbers of type t (F32, F16 or BF16) as floats. */
+ALWAYS vec v_load_as(const void *p, const enum qtype t)
+{
+    return t == QTYPE_F32 ? _mm512_loadu_ps(p) : v_widen(_mm256_loadu_si256(p), t);
+}
+ALWAYS vec v_load_as_n(const void *p, size_t n, const enum qtype t)
+{
+    return t == QTYPE_F32 ? _mm512_maskz_loadu_ps(lanes(n), p) : v_widen(_mm256_maskz_loadu_epi16(lanes(n), p), t);
+}
+ALWAYS vec v_load_i8(const void *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+}
+
+ALWAYS vec v_add(vec a, vec b)
+{
+    return _mm512_add_ps(a, b);
+}
+ALWAYS vec v_sub(vec a, vec b)
+{
+    return _mm512_sub_ps(a, b);
+}
+ALWAYS vec v_mul(vec a, vec b)
+{
+    return _mm512_mul_ps(a, b);
+}
+ALWAYS vec v_div(vec a, vec b)
+{
+    return _mm512_div_ps(a, b);
+}
+ALWAYS vec v_neg(vec a)
+{
+    return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f));
+}
+/* a * b + c, a * b - c, and the two in turns: - in even lanes, + in odd ones. */
+ALWAYS vec v_fma(vec a, vec b, vec c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+ALWAYS vec v_fms(vec a, vec b, vec c)
+{
+    return _mm512_fmsub_ps(a, b, c);
+}
+ALWAYS vec v_fmas(vec a, vec b, vec c)
+{
+    return _mm512_fmaddsub_ps(a, b, c);
+}
+/* The larger; b where one is NaN or both are zero. */
+ALWAYS vec v_max(vec a, vec b)
+{
+    return _mm512_max_ps(a, b);
+}
+/* The first n lanes, the others replaced by those of rest. */
+ALWAYS vec v_first_n(vec a, size_t n, vec rest)
+{
+    return _mm512_mask_mov_ps(rest, lanes(n), a);
+}
+/* Each pair of lanes: its even one twice, its odd one twice; the even lanes of a and the odd ones of b. */
+ALWAYS vec v_even(vec a)
+{
+    return _mm512_moveldup_ps(a);
+}
+ALWAYS vec v_odd(vec a)
+{
+    return _mm512_movehdup_ps(a);
+}
+ALWAYS vec v_mix(vec a, vec b)
+{
+    return _mm512_mask_mov_ps(a, 0xaaaa, b);
+}
+
+/* 2^n for the t of num_exp, and the ends of its range laid over y. */
+ALWAYS vec v_exp_power(vec t)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127)), 23));
+}
+ALWAYS vec v_exp_ends(vec x, vec y)
+{
+    y = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ), y);
+    return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(x, _mm512_set1_ps(88.0f), _CMP_GT_OQ), _mm512_set1_ps(INFINITY));
+}
+
+ALWAYS float v_get(vec a)
+{
+    return _mm512_cvtss_f32(a);
+}
+ALWAYS float v_max_all(vec a)
+{
+    __m256 h = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
+}
+/* The fold of 16 lanes. */
+ALWAYS float v_fold(const vec a[PARTS])
+{
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a[0]), _mm512_extractf32x8_ps(a[0], 1));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+#include "kernel/x86/vec_exp.h"
+
+#endif

@@ -1,0 +1,23 @@
+/* vec_exp: num_exp in every lane, in the vocabulary of the vec_ header that includes it. Where x is NaN so is p, whatever the
+ * power became. */
+#ifndef QUERN_VEC_EXP_H
+#define QUERN_VEC_EXP_H
+
+ALWAYS vec v_exp(vec x)
+{
+    const vec magic = v_set1(0x1.8p+23f);
+    vec t = v_fma(x, v_set1(0x1.715476p+0f), magic);
+    vec n = v_sub(t, magic);
+    vec r = v_fma(n, v_set1(-0x1.62ep-1f), x);
+    r = v_fma(n, v_set1(-0x1.0bfbe8p-15f), r);
+    vec p = v_set1(0x1.6d110ap-10f);
+    p = v_fma(p, r, v_set1(0x1.120b6ep-7f));
+    p = v_fma(p, r, v_set1(0x1.55551ap-5f));
+    p = v_fma(p, r, v_set1(0x1.5554dcp-3f));
+    p = v_fma(p, r, v_set1(0x1p-1f));
+    p = v_fma(p, r, v_set1(1.0f));
+    p = v_fma(p, r, v_set1(1.0f));
+    return v_exp_ends(x, v_mul(p, v_exp_power(t)));
+}
+
+#endif

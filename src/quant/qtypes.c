@@ -1,0 +1,63 @@
+/* qtypes: the table of tensor types, made from types.def, and the names of all types that GGUF files use. The names serve
+ * messages ("blk.0.ffn_up.weight is q4_k (12)"), for a file must be refused by name and not by number. */
+#include "quant/quant_int.h"
+
+const struct qtype_info qtypes[QTYPE_COUNT] = {
+#define T(NAME, name, id, block_n, bytes) [QTYPE_##NAME] = {name, id, block_n, bytes, to_float_##NAME, from_float_##NAME},
+#include "quant/types.def"
+#undef T
+};
+
+/* Indexed by the number in the file. 4, 5, 31..33 and 36..38 were withdrawn from the format. */
+static const char *const ggml_names[] = {
+    "f32",        "f16",        "q4_0",       "q4_1",  "q4_2",     "q4_3",     "q5_0",     "q5_1",    "q8_0",
+    "q8_1",       "q2_k",       "q3_k",       "q4_k",  "q5_k",     "q6_k",     "q8_k",     "iq2_xxs", "iq2_xs",
+    "iq3_xxs",    "iq1_s",      "iq4_nl",     "iq3_s", "iq2_s",    "iq4_xs",   "i8",       "i16",     "i32",
+    "i64",        "f64",        "iq1_m",      "bf16",  "q4_0_4_4", "q4_0_4_8", "q4_0_8_8", "tq1_0",   "tq2_0",
+    "iq4_nl_4_4", "iq4_nl_4_8", "iq4_nl_8_8", "mxfp4", "nvfp4",    "q1_0",     "q2_0",
+};
+
+static char lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
+static bool same_any_case(struct str a, const char *z)
+{
+    struct str b = str_of(z);
+    if (a.n != b.n) return false;
+    for (size_t i = 0; i < a.n; i++)
+        if (lower(a.p[i]) != lower(b.p[i])) return false;
+    return true;
+}
+
+bool qtype_by_name(struct str name, enum qtype *out)
+{
+    for (unsigned t = 0; t < QTYPE_COUNT; t++) {
+        if (!same_any_case(name, qtypes[t].name)) continue;
+        *out = (enum qtype)t;
+        return true;
+    }
+    return false;
+}
+
+bool qtype_by_ggml(uint32_t id, enum qtype *out)
+{
+    for (unsigned t = 0; t < QTYPE_COUNT; t++) {
+        if (qtypes[t].ggml_id != id) continue;
+        *out = (enum qtype)t;
+        return true;
+    }
+    return false;
+}
+
+const char *ggml_type_name(uint32_t id)
+{
+    return id < COUNT_OF(ggml_names) ? ggml_names[id] : "?";
+}
+
+bool qtype_row_bytes(enum qtype t, uint64_t n, uint64_t *out)
+{
+    const struct qtype_info *q = &qtypes[t];
+    return n % q->block_n == 0 && u64_mul(n / q->block_n, q->block_bytes, out);
+}

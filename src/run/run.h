@@ -1,0 +1,140 @@
+/* run: a model at work. A session is one sequence of tokens with its KV cache; the sampler picks tokens; generate turns both
+ * into text. Everything that can fail for memory fails in session_new. */
+#ifndef QUERN_RUN_H
+#define QUERN_RUN_H
+
+#include <stdatomic.h>
+
+#include "backend/backend.h"
+#include "base/base.h"
+#include "model/model.h"
+#include "text/text.h"
+
+/* ---- KV cache ----------------------------------------------------------------------------------------- */
+
+/* Pages of KV_PAGE positions for one sequence. The pages lie in one block so far; readers only see kv_view. */
+struct kv {
+    struct kv_view view;
+    uint8_t **pages;
+    uint32_t n_pages;
+    uint8_t *memory;
+    size_t bytes;
+    size_t token_bytes; /* that one position takes */
+};
+int kv_init(struct kv *kv, const struct hparams *hp, enum qtype type, uint32_t n_ctx, struct err *e);
+void kv_fini(struct kv *kv);
+
+/* ---- session --------------------------------------------------------------------------------------------- */
+
+struct session_options {
+    uint32_t n_ctx;      /* positions */
+    uint32_t n_batch;    /* most rows computed at once */
+    uint32_t n_threads;  /* 0: cpu_threads() */
+    uint32_t n_expected; /* length that the sequence will reach, where known: see model_rope_class */
+    enum qtype kv_type;
+    const char *cpu_level;
+};
+
+/* One thread at a time, but for session_cancel. */
+struct session;
+
+int session_new(const struct model *m, const struct session_options *opts, struct session **out, struct err *e);
+void session_free(struct session **s);
+const struct model *session_model(const struct session *s);
+uint32_t session_n_tokens(const struct session *s);
+uint32_t session_n_ctx(const struct session *s);
+uint32_t session_n_batch(const struct session *s);
+const struct kv *session_kv(const struct session *s);
+struct backend_info session_backend(const struct session *s);
+const struct kernels *session_kernels(const struct session *s);
+
+/* Called for row i of an eval with its logits [n_vocab], in order; the row is valid during the call. */
+typedef void session_row_fn(void *ctx, size_t i, const float *logits);
+
+/* Appends ids. row may be NULL: only the logits of the last token are computed then. ERR_CONTEXT where they do not fit, ERR_ARG
+ * for an id outside the vocabulary, ERR_CANCELLED; the session then holds what it held. */
+int session_eval(struct session *s, const int32_t *ids, size_t n, session_row_fn *row, void *ctx, struct err *e);
+const float *session_logits(const struct session *s); /* of the last token; NULL when empty. Valid until the next eval */
+const int32_t *session_tokens(const struct session *s);
+void session_truncate(struct session *s, uint32_t n_keep);
+/* Makes the session hold exactly ids, whose common beginning with what it holds is kept (all but the last token, whose
+ * logits are computed anew). *reused gets its length. */
+int session_sync(struct session *s, const int32_t *ids, size_t n, uint32_t *reused, struct err *e);
+void session_cancel(struct session *s); /* any thread, signal handlers */
+void session_cancel_clear(struct session *s);
+bool session_cancelled(const struct session *s);
+
+/* ---- sampler ---------------------------------------------------------------------------------------------- */
+
+struct bias {
+    int32_t id;
+    float bias;
+};
+struct sampling {
+    float temperature; /* 0: greedy */
+    uint32_t top_k;    /* 0: off */
+    float top_p;       /* 1: off */
+    float min_p;       /* 0: off */
+    float repeat_penalty, presence_penalty, frequency_penalty;
+    uint32_t penalty_last_n;
+    uint64_t seed;
+    const struct bias *bias; /* borrowed */
+    size_t n_bias;
+};
+/* Error where a member is out of its range or a bias names no token. */
+int sampling_check(const struct sampling *p, uint32_t n_vocab, struct err *e);
+
+struct sampler {
+    uint32_t n_vocab;
+    struct candidate *cand; /* [n_vocab] */
+    uint32_t *count;        /* [n_vocab], zero between calls */
+    float *logits;          /* [n_vocab], the adjusted copy */
+};
+int sampler_init(struct sampler *s, uint32_t n_vocab, struct err *e);
+void sampler_fini(struct sampler *s);
+/* Picks a token. history: the n tokens so far (penalties). step: how many tokens were drawn before with this seed; the draw is
+ * a function of seed and step alone. Fails only where no logit is a number. Allocates nothing. */
+int sampler_pick(struct sampler *s, const struct sampling *p, const float *logits, const int32_t *history, size_t n,
+                 uint64_t step, int32_t *out, struct err *e);
+
+/* ---- generation ------------------------------------------------------------------------------------------- */
+
+enum stop_reason { STOP_EOS, STOP_LENGTH, STOP_CONTEXT, STOP_STRING, STOP_CALLBACK };
+
+struct generate_options {
+    struct sampling sampling;
+    uint32_t max_tokens; /* 0: no limit but the context */
+    const struct str *stop;
+    size_t n_stop;
+    const int32_t *eog; /* ids that end the generation, unless ignore_eos */
+    size_t n_eog;
+    bool ignore_eos, show_special;
+    int (*on_text)(void *user, const char *text, size_t n);
+    int (*on_token)(void *user, int32_t id);
+    void *user;
+};
+struct generate_result {
+    enum stop_reason stop;
+    uint32_t n_prompt, n_reused, n_generated;
+    uint64_t prefill_ns, first_token_ns, decode_ns, decode_bytes;
+};
+int generate(struct session *s, const struct tok *t, struct sampler *sampler, const int32_t *prompt, size_t n,
+             const struct generate_options *opts, struct generate_result *out, struct err *e);
+
+/* ---- perplexity --------------------------------------------------------------------------------------------- */
+
+struct perplexity_options {
+    uint32_t n_ctx;
+    int32_t bos; /* replaces the first token of each window; -1: none */
+    bool second_half;
+    int (*on_window)(void *user, size_t done, size_t all, double ppl);
+    void *user;
+};
+struct perplexity_result {
+    double ppl, nll;
+    uint64_t tokens;
+};
+int perplexity(struct session *s, const int32_t *ids, size_t n, const struct perplexity_options *opts,
+               struct perplexity_result *out, struct err *e);
+
+#endif

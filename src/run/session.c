@@ -1,0 +1,201 @@
+/* session: one sequence of tokens, the cache that belongs to it, and the backend that computes. The invariant: the cache holds
+ * the keys and values of exactly tokens[0 .. n_tokens), computed with the rotary frequencies of rope_class. */
+#include "run/run.h"
+
+struct session {
+    const struct model *m;
+    struct arena arena; /* graph, rope, tokens */
+    struct graph graph;
+    struct rope rope;
+    float *inv_freq; /* [rope_dim / 2], what rope points to */
+    uint32_t rope_class;
+    struct backend *be;
+    struct kernels kernels;
+    struct kv kv;
+    int32_t *tokens; /* [n_ctx] */
+    uint32_t *out;   /* [max_out]: 0, 1, 2, ... */
+    uint32_t n_tokens, n_ctx, n_batch, max_out, n_expected;
+    const float *logits; /* of the last token, in the backend */
+    atomic_int cancel;
+};
+
+/* Logits of a batch may take so much memory; more rows are computed in several batches. */
+#define LOGITS_BYTES ((size_t)64 << 20)
+
+/* Frequencies for a sequence of n tokens. */
+static void set_rope(struct session *s, uint32_t n)
+{
+    s->rope_class = model_rope_class(s->m, n);
+    model_rope(s->m, n, s->inv_freq, &s->rope.scale);
+}
+
+static int open_parts(struct session *s, const struct session_options *o, struct err *e)
+{
+    const struct hparams *hp = &s->m->hp;
+    s->inv_freq = arena_array(&s->arena, hp->rope_dim / 2, sizeof *s->inv_freq);
+    s->tokens = arena_array(&s->arena, s->n_ctx, sizeof *s->tokens);
+    s->out = arena_array(&s->arena, s->max_out, sizeof *s->out);
+    if (!s->inv_freq || !s->tokens || !s->out) return fail_nomem(e, "the session", s->n_ctx * sizeof *s->tokens);
+    for (uint32_t i = 0; i < s->max_out; i++) s->out[i] = i;
+    s->rope = (struct rope){.inv_freq = s->inv_freq, .n_pairs = hp->rope_dim / 2, .neox = hp->rope_neox};
+    set_rope(s, s->n_expected);
+
+    TRY(kernels_init(&s->kernels, o->cpu_level, e));
+    graph_init(&s->graph, &s->arena);
+    TRY(graph_plan(&s->graph, hp->arch->record(s->m, &s->rope, &s->graph), e));
+    struct backend_options bo = {
+        .n_threads = o->n_threads, .max_rows = s->n_batch, .max_out = s->max_out, .cpu_level = o->cpu_level};
+    TRY(backend_open_cpu(&s->graph, &bo, &s->be, e));
+    return kv_init(&s->kv, hp, o->kv_type, s->n_ctx, e);
+}
+
+int session_new(const struct model *m, const struct session_options *o, struct session **out, struct err *e)
+{
+    if (o->n_ctx == 0 || o->n_batch == 0) return fail(e, ERR_ARG, "a session needs room for at least one token");
+    if (o->kv_type != QTYPE_F16 && o->kv_type != QTYPE_F32)
+        return fail(e, ERR_UNSUPPORTED, "KV cache type %s is not supported; expected f16 or f32", qtypes[o->kv_type].name);
+    struct session *s = mem_zalloc(sizeof *s);
+    if (!s) return fail_nomem(e, "the session", sizeof *s);
+    s->m = m;
+    s->n_ctx = o->n_ctx;
+    s->n_batch = (uint32_t)size_min(o->n_batch, o->n_ctx);
+    s->max_out = (uint32_t)size_max(1, size_min(s->n_batch, LOGITS_BYTES / (m->hp.n_vocab * sizeof(float))));
+    s->n_expected = o->n_expected;
+    int rc = open_parts(s, o, e);
+    if (rc < 0) {
+        session_free(&s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+void session_free(struct session **sp)
+{
+    struct session *s = *sp;
+    if (!s) return;
+    backend_close(&s->be);
+    kv_fini(&s->kv);
+    arena_fini(&s->arena);
+    mem_free(s);
+    *sp = NULL;
+}
+
+const struct model *session_model(const struct session *s)
+{
+    return s->m;
+}
+uint32_t session_n_tokens(const struct session *s)
+{
+    return s->n_tokens;
+}
+uint32_t session_n_ctx(const struct session *s)
+{
+    return s->n_ctx;
+}
+uint32_t session_n_batch(const struct session *s)
+{
+    return s->n_batch;
+}
+const struct kv *session_kv(const struct session *s)
+{
+    return &s->kv;
+}
+struct backend_info session_backend(const struct session *s)
+{
+    return backend_info(s->be);
+}
+const struct kernels *session_kernels(const struct session *s)
+{
+    return &s->kernels;
+}
+const float *session_logits(const struct session *s)
+{
+    return s->logits;
+}
+const int32_t *session_tokens(const struct session *s)
+{
+    return s->tokens;
+}
+void session_cancel(struct session *s)
+{
+    atomic_store(&s->cancel, 1);
+}
+void session_cancel_clear(struct session *s)
+{
+    atomic_store(&s->cancel, 0);
+}
+bool session_cancelled(const struct session *s)
+{
+    return atomic_load(&s->cancel) != 0;
+}
+
+/* Computes tokens[from .. to), of which those from `wanted` on give logits to row (NULL: to nobody). */
+static int compute(struct session *s, uint32_t from, uint32_t to, uint32_t wanted, session_row_fn *row, void *ctx)
+{
+    uint32_t at = from;
+    while (at < to) {
+        bool all = row && at >= wanted;
+        uint32_t n = (uint32_t)size_min(all ? s->max_out : s->n_batch, to - at);
+        if (row && at < wanted) n = (uint32_t)size_min(n, wanted - at);
+        uint32_t last = n - 1;
+        struct batch batch = {.tokens = s->tokens + at, .n_rows = n, .pos = at, .kv = &s->kv.view, .cancel = &s->cancel};
+        if (all)
+            batch.out = s->out, batch.n_out = n;
+        else if (at + n == to)
+            batch.out = &last, batch.n_out = 1;
+        TRY(backend_run(s->be, &batch));
+        const float *logits = backend_logits(s->be);
+        for (uint32_t i = 0; all && i < n; i++) row(ctx, at + i - wanted, logits + (size_t)i * s->m->hp.n_vocab);
+        if (batch.n_out) s->logits = logits + (size_t)(batch.n_out - 1) * s->m->hp.n_vocab;
+        at += n;
+    }
+    return 0;
+}
+
+int session_eval(struct session *s, const int32_t *ids, size_t n, session_row_fn *row, void *ctx, struct err *e)
+{
+    if (n == 0) return 0;
+    if (n > s->n_ctx - s->n_tokens)
+        return fail(e, ERR_CONTEXT, "%zu tokens do not fit: the context holds %u and %u are in use", n, s->n_ctx, s->n_tokens);
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= s->m->hp.n_vocab)
+            return fail(e, ERR_ARG, "token %d (number %zu) is outside the vocabulary of %u", ids[i], i, s->m->hp.n_vocab);
+
+    uint32_t total = s->n_tokens + (uint32_t)n, from = s->n_tokens;
+    memcpy(s->tokens + s->n_tokens, ids, n * sizeof *ids);
+    uint32_t length = (uint32_t)size_max(total, s->n_expected);
+    if (model_rope_class(s->m, length) != s->rope_class) {
+        set_rope(s, length); /* all positions turn with the new frequencies: the cache is computed anew */
+        from = 0;
+    }
+    int rc = compute(s, from, total, s->n_tokens, row, ctx);
+    if (rc < 0) {
+        s->logits = NULL;
+        if (from == 0) s->n_tokens = 0; /* the old keys are gone */
+        return fail(e, rc, "%s", err_text(rc));
+    }
+    s->n_tokens = total;
+    return 0;
+}
+
+void session_truncate(struct session *s, uint32_t n_keep)
+{
+    if (n_keep >= s->n_tokens) return;
+    s->n_tokens = n_keep;
+    s->logits = NULL;
+    if (n_keep == 0) set_rope(s, s->n_expected);
+}
+
+int session_sync(struct session *s, const int32_t *ids, size_t n, uint32_t *reused, struct err *e)
+{
+    uint32_t same = 0;
+    if (n == 0) return fail(e, ERR_ARG, "the prompt has no tokens");
+    if (n > s->n_ctx)
+        return fail(e, ERR_CONTEXT, "the prompt has %zu tokens, but the context holds %u (a larger one: -c)", n, s->n_ctx);
+    while (same < s->n_tokens && same < n && s->tokens[same] == ids[same]) same++;
+    if (same == n) same--; /* the last token is computed again for its logits */
+    session_truncate(s, same);
+    *reused = same;
+    return session_eval(s, ids + same, n - same, NULL, NULL, e);
+}

@@ -1,0 +1,115 @@
+/* Detokenizer: ids become bytes, bytes become text. Each byte goes through a hold of at most four, which lets out whole
+ * characters only; what can no longer become one is U+FFFD, one for each maximal part (the Unicode standard's recommended
+ * practice), so the pieces of a stream put together are the text of the whole. */
+#include "text/text_int.h"
+
+static const char replacement[] = "\xEF\xBF\xBD";
+
+void detok_init(struct detok *d, const struct tok *t, bool show_special)
+{
+    *d = (struct detok){.t = t, .show_special = show_special};
+}
+
+enum held { HELD_MORE, HELD_WHOLE, HELD_BAD };
+
+/* What the held bytes are: the start of a character, one whole character, or neither by the last byte. */
+static enum held held_state(const unsigned char *h, unsigned n)
+{
+    unsigned want = h[0] < 0x80 ? 1 : h[0] < 0xC2 ? 0 : h[0] < 0xE0 ? 2 : h[0] < 0xF0 ? 3 : h[0] < 0xF5 ? 4 : 0;
+    if (want == 0) return HELD_BAD;
+    if (n > 1) {
+        unsigned lo = 0x80, hi = 0xBF; /* of the second byte: no overlong forms, no surrogates, nothing above 10FFFF */
+        if (n == 2 && h[0] == 0xE0) lo = 0xA0;
+        if (n == 2 && h[0] == 0xED) hi = 0x9F;
+        if (n == 2 && h[0] == 0xF0) lo = 0x90;
+        if (n == 2 && h[0] == 0xF4) hi = 0x8F;
+        if (h[n - 1] < lo || h[n - 1] > hi) return HELD_BAD;
+    }
+    return n == want ? HELD_WHOLE : HELD_MORE;
+}
+
+static int put_byte(struct detok *d, unsigned char b, struct buf *out)
+{
+    if (!d->any) {
+        d->any = true;
+        if (d->t->strip_space && b == ' ') return 0;
+    }
+    for (;;) {
+        d->held[d->n_held++] = b;
+        enum held state = held_state(d->held, d->n_held);
+        if (state == HELD_MORE) return 0;
+        bool again = state == HELD_BAD && d->n_held > 1; /* b does not belong to the bytes before it */
+        unsigned n = d->n_held;
+        d->n_held = 0;
+        TRY(state == HELD_WHOLE ? buf_put(out, d->held, n) : buf_z(out, replacement));
+        if (!again) return 0;
+    }
+}
+
+static int put_bytes(struct detok *d, struct str s, struct buf *out)
+{
+    for (size_t i = 0; i < s.n; i++) TRY(put_byte(d, (unsigned char)s.p[i], out));
+    return 0;
+}
+
+static bool in_alphabet(struct str s)
+{
+    uint32_t cp;
+    for (size_t n; s.n; s.p += n, s.n -= n)
+        if ((n = utf8_decode(s, &cp)) == 0 || char_to_byte(cp) < 0) return false;
+    return true;
+}
+
+/* A normal entry of a byte-level vocabulary; one with a character outside of the alphabet stands for itself. */
+static int put_alphabet(struct detok *d, struct str s, struct buf *out)
+{
+    uint32_t cp;
+    if (!in_alphabet(s)) return put_bytes(d, s, out);
+    for (size_t n; s.n; s.p += n, s.n -= n) {
+        n = utf8_next(s.p, &cp);
+        TRY(put_byte(d, (unsigned char)char_to_byte(cp), out));
+    }
+    return 0;
+}
+
+static int put_spaced(struct detok *d, struct str s, struct buf *out)
+{
+    for (size_t i = 0; i < s.n;) {
+        bool space = s.n - i >= 3 && memcmp(s.p + i, LOWER_BLOCK, 3) == 0;
+        TRY(put_byte(d, space ? ' ' : (unsigned char)s.p[i], out));
+        i += space ? 3 : 1;
+    }
+    return 0;
+}
+
+static int put_entry(struct detok *d, int32_t id, struct buf *out)
+{
+    const struct tok *t = d->t;
+    struct str s = tok_text(t, (size_t)id);
+    int32_t type = t->types[id];
+    if (type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_UNUSED)
+        return d->show_special ? put_bytes(d, s, out) : 0;
+    if (type == TYPE_USER) return put_bytes(d, s, out);
+    if (t->model == MODEL_BYTES) return put_alphabet(d, s, out);
+    int b = type == TYPE_BYTE ? tok_byte_name(s) : -1;
+    return b >= 0 ? put_byte(d, (unsigned char)b, out) : put_spaced(d, s, out);
+}
+
+static int done(int rc, const struct buf *out, struct err *e)
+{
+    if (rc == ERR_LIMIT) return fail(e, rc, "the text is longer than %zu bytes", out->limit);
+    return rc < 0 ? fail_nomem(e, "text", out->n) : 0;
+}
+
+int detok_put(struct detok *d, int32_t id, struct buf *out, struct err *e)
+{
+    if (!tok_id_ok(d->t, id)) return fail(e, ERR_ARG, "token id %d is out of range, the vocabulary has %zu entries", (int)id, d->t->n);
+    return done(put_entry(d, id, out), out, e);
+}
+
+int detok_end(struct detok *d, struct buf *out, struct err *e)
+{
+    if (d->n_held == 0) return 0;
+    d->n_held = 0;
+    return done(buf_z(out, replacement), out, e);
+}

@@ -1,0 +1,311 @@
+/* text_int.h: what the tokenizer's files share; nobody outside src/text includes it.
+ *
+ * The path of a text through tok_encode:
+ *
+ *   text --added tokens of the raw text--> segment --normalizer--> segment --added tokens of the normalized text-->
+ *        piece --bytes that are no UTF-8 leave here--> valid piece --pre-tokenizer stages--> words --merges--> ids
+ *
+ * Every arrow is one pass over its input, so the whole is linear in the text (times log n inside one long word). Nothing
+ * recurses. A struct tok never changes after open; all that an encoding needs to write is in a struct enc of that call. */
+#ifndef QUERN_TEXT_INT_H
+#define QUERN_TEXT_INT_H
+
+#include "text/text.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+/* ---- characters ------------------------------------------------------------------------------------------ */
+
+/* U+2581, which stands for a space in SentencePiece vocabularies. */
+#define LOWER_BLOCK "\xE2\x96\x81"
+
+enum uclass { U_OTHER, U_LETTER, U_NUMBER, U_SPACE }; /* \p{L}, \p{N}, White_Space; no code point is in two of them */
+enum uclass uclass_of(uint32_t cp);
+bool uclass_is_word(uint32_t cp);  /* \w: letters, marks, decimal digits, connectors */
+bool uclass_is_punct(uint32_t cp); /* \p{P} and all ASCII punctuation */
+
+/* One character of text that is known to be valid UTF-8; returns its length. */
+static inline size_t utf8_next(const char *p, uint32_t *cp)
+{
+    const unsigned char *u = (const unsigned char *)p;
+    if (u[0] < 0x80) {
+        *cp = u[0];
+        return 1;
+    }
+    if (u[0] < 0xE0) {
+        *cp = (uint32_t)(u[0] & 0x1F) << 6 | (u[1] & 0x3F);
+        return 2;
+    }
+    if (u[0] < 0xF0) {
+        *cp = (uint32_t)(u[0] & 0x0F) << 12 | (uint32_t)(u[1] & 0x3F) << 6 | (u[2] & 0x3F);
+        return 3;
+    }
+    *cp = (uint32_t)(u[0] & 0x07) << 18 | (uint32_t)(u[1] & 0x3F) << 12 | (uint32_t)(u[2] & 0x3F) << 6 | (u[3] & 0x3F);
+    return 4;
+}
+
+/* The alphabet of byte-level vocabularies (published with GPT-2): printable bytes stand for themselves as code points, the
+ * 68 others (0-32, 127-160, 173) for U+0100 onwards in their order. */
+uint32_t byte_to_char(unsigned char b);
+int char_to_byte(uint32_t cp); /* -1 where cp is not in the alphabet */
+
+/* ---- normalizers ------------------------------------------------------------------------------------------- */
+
+enum norm_kind { NORM_PREPEND, NORM_REPLACE, NORM_UNICODE };
+struct norm_op {
+    enum norm_kind kind;
+    struct str from, to; /* PREPEND: to; REPLACE: from (not empty) becomes to */
+    unsigned form;       /* UNICODE: options of utf8proc */
+};
+#define NORM_MAX 8
+
+/* Adds one of "NFC", "NFD", "NFKC", "NFKD"; false where name is another one. */
+bool norm_add_unicode(struct tok *t, struct str name);
+bool norm_add(struct tok *t, struct norm_op op); /* false when full */
+/* Runs all of t's normalizers. *out is in itself or in one of the buffers. Bytes that are no UTF-8 pass unchanged. */
+int norm_run(const struct tok *t, struct str in, struct buf bufs[2], struct str *out, struct err *e);
+
+/* ---- pre-tokenizer ------------------------------------------------------------------------------------------- */
+
+enum pre_find { FIND_GPT, FIND_CLASS, FIND_LITERAL, FIND_REGEX };
+enum pre_behavior { PRE_ISOLATED, PRE_REMOVED, PRE_ONLY_MATCHES, PRE_WITH_PREVIOUS, PRE_WITH_NEXT, PRE_CONTIGUOUS };
+enum pre_class { CLASS_NUMBER, CLASS_PUNCT, CLASS_SPACE };
+
+/* The family of patterns that GPT-2 began, see pretok.c. */
+struct gpt_pattern {
+    bool icase;      /* 's 't ... in any case */
+    bool any_lead;   /* a word may begin with any one character that is no letter, digit or line end; else with one space */
+    unsigned digits; /* at most so many digits in a piece, without a space; 0: any number, after an optional space */
+    bool newlines;   /* line ends go with the punctuation before them, and end a run of white space */
+};
+
+/* A stage: cuts pieces into smaller ones where its matches are, or rewrites them. */
+struct pre_op {
+    bool rewrite; /* false: the fields of the first group */
+
+    enum pre_find find;
+    enum pre_behavior behavior;
+    const struct gpt_pattern *gpt; /* FIND_GPT */
+    enum pre_class cls;            /* FIND_CLASS */
+    bool run;                      /* FIND_CLASS, FIND_LITERAL: as many in a row as there are; else one by one */
+    struct str literal;            /* FIND_LITERAL */
+    pcre2_code *code;              /* FIND_REGEX, owned */
+    struct str regex;              /* the expression that says the same, n 0 where there is none */
+
+    struct str space;  /* what a space becomes; n 0: it stays */
+    struct str prefix; /* put in front of a piece that does not start with it */
+    bool first_only;   /* ... only at the very beginning of the text */
+};
+#define PRE_MAX 16
+
+/* All take the text of an expression as it is in tokenizer.json; strings are copied into t's arena. */
+int pre_add_regex(struct tok *t, struct str regex, enum pre_behavior behavior, struct err *e);
+int pre_add(struct tok *t, struct pre_op op, struct err *e);
+struct str pre_gpt2_regex(void); /* what ByteLevel cuts with */
+/* Sets t up as tokenizer.ggml.pre asks: stages, ignore_merges, normalizer, and whether BOS is the default. */
+int pre_add_named(struct tok *t, struct str name, bool *add_bos, struct err *e);
+/* The name for tokenizer.ggml.pre that gives t's stages; NULL where there is none. */
+const char *pre_name_of(const struct tok *t);
+void pre_fini(struct tok *t);
+
+struct pre_stage {
+    struct str seg;
+    size_t pos;    /* start of what is not yet given out */
+    size_t search; /* where the next search begins, >= pos */
+    size_t ms, me; /* the next match, if have; none left: both seg.n */
+    bool have;
+    bool first, resumed; /* seg starts the text; seg continues a segment */
+    struct buf buf;      /* rewritten text */
+};
+struct pre_run {
+    const struct tok *t;
+    unsigned at;
+    bool pending; /* no stages: the piece itself is the word */
+    struct pre_stage st[PRE_MAX];
+    pcre2_general_context *gctx;
+    pcre2_match_context *mctx;
+    pcre2_match_data *md;
+    pcre2_jit_stack *jit;
+};
+int pre_run_init(struct pre_run *r, const struct tok *t, size_t text_bytes, struct err *e);
+void pre_run_fini(struct pre_run *r);
+/* piece must be valid UTF-8 and stay where it is until the last word of it was taken. */
+void pre_start(struct pre_run *r, struct str piece, bool first, bool resumed);
+int pre_next(struct pre_run *r, struct str *word, struct err *e); /* 1: a word; 0: no more */
+
+/* ---- the tokenizer ----------------------------------------------------------------------------------------- */
+
+/* How words become ids. */
+enum tok_model {
+    MODEL_BYTES,  /* merges by rank over the bytes of a word, written in the byte alphabet */
+    MODEL_CHARS,  /* merges by rank over characters */
+    MODEL_SCORES, /* neighbours whose concatenation is an entry are joined, best score first */
+};
+
+enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE_BYTE }; /* ggml's token types */
+
+struct tok_span {
+    uint32_t at, n; /* in tok.text */
+};
+struct tok_merge {
+    int32_t left, right, id;
+};
+
+/* A token that is cut out of the text before anything else looks at it. */
+struct tok_added {
+    int32_t id;
+    struct str text;
+    bool special;        /* only with TOK_PARSE_SPECIAL */
+    bool lstrip, rstrip; /* takes the white space before / after it along */
+    bool single_word;    /* only where no word character touches it */
+    bool normalized;     /* looked for in the normalized text */
+};
+#define ADDED_BYTES_MAX 512 /* bounds the work at one position of the text */
+struct tok_added_set {
+    struct tok_added *v; /* sorted by text */
+    size_t n;
+    uint32_t first[257]; /* v[first[b]] .. v[first[b + 1] - 1] start with byte b */
+};
+
+#define EDGE_MAX 8
+#define STOPS_MAX 32
+
+struct tok {
+    enum tok_model model;
+    struct arena arena; /* small things that live as long as the tokenizer */
+
+    /* Entries by id. Ids may have holes (n 0, TYPE_UNUSED). */
+    size_t n;
+    struct tok_span *ents;
+    int32_t *types;
+    float *scores; /* MODEL_SCORES, else NULL */
+    char *text;
+    size_t text_n, text_cap;
+    size_t max_bytes;    /* of the longest normal entry */
+    uint32_t *slots;     /* hash table from an entry's text to id + 1; 0 is empty. Of equal texts the last id counts */
+    size_t slot_mask;    /* slots - 1 */
+    int32_t byte_id[256]; /* the entry that stands for a byte, -1: none */
+    uint64_t seed;
+
+    /* MODEL_BYTES, MODEL_CHARS: merges by rank. Of equal pairs the first counts. */
+    struct tok_merge *merges;
+    size_t n_merges, merges_cap;
+    uint32_t *pair_slots; /* from a pair to rank + 1 */
+    size_t pair_mask;
+    bool ignore_merges; /* a word that is an entry is taken whole */
+    bool byte_fallback, fuse_unk;
+
+    struct norm_op norm[NORM_MAX];
+    unsigned n_norm;
+    struct pre_op pre[PRE_MAX];
+    unsigned n_pre;
+    const char *pre_name;           /* NULL: none fits */
+    struct tok_added_set added[2];  /* in the raw text; in the normalized text */
+    bool add_space_prefix;          /* a space is put in front of each segment; detokenizing drops the first */
+    bool strip_space;               /* the detokenizer's half of that */
+
+    int32_t bos, eos, unk, pad;
+    int32_t prefix[EDGE_MAX], suffix[EDGE_MAX]; /* what TOK_ADD_SPECIAL adds */
+    unsigned n_prefix, n_suffix;
+    int32_t stops[STOPS_MAX];
+    size_t n_stops;
+    struct str chat_template;
+};
+
+/* Building, for tok_hf.c and tok_gguf.c, in this order. */
+int tok_new(struct tok **out, struct err *e);
+int tok_reserve(struct tok *t, size_t n, size_t text_bytes, struct err *e); /* n entries, all holes */
+int tok_set(struct tok *t, int32_t id, struct str text, int32_t type, struct err *e); /* sets or replaces an entry */
+int tok_index(struct tok *t, struct err *e);               /* all entries are there; lookups work from here on */
+int tok_reserve_merges(struct tok *t, size_t n, struct err *e);
+int tok_add_merge(struct tok *t, struct str left, struct str right, struct buf *scratch, struct err *e);
+int tok_index_merges(struct tok *t, struct err *e);
+/* v in t's arena; keeps it, sorted. set: index of t->added. */
+int tok_set_added(struct tok *t, unsigned set, struct tok_added *v, size_t n, struct err *e);
+void tok_add_stop(struct tok *t, int64_t id); /* beside eos and those known by name; out of range: none */
+/* The special ids are set: collects the stops, gives a SentencePiece kind its stage that cuts at spaces. */
+int tok_finish(struct tok *t, struct err *e);
+int tok_dup(struct tok *t, struct str s, struct str *out, struct err *e); /* into t's arena */
+bool tok_edge_add(int32_t *v, unsigned *n, unsigned at, int32_t id);      /* into prefix or suffix; false when full */
+int tok_byte_name(struct str entry);                                      /* the byte of "<0x0A>", else -1 */
+
+static inline struct str tok_text(const struct tok *t, size_t id)
+{
+    return (struct str){t->text + t->ents[id].at, t->ents[id].n};
+}
+static inline bool tok_id_ok(const struct tok *t, int64_t id)
+{
+    return id >= 0 && (uint64_t)id < t->n;
+}
+int32_t tok_normal(const struct tok *t, const char *p, size_t n); /* a normal entry by its text, else -1 */
+
+/* Folds the 128-bit product: good bits from two multiplications of 64-bit words. */
+static inline uint64_t hash_mix(uint64_t a, uint64_t b)
+{
+    __uint128_t r = (__uint128_t)a * b;
+    return (uint64_t)r ^ (uint64_t)(r >> 64);
+}
+static inline uint64_t hash_bytes(uint64_t seed, const char *p, size_t n)
+{
+    uint64_t h = seed ^ (n * 0x9E3779B97F4A7C15u), w;
+    for (; n >= 8; p += 8, n -= 8) {
+        memcpy(&w, p, 8);
+        h = hash_mix(h ^ w, 0xD6E8FEB86659FD93u);
+    }
+    w = 0;
+    if (n) memcpy(&w, p, n);
+    return hash_mix(h ^ w, 0xA0761D6478BD642Fu);
+}
+
+/* ---- merging ------------------------------------------------------------------------------------------------- */
+
+#define RANK_NONE UINT32_MAX
+#define SYM_END UINT32_MAX
+
+/* A symbol of the word in work: a linked list in an array. */
+struct sym {
+    uint32_t v; /* MODEL_SCORES: offset of its first byte in the word; else its id */
+    uint32_t prev, next;
+    uint32_t rank; /* of joining it with next: lower comes first; RANK_NONE: not possible, or the symbol is gone */
+};
+
+#define CACHE_KEY_MAX 26
+#define CACHE_IDS_MAX 8
+/* A word met before in this text. 64 bytes; n_key 0: empty. */
+struct cache_line {
+    uint32_t hash;
+    uint8_t n_key, n_ids;
+    char key[CACHE_KEY_MAX];
+    int32_t ids[CACHE_IDS_MAX];
+};
+
+/* All that one tok_encode writes to. */
+struct enc {
+    const struct tok *t;
+    unsigned flags;
+    struct ids *out;
+    struct err *err;
+    struct buf norm[2];
+    struct buf word; /* the word in the byte alphabet */
+    struct sym *syms;
+    size_t cap_syms;
+    uint64_t *heap; /* rank << 32 | index of the left symbol */
+    size_t n_heap, cap_heap;
+    struct cache_line *cache;
+    size_t cache_mask;
+    struct pre_run pre;
+};
+int enc_word(struct enc *e, struct str word);             /* through the cache; appends the ids */
+int enc_syms(struct enc *e, size_t n);                    /* room for n symbols */
+int enc_merge(struct enc *e, struct str word, uint32_t n); /* syms[0..n) with v set; joins until nothing more can be */
+
+int bpe_word(struct enc *e, struct str word);
+/* The rank of a pair of ids, or RANK_NONE; and the slot of the table where the pair is or would be. */
+uint32_t bpe_find(const struct tok *t, uint32_t left, uint32_t right, size_t *slot);
+int spm_word(struct enc *e, struct str word);
+uint32_t spm_rank(const struct tok *t, const char *p, size_t n); /* of the entry with this text; RANK_NONE */
+/* The ids of a character without an entry: those of its bytes if there are all, else the unknown token. */
+int enc_fallback(struct enc *e, struct str ch);
+
+#endif

@@ -1,0 +1,79 @@
+/* Character classes for the pre-tokenizers, and the byte alphabet of byte-level vocabularies. The categories come from
+ * utf8proc; White_Space is written out because a general category alone does not give it. */
+#include "text/text_int.h"
+
+#include <utf8proc.h>
+
+enum uclass uclass_of(uint32_t cp)
+{
+    switch (utf8proc_category((utf8proc_int32_t)cp)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+        return U_LETTER;
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_NO:
+        return U_NUMBER;
+    case UTF8PROC_CATEGORY_ZS:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+        return U_SPACE;
+    default:
+        return (cp >= 9 && cp <= 13) || cp == 0x85 ? U_SPACE : U_OTHER;
+    }
+}
+
+bool uclass_is_word(uint32_t cp)
+{
+    switch (utf8proc_category((utf8proc_int32_t)cp)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_PC:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool uclass_is_punct(uint32_t cp)
+{
+    if (cp < 0x80) return (cp >= 33 && cp <= 47) || (cp >= 58 && cp <= 64) || (cp >= 91 && cp <= 96) || (cp >= 123 && cp <= 126);
+    switch (utf8proc_category((utf8proc_int32_t)cp)) {
+    case UTF8PROC_CATEGORY_PC:
+    case UTF8PROC_CATEGORY_PD:
+    case UTF8PROC_CATEGORY_PS:
+    case UTF8PROC_CATEGORY_PE:
+    case UTF8PROC_CATEGORY_PI:
+    case UTF8PROC_CATEGORY_PF:
+    case UTF8PROC_CATEGORY_PO:
+        return true;
+    default:
+        return false;
+    }
+}
+
+uint32_t byte_to_char(unsigned char b)
+{
+    if (b <= 32) return 256u + b;
+    if (b >= 127 && b <= 160) return 256u + 33 + (b - 127u);
+    return b == 173 ? 256u + 67 : b;
+}
+
+int char_to_byte(uint32_t cp)
+{
+    if (cp > 256 + 67) return -1;
+    if (cp == 256 + 67) return 173;
+    if (cp >= 256 + 33) return (int)(cp - 256 - 33 + 127);
+    if (cp >= 256) return (int)(cp - 256);
+    return byte_to_char((unsigned char)cp) == cp ? (int)cp : -1;
+}

@@ -1,0 +1,394 @@
+/* bench_kernels: how fast the kernels are, on data that fits the second-level cache and against scalar; then, with all threads and
+ * more weights than any cache holds, matrix products against the machine's own limits as measured in the same run: plain
+ * reading of the same memory for decode, the peak of the arithmetic units for prefill. Each figure is the best of several. */
+#include <math.h>
+#include <stdio.h>
+
+#include "kernel_tests.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { RUNS = 8 };
+
+static const char *filter;
+
+static bool wanted(const char *level, const char *name)
+{
+    char full[100];
+    snprintf(full, sizeof full, "%s %s", level, name);
+    return !filter || strstr(full, filter);
+}
+
+/* ---- single kernels ------------------------------------------------------------------------------------- */
+
+/* One call of everything on fixed operands. Sizes: K = 2048, 256 weight rows, rows of 4096, tiles of 128. */
+enum { K = 2048, ROWS = 256, COLS = 64, N = 4096, DIM = 128 };
+
+struct bench {
+    struct mm mm;
+    enum qtype type;
+    struct attn_tile attn;
+    float *x, *y, *z, *cos, *sin;
+    int8_t *q;
+    int32_t *s;
+    bool neox;
+};
+
+static void run_mm(const struct kernels *k, struct bench *b)
+{
+    k->mm[b->type](&b->mm, 0, ROWS);
+}
+static void run_to_float(const struct kernels *k, struct bench *b)
+{
+    k->to_float[b->type](b->mm.w, b->y, N);
+}
+static void run_attn(const struct kernels *k, struct bench *b)
+{
+    k->attn_tile[b->type](&b->attn);
+}
+static void run_quant_act(const struct kernels *k, struct bench *b)
+{
+    k->quant_act(b->x, N, b->q, b->z, b->s);
+}
+static void run_rms_norm(const struct kernels *k, struct bench *b)
+{
+    k->rms_norm(b->x, b->z, 1e-5f, N, b->y);
+}
+static void run_swiglu(const struct kernels *k, struct bench *b)
+{
+    k->swiglu(b->x, b->z, N, b->y);
+}
+static void run_add(const struct kernels *k, struct bench *b)
+{
+    k->add(b->x, b->z, N, b->y);
+}
+static void run_rope(const struct kernels *k, struct bench *b)
+{
+    k->rope(b->y, b->cos, b->sin, N / 2, b->neox);
+}
+static void run_exp(const struct kernels *k, struct bench *b)
+{
+    k->exp(b->x, N, b->y);
+}
+static void run_merge(const struct kernels *k, struct bench *b)
+{
+    float m = 0.0f, l = 1.0f;
+    k->attn_merge(&m, &l, b->y, 0.5f, 1.0f, b->x, N);
+}
+
+typedef void run_fn(const struct kernels *k, struct bench *b);
+
+/* Nanoseconds of one call: the best of the stretches of 0.2 ms or one call that fit 20 ms. Short, so that one of them meets no other
+ * program. */
+static double time_of(run_fn *run, const struct kernels *k, struct bench *b)
+{
+    double best = INFINITY;
+    for (uint64_t begin = clock_ns(); clock_ns() - begin < 20000000;) {
+        uint64_t start = clock_ns(), took = 0, calls = 0;
+        for (; took < 200000; took = clock_ns() - start, calls++) run(k, b);
+        best = fmin(best, (double)took / (double)calls);
+    }
+    return best;
+}
+
+/* work: operations (times 2 for a multiply and add) or bytes, of one call. */
+static void bench_one(const struct kernels *now, struct bench *b, const char *name, run_fn *run, double work, const char *unit)
+{
+    struct kernels ref;
+    kernels_init_scalar(&ref);
+    if (!wanted(now->level, name)) return;
+    double t = time_of(run, now, b), t0 = time_of(run, &ref, b);
+    printf("%-8s %-28s %9.0f ns %8.2f %s %7.1f x scalar\n", now->level, name, t, work / t, unit, t0 / t);
+}
+
+static void bench_level(const struct kernels *now, struct bench *b)
+{
+    char name[40];
+    for (size_t i = 0; i < n_mm_types; i++) {
+        const enum qtype t = b->type = mm_types[i];
+        const struct qtype_info *info = &qtypes[t];
+        b->mm.row_bytes = K / info->block_n * info->block_bytes;
+        fill_weights(t, (uint8_t *)(uintptr_t)b->mm.w, K * ROWS);
+        static const size_t cols[] = {1, 2, 4, 8, 12, 16, 32, COLS};
+        for (size_t c = 0; c < COUNT_OF(cols); c++) {
+            b->mm.n_rows = cols[c];
+            snprintf(name, sizeof name, "mm_%s 256x2048 by %zu", info->name, cols[c]);
+            bench_one(now, b, name, run_mm, 2.0 * K * ROWS * (double)cols[c], "Gop/s");
+        }
+        snprintf(name, sizeof name, "to_float_%s", info->name);
+        bench_one(now, b, name, run_to_float, N * (4.0 + info->block_bytes / (double)info->block_n), "GB/s");
+    }
+    static const enum qtype kv_types[] = {QTYPE_F32, QTYPE_F16};
+    for (size_t i = 0; i < COUNT_OF(kv_types); i++) {
+        b->type = kv_types[i];
+        fill_weights(b->type, (uint8_t *)(uintptr_t)b->attn.k, DIM * ATTN_TILE);
+        fill_weights(b->type, (uint8_t *)(uintptr_t)b->attn.v, DIM * ATTN_TILE);
+        static const size_t rows[] = {1, 4, 8, COLS};
+        for (size_t r = 0; r < COUNT_OF(rows); r++) {
+            b->attn.n_rows = rows[r];
+            snprintf(name, sizeof name, "attn_tile_%s 128 by %zu", qtypes[b->type].name, rows[r]);
+            bench_one(now, b, name, run_attn, 4.0 * DIM * ATTN_TILE * (double)rows[r], "Gop/s");
+        }
+    }
+    bench_one(now, b, "quant_act", run_quant_act, N * 5.0, "GB/s");
+    bench_one(now, b, "rms_norm", run_rms_norm, N * 12.0, "GB/s");
+    bench_one(now, b, "swiglu", run_swiglu, N * 12.0, "GB/s");
+    bench_one(now, b, "add", run_add, N * 12.0, "GB/s");
+    for (int neox = 0; neox < 2; neox++) {
+        b->neox = neox;
+        bench_one(now, b, neox ? "rope halves" : "rope adjacent", run_rope, N * 12.0, "GB/s");
+    }
+    bench_one(now, b, "exp", run_exp, N * 8.0, "GB/s");
+    bench_one(now, b, "attn_merge", run_merge, N * 12.0, "GB/s");
+}
+
+/* Ordinary activations: floats at x, and the same quantised. */
+static void fill_act(struct act *a, size_t n_rows, size_t k, float *x, int8_t *q, float *d, int32_t *s)
+{
+    struct kernels best;
+    kernels_init(&best, NULL, NULL);
+    *a = (struct act){.f = x, .stride = k, .q = q, .d = d, .s = s};
+    for (size_t i = 0; i < n_rows * k; i++) x[i] = random_float();
+    for (size_t m = 0; m < n_rows; m++) best.quant_act(x + m * k, k, q + m * k, d + m * (k / 32), s + m * (k / 32));
+}
+
+static void bench_all_levels(struct arena *mem)
+{
+    static uint32_t valid[COLS];
+    static float m[COLS], l[COLS];
+    static _Alignas(64) uint8_t scratch[MM_SCRATCH];
+    static _Alignas(64) float attn_scratch[ATTN_SCRATCH];
+    struct bench b = {.x = arena_array(mem, COLS * K, 4),
+                      .y = arena_array(mem, COLS * K, 4),
+                      .z = arena_array(mem, N, 4),
+                      .cos = arena_array(mem, N, 4),
+                      .sin = arena_array(mem, N, 4),
+                      .q = arena_array(mem, COLS * K, 1),
+                      .s = arena_array(mem, COLS * K / 32, 4)};
+    float *d = arena_array(mem, COLS * K / 32, 4);
+    fill_act(&b.mm.act, COLS, K, b.x, b.q, d, b.s);
+    b.mm.w = arena_array(mem, K * ROWS, 4);
+    b.mm.k = K;
+    b.mm.dst = b.y;
+    b.mm.dst_stride = ROWS;
+    b.mm.scratch = scratch;
+    for (size_t r = 0; r < COLS; r++) valid[r] = ATTN_TILE;
+    b.attn = (struct attn_tile){.k = arena_array(mem, DIM * ATTN_TILE, 4), .v = arena_array(mem, DIM * ATTN_TILE, 4),
+                                .head_dim = DIM, .v_dim = DIM, .q = b.x, .valid = valid, .m = m, .l = l, .o = b.y,
+                                .scratch = attn_scratch};
+    for (size_t i = 0; i < N; i++) b.z[i] = random_float(), b.cos[i] = 0.6f, b.sin[i] = 0.8f;
+    for (unsigned i = 1; cpu_level(i); i++) {
+        struct kernels now;
+        if (kernels_init(&now, cpu_level(i), NULL) == 0) bench_level(&now, &b);
+    }
+}
+
+/* ---- the machine ------------------------------------------------------------------------------------------ */
+
+#define BIG ((size_t)3 << 29)     /* bytes of weights: more than any cache */
+#define STRETCH ((size_t)3 << 25) /* bytes of one measurement: short, so that some of them meet no other program */
+enum { PREFILL_COLS = 512, PREFILL_ROWS = 256, MAX_THREADS = 64 };
+typedef uint64_t wide __attribute__((vector_size(16)));
+
+struct job {
+    const struct kernels *k;
+    enum qtype type;
+    struct mm mm;
+    size_t n_rows;          /* weight rows of one matrix */
+    const uint8_t *big;     /* BIG bytes, matrix after matrix */
+    size_t at;              /* where the stretch being measured begins */
+    wide sink[MAX_THREADS];
+    uint8_t *scratch;
+    bool int8;
+    double rate[MAX_THREADS];
+};
+
+/* Each thread reads its half (third, ...) of the memory, in order. */
+static void read_part(void *ctx, unsigned ith, unsigned nth)
+{
+    struct job *j = ctx;
+    size_t part = STRETCH / nth / 64 * 64;
+    const wide *p = (const wide *)(j->big + j->at + ith * part);
+    wide a = {0}, b = {0};
+    for (size_t i = 0; i < part / sizeof *p; i += 4) {
+        __builtin_prefetch(p + i + 64); /* 1 KB ahead, as the kernels do */
+        a ^= p[i] ^ p[i + 1];
+        b ^= p[i + 2] ^ p[i + 3];
+    }
+    j->sink[ith] = a ^ b;
+}
+
+static void mm_part(void *ctx, unsigned ith, unsigned nth)
+{
+    struct job *j = ctx;
+    struct mm a = j->mm;
+    size_t units = (j->n_rows + 31) / 32;
+    a.scratch = j->scratch + (size_t)ith * MM_SCRATCH;
+    size_t r0 = size_min(units * ith / nth * 32, j->n_rows), r1 = size_min(units * (ith + 1) / nth * 32, j->n_rows);
+    if (r0 < r1) j->k->mm[j->type](&a, r0, r1);
+}
+
+#if defined(__x86_64__)
+/* Multiplies and adds a nanosecond of one thread's units: 12 independent chains and nothing else. */
+#define TWELVE(x) x(0) x(1) x(2) x(3) x(4) x(5) x(6) x(7) x(8) x(9) x(10) x(11)
+#define PEAK(name, target_isa, start, step, macs)                                   \
+    __attribute__((target(target_isa))) static double name(void)                          \
+    {                                                                                     \
+        enum { LOOPS = 100000 };                                                          \
+        TWELVE(start)                                                                     \
+        const uint64_t begin = clock_ns();                                                \
+        for (int i = 0; i < LOOPS; i++) {                                                 \
+            TWELVE(step)                                                                  \
+        }                                                                                 \
+        return (double)LOOPS * 12.0 * (macs) / (double)(clock_ns() - begin);              \
+    }
+/* The empty asm makes the compiler believe that the value is used. */
+#define START_F512(c) __m512 v##c = _mm512_set1_ps(0.5f);
+#define STEP_F512(c) v##c = _mm512_fmadd_ps(v##c, v##c, v##c); __asm__ volatile("" : "+v"(v##c));
+#define START_I512(c) __m512i v##c = _mm512_set1_epi8(3);
+#define STEP_I512(c) v##c = _mm512_dpbusd_epi32(v##c, v##c, v##c); __asm__ volatile("" : "+v"(v##c));
+#define START_F256(c) __m256 v##c = _mm256_set1_ps(0.5f);
+#define STEP_F256(c) v##c = _mm256_fmadd_ps(v##c, v##c, v##c); __asm__ volatile("" : "+x"(v##c));
+#define START_I256(c) __m256i v##c = _mm256_set1_epi8(3);
+#define STEP_I256(c)                                                                                          \
+    v##c = _mm256_add_epi32(v##c, _mm256_madd_epi16(_mm256_maddubs_epi16(v##c, v##c), _mm256_set1_epi16(1))); \
+    __asm__ volatile("" : "+x"(v##c));
+PEAK(peak_f512, "avx512f", START_F512, STEP_F512, 16.0)
+PEAK(peak_i512, "avx512f,avx512bw,avx512vnni", START_I512, STEP_I512, 64.0)
+PEAK(peak_f256, "avx2,fma", START_F256, STEP_F256, 8.0)
+PEAK(peak_i256, "avx2,fma", START_I256, STEP_I256, 32.0)
+
+static void peak_part(void *ctx, unsigned ith, unsigned nth)
+{
+    struct job *j = ctx;
+    (void)nth;
+    bool wide_level = strcmp(j->k->level, "avx512") == 0;
+    j->rate[ith] = wide_level ? (j->int8 ? peak_i512() : peak_f512()) : j->int8 ? peak_i256() : peak_f256();
+}
+#else
+/* Unknown here: prefill is printed without a fraction. */
+static void peak_part(void *ctx, unsigned ith, unsigned nth)
+{
+    (void)nth;
+    ((struct job *)ctx)->rate[ith] = NAN;
+}
+#endif
+
+/* Billions of multiplies and adds a second of all threads. */
+static double peak_rate(struct pool *pool, struct job *j)
+{
+    double sum = 0.0;
+    pool_run(pool, peak_part, j);
+    for (unsigned t = 0; t < pool_size(pool); t++) sum += j->rate[t];
+    return sum;
+}
+
+static double read_rate(struct pool *pool, struct job *j)
+{
+    uint64_t start = clock_ns();
+    pool_run(pool, read_part, j);
+    return (double)STRETCH / (double)(clock_ns() - start);
+}
+
+/* As many matrices as make a stretch; GB/s. */
+static double decode_rate(struct pool *pool, struct job *j)
+{
+    const size_t bytes = j->n_rows * j->mm.row_bytes, n = STRETCH / bytes;
+    uint64_t start = clock_ns();
+    for (size_t i = 0; i < n; i++) {
+        j->mm.w = j->big + j->at + i * bytes;
+        pool_run(pool, mm_part, j);
+    }
+    return (double)(n * bytes) / (double)(clock_ns() - start);
+}
+
+static double prefill_rate(struct pool *pool, struct job *j)
+{
+    uint64_t start = clock_ns();
+    j->mm.w = j->big + j->at;
+    pool_run(pool, mm_part, j);
+    return (double)(j->n_rows * j->mm.k * j->mm.n_rows) / (double)(clock_ns() - start);
+}
+
+static void bench_shape(struct pool *pool, struct job *j, size_t k, size_t n_rows)
+{
+    const struct qtype_info *info = &qtypes[j->type];
+    char name[60];
+    j->n_rows = n_rows;
+    j->mm.k = j->mm.act.stride = k;
+    j->mm.dst_stride = n_rows;
+    j->mm.row_bytes = k / info->block_n * info->block_bytes;
+    snprintf(name, sizeof name, "decode mm_%s %zux%zu", info->name, n_rows, k);
+    if (wanted(j->k->level, name)) {
+        double read = 0.0, rate = 0.0;
+        j->mm.n_rows = 1;
+        for (int i = 0; i < 3 * RUNS; i++) {
+            j->at = (size_t)(2 * i) * STRETCH % BIG;
+            read = fmax(read, read_rate(pool, j));
+            j->at = (size_t)(2 * i + 1) * STRETCH % BIG;
+            rate = fmax(rate, decode_rate(pool, j));
+        }
+        printf("%-8s %-32s %8.2f GB/s of %.2f: %5.1f %%\n", j->k->level, name, rate, read, 100.0 * rate / read);
+    }
+    snprintf(name, sizeof name, "prefill mm_%s k %zu by %d", info->name, k, PREFILL_COLS);
+    if (wanted(j->k->level, name)) {
+        double top = 0.0, rate = 0.0;
+        j->mm.n_rows = PREFILL_COLS;
+        j->n_rows = PREFILL_ROWS;
+        j->int8 = j->k->act[j->type] == ACT_Q8;
+        for (int i = 0; i < 2 * RUNS; i++) {
+            j->at = (size_t)i * STRETCH % BIG;
+            top = fmax(top, peak_rate(pool, j));
+            rate = fmax(rate, prefill_rate(pool, j));
+        }
+        printf("%-8s %-32s %8.1f GMAC/s of %.1f: %5.1f %%\n", j->k->level, name, rate, top, 100.0 * rate / top);
+    }
+}
+
+static int bench_machine(unsigned n_threads, struct arena *mem)
+{
+    static struct job j;
+    const size_t k_max = 8192;
+    struct pool *pool = NULL;
+    struct err e;
+    uint8_t *big = mem_pages(BIG);
+    float *x = arena_array(mem, PREFILL_COLS * k_max, 4), *d = arena_array(mem, PREFILL_COLS * k_max / 32, 4);
+    int8_t *q = arena_array(mem, PREFILL_COLS * k_max, 1);
+    int32_t *s = arena_array(mem, PREFILL_COLS * k_max / 32, 4);
+    j.mm.dst = arena_array(mem, PREFILL_COLS * k_max, 4);
+    j.scratch = mem_pages((size_t)n_threads * MM_SCRATCH);
+    j.big = big;
+    if (!big || !x || !d || !q || !s || !j.mm.dst || !j.scratch || pool_new(n_threads, &pool, &e) < 0) {
+        printf("no memory or threads\n");
+        return 1;
+    }
+    fill_act(&j.mm.act, PREFILL_COLS, k_max, x, q, d, s);
+    for (size_t i = 0; i < n_mm_types; i++) {
+        j.type = mm_types[i];
+        const size_t unit = (size_t)qtypes[j.type].block_bytes * 1024;
+        fill_weights(j.type, big, 1024 * qtypes[j.type].block_n);
+        for (size_t at = unit; at + unit <= BIG; at += unit) memcpy(big + at, big, unit);
+        for (unsigned l = 1; cpu_level(l); l++) {
+            struct kernels now;
+            if (kernels_init(&now, cpu_level(l), NULL) < 0) continue;
+            j.k = &now;
+            bench_shape(pool, &j, 2048, 8192);
+            bench_shape(pool, &j, 8192, 2048);
+        }
+    }
+    pool_free(&pool);
+    mem_pages_free(big, BIG);
+    return 0;
+}
+
+int bench_kernels(unsigned n_threads, const char *only)
+{
+    struct arena mem = {0};
+    filter = only;
+    bench_all_levels(&mem);
+    int rc = bench_machine(n_threads ? n_threads : 1, &mem);
+    arena_fini(&mem);
+    return rc;
+}

@@ -1,0 +1,18 @@
+/* kernel_tests: what the two files of the kernel test program share. */
+#ifndef KERNEL_TESTS_H
+#define KERNEL_TESTS_H
+
+#include "kernel/kernel.h"
+
+extern const enum qtype mm_types[];
+extern const size_t n_mm_types;
+
+uint64_t random_bits(void);
+float random_float(void); /* -1..1 */
+/* Ordinary weights of a type, n a multiple of its block. */
+void fill_weights(enum qtype t, uint8_t *w, size_t n);
+
+/* Times every kernel of every level against scalar, and matrix products against what the machine can do. */
+int bench_kernels(unsigned n_threads, const char *filter);
+
+#endif

@@ -1,0 +1,700 @@
+/* test_kernels: proves the kernels of every CPU level that this machine can run.
+ *
+ *  1. The scalar kernels, which are the specification, against double precision within stated bounds.
+ *  2. Every function pointer of a level that no lower level had, against scalar, bit for bit: ordinary and adversarial numbers, all sizes
+ *     around tile borders, inputs and outputs that end at an unreadable page, canaries around every output. The sign and payload
+ *     of a NaN are the only bits that may differ.
+ *
+ * Prints TAP. --seed N repeats a run, --filter TEXT runs what has TEXT in its name ("avx2 attn"), --bench measures instead. */
+#include <float.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kernel_tests.h"
+
+const enum qtype mm_types[] = {QTYPE_F32, QTYPE_F16, QTYPE_BF16, QTYPE_Q8_0};
+const size_t n_mm_types = COUNT_OF(mm_types);
+
+/* ---- results ----------------------------------------------------------------------------------------- */
+
+static const char *filter;
+static unsigned n_tests, n_failed;
+static char why[400]; /* the first difference of the running test; empty while there is none */
+
+/* Notes a difference; false, for the callers that say whether all is well. */
+static bool differs(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static bool differs(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    if (!why[0]) vsnprintf(why, sizeof why, fmt, ap);
+    va_end(ap);
+    return false;
+}
+
+/* Adds the case in which it was found. */
+static void where(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static void where(const char *fmt, ...)
+{
+    size_t n = strlen(why);
+    va_list ap;
+    va_start(ap, fmt);
+    n += (size_t)snprintf(why + n, sizeof why - n, "; ");
+    vsnprintf(why + n, sizeof why - n, fmt, ap);
+    va_end(ap);
+}
+
+static void report(const char *level, const char *name)
+{
+    n_tests++;
+    n_failed += why[0] != 0;
+    printf("%sok %u - %s %s\n", why[0] ? "not " : "", n_tests, level, name);
+    if (why[0]) printf("# %s\n", why);
+    why[0] = 0;
+    fflush(stdout);
+}
+
+static bool wanted(const char *level, const char *name)
+{
+    char full[100];
+    snprintf(full, sizeof full, "%s %s", level, name);
+    return !filter || strstr(full, filter);
+}
+
+/* ---- random and adversarial numbers -------------------------------------------------------------------- */
+
+static uint64_t rng_state;
+
+uint64_t random_bits(void)
+{
+    rng_state ^= rng_state << 13;
+    rng_state ^= rng_state >> 7;
+    rng_state ^= rng_state << 17;
+    return rng_state * UINT64_C(0x2545f4914f6cdd1d) >> 16;
+}
+static size_t below(size_t n)
+{
+    return (size_t)(random_bits() % n);
+}
+float random_float(void)
+{
+    return (float)(int64_t)(random_bits() & 0xffffff) * 0x1p-23f - 1.0f;
+}
+static float from_bits(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+enum kind { ORDINARY, ZEROS, TINY, LARGE, EQUAL, ALTERNATE, CANCEL, WIDE, SPECIAL, KINDS };
+static const char *const kind_names[KINDS] = {"ordinary",  "zeros",  "tiny", "large",  "equal",
+                                              "alternate", "cancel", "wide", "special"};
+
+static float draw(enum kind kind, size_t i)
+{
+    static const float odd[] = {NAN, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, 0x1p-149f, -0.0f, 0x1p-100f};
+    uint32_t sign = (uint32_t)random_bits() & 0x80000000u;
+    switch (kind) {
+    case ZEROS:
+        return from_bits(sign);
+    case TINY: /* subnormal */
+        return from_bits(sign | ((uint32_t)random_bits() & 0x7fffffu));
+    case LARGE:
+        return from_bits(sign | 0x58000000u | ((uint32_t)random_bits() & 0xffffffu)); /* 2^49..2^51 */
+    case EQUAL:
+        return 0.7f;
+    case ALTERNATE:
+        return i % 2 ? -1.25f : 1.25f;
+    case CANCEL:
+        return (i % 2 ? -1e6f : 1e6f) + random_float();
+    case WIDE: /* 2^-63..2^64 */
+        return from_bits(sign | (64u + (uint32_t)below(128)) << 23 | ((uint32_t)random_bits() & 0x7fffffu));
+    case SPECIAL:
+        return below(24) ? random_float() : odd[below(COUNT_OF(odd))];
+    default:
+        return random_float();
+    }
+}
+
+static uint16_t draw_half(enum kind kind, size_t i)
+{
+    uint16_t bits = (uint16_t)random_bits(), sign = bits & 0x8000u;
+    switch (kind) {
+    case TINY: /* subnormal */
+        return bits & 0x83ffu;
+    case LARGE:
+        return sign | 0x7bffu; /* 65504 */
+    case WIDE:
+        return (bits & 0x7c00u) == 0x7c00u ? sign | 0x3c00u : bits;
+    case SPECIAL:
+        return below(24) ? f32_to_f16(random_float()) : bits;
+    default:
+        return f32_to_f16(fminf(fmaxf(draw(kind, i), -65504.0f), 65504.0f));
+    }
+}
+
+static void fill_floats(enum kind kind, float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) x[i] = draw(kind, i);
+}
+
+static void fill_kind(enum kind kind, enum qtype t, uint8_t *w, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float f = t == QTYPE_F32 ? draw(kind, i) : 0.0f;
+        uint16_t h = t == QTYPE_BF16 ? f32_to_bf16(draw(kind, i)) : t == QTYPE_F16 ? draw_half(kind, i) : 0;
+        if (t == QTYPE_F32) memcpy(w + 4 * i, &f, 4);
+        if (t == QTYPE_F16 || t == QTYPE_BF16) memcpy(w + 2 * i, &h, 2);
+        if (t != QTYPE_Q8_0) continue;
+        uint8_t *block = w + i / 32 * 34;
+        if (i % 32 == 0) {
+            h = kind == ORDINARY || kind == CANCEL ? f32_to_f16(0.02f * fabsf(random_float())) : draw_half(kind, i / 32);
+            memcpy(block, &h, 2);
+        }
+        uint8_t any = (uint8_t)random_bits();
+        block[2 + i % 32] = kind == EQUAL ? 0x80 : kind == ALTERNATE ? (i % 2 ? 0x80 : 0x7f) : kind == ZEROS ? 0 : any;
+    }
+}
+
+void fill_weights(enum qtype t, uint8_t *w, size_t n)
+{
+    fill_kind(ORDINARY, t, w, n);
+}
+
+/* ---- memory that ends at an unreadable page ---------------------------------------------------------------- */
+
+enum { AREAS = 10, AREA_BYTES = 4 << 20 };
+static uint8_t *areas[AREAS]; /* each AREA_BYTES between two pages that fault */
+
+static void areas_init(void)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (size_t i = 0; i < AREAS; i++) {
+        uint8_t *p = mmap(NULL, AREA_BYTES + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED || mprotect(p + page, AREA_BYTES, PROT_READ | PROT_WRITE) != 0) {
+            printf("Bail out! no memory\n");
+            exit(1);
+        }
+        areas[i] = p + page;
+    }
+}
+
+/* n bytes of area i that end at its last one, or skip bytes before. */
+static void *area(size_t i, size_t n, size_t skip)
+{
+    if (n + skip > AREA_BYTES) {
+        printf("Bail out! a test wants %zu bytes\n", n);
+        exit(1);
+    }
+    return areas[i] + AREA_BYTES - n - skip;
+}
+
+/* Areas by use: REF and OUT hold an output of scalar and of the kernel under test, with REF2, OUT2 a second one. */
+enum { REF, OUT, REF2, OUT2, IN0, IN1, IN2, IN3, IN4, SCRATCH };
+
+/* Canaries before an output: a kernel that writes below it changes them. Above it is the page. */
+enum { CANARY = 64 };
+
+static float *out_floats(size_t i, size_t n)
+{
+    memset((uint8_t *)area(i, n * 4, 0) - CANARY, 0xa5, n * 4 + CANARY);
+    return area(i, n * 4, 0);
+}
+
+/* Two areas of n floats and their canaries: equal bits, or NaN in both. */
+static bool same_floats(size_t ref, size_t out, size_t n, const char *what)
+{
+    const float *a = area(ref, n * 4, 0), *b = area(out, n * 4, 0);
+    if (memcmp((const uint8_t *)a - CANARY, (const uint8_t *)b - CANARY, n * 4 + CANARY) == 0) return true;
+    for (size_t i = 0; i < n; i++)
+        if (load_u32(a + i) != load_u32(b + i) && !(isnan(a[i]) && isnan(b[i])))
+            return differs("%s: [%zu] of %zu is %a, scalar %a", what, i, n, (double)b[i], (double)a[i]);
+    return memcmp((const uint8_t *)a - CANARY, (const uint8_t *)b - CANARY, CANARY) == 0 || differs("%s: canary", what);
+}
+
+/* ---- matrix products ------------------------------------------------------------------------------------------ */
+
+/* Quantised activations: rows that the quantiser could have made, and the extremes of its range. */
+static void fill_act_q8(enum kind kind, size_t n_rows, size_t k, int8_t *q, float *d, int32_t *s)
+{
+    struct kernels ref;
+    kernels_init_scalar(&ref);
+    float *x = area(IN4, k * 4, 0);
+    for (size_t m = 0; m < n_rows; m++) {
+        int8_t *qm = q + m * k;
+        float *dm = d + m * (k / 32);
+        fill_floats(kind, x, k);
+        ref.quant_act(x, k, qm, dm, s + m * (k / 32));
+        if (kind != LARGE && kind != TINY) continue;
+        for (size_t b = 0; b < k / 32; b++) {
+            dm[b] = kind == LARGE ? 1e30f : draw(TINY, b);
+            int32_t sum = 0;
+            for (size_t i = 0; i < 32; i++) sum += qm[32 * b + i] = b % 2 || i % 2 ? -127 : 127;
+            s[m * (k / 32) + b] = sum;
+        }
+    }
+}
+
+/* One product of n weight rows of length k with n_cols activation rows, by both tables; random row range and paddings. */
+static bool mm_case(const struct kernels *ref, const struct kernels *now, enum qtype t, size_t k, size_t n, size_t n_cols,
+                    enum kind kind)
+{
+    const size_t row = k / qtypes[t].block_n * qtypes[t].block_bytes, row_bytes = row + (below(4) ? 0 : below(9));
+    const size_t w_bytes = (n - 1) * row_bytes + row, n_blocks = k / ACT_BLOCK, stride = k + below(3);
+    uint8_t *w = area(IN0, w_bytes, below(2) ? 0 : below(4));
+    for (size_t r = 0; r < n; r++) fill_kind(kind, t, w + r * row_bytes, k);
+    struct mm a = {.w = w, .row_bytes = row_bytes, .k = k, .n_rows = n_cols, .dst_stride = n + below(3)};
+    if (now->act[t] == ACT_F32) {
+        size_t n_floats = (n_cols - 1) * stride + k;
+        float *x = area(IN1, n_floats * 4, 0);
+        fill_floats(kind, x, n_floats);
+        a.act.f = x;
+        a.act.stride = stride;
+    } else {
+        int8_t *q = area(IN1, n_cols * k, 0);
+        float *d = area(IN2, n_cols * n_blocks * 4, 0);
+        int32_t *s = area(IN3, n_cols * n_blocks * 4, 0);
+        fill_act_q8(kind, n_cols, k, q, d, s);
+        a.act = (struct act){.q = q, .d = d, .s = s};
+    }
+    const size_t r0 = below(3) ? 0 : below(n), r1 = r0 + 1 + (below(3) ? n - r0 - 1 : below(n - r0));
+    const size_t n_out = (n_cols - 1) * a.dst_stride + n;
+    a.scratch = area(SCRATCH, MM_SCRATCH, 0);
+    a.dst = out_floats(REF, n_out);
+    ref->mm[t](&a, r0, r1);
+    a.dst = out_floats(OUT, n_out);
+    now->mm[t](&a, r0, r1);
+    if (same_floats(REF, OUT, n_out, "dst")) return true;
+    where("k %zu, rows %zu..%zu of %zu, %zu columns, %s", k, r0, r1, n, n_cols, kind_names[kind]);
+    return false;
+}
+
+static void test_mm(const struct kernels *ref, const struct kernels *now, enum qtype t)
+{
+    static const size_t col_list[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 33, 64};
+    static const size_t k_list[] = {96, 256, 480, 512, 544, 1000, 1024, 1056, 2080, 4096};
+    const size_t unit = qtypes[t].block_n, step = unit == 1 ? 1 : unit;
+    bool ok = true;
+    /* Every number of rows and columns, short rows. */
+    for (size_t n = 1; ok && n <= 40; n++)
+        for (size_t c = 0; ok && c < COUNT_OF(col_list); c++)
+            ok = mm_case(ref, now, t, unit == 1 ? 1 + below(40) : 32 * (1 + below(3)), n, col_list[c], (enum kind)below(KINDS));
+    /* Every short row length, every kind of numbers. */
+    for (size_t k = step; ok && k <= 70 * step; k += step)
+        for (int kind = 0; ok && kind < KINDS; kind++)
+            ok = mm_case(ref, now, t, k, 1 + below(unit == 1 ? 40 : 9), 1 + below(unit == 1 ? 20 : 6), (enum kind)kind);
+    for (size_t i = 0; ok && i < COUNT_OF(k_list); i++)
+        for (int kind = 0; ok && kind < KINDS; kind++)
+            if (k_list[i] % unit == 0) ok = mm_case(ref, now, t, k_list[i], 1 + below(12), col_list[below(16)], (enum kind)kind);
+    /* Blocks of columns, and both with several blocks of rows and of K. */
+    ok = ok && mm_case(ref, now, t, 32, 3, 1600, ORDINARY) && mm_case(ref, now, t, 544, 37, 200, ORDINARY) &&
+         mm_case(ref, now, t, 2080, 70, 7, WIDE) && mm_case(ref, now, t, 1056, 33, 40, CANCEL);
+}
+
+/* ---- rows ---------------------------------------------------------------------------------------------------------- */
+
+static void test_to_float(const struct kernels *ref, const struct kernels *now, enum qtype t)
+{
+    const size_t unit = qtypes[t].block_n;
+    bool ok = true;
+    for (size_t i = 0; ok && i < 400; i++) {
+        size_t n = unit * (1 + (i < 100 ? i : below(2000 / unit))), bytes = n / unit * qtypes[t].block_bytes;
+        uint8_t *w = area(IN0, bytes, below(4));
+        fill_kind((enum kind)(i % KINDS), t, w, n);
+        ref->to_float[t](w, out_floats(REF, n), n);
+        now->to_float[t](w, out_floats(OUT, n), n);
+        ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
+    }
+    if (!ok || (t != QTYPE_F16 && t != QTYPE_BF16)) return;
+    uint8_t *all = area(IN0, 65536 * 2, 0); /* every number there is */
+    for (size_t i = 0; i < 65536; i++) memcpy(all + 2 * i, &(uint16_t){(uint16_t)i}, 2);
+    ref->to_float[t](all, out_floats(REF, 65536), 65536);
+    now->to_float[t](all, out_floats(OUT, 65536), 65536);
+    same_floats(REF, OUT, 65536, "all numbers");
+}
+
+static void test_quant_act(const struct kernels *ref, const struct kernels *now)
+{
+    static const float tops[] = {0x1p-100f, 0x1.fffffep-101f, FLT_MAX, 0x1p-149f, 127.0f, 1.0f};
+    bool ok = true;
+    for (size_t i = 0; ok && i < 2000; i++) {
+        size_t n = 32 * (1 + below(9)), n_blocks = n / 32;
+        float *x = area(IN0, n * 4, 0);
+        fill_floats((enum kind)(i % KINDS), x, n);
+        if (i % 5 == 0) /* a block whose largest magnitude sits at a border; halves of steps between */
+            for (size_t j = 0; j < 32; j++) x[j] = tops[i / 5 % COUNT_OF(tops)] * (j == 7 ? 1.0f : (float)j / 254.0f);
+        int8_t *q0 = area(REF2, n, 0), *q1 = area(OUT2, n, 0);
+        int32_t *s0 = area(IN1, n_blocks * 4, 0), *s1 = area(IN2, n_blocks * 4, 0);
+        memset(q0 - CANARY, 0x5a, n + CANARY);
+        memset(q1 - CANARY, 0x5a, n + CANARY);
+        memset(s0 - CANARY, 0x5a, CANARY * 4 + n_blocks * 4);
+        memset(s1 - CANARY, 0x5a, CANARY * 4 + n_blocks * 4);
+        ref->quant_act(x, n, q0, out_floats(REF, n_blocks), s0);
+        now->quant_act(x, n, q1, out_floats(OUT, n_blocks), s1);
+        ok = same_floats(REF, OUT, n_blocks, "d") && (memcmp(q0 - CANARY, q1 - CANARY, n + CANARY) == 0 || differs("q")) &&
+             (memcmp(s0 - CANARY, s1 - CANARY, CANARY * 4 + n_blocks * 4) == 0 || differs("s"));
+    }
+}
+
+/* ---- elementwise ------------------------------------------------------------------------------------------------------ */
+
+/* Lengths: all short ones, then some. */
+static size_t length(size_t i)
+{
+    return i < 80 ? i + 1 : 80 + below(2000);
+}
+
+static void test_rms_norm(const struct kernels *ref, const struct kernels *now)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < 300; i++) {
+        size_t n = length(i);
+        float *x = area(IN0, n * 4, 0), *w = area(IN1, n * 4, 0), *y = out_floats(OUT, n);
+        fill_floats((enum kind)(i % KINDS), x, n);
+        fill_floats(ORDINARY, w, n);
+        ref->rms_norm(x, w, 1e-5f, n, out_floats(REF, n));
+        if (i % 2) memcpy(y, x, n * 4);
+        now->rms_norm(i % 2 ? y : x, w, 1e-5f, n, y);
+        ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
+    }
+}
+
+/* add and swiglu: two inputs, y apart from them or the first or the second. */
+typedef void binary_fn(const float *a, const float *b, size_t n, float *y);
+static void test_binary(binary_fn *ref, binary_fn *now, float scale)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < 300; i++) {
+        size_t n = length(i);
+        float *a = area(IN0, n * 4, 0), *b = area(IN1, n * 4, 0), *y = out_floats(OUT, n);
+        fill_floats((enum kind)(i % KINDS), a, n);
+        fill_floats((enum kind)(i / 3 % KINDS), b, n);
+        for (size_t j = 0; j < n; j++) a[j] *= scale;
+        ref(a, b, n, out_floats(REF, n));
+        if (i % 3) memcpy(y, i % 3 == 1 ? a : b, n * 4);
+        now(i % 3 == 1 ? y : a, i % 3 == 2 ? y : b, n, y);
+        ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
+    }
+}
+
+static void test_exp(const struct kernels *ref, const struct kernels *now)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < 300; i++) {
+        size_t n = length(i);
+        float *x = area(IN0, n * 4, 0), *y = out_floats(OUT, n);
+        for (size_t j = 0; j < n; j++) x[j] = i % 4 ? 95.0f * random_float() : draw((enum kind)(i / 4 % KINDS), j);
+        static const float ends[] = {88.0f, 0x1.600002p+6f, -87.0f, -0x1.5c0002p+6f, -88.0f, 89.0f, 0.0f, -0.0f};
+        x[below(n)] = ends[i % COUNT_OF(ends)];
+        ref->exp(x, n, out_floats(REF, n));
+        if (i % 2) memcpy(y, x, n * 4);
+        now->exp(i % 2 ? y : x, n, y);
+        ok = same_floats(REF, OUT, n, "y");
+    }
+}
+
+static void test_rope(const struct kernels *ref, const struct kernels *now)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < 600; i++) {
+        size_t n = i % 150 + 1;
+        float *c = area(IN0, n * 4, 0), *s = area(IN1, n * 4, 0), *x0 = out_floats(REF, 2 * n), *x1 = out_floats(OUT, 2 * n);
+        fill_floats((enum kind)(i % KINDS), x0, 2 * n);
+        memcpy(x1, x0, 8 * n);
+        for (size_t j = 0; j < n; j++) c[j] = random_float(), s[j] = random_float();
+        ref->rope(x0, c, s, n, i % 2);
+        now->rope(x1, c, s, n, i % 2);
+        ok = same_floats(REF, OUT, 2 * n, i % 2 ? "halves" : "adjacent");
+    }
+}
+
+/* ---- attention ----------------------------------------------------------------------------------------------------------- */
+
+/* The positions that each row sees: all, one number for all, a diagonal that starts before the tile, or any. */
+static size_t fill_valid(uint32_t *valid, size_t n)
+{
+    size_t shape = below(4), one = 1 + below(ATTN_TILE), start = below(ATTN_TILE), most = 0;
+    for (size_t r = 0; r < n; r++) {
+        size_t v = shape == 0 ? ATTN_TILE : shape == 1 ? one : shape == 2 ? (r > start ? r - start : 0) : below(ATTN_TILE + 1);
+        valid[r] = (uint32_t)size_min(v, ATTN_TILE);
+        most = size_max(most, valid[r]);
+    }
+    return most;
+}
+
+/* A few tiles in a row over the same state. Positions that no row sees hold NaN and infinity. */
+static bool attn_case(const struct kernels *ref, const struct kernels *now, enum qtype t, size_t head_dim, size_t v_dim, size_t n,
+                      enum kind kind)
+{
+    const size_t bytes = qtypes[t].block_bytes, n_out = n * v_dim;
+    uint8_t *k = area(IN0, head_dim * ATTN_TILE * bytes, 0), *v = area(IN1, ATTN_TILE * v_dim * bytes, 0);
+    float *q = area(IN2, n * head_dim * 4, 0);
+    uint32_t *valid = area(IN3, n * 4, 0);
+    float *o0 = out_floats(REF, n_out), *o1 = out_floats(OUT, n_out);
+    float *m0 = out_floats(REF2, 2 * n), *m1 = out_floats(OUT2, 2 * n);
+    memset(o0, 0, n_out * 4);
+    memset(o1, 0, n_out * 4);
+    for (size_t r = 0; r < n; r++) m0[r] = m1[r] = -INFINITY, m0[n + r] = m1[n + r] = 0.0f;
+    struct attn_tile a = {.k = k, .v = v, .head_dim = head_dim, .v_dim = v_dim, .n_rows = n, .q = q, .valid = valid};
+    a.scratch = area(SCRATCH, ATTN_SCRATCH * 4, 0);
+    fill_floats(kind, q, n * head_dim);
+    for (size_t tile = 0; tile < 3; tile++) {
+        size_t most = fill_valid(valid, n);
+        fill_kind(kind, t, k, head_dim * ATTN_TILE);
+        fill_kind(kind, t, v, ATTN_TILE * v_dim);
+        const float stale[2] = {NAN, INFINITY};
+        for (size_t j = most; j < ATTN_TILE; j++) {
+            for (size_t d = 0; d < head_dim; d++) qtypes[t].from_float(&stale[d % 2], k + (d * ATTN_TILE + j) * bytes, 1);
+            for (size_t d = 0; d < v_dim; d++) qtypes[t].from_float(&stale[d % 2], v + (j * v_dim + d) * bytes, 1);
+        }
+        a.m = m0, a.l = m0 + n, a.o = o0;
+        ref->attn_tile[t](&a);
+        a.m = m1, a.l = m1 + n, a.o = o1;
+        now->attn_tile[t](&a);
+        if (same_floats(REF2, OUT2, 2 * n, "m, l") && same_floats(REF, OUT, n_out, "o")) continue;
+        where("tile %zu, head_dim %zu, v_dim %zu, %zu rows, %s", tile, head_dim, v_dim, n, kind_names[kind]);
+        return false;
+    }
+    return true;
+}
+
+static void test_attn(const struct kernels *ref, const struct kernels *now, enum qtype t)
+{
+    static const size_t dims[][2] = {{64, 64}, {128, 128}, {80, 80}, {96, 96},   {72, 72},  {20, 20}, {1, 1},
+                                     {33, 17}, {5, 100},   {7, 31},  {192, 128}, {16, 150}, {512, 512}};
+    bool ok = true;
+    for (size_t i = 0; ok && i < COUNT_OF(dims); i++)
+        for (size_t n = 1; ok && n <= (dims[i][0] > 128 ? 2 : 14); n++)
+            ok = attn_case(ref, now, t, dims[i][0], dims[i][1], n, (enum kind)(n % KINDS));
+    for (int kind = 0; ok && kind < KINDS; kind++)
+        for (size_t i = 0; ok && i < 12; i++) ok = attn_case(ref, now, t, 1 + below(24), 1 + below(70), 1 + below(20), (enum kind)kind);
+    ok = ok && attn_case(ref, now, t, 40, 40, 64, ORDINARY);
+}
+
+static void test_attn_merge(const struct kernels *ref, const struct kernels *now)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < 300; i++) {
+        size_t n = length(i % 120);
+        float *o0 = out_floats(REF, n), *o1 = out_floats(OUT, n), *o2 = area(IN0, n * 4, 0);
+        float *s0 = out_floats(REF2, 2), *s1 = out_floats(OUT2, 2);
+        fill_floats((enum kind)(i % KINDS), o0, n);
+        fill_floats((enum kind)(i % KINDS), o2, n);
+        memcpy(o1, o0, n * 4);
+        s0[0] = s1[0] = i % 7 ? 20.0f * random_float() : -INFINITY;
+        s0[1] = s1[1] = 1.0f + random_float();
+        float m2 = i % 5 ? 20.0f * random_float() : s0[0], l2 = 1.0f + random_float();
+        ref->attn_merge(s0, s0 + 1, o0, m2, l2, o2, n);
+        now->attn_merge(s1, s1 + 1, o1, m2, l2, o2, n);
+        ok = same_floats(REF2, OUT2, 2, "m, l") && same_floats(REF, OUT, n, "o");
+    }
+}
+
+/* ---- one level -------------------------------------------------------------------------------------------------------------- */
+
+/* True the first time that a function is seen, at whichever level. */
+static bool fresh(void (*fn)(void))
+{
+    static void (*seen[200])(void);
+    static size_t n_seen;
+    for (size_t i = 0; i < n_seen; i++)
+        if (seen[i] == fn) return false;
+    if (n_seen < COUNT_OF(seen)) seen[n_seen++] = fn;
+    return true;
+}
+#define FRESH(fn) ((fn) && fresh((void (*)(void))(fn)))
+
+/* Runs test where the entry is new at this level; at the level of scalar itself only notes it. */
+#define EACH(entry, name, test)                                             \
+    do {                                                                    \
+        if (FRESH(now.entry) && !is_ref && wanted(now.level, name)) {       \
+            test;                                                           \
+            report(now.level, name);                                        \
+        }                                                                   \
+    } while (0)
+
+static void test_level(const char *level, bool is_ref)
+{
+    struct kernels ref, now;
+    struct err e;
+    kernels_init_scalar(&ref);
+    if (kernels_init(&now, level, &e) < 0) {
+        differs("%s", e.msg);
+        report(level, "init");
+        return;
+    }
+    char name[40];
+    for (size_t i = 0; i < n_mm_types; i++) {
+        enum qtype t = mm_types[i];
+        snprintf(name, sizeof name, "mm_%s", qtypes[t].name);
+        EACH(mm[t], name, test_mm(&ref, &now, t));
+        snprintf(name, sizeof name, "to_float_%s", qtypes[t].name);
+        EACH(to_float[t], name, test_to_float(&ref, &now, t));
+        snprintf(name, sizeof name, "attn_tile_%s", qtypes[t].name);
+        EACH(attn_tile[t], name, test_attn(&ref, &now, t));
+    }
+    EACH(quant_act, "quant_act", test_quant_act(&ref, &now));
+    EACH(rms_norm, "rms_norm", test_rms_norm(&ref, &now));
+    EACH(swiglu, "swiglu", test_binary(ref.swiglu, now.swiglu, 30.0f));
+    EACH(add, "add", test_binary(ref.add, now.add, 1.0f));
+    EACH(rope, "rope", test_rope(&ref, &now));
+    EACH(attn_merge, "attn_merge", test_attn_merge(&ref, &now));
+    EACH(exp, "exp", test_exp(&ref, &now));
+}
+
+/* ---- scalar against double precision --------------------------------------------------------------------------------------------- */
+
+/* Floats: 16 lanes of k / 16 fmas and four adds, each off by half an ulp of a partial sum, which sum|w x| bounds. Q8_0: the product
+ * of scales and the fma, per block. */
+static void test_mm_truth(const struct kernels *ref, enum qtype t)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < 200; i++) {
+        size_t k = t == QTYPE_Q8_0 ? 32 * (1 + below(40)) : 1 + below(1500), n_blocks = k / 32;
+        uint8_t *w = area(IN0, k / qtypes[t].block_n * qtypes[t].block_bytes, 0);
+        float *x = area(IN1, k * 4, 0), *wide = area(IN2, k * 4, 0), *d = area(IN3, n_blocks * 4, 0), y;
+        int8_t *q = area(IN4, k, 0);
+        int32_t *s = area(REF, n_blocks * 4, 0);
+        fill_kind(i % 2 ? CANCEL : ORDINARY, t, w, k);
+        fill_floats(ORDINARY, x, k);
+        ref->to_float[t](w, wide, k);
+        if (t == QTYPE_Q8_0) {
+            ref->quant_act(x, k, q, d, s);
+            for (size_t j = 0; j < k; j++) {
+                double err = fabs((double)d[j / 32] * q[j] - (double)x[j]);
+                if (err > 0.50001 * (double)d[j / 32]) ok = differs("activation %zu off by %g, step %g", j, err, (double)d[j / 32]);
+            }
+        }
+        struct mm a = {.w = w, .row_bytes = 0, .k = k, .n_rows = 1, .dst = &y, .dst_stride = 1, .scratch = area(SCRATCH, MM_SCRATCH, 0)};
+        a.act = (struct act){.f = x, .stride = k, .q = q, .d = d, .s = s};
+        ref->mm[t](&a, 0, 1);
+        double sum = 0.0, mass = 0.0, scale = 0.0;
+        for (size_t j = 0; j < k; j++) {
+            /* A block's weights are d times an integer; d * integer in double is exact, as a float it would not be. */
+            if (t == QTYPE_Q8_0) scale = (double)f16_to_f32(load_u16(w + j / 32 * 34)) * (double)d[j / 32];
+            double p = t == QTYPE_Q8_0 ? scale * (int8_t)w[j / 32 * 34 + 2 + j % 32] * q[j] : (double)wide[j] * (double)x[j];
+            sum += p;
+            mass += fabs(p);
+        }
+        double bound = ((double)(t == QTYPE_Q8_0 ? 2 * n_blocks : k / 16) + 20.0) * 0x1p-24 * mass;
+        if (fabs((double)y - sum) > bound) ok = differs("k %zu: %.9g, exactly %.17g, bound %g", k, (double)y, sum, bound);
+    }
+}
+
+/* Every 997th float of the range, and its ends. */
+static void test_exp_truth(void)
+{
+    double worst = 0.0;
+    for (uint32_t u = 0; u <= 0x42b00000u; u += 997) {
+        for (uint32_t sign = 0; sign < 2; sign++) {
+            float x = from_bits(u | sign << 31);
+            if (x < -87.0f) continue;
+            double exact = exp((double)x), y = (double)num_exp(x);
+            int exponent;
+            frexp(exact, &exponent);
+            double ulp = ldexp(1.0, exponent - 24);
+            worst = fmax(worst, fabs(y - exact) / ulp);
+            if (worst < 1.0) continue;
+            differs("exp(%a) = %a, off by %.3f ulp", (double)x, y, worst);
+            return;
+        }
+    }
+    if (num_exp(89.0f) != INFINITY || num_exp(INFINITY) != INFINITY || num_exp(-87.1f) != 0.0f || num_exp(-INFINITY) != 0.0f ||
+        !isnan(num_exp(NAN)))
+        differs("the ends of exp");
+    printf("# num_exp: at most %.3f ulp\n", worst);
+}
+
+static void test_f64_truth(void)
+{
+    double worst[5] = {0};
+    for (size_t i = 0; i < 50000; i++) {
+        double x = (double)random_float() + 1e-9 * (double)random_float();
+        double pos = exp(80.0 * x), angle = i % 2 ? 16777216.0 * x : 10.0 * x, s, c;
+        worst[0] = fmax(worst[0], fabs(num_log(pos) - log(pos)) / fmax(fabs(log(pos)), 1e-3));
+        worst[1] = fmax(worst[1], fabs(num_exp_f64(600.0 * x) / exp(600.0 * x) - 1.0));
+        double base = 1.0 + 1e6 * fabs((double)random_float());
+        worst[2] = fmax(worst[2], fabs(num_pow(base, x) / pow(base, x) - 1.0));
+        num_sincos(angle, &s, &c);
+        worst[3] = fmax(worst[3], fabs(s - sin(angle)));
+        worst[4] = fmax(worst[4], fabs(c - cos(angle)));
+    }
+    printf("# log %.1e, exp %.1e, pow %.1e, sin %.1e, cos %.1e\n", worst[0], worst[1], worst[2], worst[3], worst[4]);
+    for (size_t i = 0; i < COUNT_OF(worst); i++)
+        if (!(worst[i] < 1e-14)) differs("function %zu is off by %g", i, worst[i]);
+}
+
+/* All halves widen to their value, and come back; what lies between two goes to the nearer, or the even one. */
+static void test_f16_truth(void)
+{
+    for (uint32_t h = 0; h < 0x7c00; h++) {
+        double v = h < 0x400 ? ldexp(h, -24) : ldexp((h & 0x3ff) | 0x400, (int)(h >> 10) - 25);
+        float f = f16_to_f32((uint16_t)h);
+        bool ok = (double)f == v && f16_to_f32((uint16_t)(h | 0x8000)) == -f && f32_to_f16(f) == h && f32_to_f16(-f) == (h | 0x8000);
+        double next = h + 1 < 0x400 ? ldexp(h + 1, -24) : ldexp(((h + 1) & 0x3ff) | 0x400, (int)((h + 1) >> 10) - 25);
+        float middle = (float)((v + next) / 2.0); /* exact */
+        ok = ok && f32_to_f16(middle) == h + (h & 1) && f32_to_f16(nextafterf(middle, 0.0f)) == h &&
+             f32_to_f16(nextafterf(middle, INFINITY)) == h + 1;
+        if (!ok) {
+            differs("half %04x", h);
+            return;
+        }
+    }
+    if (f16_to_f32(0x7c00) != INFINITY || !isnan(f16_to_f32(0x7e00)) || f32_to_f16(INFINITY) != 0x7c00) differs("infinity and NaN");
+}
+
+static void test_truth(void)
+{
+    struct kernels ref;
+    kernels_init_scalar(&ref);
+    char name[40];
+    for (size_t i = 0; i < n_mm_types; i++) {
+        snprintf(name, sizeof name, "mm_%s near exact", qtypes[mm_types[i]].name);
+        if (!wanted("scalar", name)) continue;
+        test_mm_truth(&ref, mm_types[i]);
+        report("scalar", name);
+    }
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } others[] = {{"exp near exact", test_exp_truth}, {"f64 near libm", test_f64_truth}, {"f16 exact", test_f16_truth}};
+    for (size_t i = 0; i < COUNT_OF(others); i++) {
+        if (!wanted("scalar", others[i].name)) continue;
+        others[i].run();
+        report("scalar", others[i].name);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t seed = 1, threads = 1;
+    bool bench = false;
+    for (int i = 1; i < argc; i++) {
+        struct str value = str_of(i + 1 < argc ? argv[i + 1] : "");
+        if (strcmp(argv[i], "--bench") == 0)
+            bench = true;
+        else if (strcmp(argv[i], "--seed") == 0 && str_u64(value, &seed))
+            i++;
+        else if (strcmp(argv[i], "--threads") == 0 && str_u64(value, &threads))
+            i++;
+        else if (strcmp(argv[i], "--filter") == 0 && value.n)
+            filter = argv[++i];
+        else {
+            fprintf(stderr, "usage: test_kernels [--seed N] [--filter TEXT] [--bench [--threads N]]\n");
+            return 2;
+        }
+    }
+    rng_state = (seed + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    if (bench) return bench_kernels((unsigned)threads, filter);
+    printf("# seed %" PRIu64 "\n", seed);
+    areas_init();
+    test_truth();
+    for (unsigned i = 0; cpu_level(i); i++) test_level(cpu_level(i), i == 0);
+    printf("1..%u\n", n_tests);
+    return n_failed ? 1 : 0;
+}

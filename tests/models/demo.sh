@@ -1,0 +1,60 @@
+#!/bin/sh
+# The demo model: what it says, and its perplexities against the figures that transformers gives for it (demo-model/README.md
+# of the shared reference data). Weights in bf16 must come within 0.1 %, the shipped Q8_0 within 0.3 % of that.
+set -eu
+
+n=0
+ok() { n=$((n + 1)) && echo "ok $n - $1"; }
+bad() { n=$((n + 1)) && echo "not ok $n - $1"; }
+skip() { n=$((n + 1)) && echo "ok $n - $1 # SKIP no shared reference data"; }
+check() { # NAME COMMAND...
+    name=$1
+    shift
+    if "$@"; then ok "$name"; else bad "$name"; fi
+}
+
+says() { # PROMPT EXPECTED
+    said=$("$QUERN" run "$1" --temp 0 </dev/null)
+    [ "$said" = "$2" ] || echo "# said: $said"
+    [ "$said" = "$2" ]
+}
+
+# Greedy answers that the reference implementation gives with the bf16 weights.
+check "greets" says "Hello!" "Hello! How can I help you today?"
+check "knows a capital" says "What is the capital of Japan?" "The capital of Japan is Tokyo."
+check "adds" says "What is 7 + 5?" "7 plus 5 is 12."
+
+# near GOT WANT TOLERANCE: |got / want - 1| <= tolerance
+near() { awk -v g="$1" -v w="$2" -v t="$3" 'BEGIN { d = g / w - 1; if (d < 0) d = -d; printf "# %s, expected %s: off by %.4f %%\n", g, w, 100 * d; exit !(d <= t) }'; }
+
+perplexity() { # MODEL FLAGS...
+    model=$1
+    shift
+    "$QUERN" perplexity "$model" -f "$shared/demo-model/val.txt" --ctx 512 --json "$@" | tr -d '{}" ' | tr ',' '\n' | awk -F: '$1 == "ppl" { print $2 }'
+}
+
+shared=${QUERN_SHARED:-$SOURCE_ROOT/../shared}
+while read -r model want flags; do
+    name="perplexity of $model $flags"
+    if [ ! -d "$shared/demo-model" ]; then
+        skip "$name"
+        continue
+    fi
+    # shellcheck disable=SC2086 # flags
+    case $model in
+    shipped) check "$name (Q8_0)" near "$(perplexity "$SOURCE_ROOT/share/Llama-Quern-34M-Q8_0.gguf" $flags)" "$want" 0.003 ;;
+    *) check "$name" near "$(perplexity "$shared/demo-model/$model" $flags)" "$want" 0.001 ;;
+    esac
+done <<EOF
+main 14.9431
+main 13.8484 --second-half
+main 15.5211 --bos
+main 13.8906 --bos --second-half
+draft 20.6869
+draft 19.3321 --second-half
+draft 21.7060 --bos
+draft 19.3221 --bos --second-half
+shipped 14.9431
+shipped 13.8906 --bos --second-half
+EOF
+echo "1..$n"

@@ -1,0 +1,189 @@
+/* conformance: the tiny random models of conformance.tar.xz against what the transformers library computes for them, through
+ * the program as a user would run it: logits and greedy continuation, from the Hugging Face folder and from the GGUF file that
+ * `quern convert` makes of it; and the same bytes for every batch size, thread count and CPU level.
+ *
+ * usage: test_conformance QUERN FOLDER WORK     FOLDER holds llama_tied/ and so on; WORK is scratch space. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "kernel/kernel.h"
+
+#define MAX_SHELL 8192
+#define LOGIT_TOLERANCE 1e-3 /* of the range of the logits; the data's README */
+#define MARGIN 0.01          /* a greedy step with a smaller lead may fall either way in float rounding */
+
+static unsigned n_tests, n_failed;
+
+static void report(bool ok, const char *what, const char *detail)
+{
+    printf("%sok %u - %s%s%s\n", ok ? "" : "not ", ++n_tests, what, ok || !*detail ? "" : ": ", ok ? "" : detail);
+    n_failed += !ok;
+    fflush(stdout);
+}
+
+/* Runs a shell command; its standard output goes to path, or is dropped. */
+static int shell(const char *path, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static int shell(const char *path, const char *fmt, ...)
+{
+    char cmd[MAX_SHELL];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(cmd, sizeof cmd, fmt, ap);
+    va_end(ap);
+    if (n < 0 || (size_t)n >= sizeof cmd) return -1;
+    snprintf(cmd + n, sizeof cmd - (size_t)n, " >%s", path ? path : "/dev/null");
+    return system(cmd);
+}
+
+static struct str slurp(struct arena *a, const char *path)
+{
+    struct str s = {0};
+    struct err e;
+    if (vfs_read(path, (size_t)1 << 30, a, &s, &e) < 0) printf("# %s\n", e.msg);
+    return s;
+}
+
+static void join_ids(const struct json *ids, char *out, size_t cap)
+{
+    size_t n = 0;
+    out[0] = 0;
+    for (size_t i = 0; i < ids->n; i++) n += (size_t)snprintf(out + n, cap - n, "%s%lld", i ? "," : "", (long long)ids->v[i].i);
+}
+
+struct model {
+    const char *quern, *name, *folder; /* FOLDER/name */
+    const char *work;
+    const struct json *reference;
+};
+
+/* Every way of computing the logits of one sequence gives the file `first`; and that is near the reference. */
+static void check_logits(const struct model *m, const char *path, const char *kind, size_t seq)
+{
+    static const unsigned batches[] = {512, 7, 1};
+    struct arena a = {0};
+    const struct json *s = &json_find(m->reference, "sequences")->v[seq];
+    char ids[4096], file[512], what[256], detail[256] = "";
+    join_ids(json_find(s, "ids"), ids, sizeof ids);
+
+    struct str first = {0};
+    bool same = true, ran = true;
+    for (unsigned l = 0; cpu_level(l); l++) {
+        for (size_t b = 0; b < COUNT_OF(batches); b++) {
+            for (unsigned threads = 1; threads <= 2; threads++) {
+                snprintf(file, sizeof file, "%s/logits.bin", m->work);
+                unlink(file);
+                if (shell(NULL, "%s logits '%s' --tokens %s --kv f32 --batch %u --threads %u --cpu %s --out '%s'", m->quern,
+                          path, ids, batches[b], threads, cpu_level(l), file) != 0)
+                    ran = false;
+                struct str now = slurp(&a, file);
+                if (first.n == 0) first = now;
+                if (same && !str_eq(first, now)) {
+                    same = false;
+                    snprintf(detail, sizeof detail, "other bytes at --cpu %s --batch %u --threads %u", cpu_level(l), batches[b],
+                             threads);
+                }
+            }
+        }
+    }
+    snprintf(what, sizeof what, "%s %s sequence %zu: same logits for every batch, thread count and level", m->name, kind, seq);
+    report(ran && same && first.n > 0, what, ran ? detail : "quern logits failed");
+
+    char ref_path[512];
+    struct str ref_name = json_find(json_find(s, "logits"), "file")->s;
+    snprintf(ref_path, sizeof ref_path, "%s/%.*s", m->folder, STR_ARG(ref_name));
+    struct str ref = slurp(&a, ref_path);
+    double worst = INFINITY, low = INFINITY, high = -INFINITY;
+    if (ref.n == first.n && ref.n > 0) {
+        worst = 0;
+        for (size_t i = 0; i < ref.n / 4; i++) {
+            float r, q;
+            memcpy(&r, ref.p + 4 * i, 4);
+            memcpy(&q, first.p + 4 * i, 4);
+            double d = fabs((double)r - (double)q);
+            if (!(d <= worst)) worst = d;
+            low = fmin(low, (double)r);
+            high = fmax(high, (double)r);
+        }
+    }
+    snprintf(what, sizeof what, "%s %s sequence %zu: logits of the reference (error %.1e of the range)", m->name, kind, seq,
+             worst / (high - low));
+    report(worst <= LOGIT_TOLERANCE * (high - low), what, "beyond the tolerance");
+    arena_fini(&a);
+}
+
+static void check_greedy(const struct model *m, const char *path, const char *kind, size_t seq)
+{
+    struct arena a = {0};
+    struct err e;
+    const struct json *s = &json_find(m->reference, "sequences")->v[seq];
+    const struct json *want = json_find(s, "greedy"), *margin = json_find(s, "greedy_margin");
+    char ids[4096], file[512], what[256], detail[256] = "";
+    join_ids(json_find(s, "ids"), ids, sizeof ids);
+    snprintf(file, sizeof file, "%s/tokens.txt", m->work);
+    int rc = shell(file, "%s run '%s' --tokens %s --temp 0 -n %zu --kv f32 --ignore-eos --print-tokens", m->quern, path, ids,
+                   want->n);
+    struct str text = slurp(&a, file);
+    struct buf array = {0};
+    struct json *got = NULL;
+    bool ok = rc == 0 && buf_c(&array, '[') == 0 && buf_str(&array, text) == 0 && buf_c(&array, ']') == 0 &&
+              json_parse(&a, buf_view(&array), "tokens", &got, &e) == 0 && got->n == want->n;
+    if (!ok) snprintf(detail, sizeof detail, "quern run printed: %.*s", STR_ARG(text));
+    size_t i = 0;
+    for (; ok && i < want->n; i++) {
+        if (margin->v[i].f < MARGIN && got->v[i].i != want->v[i].i) break; /* a near tie: what follows may differ */
+        if (got->v[i].i == want->v[i].i) continue;
+        ok = false;
+        snprintf(detail, sizeof detail, "token %zu is %lld, expected %lld", i, (long long)got->v[i].i, (long long)want->v[i].i);
+    }
+    snprintf(what, sizeof what, "%s %s sequence %zu: greedy continuation (%zu of %zu tokens compared)", m->name, kind, seq, i,
+             want->n);
+    report(ok, what, detail);
+    buf_fini(&array);
+    arena_fini(&a);
+}
+
+static void check_model(const struct model *m)
+{
+    char gguf[512], what[256];
+    snprintf(gguf, sizeof gguf, "%s/%s.gguf", m->work, m->name);
+    snprintf(what, sizeof what, "%s: quern convert", m->name);
+    report(shell(NULL, "%s convert '%s' '%s'", m->quern, m->folder, gguf) == 0, what, "failed");
+    for (size_t seq = 0; seq < json_find(m->reference, "sequences")->n; seq++) {
+        check_logits(m, m->folder, "folder", seq);
+        check_logits(m, gguf, "gguf", seq);
+        check_greedy(m, m->folder, "folder", seq);
+        check_greedy(m, gguf, "gguf", seq);
+    }
+    unlink(gguf);
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const names[] = {"llama_tied", "llama_untied"};
+    if (argc != 4) return fprintf(stderr, "usage: test_conformance QUERN FOLDER WORK\n"), 2;
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        struct arena a = {0};
+        struct err e;
+        struct json *reference = NULL;
+        char folder[512], path[600];
+        snprintf(folder, sizeof folder, "%s/%s", argv[2], names[i]);
+        snprintf(path, sizeof path, "%s/reference.json", folder);
+        if (!vfs_exists(path)) {
+            printf("ok %u - %s # SKIP no shared reference data\n", ++n_tests, names[i]);
+            continue;
+        }
+        if (json_parse(&a, slurp(&a, path), path, &reference, &e) < 0) {
+            report(false, names[i], e.msg);
+        } else {
+            struct model m = {.quern = argv[1], .name = names[i], .folder = folder, .work = argv[3], .reference = reference};
+            check_model(&m);
+        }
+        arena_fini(&a);
+    }
+    printf("1..%u\n", n_tests);
+    return n_failed != 0;
+}

@@ -1,0 +1,77 @@
+/* scratch: what tests of files share. A temporary folder, files written into it, and a fault that fails the N-th call. */
+#ifndef QUERN_TEST_SCRATCH_H
+#define QUERN_TEST_SCRATCH_H
+
+#include <errno.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/base.h"
+
+/* A fresh folder; its path goes into dir. */
+static inline void scratch_make(char dir[64])
+{
+    strcpy(dir, "/tmp/quern-test-XXXXXX");
+    if (!mkdtemp(dir)) perror("mkdtemp"), exit(1);
+}
+
+static inline int scratch_remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    (void)st, (void)flag, (void)ftw;
+    return remove(path);
+}
+
+static inline void scratch_remove(const char *dir)
+{
+    nftw(dir, scratch_remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* dir/name in a static buffer, one of four in turn. */
+static inline const char *scratch_path(const char *dir, const char *name)
+{
+    static char paths[4][512];
+    static unsigned turn;
+    char *p = paths[turn++ % 4];
+    snprintf(p, sizeof paths[0], "%s/%s", dir, name);
+    return p;
+}
+
+static inline void scratch_write(const char *dir, const char *name, const void *p, size_t n)
+{
+    FILE *f = fopen(scratch_path(dir, name), "wb");
+    if (!f || fwrite(p, 1, n, f) != n || fclose(f) != 0) perror(name), exit(1);
+}
+
+/* A heap copy of exactly n bytes, so that a sanitizer sees every read beyond them. */
+static inline void *scratch_exact(const void *p, size_t n)
+{
+    void *copy = malloc(n ? n : 1);
+    if (!copy) exit(1);
+    if (n) memcpy(copy, p, n);
+    return n ? copy : (free(copy), NULL);
+}
+
+/* Files made for the project that are not in it: QUERN_SHARED, else beside the source folder. NULL when missing. */
+static inline const char *scratch_shared(const char *name)
+{
+    const char *root = getenv("QUERN_SHARED");
+    const char *path = scratch_path(root ? root : SOURCE_ROOT "/../shared", name);
+    return access(path, R_OK) == 0 ? path : NULL;
+}
+
+/* fault_set(scratch_fail_nth, &n) fails call number n.at of its kind, counted from 1. */
+struct scratch_nth {
+    enum fault_kind kind;
+    size_t at, seen;
+};
+static inline bool scratch_fail_nth(void *ctx, enum fault_kind kind)
+{
+    struct scratch_nth *n = ctx;
+    return kind == n->kind && ++n->seen == n->at;
+}
+
+#endif

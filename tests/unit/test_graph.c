@@ -1,0 +1,136 @@
+/* graph: phases are where they should be, and no two values that one phase needs share memory. */
+#include "model/model.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+static struct tensor matrix(uint64_t in, uint64_t out)
+{
+    return (struct tensor){.type = QTYPE_F32, .n_dims = 2, .ne = {in, out, 1, 1}, .bytes = in * out * 4};
+}
+
+/* A Llama of two layers, recorded by the real architecture. */
+struct house {
+    struct arena arena;
+    struct tensor embed, q, kv, o, ff, down;
+    struct layer layers[2];
+    struct model m;
+    struct rope rope;
+    struct graph g;
+};
+
+static void build(struct house *h)
+{
+    *h = (struct house){.embed = matrix(64, 100),
+                        .q = matrix(64, 64),
+                        .kv = matrix(64, 32),
+                        .o = matrix(64, 64),
+                        .ff = matrix(64, 160),
+                        .down = matrix(160, 64)};
+    for (int i = 0; i < 2; i++)
+        h->layers[i] =
+            (struct layer){.q = &h->q, .k = &h->kv, .v = &h->kv, .o = &h->o, .gate = &h->ff, .up = &h->ff, .down = &h->down};
+    h->m = (struct model){.token_embd = &h->embed, .output = &h->embed, .layers = h->layers};
+    h->m.hp = (struct hparams){
+        .arch = arch_at(0), .n_layers = 2, .n_embd = 64, .n_heads = 4, .n_kv_heads = 2, .head_dim = 16, .rope_dim = 16};
+    graph_init(&h->g, &h->arena);
+}
+
+static void a_layer_has_five_phases(void **state)
+{
+    struct house h;
+    struct err e;
+    (void)state;
+    build(&h);
+    assert_int_equal(graph_plan(&h.g, h.m.hp.arch->record(&h.m, &h.rope, &h.g), &e), 0);
+    /* embed; per layer: qkv, attention, o, gate and up, down; gather; output */
+    assert_int_equal(h.g.n_phases, 1 + 2 * 5 + 2);
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < h.g.n_phases; i++) {
+        assert_int_equal(h.g.phases[i].first, at);
+        at += h.g.phases[i].n;
+    }
+    assert_int_equal(at, h.g.n_ops);
+    assert_string_equal(op_name(h.g.ops[0].code), "embed");
+    arena_fini(&h.arena);
+}
+
+/* Recomputed from the list alone: which values each phase touches, and until when they are needed. */
+static void values_alive_together_are_apart(void **state)
+{
+    struct house h;
+    struct err e;
+    uint32_t first[256], last[256];
+    (void)state;
+    build(&h);
+    value_id out = h.m.hp.arch->record(&h.m, &h.rope, &h.g);
+    assert_int_equal(graph_plan(&h.g, out, &e), 0);
+    assert_true(h.g.n_values < 256);
+    for (uint32_t v = 0; v < h.g.n_values; v++) first[v] = UINT32_MAX, last[v] = 0;
+    for (uint32_t p = 0; p < h.g.n_phases; p++) {
+        for (uint32_t i = 0; i < h.g.phases[p].n; i++) {
+            const struct op *op = &h.g.ops[h.g.phases[p].first + i];
+            const value_id ids[] = {op->dst, op->src[0], op->src[1]};
+            for (int k = 0; k < 3; k++) {
+                if (ids[k] == NO_VALUE) continue;
+                if (first[ids[k]] == UINT32_MAX) first[ids[k]] = p;
+                last[ids[k]] = p;
+            }
+        }
+    }
+    last[out] = h.g.n_phases;
+    size_t sum = 0;
+    for (uint32_t a = 0; a < h.g.n_values; a++) {
+        const struct value *x = &h.g.values[a];
+        assert_true(x->offset + x->cols <= (x->gathered ? h.g.out_floats : h.g.row_floats));
+        sum += x->cols;
+        for (uint32_t b = 0; b < a; b++) {
+            const struct value *y = &h.g.values[b];
+            if (x->gathered != y->gathered || first[a] > last[b] || first[b] > last[a]) continue;
+            assert_true(x->offset + x->cols <= y->offset || y->offset + y->cols <= x->offset);
+        }
+    }
+    assert_true(h.g.row_floats < sum / 2); /* memory is used again */
+    arena_fini(&h.arena);
+}
+
+static bool out_of_memory(void *ctx, enum fault_kind kind)
+{
+    int *left = ctx;
+    return kind == FAULT_ALLOC && (*left)-- == 0;
+}
+
+static void a_failed_allocation_is_reported(void **state)
+{
+    (void)state;
+    for (int k = 0;; k++) {
+        struct house h;
+        struct err e;
+        int left = k;
+        build(&h);
+        fault_set(out_of_memory, &left);
+        int rc = graph_plan(&h.g, h.m.hp.arch->record(&h.m, &h.rope, &h.g), &e);
+        fault_set(NULL, NULL);
+        arena_fini(&h.arena);
+        if (left >= 0) { /* nothing failed any more */
+            assert_int_equal(rc, 0);
+            assert_true(k > 0);
+            return;
+        }
+        assert_int_equal(rc, ERR_NOMEM);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_layer_has_five_phases),
+        cmocka_unit_test(values_alive_together_are_apart),
+        cmocka_unit_test(a_failed_allocation_is_reported),
+    };
+    return cmocka_run_group_tests_name("graph", tests, NULL, NULL);
+}

@@ -1,0 +1,240 @@
+/* cli_io: messages, standard input and output, interrupts and progress.
+ *
+ * The program's only mutable globals live here, because a signal handler and stdout are global by nature: what
+ * Ctrl-C did, and whether stdout still takes bytes. */
+#include "cli.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- messages ------------------------------------------------------------------------------------------ */
+
+/* One line on stderr. Names and texts of files may stand in it, so control characters must not reach the terminal. */
+__attribute__((format(printf, 2, 0))) static void say(const char *command, const char *fmt, va_list ap)
+{
+    char line[1024];
+    vsnprintf(line, sizeof line, fmt, ap);
+    for (char *p = line; *p; p++) {
+        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
+    }
+    fprintf(stderr, "quern%s%s: %s\n", command ? " " : "", command ? command : "", line);
+}
+
+int cli_fail(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    say(NULL, fmt, ap);
+    va_end(ap);
+    return CLI_FAILED;
+}
+
+int cli_usage(const struct command *c, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    say(c ? c->name : NULL, fmt, ap);
+    va_end(ap);
+    fprintf(stderr, "Try 'quern %s%s--help'.\n", c ? c->name : "", c ? " " : "");
+    return CLI_USAGE;
+}
+
+void cli_note(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    say(NULL, fmt, ap);
+    va_end(ap);
+}
+
+/* ---- stdout ---------------------------------------------------------------------------------------------- */
+
+static int write_errno; /* of the first write to stdout that failed */
+
+bool cli_write(const void *p, size_t n, bool flush)
+{
+    if (write_errno) return false;
+    errno = 0;
+    if (fwrite(p, 1, n, stdout) != n || (flush && fflush(stdout) != 0)) write_errno = errno ? errno : EIO;
+    return write_errno == 0;
+}
+
+int cli_finish(int exit_code)
+{
+    cli_write("", 0, true);
+    if (write_errno == EPIPE) return exit_code;
+    if (write_errno && exit_code == CLI_OK) return cli_fail("standard output: %s", strerror(write_errno));
+    if (ferror(stdout) && exit_code == CLI_OK) return cli_fail("standard output could not be written");
+    return exit_code;
+}
+
+int cli_print(struct buf *b, int rc)
+{
+    if (rc >= 0) cli_write(b->p, b->n, false);
+    buf_fini(b);
+    return rc < 0 ? cli_fail("out of memory") : CLI_OK;
+}
+
+int buf_f64(struct buf *b, double v)
+{
+    char text[F64_TEXT_MAX];
+    return buf_put(b, text, f64_text(v, text));
+}
+
+/* ---- input --------------------------------------------------------------------------------------------------- */
+
+#define INPUT_MAX ((size_t)1 << 30)
+
+int cli_read_stdin(struct buf *out, struct err *e)
+{
+    /* A pipe that nobody writes to looks like a hang: say what the program waits for. */
+    struct pollfd pfd = {.fd = STDIN_FILENO, .events = POLLIN};
+    if (poll(&pfd, 1, 1000) == 0) cli_note("reading standard input until it ends");
+    out->limit = INPUT_MAX;
+    char chunk[1 << 16];
+    for (;;) {
+        ssize_t n = read(STDIN_FILENO, chunk, sizeof chunk);
+        if (n == 0) return 0;
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fail(e, ERR_IO, "standard input: %s", strerror(errno));
+        int rc = buf_put(out, chunk, (size_t)n);
+        if (rc < 0) return fail(e, rc, "standard input: %s", rc == ERR_LIMIT ? "more than 1 GiB" : "out of memory");
+    }
+}
+
+int cli_read_file(const char *path, struct buf *out, struct err *e)
+{
+    if (strcmp(path, "-") == 0) return cli_read_stdin(out, e);
+    struct map map;
+    TRY(vfs_map(path, &map, e));
+    out->limit = INPUT_MAX;
+    int rc = map.n > 0 ? buf_put(out, map.p, map.n) : 0;
+    if (rc < 0) fail(e, rc, "%s: %s", path, rc == ERR_LIMIT ? "larger than 1 GiB" : "out of memory");
+    vfs_unmap(&map);
+    return rc;
+}
+
+bool cli_same_file(const char *a, const char *b)
+{
+    struct stat sa, sb;
+    return stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}
+
+static bool is_id_separator(char c)
+{
+    return c == ',' || c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+int cli_ids_parse(struct str text, struct buf *out, struct err *e)
+{
+    while (text.n > 0 && is_id_separator(text.p[text.n - 1])) text.n--;
+    while (text.n > 0 && is_id_separator(*text.p)) text.p++, text.n--;
+    if (text.n >= 2 && text.p[0] == '[' && text.p[text.n - 1] == ']') text.p++, text.n -= 2;
+    size_t i = 0;
+    while (i < text.n) {
+        if (is_id_separator(text.p[i])) {
+            i++;
+            continue;
+        }
+        size_t start = i;
+        while (i < text.n && !is_id_separator(text.p[i])) i++;
+        struct str word = {text.p + start, i - start};
+        int64_t v;
+        if (!str_i64(word, &v) || v < 0 || v > INT32_MAX) return fail(e, ERR_ARG, "'%.*s' is no token id", STR_ARG(word));
+        int32_t id = (int32_t)v;
+        if (buf_put(out, &id, sizeof id) < 0) return fail_nomem(e, "token ids", out->n);
+    }
+    return 0;
+}
+
+/* ---- interrupts ------------------------------------------------------------------------------------------------ */
+
+static volatile sig_atomic_t interrupted;
+static quern_session *volatile interrupt_session;
+
+static void on_interrupt(int sig)
+{
+    (void)sig;
+    interrupted = 1;
+    quern_session *session = interrupt_session;
+    if (session) quern_session_cancel(session);
+}
+
+void cli_interrupt_catch(quern_session *session, bool restart)
+{
+    interrupt_session = session;
+    struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = restart ? SA_RESTART : 0};
+    sigemptyset(&act.sa_mask);
+    sigaction(SIGINT, &act, NULL);
+}
+
+void cli_interrupt_clear(void)
+{
+    interrupted = 0;
+}
+
+bool cli_interrupted(void)
+{
+    return interrupted != 0;
+}
+
+/* ---- amounts and progress ----------------------------------------------------------------------------------------- */
+
+/* Three significant digits with the prefix that suits. */
+static const char *amount(uint64_t n, const char *unit, char out[AMOUNT_MAX])
+{
+    static const char prefixes[] = " kMGTPE";
+    double v = (double)n;
+    size_t i = 0;
+    for (; v >= 999.5 && i + 2 < sizeof prefixes; i++) v /= 1000;
+    if (i == 0) {
+        snprintf(out, AMOUNT_MAX, "%.0f%s%s", v, *unit ? " " : "", unit);
+    } else {
+        snprintf(out, AMOUNT_MAX, "%.*f %c%s", v < 9.995 ? 2 : v < 99.95 ? 1 : 0, v, prefixes[i], unit);
+    }
+    return out;
+}
+
+const char *amount_bytes(uint64_t n, char out[AMOUNT_MAX])
+{
+    return amount(n, "B", out);
+}
+
+const char *amount_count(uint64_t n, char out[AMOUNT_MAX])
+{
+    return amount(n, "", out);
+}
+
+void progress_start(struct progress *p, const char *what, bool bytes)
+{
+    *p = (struct progress){.what = what, .on = isatty(STDERR_FILENO), .bytes = bytes, .started_ns = clock_ns()};
+}
+
+void progress_show(struct progress *p, uint64_t done, uint64_t all)
+{
+    uint64_t now = clock_ns();
+    bool due = now - p->shown_ns >= 100 * 1000 * 1000;
+    if (!p->on || all == 0 || !due) return;
+    p->shown_ns = now;
+    double seconds = (double)(now - p->started_ns) * 1e-9;
+    double rate = seconds > 0 ? (double)done / seconds : 0;
+    char a[AMOUNT_MAX], b[AMOUNT_MAX], r[AMOUNT_MAX];
+    const char *(*text)(uint64_t, char[AMOUNT_MAX]) = p->bytes ? amount_bytes : amount_count;
+    fprintf(stderr, "\r%s %3.0f%%  %s of %s  %s/s", p->what, 100.0 * (double)done / (double)all, text(done, a), text(all, b),
+            text((uint64_t)rate, r));
+    if (rate > 0 && done <= all) {
+        uint64_t left = (uint64_t)((double)(all - done) / rate + 0.5);
+        fprintf(stderr, "  %u:%02u left", (unsigned)(left / 60), (unsigned)(left % 60));
+    }
+    fputs("\033[K", stderr);
+}
+
+void progress_end(struct progress *p)
+{
+    if (p->on && p->shown_ns) fputs("\r\033[K", stderr);
+}

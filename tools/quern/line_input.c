@@ -1,0 +1,241 @@
+/* line_input: the lines that a person types into the chat. With libedit they are edited, and earlier ones come back with the
+ * arrow keys; without it they are read as the terminal gives them. What was typed is kept for the next chat in
+ * $XDG_STATE_HOME/quern/history, readable by its owner only, one line each. The caller has made sure that Ctrl-C makes
+ * a read return early (cli_interrupt_catch). */
+#include "cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#ifdef HAVE_LIBEDIT
+#include <histedit.h>
+#endif
+
+#define HISTORY_LINES 1000              /* recalled with the arrow keys */
+#define HISTORY_BYTES ((size_t)1 << 20) /* of the file; beyond, only its last lines are kept */
+#define LINE_BYTES ((size_t)16 << 20)
+
+struct line_input {
+    bool remember;
+    char history_path[PATH_MAX]; /* empty: none */
+    struct buf line;
+    const char *prompt;
+#ifdef HAVE_LIBEDIT
+    EditLine *editor;
+    History *history;
+#endif
+};
+
+/* ---- the history file -------------------------------------------------------------------------------------- */
+
+/* Makes the folders of path, which is absolute, for the owner only. */
+static bool make_folders(char *path)
+{
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        bool ok = mkdir(path, 0700) == 0 || errno == EEXIST;
+        *slash = '/';
+        if (!ok) return false;
+    }
+    return true;
+}
+
+/* Where the history lies; leaves path empty where the system names no place, and the chat then has no memory. */
+static void find_history(char path[PATH_MAX])
+{
+    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    int n = -1;
+    if (state && state[0] == '/') {
+        n = snprintf(path, PATH_MAX, "%s/quern/history", state);
+    } else if (home && home[0] == '/') {
+        n = snprintf(path, PATH_MAX, "%s/.local/state/quern/history", home);
+    }
+    if (n < 0 || n >= PATH_MAX) path[0] = '\0';
+}
+
+static void append_history(char *path, struct str line)
+{
+    if (!make_folders(path)) return;
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0) return;
+    struct buf text = {0};
+    if (buf_str(&text, line) == 0 && buf_c(&text, '\n') == 0) {
+        /* One write, so that lines of two chats do not mix. A line that cannot be kept is no reason to stop the chat. */
+        ssize_t n = write(fd, text.p, text.n);
+        (void)n;
+    }
+    buf_fini(&text);
+    close(fd);
+}
+
+/* The last HISTORY_LINES lines of text. */
+static struct str last_lines(struct str text)
+{
+    size_t i = text.n, lines = 0;
+    while (i > 0) {
+        if (text.p[i - 1] == '\n' && i < text.n && ++lines == HISTORY_LINES) break;
+        i--;
+    }
+    return (struct str){text.p + i, text.n - i};
+}
+
+static void shorten_history(const char *path, struct str text)
+{
+    struct out *out;
+    if (out_open(path, &out, NULL) < 0) return;
+    if (out_write(out, text.p, text.n, NULL) == 0 && out_commit(&out, NULL) == 0) chmod(path, 0600);
+    out_abort(&out);
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------------------ */
+
+/* The terminal's own line, byte by byte; the newline is taken off. */
+static enum line_result read_plain(struct line_input *in, struct str *line)
+{
+    fputs(in->prompt, stdout);
+    fflush(stdout);
+    in->line.n = 0;
+    in->line.limit = LINE_BYTES;
+    for (;;) {
+        errno = 0;
+        int c = getc(stdin);
+        if (c == EOF) {
+            bool cut = errno == EINTR || cli_interrupted();
+            clearerr(stdin);
+            if (cut) return LINE_INTERRUPTED;
+            if (in->line.n == 0) return LINE_END;
+            break;
+        }
+        if (c == '\n') break;
+        if (buf_c(&in->line, (char)c) < 0) return LINE_END;
+    }
+    *line = buf_view(&in->line);
+    return LINE_OK;
+}
+
+#ifdef HAVE_LIBEDIT
+
+static char *give_prompt(EditLine *editor)
+{
+    struct line_input *in = NULL;
+    el_get(editor, EL_CLIENTDATA, &in);
+    return (char *)(uintptr_t)in->prompt;
+}
+
+static void recall(struct line_input *in, struct str line)
+{
+    HistEvent event;
+    char *z = mem_alloc(line.n + 1);
+    if (!z) return;
+    memcpy(z, line.p, line.n);
+    z[line.n] = '\0';
+    history(in->history, &event, H_ENTER, z);
+    mem_free(z);
+}
+
+static void load_history(struct line_input *in)
+{
+    struct map map;
+    if (vfs_map(in->history_path, &map, NULL) < 0) return;
+    struct str rest = last_lines((struct str){(const char *)map.p, map.n});
+    if (map.n > HISTORY_BYTES) shorten_history(in->history_path, rest);
+    while (rest.n > 0) {
+        const char *nl = memchr(rest.p, '\n', rest.n);
+        size_t n = nl ? (size_t)(nl - rest.p) : rest.n;
+        if (n > 0) recall(in, (struct str){rest.p, n});
+        n += nl != NULL;
+        rest.p += n;
+        rest.n -= n;
+    }
+    vfs_unmap(&map);
+}
+
+static void open_editor(struct line_input *in)
+{
+    if (!isatty(STDIN_FILENO)) return;
+    HistEvent event;
+    in->history = history_init();
+    /* The prompt and the echo must not go into a file that takes the answers. */
+    in->editor = in->history ? el_init("quern", stdin, isatty(STDOUT_FILENO) ? stdout : stderr, stderr) : NULL;
+    if (!in->editor) return;
+    history(in->history, &event, H_SETSIZE, HISTORY_LINES);
+    history(in->history, &event, H_SETUNIQUE, 1);
+    el_set(in->editor, EL_CLIENTDATA, in);
+    el_set(in->editor, EL_PROMPT, give_prompt);
+    el_set(in->editor, EL_EDITOR, "emacs");
+    el_set(in->editor, EL_HIST, history, in->history);
+    el_set(in->editor, EL_SIGNAL, 0);
+    el_set(in->editor, EL_BIND, "^R", "em-inc-search-prev", NULL);
+    el_source(in->editor, NULL);
+}
+
+static enum line_result read_edited(struct line_input *in, struct str *line)
+{
+    int n = 0;
+    el_resize(in->editor);
+    const char *text = el_gets(in->editor, &n);
+    if (!text || n <= 0) {
+        if (!cli_interrupted()) return LINE_END;
+        el_reset(in->editor);
+        return LINE_INTERRUPTED;
+    }
+    size_t length = (size_t)n;
+    if (text[length - 1] == '\n') length--;
+    *line = (struct str){text, length};
+    return LINE_OK;
+}
+
+static void close_editor(struct line_input *in)
+{
+    if (in->editor) el_end(in->editor);
+    if (in->history) history_end(in->history);
+}
+
+#endif
+
+int line_input_new(bool remember, struct line_input **out, struct err *e)
+{
+    struct line_input *in = mem_zalloc(sizeof *in);
+    if (!in) return fail_nomem(e, "line input", sizeof *in);
+    in->remember = remember;
+    find_history(in->history_path);
+#ifdef HAVE_LIBEDIT
+    open_editor(in);
+    if (in->editor && remember && in->history_path[0]) load_history(in);
+#endif
+    *out = in;
+    return 0;
+}
+
+void line_input_free(struct line_input **in)
+{
+    if (!*in) return;
+#ifdef HAVE_LIBEDIT
+    close_editor(*in);
+#endif
+    buf_fini(&(*in)->line);
+    mem_free(*in);
+    *in = NULL;
+}
+
+void line_input_remember(struct line_input *in, bool on)
+{
+    in->remember = on;
+}
+
+enum line_result line_input_read(struct line_input *in, const char *prompt, struct str *line)
+{
+    in->prompt = prompt;
+#ifdef HAVE_LIBEDIT
+    enum line_result result = in->editor ? read_edited(in, line) : read_plain(in, line);
+    if (result == LINE_OK && line->n > 0 && in->editor) recall(in, *line);
+#else
+    enum line_result result = read_plain(in, line);
+#endif
+    if (result == LINE_OK && line->n > 0 && in->remember && in->history_path[0]) append_history(in->history_path, *line);
+    return result;
+}
