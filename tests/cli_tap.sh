@@ -69,7 +69,7 @@ same() {
     if cmp -s "$2" "$3"; then
         ok "$1"
     else
-        diff -a "$2" "$3" | head -n 20 | cut -c 1-200 | sed 's/^/# /'
+        diff "$2" "$3" | head -n 20 | cut -c 1-200 | sed 's/^/# /'
         not_ok "$1"
     fi
 }

@@ -261,6 +261,7 @@ static uint64_t last_cache(void)
 #define MEASURE_NS (UINT64_C(250) * 1000 * 1000) /* of passes, per kind of memory */
 #define MEASURE_PASSES 64
 
+#define PAGE_BYTES 4096
 #define LINE_BYTES 64
 #define STEP_BYTES (8 * LINE_BYTES)
 #define AHEAD_BYTES 2048
@@ -272,11 +273,12 @@ struct pass {
     uint64_t *sums;
 };
 
-static void fill_range(void *ctx, unsigned ith, unsigned nth)
+/* Anonymous pages come into being when they are written to; until then all of them are the one page of zeros. */
+static void touch_range(void *ctx, unsigned ith, unsigned nth)
 {
     const struct pass *pass = ctx;
     size_t n = pass->bytes / nth;
-    memset(pass->p + ith * n, 1, n);
+    for (size_t i = 0; i < n; i += PAGE_BYTES) pass->p[ith * n + i] = 1;
 }
 
 static void read_range(void *ctx, unsigned ith, unsigned nth)
@@ -299,11 +301,10 @@ static void read_range(void *ctx, unsigned ith, unsigned nth)
     pass->sums[ith] = all;
 }
 
-/* GB/s of the best pass. The pages are touched by the threads that read them, and before the clock runs. */
+/* GB/s of the best pass. */
 static double best_pass(struct pool *pool, struct pass *pass)
 {
     uint64_t best = UINT64_MAX, spent = 0;
-    pool_run(pool, fill_range, pass);
     for (unsigned i = 0; i < MEASURE_PASSES && (i < 3 || spent < MEASURE_NS); i++) {
         uint64_t start = clock_ns();
         pool_run(pool, read_range, pass);
@@ -321,11 +322,10 @@ static uint8_t *map_small_pages(size_t bytes)
 #ifdef __linux__
     int fd = memfd_create("quern-bandwidth", MFD_CLOEXEC);
     if (fd < 0) return NULL;
-    /* Reserved before it is touched: a page that cannot be had would end the process. */
-    void *p =
-        posix_fallocate(fd, 0, (off_t)bytes) == 0 ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    /* The pages are made here, and not by reading: one that cannot be had would then end the process. */
+    bool reserved = posix_fallocate(fd, 0, (off_t)bytes) == 0;
+    void *p = reserved ? mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
     close(fd);
-    if (p != MAP_FAILED) madvise(p, bytes, MADV_NOHUGEPAGE);
 #else
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
 #endif
@@ -336,10 +336,14 @@ static int measure_both(struct pool *pool, struct pass *pass, struct machine_inf
 {
     pass->p = map_small_pages(pass->bytes);
     if (!pass->p) return fail_nomem(e, "measuring the memory bandwidth", pass->bytes);
+#ifndef __linux__
+    pool_run(pool, touch_range, pass);
+#endif
     out->bandwidth_gb_s = best_pass(pool, pass);
     munmap(pass->p, pass->bytes);
     pass->p = mem_pages(pass->bytes);
     if (!pass->p) return fail_nomem(e, "measuring the memory bandwidth", pass->bytes);
+    pool_run(pool, touch_range, pass);
     out->bandwidth_huge_gb_s = best_pass(pool, pass);
     mem_pages_free(pass->p, pass->bytes);
     return 0;

@@ -123,7 +123,10 @@ static int bind_all(struct model *m, struct err *e)
     if (t->ne[0] != hp->n_embd || t->n_dims != 2 || t->ne[1] > INT32_MAX) return wrong_shape(m, t, hp->n_embd, t->ne[1], e);
     hp->n_vocab = (uint32_t)t->ne[1];
     m->parameters += t->ne[0] * t->ne[1];
-    for (size_t i = 0; i < COUNT_OF(model_slots); i++) TRY(bind(m, &model_slots[i], 0, m, e));
+    /* Some checkpoints store a matrix that config.json says is tied: it is a leftover, as in transformers. */
+    bool tied = files_kind(m->files) == FILES_HF && hp->tied;
+    for (size_t i = 0; i < COUNT_OF(model_slots); i++)
+        if (!(tied && model_slots[i].optional)) TRY(bind(m, &model_slots[i], 0, m, e));
     if (!m->output) {
         if (files_kind(m->files) == FILES_HF && !hp->tied)
             return fail(e, ERR_FORMAT, "%s: tensor lm_head.weight is missing, and config.json does not tie it to the embedding",

@@ -69,7 +69,7 @@ static int make_room(struct jrt *rt, uint64_t n)
     size_t used = rt->out->n - rt->out_base;
     if (n > rt->out_max - size_min(used, rt->out_max))
         return JFAIL_CODE(rt, ERR_LIMIT, "the template writes more than %zu bytes", rt->out_max);
-    TRY(jrt_spend(rt, n * J_COST_NEW_BYTE));
+    TRY(jrt_spend(rt, 4 + n * J_COST_NEW_BYTE));
     int rc = buf_reserve(rt->out, (size_t)n);
     if (rc == ERR_LIMIT) return JFAIL_CODE(rt, rc, "the rendered text does not fit into its buffer of %zu bytes", rt->out->limit);
     if (rc < 0) {

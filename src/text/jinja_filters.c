@@ -69,19 +69,18 @@ static int get_key(struct jrt *rt, struct jv item, struct jv attribute, bool cas
     return case_sensitive ? 0 : fold_case(rt, *out, out);
 }
 
-/* The same for "a,b": a list of keys. */
+/* The same for "a,b", always as a list of keys: equal keys need no order, as in jinja2. */
 static int get_keys(struct jrt *rt, struct jv item, struct jv attribute, bool case_sensitive, struct jv *out)
 {
-    if (attribute.kind != JK_STR || !attribute.u.s->n || !memchr(attribute.u.s->p, ',', attribute.u.s->n))
-        return get_key(rt, item, attribute, case_sensitive, out);
-    struct jlist *keys = jlist_new(rt, 2);
+    struct jlist *keys = jlist_new(rt, 1);
     if (!keys) return rt->rc;
-    struct str all = jv_text(attribute);
+    bool path = attribute.kind == JK_STR;
+    struct str all = path ? jv_text(attribute) : STR("");
     for (size_t at = 0; at <= all.n; at++) {
         size_t start = at;
         while (at < all.n && all.p[at] != ',') at++;
-        struct jv name, key;
-        TRY(jv_str_view(rt, all.p + start, at - start, &name));
+        struct jv name = attribute, key;
+        if (path) TRY(jv_str_view(rt, all.p + start, at - start, &name));
         TRY(get_key(rt, item, name, case_sensitive, &key));
         TRY(jlist_put(rt, keys, key));
     }
@@ -177,11 +176,11 @@ static int f_format(struct jrt *rt, struct jcall *c, struct jv *out)
 static int f_indent(struct jrt *rt, struct jcall *c, struct jv *out)
 {
     bool first = opt_bool(c, 1, false), blank = opt_bool(c, 2, false), begun = false;
-    struct jv s, pad;
-    struct str line;
+    struct jv s = c->self, pad;
+    struct str text, line;
     size_t ending;
     int64_t width;
-    TRY(jv_str(rt, c->self, &s));
+    TRY(jv_want_str(rt, s, "indent", &text));
     size_t mark = jrt_mark(rt);
     if (c->a[0].kind == JK_STR) {
         pad = c->a[0];
@@ -192,7 +191,6 @@ static int f_indent(struct jrt *rt, struct jcall *c, struct jv *out)
     }
     if (first) TRY(jrt_put_str(rt, jv_text(pad)));
     /* As if a newline stood at the end: a text that ends with one has an empty last line. */
-    struct str text = jv_text(s);
     for (size_t at = 0; jstr_line(text, &at, &line, &ending); begun = true) {
         if (begun) TRY(jrt_put_z(rt, "\n"));
         if (begun && (blank || line.n > 0)) TRY(jrt_put_str(rt, jv_text(pad)));
@@ -202,27 +200,29 @@ static int f_indent(struct jrt *rt, struct jcall *c, struct jv *out)
             if (blank) TRY(jrt_put_str(rt, jv_text(pad)));
         }
     }
-    return jrt_take(rt, mark, out);
+    TRY(jrt_take(rt, mark, out));
+    out->safe = s.safe;
+    return 0;
 }
 
 static int f_truncate(struct jrt *rt, struct jcall *c, struct jv *out)
 {
-    int64_t length, leeway = 5;
-    struct jv s, end;
-    size_t chars, end_chars, cut, mark = jrt_mark(rt);
-    TRY(jv_str(rt, c->self, &s));
+    int64_t length, leeway = 5, chars;
+    struct jv s = c->self, end;
+    size_t end_chars, cut, mark = jrt_mark(rt);
     TRY(opt_int(rt, c, 0, 255, &length));
     if (!opt_none(c, 3)) TRY(opt_int(rt, c, 3, 5, &leeway));
     if (jv_given(c->a[2]))
         TRY(jv_str(rt, c->a[2], &end));
     else
         TRY(jv_str_view(rt, "...", 3, &end));
-    TRY(jv_chars(rt, s.u.s, &chars));
+    TRY(jv_len(rt, s, &chars));
     TRY(jv_chars(rt, end.u.s, &end_chars));
     if (length < (int64_t)end_chars) return JFAIL(rt, "expected length >= %zu, got %lld", end_chars, (long long)length);
     if (leeway < 0) return JFAIL(rt, "expected leeway >= 0, got %lld", (long long)leeway);
-    *out = s;
-    if (length >= (int64_t)chars || (int64_t)chars - length <= leeway) return 0;
+    *out = s; /* also what is no text, where it is short */
+    if (chars >= 0 && (length >= chars || chars - length <= leeway)) return 0;
+    if (s.kind != JK_STR) return JFAIL(rt, "truncate: expected a string, got '%s'", jv_type_name(s.kind));
     TRY(jv_byte_of(rt, s.u.s, (size_t)length - end_chars, &cut));
     if (!opt_bool(c, 1, false)) { /* back to the last blank */
         size_t blank = cut;
@@ -231,7 +231,9 @@ static int f_truncate(struct jrt *rt, struct jcall *c, struct jv *out)
     }
     TRY(jrt_put(rt, s.u.s->p, cut));
     TRY(jrt_put_str(rt, jv_text(end)));
-    return jrt_take(rt, mark, out);
+    TRY(jrt_take(rt, mark, out));
+    out->safe = s.safe;
+    return 0;
 }
 
 static int f_wordcount(struct jrt *rt, struct jcall *c, struct jv *out)
@@ -342,7 +344,8 @@ static int put_quoted(struct jrt *rt, struct jv v, bool query)
 static int f_urlencode(struct jrt *rt, struct jcall *c, struct jv *out)
 {
     size_t mark = jrt_mark(rt);
-    if (c->self.kind != JK_DICT && c->self.kind != JK_LIST && c->self.kind != JK_TUPLE && c->self.kind != JK_ITER) {
+    uint8_t k = c->self.kind;
+    if (k != JK_DICT && k != JK_LIST && k != JK_TUPLE && k != JK_ITER && k != JK_VIEW && k != JK_RANGE) {
         TRY(put_quoted(rt, c->self, false));
         return jrt_take(rt, mark, out);
     }
@@ -454,24 +457,27 @@ static int wrap_line(struct jrt *rt, struct wrap *w)
 {
     int64_t used = 0, chars;
     uint32_t cp;
+    bool trim = true;
     size_t start = w->at, end = start, k;
     if (w->any && (jstr_next(w->line, start, &cp), jstr_is_space(cp))) start = end = wrap_chunk(w, start, &chars);
     while (end < w->line.n) {
         TRY(jrt_spend(rt, J_COST_NODE));
         k = wrap_chunk(w, end, &chars);
-        TRY(jrt_spend_bytes(rt, k - end));
+        TRY(jrt_spend(rt, 8 * (k - end)));
         if (used + chars > w->width) {
-            if (chars > w->width && w->break_words)
+            if (chars > w->width && w->break_words) {
+                trim = used < w->width; /* an empty piece of the word hides the blank in front of it */
                 end = wrap_break(w, end, w->width - used);
-            else if (chars > w->width && used == 0)
+            } else if (chars > w->width && used == 0) {
                 end = k;
+            }
             break;
         }
         used += chars;
         end = k;
     }
     w->at = end;
-    struct str text = jstr_trim((struct str){w->line.p + start, end - start}, false, true);
+    struct str text = jstr_trim((struct str){w->line.p + start, end - start}, false, trim);
     if (text.n == 0) return 0;
     if (w->any) TRY(jrt_put_str(rt, w->joint));
     w->any = true;
@@ -480,16 +486,15 @@ static int wrap_line(struct jrt *rt, struct wrap *w)
 
 static int f_wordwrap(struct jrt *rt, struct jcall *c, struct jv *out)
 {
-    struct jv s;
-    struct str line;
+    struct str text, line;
     size_t ending, mark = jrt_mark(rt);
     struct wrap w = {.break_words = opt_bool(c, 1, true), .joint = STR("\n"), .break_hyphens = opt_bool(c, 3, true)};
-    TRY(jv_str(rt, c->self, &s));
+    TRY(jv_want_str(rt, c->self, "wordwrap", &text));
     TRY(opt_int(rt, c, 0, 79, &w.width));
     if (w.width <= 0) return JFAIL(rt, "invalid width %lld (must be > 0)", (long long)w.width);
     if (!opt_none(c, 2)) TRY(jv_want_str(rt, c->a[2], "wordwrap", &w.joint));
     bool more = false;
-    for (size_t at = 0; jstr_line(jv_text(s), &at, &line, &ending); more = true) {
+    for (size_t at = 0; jstr_line(text, &at, &line, &ending); more = true) {
         if (more) TRY(jrt_put_str(rt, w.joint));
         w.line = line;
         w.at = 0;
@@ -779,18 +784,20 @@ static int f_groupby(struct jrt *rt, struct jcall *c, struct jv *out)
 static int f_batch(struct jrt *rt, struct jcall *c, struct jv *out)
 {
     int64_t size;
-    struct jlist *l, *rows = jlist_new(rt, 0), *row = NULL;
-    if (!rows) return rt->rc;
+    struct jlist *l, *rows = jlist_new(rt, 0), *row = jlist_new(rt, 0);
+    if (!rows || !row) return rt->rc;
     TRY(opt_int(rt, c, 0, 0, &size));
     TRY(jlist_of(rt, c->self, &l));
     for (size_t i = 0; i < l->n; i++) {
-        if (!row || (int64_t)row->n == size) {
-            if (!(row = jlist_new(rt, 0))) return rt->rc;
+        if ((int64_t)row->n == size) {
             TRY(jlist_put(rt, rows, jv_list(row)));
+            if (!(row = jlist_new(rt, 0))) return rt->rc;
         }
         TRY(jlist_put(rt, row, l->v[i]));
     }
-    while (row && !opt_none(c, 1) && (int64_t)row->n < size) TRY(jlist_put(rt, row, c->a[1]));
+    if (row->n == 0) return jv_iter_of(rt, rows, out);
+    while (!opt_none(c, 1) && (int64_t)row->n < size) TRY(jlist_put(rt, row, c->a[1]));
+    TRY(jlist_put(rt, rows, jv_list(row)));
     return jv_iter_of(rt, rows, out);
 }
 
@@ -836,6 +843,7 @@ static int f_map(struct jrt *rt, struct jcall *c, struct jv *out)
     const struct jbuiltin *filter = NULL;
     struct jcall args = {.n = c->n ? c->n - 1 : 0, .v = c->n ? c->v + 1 : NULL, .n_kw = c->n_kw, .kw = c->kw};
     if (!mapped) return rt->rc;
+    if (!jv_truth(c->self)) return jv_iter_of(rt, mapped, out); /* none is as good as an empty list */
     if (c->n == 0) {
         for (size_t i = 0; i < c->n_kw; i++) {
             struct str key = jv_text(c->kw[i].name);
@@ -872,6 +880,7 @@ static int f_select(struct jrt *rt, struct jcall *c, struct jv *out)
     const struct jbuiltin *test = NULL;
     struct jv attribute = {.kind = JK_ABSENT}, v;
     if (!kept) return rt->rc;
+    if (!jv_truth(c->self)) return jv_iter_of(rt, kept, out); /* none is as good as an empty list */
     if (off > 0) {
         if (c->n == 0) return JFAIL(rt, "Missing parameter for attribute name");
         attribute = c->v[0];

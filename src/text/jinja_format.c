@@ -333,7 +333,8 @@ int jformat_percent(struct jrt *rt, struct jv format, struct jv args, struct jv 
         TRY(jrt_spend(rt, J_COST_NODE));
         TRY(percent_field(rt, &p));
     }
-    bool left_over = args.kind == JK_TUPLE ? p.used < args.u.list->n : p.used == 0 && args.kind != JK_DICT && args.kind != JK_LIST;
+    bool may_be_unused = args.kind == JK_DICT || args.kind == JK_LIST || args.kind == JK_RANGE || args.kind == JK_UNDEF;
+    bool left_over = args.kind == JK_TUPLE ? p.used < args.u.list->n : p.used == 0 && !may_be_unused;
     if (left_over) return JFAIL(rt, "not all arguments converted during string formatting");
     jrt_leave(rt);
     TRY(jrt_take(rt, mark, out));
@@ -419,6 +420,7 @@ struct braces {
     const struct jcall *args;
     int64_t next;        /* number of the next "{}" */
     bool automatic, manual;
+    bool escape;    /* the format is Markup */
     unsigned depth; /* 1 inside the specification of a field */
 };
 
@@ -501,7 +503,10 @@ static int braces_field(struct jrt *rt, struct braces *b, struct str field)
     TRY(braces_text(rt, b, rest));
     b->depth--;
     TRY(jrt_take(rt, mark, &spec));
-    return format_value(rt, v, jv_text(spec));
+    TRY(format_value(rt, v, jv_text(spec)));
+    if (!b->escape || b->depth > 0 || (v.kind == JK_STR && v.safe)) return 0;
+    TRY(jrt_take(rt, mark, &v));
+    return jv_put_escaped(rt, jv_text(v));
 }
 
 static int braces_text(struct jrt *rt, struct braces *b, struct str s)
@@ -535,7 +540,7 @@ static int braces_text(struct jrt *rt, struct braces *b, struct str s)
 
 int jformat_braces(struct jrt *rt, struct jv format, const struct jcall *args, struct jv *out)
 {
-    struct braces b = {.args = args};
+    struct braces b = {.args = args, .escape = format.safe};
     size_t mark = jrt_mark(rt);
     TRY(jrt_enter(rt));
     TRY(jrt_spend_bytes(rt, format.u.s->n));

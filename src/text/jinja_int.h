@@ -398,6 +398,7 @@ struct jtoken {
 /* Nesting of brackets, blocks and operators in the source. Deeper templates are refused when compiled. */
 #define JINJA_NEST_MAX 128
 #define JINJA_SOURCE_MAX ((size_t)1 << 20)
+#define JINJA_PARTS_MAX 65536 /* nodes of the tree and elements of their lists */
 
 struct jlex {
     struct arena *arena; /* of unescaped strings */

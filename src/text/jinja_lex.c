@@ -292,7 +292,7 @@ static int lex_float(struct jlex *lx, struct jtoken *t, size_t end)
     if (!p) return fail_nomem(lx->e, "a number of a template", n + 1);
     for (size_t i = 0; i < n; i++)
         if (lx->src.p[lx->pos + i] != '_') p[m++] = lx->src.p[lx->pos + i];
-    if (!str_f64((struct str){p, m}, &t->f)) return jlex_fail_at(lx, lx->line, ERR_FORMAT, "the number %.40s cannot be read", p);
+    if (!str_f64((struct str){p, m}, &t->f)) t->f = __builtin_inf(); /* well-formed, so it is too large */
     t->kind = JTOK_FLOAT;
     advance(lx, end);
     return 0;

@@ -23,16 +23,26 @@ struct jparse {
     struct arena *a;
     struct err *e;
     unsigned depth;
+    unsigned parts; /* so far: bounds what compiling costs in time and memory */
+    int rc;         /* code of the failure that a NULL allocation stands for */
     unsigned loops; /* for statements around this point, inside the same macro */
     struct open_macro *macros;
 };
 
 /* ---- tools ------------------------------------------------------------------------------------------------- */
 
+static int count_part(struct jparse *p)
+{
+    if (++p->parts <= JINJA_PARTS_MAX) return 0;
+    p->rc = jlex_fail_at(&p->lx, p->cur.line, ERR_LIMIT, "the template has more than %d parts", JINJA_PARTS_MAX);
+    return p->rc;
+}
+
 static void *parse_alloc(struct jparse *p, size_t bytes)
 {
+    if (count_part(p) < 0) return NULL;
     void *q = arena_alloc(p->a, bytes);
-    if (!q) fail_nomem(p->e, "a chat template", bytes);
+    if (!q) p->rc = fail_nomem(p->e, "a chat template", bytes);
     return q;
 }
 
@@ -40,6 +50,7 @@ static void *parse_alloc(struct jparse *p, size_t bytes)
 static int vec_put(struct jparse *p, void *vec, uint32_t *n, const void *elem, size_t size)
 {
     char *v;
+    if (size > 1) TRY(count_part(p));
     memcpy(&v, vec, sizeof v);
     if (*n == 0 || (*n >= 4 && (*n & (*n - 1)) == 0)) {
         size_t cap = *n == 0 ? 4 : (size_t)*n * 2;
@@ -106,7 +117,7 @@ static int expect_word(struct jparse *p, const char *word)
 static int make_str(struct jparse *p, struct str s, struct jv *out)
 {
     struct jstr *js = parse_alloc(p, sizeof *js);
-    if (!js) return ERR_NOMEM;
+    if (!js) return p->rc;
     size_t chars = 0;
     for (size_t at = 0; at < s.n; chars++) {
         uint32_t cp;
@@ -183,7 +194,7 @@ static int put_expr(struct jparse *p, struct jexpr *list, struct jexpr *item)
 static int make_const(struct jparse *p, struct jv v, struct jexpr **out)
 {
     *out = make_expr(p, JE_CONST, p->cur.line);
-    if (!*out) return ERR_NOMEM;
+    if (!*out) return p->rc;
     (*out)->u.value = v;
     return 0;
 }
@@ -203,12 +214,12 @@ static int parse_tuple(struct jparse *p, parse_fn *item, const char *end_word, b
     if (at_tuple_end(p, end_word)) {
         if (!in_parens) return BAD(p, "expected an expression, got '%.*s'", STR_ARG(cur_text(p)));
         *out = make_expr(p, JE_TUPLE, line);
-        return *out ? 0 : ERR_NOMEM;
+        return *out ? 0 : p->rc;
     }
     TRY(item(p, &x));
     while (p->cur.kind == JTOK_COMMA) {
         if (!tuple) {
-            if (!(tuple = make_expr(p, JE_TUPLE, line))) return ERR_NOMEM;
+            if (!(tuple = make_expr(p, JE_TUPLE, line))) return p->rc;
             TRY(put_expr(p, tuple, x));
         }
         TRY(advance(p));
@@ -223,7 +234,7 @@ static int parse_tuple(struct jparse *p, parse_fn *item, const char *end_word, b
 static int parse_list(struct jparse *p, struct jexpr **out)
 {
     struct jexpr *list = make_expr(p, JE_LIST, p->cur.line), *x;
-    if (!list) return ERR_NOMEM;
+    if (!list) return p->rc;
     TRY(expect(p, JTOK_LBRACKET));
     while (p->cur.kind != JTOK_RBRACKET) {
         if (list->n > 0) TRY(expect(p, JTOK_COMMA));
@@ -238,7 +249,7 @@ static int parse_list(struct jparse *p, struct jexpr **out)
 static int parse_dict(struct jparse *p, struct jexpr **out)
 {
     struct jexpr *dict = make_expr(p, JE_DICT, p->cur.line), *x;
-    if (!dict) return ERR_NOMEM;
+    if (!dict) return p->rc;
     TRY(expect(p, JTOK_LBRACE));
     while (p->cur.kind != JTOK_RBRACE) {
         if (dict->n > 0) TRY(expect(p, JTOK_COMMA));
@@ -268,7 +279,7 @@ static int parse_name(struct jparse *p, struct jexpr **out)
         return advance(p);
     }
     struct jexpr *x = make_expr(p, JE_NAME, p->cur.line);
-    if (!x) return ERR_NOMEM;
+    if (!x) return p->rc;
     TRY(intern(p, p->cur.s, &x->n));
     TRY(make_str(p, p->cur.s, &x->u.value));
     x->u.value.kind = JK_UNDEF;
@@ -290,7 +301,7 @@ static int parse_string(struct jparse *p, struct jexpr **out)
     uint32_t parts = 0;
     int rc = 0;
     struct jexpr *x = make_expr(p, JE_CONST, p->cur.line);
-    if (!x) return ERR_NOMEM;
+    if (!x) return p->rc;
     for (; p->cur.kind == JTOK_STRING && rc == 0; parts++) {
         rc = buf_str(&joined, p->cur.s);
         if (rc < 0)
@@ -364,7 +375,7 @@ static int parse_arg(struct jparse *p, struct jargs *args)
 static int parse_args(struct jparse *p, struct jargs **out)
 {
     struct jargs *args = parse_alloc(p, sizeof *args);
-    if (!args) return ERR_NOMEM;
+    if (!args) return p->rc;
     TRY(expect(p, JTOK_LPAREN));
     for (bool first = true; p->cur.kind != JTOK_RPAREN; first = false) {
         if (!first) TRY(expect(p, JTOK_COMMA));
@@ -397,7 +408,7 @@ static int parse_subscript(struct jparse *p, struct jpost *op)
     while (p->cur.kind == JTOK_COMMA) {
         struct jpost more = {0};
         if (!tuple) {
-            if (!(tuple = make_expr(p, JE_TUPLE, p->cur.line))) return ERR_NOMEM;
+            if (!(tuple = make_expr(p, JE_TUPLE, p->cur.line))) return p->rc;
             TRY(put_expr(p, tuple, op->u.slice[0]));
         }
         TRY(advance(p));
@@ -482,7 +493,7 @@ static int parse_test(struct jparse *p, struct jpost *op)
     if (at_word(p, "is")) return BAD(p, "You cannot chain multiple tests with is");
     struct jargs *args = parse_alloc(p, sizeof *args);
     struct jexpr *x;
-    if (!args) return ERR_NOMEM;
+    if (!args) return p->rc;
     op->u.call.args = args;
     TRY(enter(p));
     TRY(parse_primary(p, &x));
@@ -521,7 +532,7 @@ static int parse_postfix(struct jparse *p, struct jexpr **io, bool filters)
     }
     if (n == 0) return 0;
     struct jexpr *x = make_expr(p, JE_POST, (*io)->line);
-    if (!x) return ERR_NOMEM;
+    if (!x) return p->rc;
     x->n = n;
     x->u.post.base = *io;
     x->u.post.ops = ops;
@@ -534,7 +545,7 @@ static int parse_unary(struct jparse *p, bool with_filter, struct jexpr **out)
     TRY(enter(p));
     if (p->cur.kind == JTOK_SUB || p->cur.kind == JTOK_ADD) {
         struct jexpr *x = make_expr(p, p->cur.kind == JTOK_SUB ? JE_NEG : JE_POS, p->cur.line), *inner;
-        if (!x) return ERR_NOMEM;
+        if (!x) return p->rc;
         TRY(advance(p));
         TRY(parse_unary(p, false, &inner));
         TRY(put_expr(p, x, inner));
@@ -573,7 +584,7 @@ static int parse_level(struct jparse *p, size_t level, struct jexpr **out)
         while (i < levels[level].n && levels[level].ops[i].tok != p->cur.kind) i++;
         if (i == levels[level].n) break;
         if (!chain) {
-            if (!(chain = make_expr(p, levels[level].kind, p->cur.line))) return ERR_NOMEM;
+            if (!(chain = make_expr(p, levels[level].kind, p->cur.line))) return p->rc;
             TRY(put_expr(p, chain, x));
             TRY(vec_put(p, &ops, &n_ops, &levels[level].ops[i].op, 1));
         }
@@ -623,7 +634,7 @@ static int parse_compare(struct jparse *p, struct jexpr **out)
         TRY(at_comparison(p, &op, &words));
         if (words == 0) break;
         if (!chain) {
-            if (!(chain = make_expr(p, JE_COMPARE, p->cur.line))) return ERR_NOMEM;
+            if (!(chain = make_expr(p, JE_COMPARE, p->cur.line))) return p->rc;
             TRY(put_expr(p, chain, x));
             TRY(vec_put(p, &ops, &n_ops, &op, 1));
         }
@@ -641,7 +652,7 @@ static int parse_not(struct jparse *p, struct jexpr **out)
 {
     if (!at_word(p, "not")) return parse_compare(p, out);
     struct jexpr *x = make_expr(p, JE_NOT, p->cur.line), *inner;
-    if (!x) return ERR_NOMEM;
+    if (!x) return p->rc;
     TRY(enter(p));
     TRY(advance(p));
     TRY(parse_not(p, &inner));
@@ -658,7 +669,7 @@ static int parse_words(struct jparse *p, const char *word, enum jexpr_kind kind,
     TRY(item(p, &x));
     while (at_word(p, word)) {
         if (!list) {
-            if (!(list = make_expr(p, kind, p->cur.line))) return ERR_NOMEM;
+            if (!(list = make_expr(p, kind, p->cur.line))) return p->rc;
             TRY(put_expr(p, list, x));
         }
         TRY(advance(p));
@@ -687,7 +698,7 @@ static int parse_expr(struct jparse *p, struct jexpr **out)
     TRY(parse_or(p, &x));
     while (at_word(p, "if")) {
         struct jexpr *cond = make_expr(p, JE_COND, p->cur.line);
-        if (!cond) return ERR_NOMEM;
+        if (!cond) return p->rc;
         TRY(enter(p)); /* "a if b if c if ..." nests to the left */
         conditions++;
         TRY(advance(p));
@@ -748,7 +759,7 @@ static int parse_target(struct jparse *p, bool with_attr, struct jtarget **out)
             TRY(parse_target(p, with_attr, &x));
             TRY(expect(p, JTOK_RPAREN));
         } else {
-            if (!(x = parse_alloc(p, sizeof *x))) return ERR_NOMEM;
+            if (!(x = parse_alloc(p, sizeof *x))) return p->rc;
             TRY(parse_target_name(p, &x->sym));
             if (with_attr && p->cur.kind == JTOK_DOT) {
                 TRY(advance(p));
@@ -761,7 +772,7 @@ static int parse_target(struct jparse *p, bool with_attr, struct jtarget **out)
         if (tuple) TRY(vec_put(p, &tuple->v, &tuple->n, &x, sizeof x));
         if (p->cur.kind != JTOK_COMMA) break;
         if (!tuple) {
-            if (!(tuple = parse_alloc(p, sizeof *tuple))) return ERR_NOMEM;
+            if (!(tuple = parse_alloc(p, sizeof *tuple))) return p->rc;
             tuple->kind = JT_TUPLE;
             TRY(vec_put(p, &tuple->v, &tuple->n, &x, sizeof x));
         }
@@ -786,7 +797,7 @@ static int parse_if(struct jparse *p, struct jstmt **out)
 {
     static const char *const ends[] = {"elif", "else", "endif", NULL}, *const last[] = {"endif", NULL};
     struct jstmt *s = make_stmt(p, JS_IF);
-    if (!s) return ERR_NOMEM;
+    if (!s) return p->rc;
     uint32_t n_bodies = 0;
     for (bool more = true; more;) {
         struct jexpr *test = NULL;
@@ -807,7 +818,7 @@ static int parse_for(struct jparse *p, struct jstmt **out)
 {
     static const char *const ends[] = {"else", "endfor", NULL};
     struct jstmt *s = make_stmt(p, JS_FOR);
-    if (!s) return ERR_NOMEM;
+    if (!s) return p->rc;
     TRY(advance(p));
     TRY(parse_target(p, false, &s->u.loop.target));
     TRY(expect_word(p, "in"));
@@ -844,7 +855,7 @@ static int parse_filters(struct jparse *p, bool first_bare, struct jpost **ops, 
 static int parse_set(struct jparse *p, struct jstmt **out)
 {
     struct jstmt *s = make_stmt(p, JS_SET);
-    if (!s) return ERR_NOMEM;
+    if (!s) return p->rc;
     *out = s;
     TRY(advance(p));
     TRY(parse_target(p, true, &s->u.set.target));
@@ -898,7 +909,7 @@ static int parse_macro(struct jparse *p, struct jstmt **out)
 {
     struct jstmt *s = make_stmt(p, JS_MACRO);
     struct jmacro_def *def = parse_alloc(p, sizeof *def);
-    if (!s || !def) return ERR_NOMEM;
+    if (!s || !def) return p->rc;
     *out = s;
     s->u.macro.def = def;
     TRY(advance(p));
@@ -913,7 +924,7 @@ static int parse_call(struct jparse *p, struct jstmt **out)
 {
     struct jstmt *s = make_stmt(p, JS_CALL);
     struct jmacro_def *def = parse_alloc(p, sizeof *def);
-    if (!s || !def) return ERR_NOMEM;
+    if (!s || !def) return p->rc;
     *out = s;
     s->u.macro.def = def;
     def->name = jv_none();
@@ -928,7 +939,7 @@ static int parse_call(struct jparse *p, struct jstmt **out)
 static int parse_filter_block(struct jparse *p, struct jstmt **out)
 {
     struct jstmt *s = make_stmt(p, JS_FILTER);
-    if (!s) return ERR_NOMEM;
+    if (!s) return p->rc;
     *out = s;
     TRY(advance(p));
     TRY(parse_filters(p, true, &s->u.filter.ops, &s->u.filter.n_ops));
@@ -938,7 +949,7 @@ static int parse_filter_block(struct jparse *p, struct jstmt **out)
 static int parse_with(struct jparse *p, struct jstmt **out)
 {
     struct jstmt *s = make_stmt(p, JS_WITH);
-    if (!s) return ERR_NOMEM;
+    if (!s) return p->rc;
     *out = s;
     uint32_t n_values = 0;
     TRY(advance(p));
@@ -958,7 +969,7 @@ static int parse_with(struct jparse *p, struct jstmt **out)
 static int parse_generation(struct jparse *p, struct jstmt **out)
 {
     struct jstmt *s = make_stmt(p, JS_SCOPE);
-    if (!s) return ERR_NOMEM;
+    if (!s) return p->rc;
     *out = s;
     TRY(advance(p));
     return parse_block(p, "endgeneration", &s->u.body);
@@ -968,7 +979,7 @@ static int parse_loop_control(struct jparse *p, struct jstmt **out)
 {
     if (p->loops == 0) return BAD(p, "'%.*s' outside of a loop", STR_ARG(p->cur.s));
     struct jstmt *s = make_stmt(p, at_word(p, "break") ? JS_BREAK : JS_CONTINUE);
-    if (!s) return ERR_NOMEM;
+    if (!s) return p->rc;
     *out = s;
     return advance(p);
 }
@@ -976,10 +987,26 @@ static int parse_loop_control(struct jparse *p, struct jstmt **out)
 static int parse_print(struct jparse *p, struct jstmt **out)
 {
     struct jstmt *s = make_stmt(p, JS_PRINT);
-    if (!s) return ERR_NOMEM;
+    if (!s) return p->rc;
     *out = s;
     TRY(advance(p));
     return parse_tuple(p, parse_expr, NULL, false, &s->u.expr);
+}
+
+/* {% print a, b %} writes one after the other. */
+static int parse_print_tag(struct jparse *p, struct jstmt **out)
+{
+    struct jstmt *s = make_stmt(p, JS_PRINT);
+    struct jexpr *all = make_expr(p, JE_CONCAT, p->cur.line), *x;
+    if (!s || !all) return p->rc;
+    *out = s;
+    s->u.expr = all;
+    do {
+        TRY(advance(p));
+        TRY(parse_expr(p, &x));
+        TRY(put_expr(p, all, x));
+    } while (p->cur.kind == JTOK_COMMA);
+    return 0;
 }
 
 static int parse_refused(struct jparse *p, struct jstmt **out)
@@ -998,7 +1025,7 @@ static const struct {
     {"call", parse_call},       {"filter", parse_filter_block},
     {"with", parse_with},       {"generation", parse_generation},
     {"break", parse_loop_control}, {"continue", parse_loop_control},
-    {"print", parse_print},     {"include", parse_refused},
+    {"print", parse_print_tag},     {"include", parse_refused},
     {"import", parse_refused},  {"from", parse_refused},
     {"extends", parse_refused}, {"block", parse_refused},
     {"autoescape", parse_refused},
@@ -1031,7 +1058,7 @@ static int parse_body(struct jparse *p, const char *const *ends, struct jbody *o
         }
         if (p->cur.kind == JTOK_TEXT) {
             if (p->cur.s.n > 0) {
-                if (!(s = make_stmt(p, JS_TEXT))) return ERR_NOMEM;
+                if (!(s = make_stmt(p, JS_TEXT))) return p->rc;
                 s->u.text = p->cur.s;
             }
             TRY(advance(p));

@@ -655,7 +655,9 @@ int jstr_center(struct jrt *rt, struct jv s, int64_t width, struct str fill, int
     TRY(jrt_put_fill(rt, fill, left));
     TRY(jrt_put_str(rt, jv_text(s)));
     TRY(jrt_put_fill(rt, fill, pad - left));
-    return jrt_take(rt, mark, out);
+    TRY(jrt_take(rt, mark, out));
+    out->safe = s.safe;
+    return 0;
 }
 
 static int m_pad(struct jrt *rt, struct jcall *c, struct jv *out)
@@ -845,7 +847,8 @@ bool jstr_to_float(struct str s, double *out)
         if (!copy_digits(s, &at, text, &n)) return false;
     }
     double v;
-    if (at != s.n || !str_f64((struct str){text, n}, &v)) return false;
+    if (at != s.n) return false;
+    if (!str_f64((struct str){text, n}, &v)) v = __builtin_inf(); /* well-formed, so it is too large */
     *out = minus ? -v : v;
     return true;
 }

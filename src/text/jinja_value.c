@@ -81,7 +81,7 @@ int jv_str_copy(struct jrt *rt, const char *p, size_t n, struct jv *out)
 int jv_chars(struct jrt *rt, const struct jstr *s, size_t *out)
 {
     if (s->chars == JSTR_UNCOUNTED) {
-        TRY(jrt_spend_bytes(rt, s->n));
+        TRY(jrt_spend(rt, 1 + s->n));
         size_t chars = 0;
         for (size_t at = 0; at < s->n; chars++) {
             uint32_t cp;
@@ -106,7 +106,7 @@ int jv_byte_of(struct jrt *rt, const struct jstr *s, size_t chr, size_t *out)
         at += jstr_next((struct str){s->p, s->n}, at, &cp);
     }
     *out = at;
-    return jrt_spend_bytes(rt, at);
+    return jrt_spend(rt, 1 + at);
 }
 
 int jv_substr(struct jrt *rt, struct jv s, size_t from, size_t to, struct jv *out)
@@ -1091,7 +1091,7 @@ int jv_slice(struct jrt *rt, struct jv obj, const struct jv bound[3], struct jv 
     struct jrange r;
     int64_t n;
     if (obj.kind == JK_UNDEF) return jv_use_undefined(rt, obj);
-    if (!is_sequence(obj) && obj.kind != JK_RANGE) return jv_hint(rt, "the object cannot be sliced", out);
+    if (!is_sequence(obj) && obj.kind != JK_RANGE) return JFAIL(rt, "'%s' object cannot be sliced", jv_type_name(obj.kind));
     TRY(jv_len(rt, obj, &n));
     TRY(jv_slice_range(rt, bound, n, &r));
     if (obj.kind == JK_STR) return slice_str(rt, obj, &r, out);

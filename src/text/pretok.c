@@ -9,7 +9,8 @@
  *    gives (a unit test compares them), in one pass and without a stack whatever the text is;
  *  - classes of characters and fixed strings;
  *  - PCRE2 for every other expression of a tokenizer.json and of the named pre-tokenizers of GGUF, with limits: a match that needs
- *    more than a fixed multiple of its text is an error, never another cut.
+ *    more than a fixed multiple of its text is an error, never another cut. PCRE2's start optimizations stay off: they look far
+ *    ahead of a match for a character that it must end with, and the JIT's read beyond the text in whole vectors.
  * Expressions are written for Oniguruma, where ^ and $ match at line ends; hence PCRE2_MULTILINE. */
 #include "text/text_int.h"
 
@@ -250,7 +251,7 @@ static int regex_compile(struct str regex, pcre2_code **out, struct err *e)
         pcre2_set_newline(c, PCRE2_NEWLINE_LF);
         pcre2_set_parens_nest_limit(c, 64);
         *out = pcre2_compile((PCRE2_SPTR)(regex.n ? regex.p : ""), regex.n,
-                             PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &code, &at, c);
+                             PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_START_OPTIMIZE, &code, &at, c);
         if (*out) pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE); /* without JIT it is interpreted: slower, the same matches */
     }
     pcre2_compile_context_free(c);

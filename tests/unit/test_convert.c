@@ -437,7 +437,7 @@ static void quantize_equals_convert(void **state)
     struct convert_result dry;
     opts.dry_run = true;
     if (convert_quantize(g, NULL, &opts, &dry, &e) < 0) fail_msg("%s", e.msg);
-    assert_memory_equal(&dry, &result, sizeof dry);
+    assert_true(dry.file_bytes == result.file_bytes && dry.parameters == result.parameters && dry.tensors == result.tensors);
     struct map m;
     assert_int_equal(vfs_map(scratch_path(dir, "again.gguf"), &m, NULL), 0);
     assert_int_equal(dry.file_bytes, m.n);

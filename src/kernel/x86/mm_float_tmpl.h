@@ -3,8 +3,9 @@
  *
  *  - Few activation rows (decode): a tile runs over the whole length, widening weights as it reads them. Weights pass once, in order;
  *    memory is the limit, and a prefetch a little ahead in each row's stream hides the page ends where the hardware's stops.
- *  - Many (prefill): blocks of PACK_ROWS x PACK_K weights are widened once into scratch, where they stay in L1 while PACK_COLS
- *    activation rows pass over them. Between blocks of K the lanes wait in scratch: the same chain, put down and taken up again.
+ *  - Many (prefill): blocks of PACK_ROWS x PACK_K weights are widened into scratch and serve PACK_COLS activation rows. Between blocks
+ *    of K the lanes wait in scratch: the same chain, put down and taken up again. A tile's activations (12 KB) stay in L1 while the
+ *    block's weights (64 KB) stream over them from L2; all of scratch is in L2.
  *
  * A tile with fewer than TILE_ROWS weight rows left repeats the last one and does not store it. */
 #ifndef QUERN_MM_FLOAT_TMPL_H
@@ -14,8 +15,8 @@ enum {
     DIRECT_COLS = 2 * TILE_COLS, /* most activation rows for which packing does not pay */
     PREFETCH = 1024,             /* bytes ahead in each weight row: measured, 512 to 4096 are alike */
     PACK_K = 512,
-    PACK_ROWS = 16,
-    PACK_COLS = 192,
+    PACK_ROWS = 32,
+    PACK_COLS = 90,
     TILE_LANES = TILE_ROWS * TILE_COLS * 16,
 };
 _Static_assert(PACK_ROWS % TILE_ROWS == 0 && PACK_COLS % TILE_COLS == 0, "blocks are whole tiles");
@@ -27,7 +28,9 @@ struct tile {
     const float *x;
     size_t x_stride;
     size_t k;
-    float *state; /* packed tiles: TILE_LANES floats, the lanes between blocks of K */
+    /* Of packed tiles only. */
+    const float *next; /* one row of the next tiles' activations, to be fetched meanwhile; NULL: none */
+    float *state;      /* TILE_LANES floats: the lanes between blocks of K */
     bool first, last;
     float *dst;
     size_t dst_stride, n_rows;
@@ -67,6 +70,7 @@ ALWAYS void tile_body(const struct tile *a, const enum qtype t, const unsigned n
         if (ahead >= row_bytes) ahead += a->far;
         UNROLL for (unsigned r = 0; r < TILE_ROWS; r++)
             if (!packed) _mm_prefetch((const char *)a->w[r] + ahead, _MM_HINT_T0);
+        if (packed && a->next) _mm_prefetch((const char *)(a->next + i), _MM_HINT_T1);
         UNROLL for (size_t j = 0; j < line; j += 16) tile_step(acc, a, i + j, 16, t, nc);
     }
     for (; i + 16 <= a->k; i += 16) tile_step(acc, a, i, 16, t, nc);
@@ -142,6 +146,8 @@ ALWAYS void mm_block(const struct mm *a, size_t r, size_t n_rows, size_t c0, siz
             for (size_t i = 0; i < n_rows; i += TILE_ROWS, t.state += TILE_LANES) {
                 tile_rows(&t, (const uint8_t *)(packed + i * PACK_K), PACK_K * sizeof(float), n_rows - i);
                 t.dst = a->dst + c * a->dst_stride + r + i;
+                size_t ahead = c + TILE_COLS + i / TILE_ROWS;
+                t.next = i / TILE_ROWS < TILE_COLS && ahead < c1 ? a->act.f + ahead * a->act.stride + k0 : NULL;
                 tiles_packed[size_min(c1 - c, TILE_COLS) - 1](&t);
             }
         }
@@ -154,8 +160,8 @@ ALWAYS void mm_float(const struct mm *a, size_t r0, size_t r1, const enum qtype 
         mm_direct(a, r0, r1, direct);
         return;
     }
-    for (size_t c = 0; c < a->n_rows; c += PACK_COLS)
-        for (size_t r = r0; r < r1; r += PACK_ROWS)
+    for (size_t r = r0; r < r1; r += PACK_ROWS)
+        for (size_t c = 0; c < a->n_rows; c += PACK_COLS)
             mm_block(a, r, size_min(r1 - r, PACK_ROWS), c, size_min(a->n_rows, c + PACK_COLS), t);
 }
 

@@ -102,45 +102,55 @@ static void unpack(struct panel *t, const uint8_t *w, size_t row_bytes, size_t n
     }
 }
 
-ALWAYS void panel_tile(const struct panel *t, const struct cols *x, size_t n_blocks, float (*state)[PANEL_ROWS], const unsigned nc)
+ALWAYS void tile_body(const struct tile *t, const unsigned nc)
 {
-    const size_t stride = x->k / ACT_BLOCK;
+    const size_t stride = t->k / ACT_BLOCK;
     __m256 acc[PANEL_COLS];
-    UNROLL for (unsigned c = 0; c < nc; c++) acc[c] = _mm256_load_ps(state[c]);
-    const int8_t *q = x->q;
-    for (size_t b = 0; b < n_blocks; b++, q += ACT_BLOCK) {
+    UNROLL for (unsigned c = 0; c < nc; c++)
+    {
+        prefetch_scales(t, c, nc);
+        acc[c] = t->first ? _mm256_setzero_ps() : _mm256_load_ps(t->state[c]);
+    }
+    const int8_t *q = t->q;
+    for (size_t b = 0; b < t->n_blocks; b++, q += ACT_BLOCK) {
         __m256i sum[PANEL_COLS];
         UNROLL for (unsigned c = 0; c < nc; c++)
         {
             sum[c] = _mm256_setzero_si256();
-            _mm_prefetch((const char *)x->next + c * x->k + b * ACT_BLOCK, _MM_HINT_T0);
+            if (b % 2 == 0) _mm_prefetch((const char *)t->next + c * t->k + b * ACT_BLOCK, _MM_HINT_T0);
         }
         UNROLL for (size_t i = 0; i < 8; i++)
         {
-            __m256i w = _mm256_load_si256((const __m256i *)t->w[8 * b + i]);
+            __m256i w = _mm256_load_si256((const __m256i *)t->panel->w[8 * b + i]);
             UNROLL for (unsigned c = 0; c < nc; c++)
-                sum[c] = _mm256_add_epi32(sum[c], dot4(w, _mm256_set1_epi32((int)load_u32(q + c * x->k + 4 * i))));
+                sum[c] = _mm256_add_epi32(sum[c], dot4(w, _mm256_set1_epi32((int)load_u32(q + c * t->k + 4 * i))));
         }
-        __m256 dw = _mm256_load_ps(t->d[b]);
+        __m256 dw = _mm256_load_ps(t->panel->d[b]);
         UNROLL for (unsigned c = 0; c < nc; c++)
         {
-            __m256 scale = _mm256_mul_ps(dw, _mm256_set1_ps(x->d[c * stride + b]));
+            __m256 scale = _mm256_mul_ps(dw, _mm256_set1_ps(t->d[c * stride + b]));
             acc[c] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sum[c]), acc[c]);
         }
     }
-    UNROLL for (unsigned c = 0; c < nc; c++) _mm256_store_ps(state[c], acc[c]);
+    UNROLL for (unsigned c = 0; c < nc; c++)
+    {
+        if (t->last)
+            v_store_n(t->dst + c * t->dst_stride, acc[c], t->n_rows);
+        else
+            _mm256_store_ps(t->state[c], acc[c]);
+    }
 }
 
-#define PANEL_TILE(nc)                                                                                               \
-    static void panel_##nc(const struct panel *t, const struct cols *x, size_t n_blocks, float (*state)[PANEL_ROWS]) \
-    {                                                                                                                \
-        panel_tile(t, x, n_blocks, state, nc);                                                                       \
+#define TILE(nc)                                \
+    static void tile_##nc(const struct tile *t) \
+    {                                           \
+        tile_body(t, nc);                       \
     }
-PANEL_TILE(1)
-PANEL_TILE(2)
-PANEL_TILE(3)
-PANEL_TILE(4)
-static panel_fn *const panel_tiles[PANEL_COLS] = {panel_1, panel_2, panel_3, panel_4};
+TILE(1)
+TILE(2)
+TILE(3)
+TILE(4)
+static tile_fn *const tiles[PANEL_COLS] = {tile_1, tile_2, tile_3, tile_4};
 
 void mm_q8_0_avx2(const struct mm *a, size_t r0, size_t r1)
 {
@@ -149,5 +159,5 @@ void mm_q8_0_avx2(const struct mm *a, size_t r0, size_t r1)
     else if (a->n_rows <= DIRECT_COLS)
         for (size_t r = r0; r < r1; r += GROUP) mm_group(a, r, size_min(r1 - r, GROUP), a->n_rows);
     else
-        mm_panels(a, r0, r1, unpack, panel_tiles);
+        mm_panels(a, r0, r1, unpack, tiles);
 }

@@ -150,62 +150,70 @@ static void unpack(struct panel *t, const uint8_t *w, size_t row_bytes, size_t n
     }
 }
 
-/* 32 weight rows by nc activation rows over n_blocks blocks, added to state[nc][32]. */
-ALWAYS void panel_tile(const struct panel *t, const struct cols *x, size_t n_blocks, float (*state)[PANEL_ROWS], const unsigned nc)
+ALWAYS void tile_body(const struct tile *t, const unsigned nc)
 {
-    const size_t stride = x->k / ACT_BLOCK;
-    int32_t off[PANEL_COLS][PANEL_BLOCKS];
+    const size_t stride = t->k / ACT_BLOCK;
+    int32_t off[PANEL_COLS][PANEL_BLOCKS]; /* -128 * sum of q */
     __m512 acc[PANEL_COLS][2];
     UNROLL for (unsigned c = 0; c < nc; c++)
     {
-        __m512i s = _mm512_maskz_loadu_epi32(lanes(n_blocks), x->s + c * stride);
+        __m512i s = _mm512_maskz_loadu_epi32(lanes(t->n_blocks), t->s + c * stride);
+        prefetch_scales(t, c, nc);
         _mm512_storeu_si512(off[c], _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(s, 7)));
-        UNROLL for (int h = 0; h < 2; h++) acc[c][h] = _mm512_load_ps(state[c] + 16 * h);
+        UNROLL for (int h = 0; h < 2; h++) acc[c][h] = t->first ? _mm512_setzero_ps() : _mm512_load_ps(t->state[c] + 16 * h);
     }
-    const int8_t *q = x->q;
-    for (size_t b = 0; b < n_blocks; b++, q += ACT_BLOCK) {
+    const int8_t *q = t->q;
+    for (size_t b = 0; b < t->n_blocks; b++, q += ACT_BLOCK) {
         __m512i sum[PANEL_COLS][2];
         UNROLL for (unsigned c = 0; c < nc; c++)
         {
             sum[c][0] = sum[c][1] = _mm512_set1_epi32(off[c][b]);
-            _mm_prefetch((const char *)x->next + c * x->k + b * ACT_BLOCK, _MM_HINT_T0);
+            if (b % 2 == 0) _mm_prefetch((const char *)t->next + c * t->k + b * ACT_BLOCK, _MM_HINT_T0);
         }
         UNROLL for (size_t i = 0; i < 8; i++)
         {
-            __m512i w0 = _mm512_load_si512(t->w[8 * b + i][0]), w1 = _mm512_load_si512(t->w[8 * b + i][16]);
+            const uint8_t *w = t->panel->w[8 * b + i][0];
+            __m512i w0 = _mm512_load_si512(w), w1 = _mm512_load_si512(w + 64);
             UNROLL for (unsigned c = 0; c < nc; c++)
             {
-                __m512i y = _mm512_set1_epi32((int)load_u32(q + c * x->k + 4 * i));
+                __m512i y = _mm512_set1_epi32((int)load_u32(q + c * t->k + 4 * i));
                 sum[c][0] = _mm512_dpbusd_epi32(sum[c][0], w0, y);
                 sum[c][1] = _mm512_dpbusd_epi32(sum[c][1], w1, y);
             }
         }
         UNROLL for (int h = 0; h < 2; h++)
         {
-            __m512 dw = _mm512_load_ps(t->d[b] + 16 * h);
+            __m512 dw = _mm512_load_ps(t->panel->d[b] + 16 * h);
             UNROLL for (unsigned c = 0; c < nc; c++)
             {
-                __m512 scale = _mm512_mul_ps(dw, _mm512_set1_ps(x->d[c * stride + b]));
+                __m512 scale = _mm512_mul_ps(dw, _mm512_set1_ps(t->d[c * stride + b]));
                 acc[c][h] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[c][h]), acc[c][h]);
             }
         }
     }
     UNROLL for (unsigned c = 0; c < nc; c++)
-        UNROLL for (int h = 0; h < 2; h++) _mm512_store_ps(state[c] + 16 * h, acc[c][h]);
+        UNROLL for (size_t h = 0; h < 2; h++)
+        {
+            float *dst = t->dst + c * t->dst_stride + 16 * h;
+            if (!t->last)
+                _mm512_store_ps(t->state[c] + 16 * h, acc[c][h]);
+            else if (t->n_rows > 16 * h)
+                _mm512_mask_storeu_ps(dst, lanes(t->n_rows - 16 * h), acc[c][h]);
+        }
 }
 
-#define PANEL_TILE(nc)                                                                                               \
-    static void panel_##nc(const struct panel *t, const struct cols *x, size_t n_blocks, float (*state)[PANEL_ROWS]) \
-    {                                                                                                                \
-        panel_tile(t, x, n_blocks, state, nc);                                                                       \
+#define TILE(nc)                                   \
+    static void tile_##nc(const struct tile *t) \
+    {                                              \
+        tile_body(t, nc);                          \
     }
-PANEL_TILE(1)
-PANEL_TILE(2)
-PANEL_TILE(3)
-PANEL_TILE(4)
-PANEL_TILE(5)
-PANEL_TILE(6)
-static panel_fn *const panel_tiles[PANEL_COLS] = {panel_1, panel_2, panel_3, panel_4, panel_5, panel_6};
+TILE(1)
+TILE(2)
+TILE(3)
+TILE(4)
+TILE(5)
+TILE(6)
+static tile_fn *const tiles[PANEL_COLS] = {tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
 
 void mm_q8_0_avx512(const struct mm *a, size_t r0, size_t r1)
 {
@@ -214,5 +222,5 @@ void mm_q8_0_avx512(const struct mm *a, size_t r0, size_t r1)
     else if (a->n_rows <= DIRECT_COLS)
         for (size_t r = r0; r < r1; r += GROUP) mm_group(a, r, size_min(r1 - r, GROUP), a->n_rows);
     else
-        mm_panels(a, r0, r1, unpack, panel_tiles);
+        mm_panels(a, r0, r1, unpack, tiles);
 }

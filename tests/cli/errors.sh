@@ -1,0 +1,110 @@
+#!/bin/sh
+# errors: what goes wrong says so in one plain line, with the right exit code, promptly, and leaves nothing behind.
+. "$(dirname "$0")/../cli_tap.sh"
+
+limit=
+command -v timeout >/dev/null 2>&1 && limit="timeout 20"
+quern() { $limit "$QUERN" "$@"; }
+
+# Bad usage is 2, with a hint.
+ran "no command" 2 "$QUERN"
+ran "an unknown command" 2 "$QUERN" rnu
+holds "suggests the nearest" "$W/err" "did you mean 'run'?"
+ran "a command that is like none" 2 "$QUERN" xyzzyx
+! grep -q "did you mean" "$W/err"
+verdict $? "suggests none" "$W/err"
+ran "an unknown option" 2 "$QUERN" run --tempt 0.5
+holds "suggests the nearest" "$W/err" "did you mean --temp?"
+ran "an option that another command has" 2 "$QUERN" doctor --kv f32
+for bad in "--top-p 1.5" "--top-p -0.1" "--temp cold" "--temp nan" "--temp 1e999" "-n 0" "-n 12x" "-n 99999999999" "-c 0" \
+    "-t 0" "-t -1" "-b 0" "--seed 1.5" "--seed 99999999999999999999" "--kv q4_0" "-fa=maybe" "-ngl many" "--top-k -3" \
+    "--logit-bias 5" "--logit-bias x+1" "--logit-bias 5+nan" "--mmap=1" "--temp" "--no-such-thing"; do
+    # shellcheck disable=SC2086 # a list of options
+    ran "run $bad" 2 "$QUERN" run -p hello $bad
+    [ ! -s "$W/out" ]
+    verdict $? "prints no answer" "$W/out"
+done
+ran "a CPU level that is not there" 1 "$QUERN" run -p hello --cpu pentium
+one_line "one plain line"
+holds "lists those that are" "$W/err" "scalar"
+ran "more words than there can be" 2 "$QUERN" show a b
+ran "logits without --out" 2 "$QUERN" logits --tokens 1
+ran "logits without tokens" 2 "$QUERN" logits --out "$W/x"
+ran "perplexity without a file" 2 "$QUERN" perplexity
+ran "help for what is not there" 2 "$QUERN" help nothing
+
+# Files that are no models.
+: >"$W/empty.gguf"
+printf 'GGUF' >"$W/four.gguf"
+printf 'GGUF\003\000\000\000\377\377\377\377\377\377\377\177\377\377\377\377\377\377\377\177' >"$W/hostile.gguf"
+head -c 70000 "$DEMO" >"$W/cut.gguf"
+mkdir "$W/folder" "$W/json"
+printf '{"architectures":' >"$W/json/config.json"
+mkfifo "$W/fifo.gguf" 2>/dev/null
+for file in "$W/none.gguf" "$W/empty.gguf" "$W/four.gguf" "$W/hostile.gguf" "$W/cut.gguf" "$W/folder" "$W/json" "$W/fifo.gguf" \
+    /dev/zero /dev/null "$SRC/LICENSE"; do
+    [ -e "$file" ] || [ "$file" = "$W/none.gguf" ] || { skip "run $file" "not here" && continue; }
+    for command in "run -p hello -m" "show" "tokenize -p hello" "logits --tokens 1 --out $W/x"; do
+        # shellcheck disable=SC2086 # a list of options
+        ran "quern $command ${file##*/}" 1 quern $command "$file"
+        one_line "one plain line"
+        holds "that names it" "$W/err" "${file##*/}"
+    done
+done
+[ ! -e "$W/x" ]
+verdict $? "no output file was made"
+ran "a name full of control characters" 1 "$QUERN" run -p hello -m "$(printf 'a\033[31mb\001c.gguf')"
+! LC_ALL=C grep -q "$(printf '[\001\033]')" "$W/err"
+verdict $? "does not reach the terminal" "$W/err"
+
+# Places that cannot be written to.
+for out in "$W/no/such/folder/x.bin" "$W/folder" /dev/full /proc/x.bin; do
+    [ -e /dev/full ] || [ "$out" != /dev/full ] || continue
+    [ -d /proc ] || [ "$out" != /proc/x.bin ] || continue
+    ran "logits to ${out#"$W/"}" 1 quern logits "$DEMO" --tokens 1,2 --out "$out"
+    one_line "one plain line"
+done
+if [ -e /dev/full ]; then
+    [ -c /dev/full ]
+    verdict $? "the device is still one"
+    for command in "show" "doctor --no-measure" "tokenize -p hello" "run -p hello -n 3" "--help" "completion bash"; do
+        # shellcheck disable=SC2086 # a list of options
+        "$QUERN" $command >/dev/full 2>"$W/err" </dev/null
+        [ $? = 1 ]
+        verdict $? "quern $command on a full disk fails" "$W/err"
+        one_line "one plain line"
+    done
+fi
+if [ "$(id -u)" != 0 ]; then
+    mkdir "$W/locked"
+    chmod 500 "$W/locked"
+    ran "a folder that is locked" 1 "$QUERN" logits "$DEMO" --tokens 1,2 --out "$W/locked/x.bin"
+    one_line "one plain line"
+    chmod 700 "$W/locked"
+else
+    skip "a folder that is locked" "root may write everywhere"
+fi
+printf 'before' >"$W/old.bin"
+ran "a failure" 1 "$QUERN" logits "$DEMO" --tokens 1,99999 --out "$W/old.bin"
+printf 'before' >"$W/expected"
+same "leaves the old file" "$W/expected" "$W/old.bin"
+find "$W" -newer "$W/expected" -name '*old.bin*' ! -name old.bin >"$W/left"
+[ ! -s "$W/left" ]
+verdict $? "and nothing beside it" "$W/left"
+
+# An interrupt while a file is written.
+if [ -n "$limit" ]; then
+    big=$(awk 'BEGIN { for (i = 0; i < 2000; i++) printf "%d,", i; print 1 }')
+    "$QUERN" logits "$DEMO" --tokens "$big" --batch 1 --threads 1 --cpu scalar --out "$W/old.bin" 2>"$W/err" </dev/null &
+    pid=$!
+    sleep 1
+    kill -INT $pid
+    wait $pid
+    [ $? = 1 ]
+    verdict $? "an interrupt is a failure" "$W/err"
+    same "leaves the old file" "$W/expected" "$W/old.bin"
+    ls -A "$W" | grep 'old.bin' | grep -vx 'old.bin' >"$W/left"
+    [ ! -s "$W/left" ]
+    verdict $? "and nothing beside it" "$W/left"
+fi
+plan

@@ -1,0 +1,30 @@
+#!/bin/sh
+# example: examples/chat.c, compiled by the build, and compiled once more as a stranger would, against the shared library.
+. "$(dirname "$0")/../cli_tap.sh"
+build=$(dirname "$QUERN")
+printf 'What is the capital of Japan?\nSay "it" again\\, please.\n' >"$W/lines"
+
+if [ -x "$build/examples/chat" ]; then
+    fed "the example chats" 0 "$W/lines" "$build/examples/chat" "$DEMO"
+    cp "$W/out" "$W/first"
+    [ "$(wc -l <"$W/out")" -ge 2 ]
+    verdict $? "an answer to each line" "$W/out"
+    fed "once more" 0 "$W/lines" "$build/examples/chat" "$DEMO"
+    same "the same answers" "$W/first" "$W/out"
+    ran "no model" 2 "$build/examples/chat"
+    ran "a model that is not there" 1 "$build/examples/chat" "$W/none.gguf"
+    holds "says so" "$W/err" "none.gguf"
+else
+    skip "the example chats" "it was not built"
+fi
+
+library=$(ls "$build"/libquern.so "$build"/libquern.dylib 2>/dev/null | head -n 1)
+if command -v cc >/dev/null 2>&1 && [ -n "$library" ] && [ -s "$W/first" ]; then
+    ran "it compiles as plain C11 against the shared library" 0 cc -std=c11 -pedantic -Wall -Wextra -Werror -I"$SRC/include" \
+        "$SRC/examples/chat.c" "$library" -Wl,-rpath,"$build" -o "$W/chat"
+    fed "and chats" 0 "$W/lines" "$W/chat" "$DEMO"
+    same "the same answers" "$W/first" "$W/out"
+else
+    skip "it compiles against the shared library" "no compiler or no library here"
+fi
+plan

@@ -1,0 +1,136 @@
+#!/bin/sh
+# terminal: the chat as a person has it, in a pseudo-terminal. What is typed goes through a pipe to script(1); what comes back is
+# read from a file, and each step waits until what it expects is there.
+. "$(dirname "$0")/../cli_tap.sh"
+
+if ! script --version 2>/dev/null | grep -q util-linux; then
+    skip "the chat in a terminal" "needs script of util-linux"
+    plan
+    exit 0
+fi
+
+TERM=vt100
+XDG_STATE_HOME=$W/state
+export TERM XDG_STATE_HOME
+seen=0
+
+open_chat() { # ARGUMENTS...
+    rm -f "$W/keys" "$W/screen" "$W/status"
+    mkfifo "$W/keys"
+    : >"$W/screen"
+    seen=0
+    # shellcheck disable=SC2094 # two different ends
+    script -qec "$QUERN run $*; echo leaving with \$?" /dev/null <"$W/keys" >"$W/screen" 2>&1 &
+    chat=$!
+    exec 3>"$W/keys"
+}
+
+close_chat() {
+    exec 3>&-
+    wait $chat
+}
+
+keys() { printf "$1" >&3; }
+line() { printf '%s\r' "$1" >&3; }
+
+# Waits until the screen shows TEXT behind what was expected before.
+expect() { # NAME TEXT
+    tries=0
+    while [ $tries -lt 300 ]; do
+        found=$(tail -c +$((seen + 1)) "$W/screen" | LC_ALL=C grep -aboF -e "$2" | head -n 1 | cut -d: -f1)
+        if [ -n "$found" ]; then
+            seen=$((seen + found + ${#2}))
+            ok "$1"
+            return
+        fi
+        tries=$((tries + 1))
+        sleep 0.1
+    done
+    tail -c +$((seen + 1)) "$W/screen" | tr -d '\000\033' | tail -n 8 | sed 's/^/# /'
+    not_ok "$1"
+}
+
+open_chat --temp 0 --verbose
+expect "a greeting" "/help lists the commands"
+expect "a prompt" ">>> "
+line "What is the capital of Japan?"
+expect "an answer" "The capital of Japan is Tokyo."
+expect "the first prompt is new" ", 0 of them reused"
+expect "the next prompt" ">>> "
+line "What is the capital of France?"
+expect "the next answer" "Paris"
+expect "its figures" " of them reused"
+grep -aE ' [1-9][0-9]* of them reused' "$W/screen" >/dev/null
+verdict $? "only what is new is computed"
+line "/set quiet"
+line "Tell me a story about a dragon."
+expect "a long answer" "Once upon"
+keys '\003'
+expect "Ctrl-C stops it" ">>> "
+line "/save $W/cut.json"
+expect "the chat goes on" "saved 6 messages"
+line "What is the opposite of hot?"
+expect "and answers" "old"
+expect "and asks again" ">>> "
+keys 'a line that is not wanted\003'
+expect "Ctrl-C clears the line" ">>> "
+keys '\003'
+expect "twice, it tells how to leave" "Ctrl-D or /bye leaves"
+line '"""What is the capital'
+expect "a message of several lines" "... "
+line 'of Spain?"""'
+expect "is one message" "Madrid"
+expect "that is answered once" ">>> "
+line "/save $W/chat.json"
+expect "/save" "saved 10 messages"
+line "/clear"
+expect "/clear" "begins afresh"
+line "/load $W/chat.json"
+expect "/load" "loaded 10 messages"
+line "/load $W/nothing.json"
+expect "a file that is not there" "nothing.json"
+line "/set parameter temperature 0.25"
+line "/set top_p 7"
+expect "a value out of range" "top_p must be a number from 0 to 1"
+line "/set seed 42"
+line "/show parameters"
+expect "what was set" "0.25"
+line '/set system You are kind.'
+line "/show system"
+expect "the system message" "You are kind."
+line "/hlep"
+expect "a mistyped command" "did you mean /help?"
+line "/help"
+expect "/help" "/load FILE"
+keys '\033[A\033[A\r'
+expect "the arrow key brings an earlier line back" "did you mean /help?"
+keys 'not this\025/bye\r'
+expect "/bye leaves" "leaving with 0"
+close_chat
+
+grep -q '"content":"What is the capital\\nof Spain?"' "$W/chat.json"
+verdict $? "the conversation has the message of several lines" "$W/chat.json"
+ran "what was saved can be rendered" 0 "$QUERN" render "$DEMO" --messages "$W/chat.json"
+grep -q '"role":"assistant","content":"Once upon' "$W/cut.json"
+verdict $? "what was said before Ctrl-C is kept" "$W/cut.json"
+grep -q '^What is the capital of France?$' "$W/state/quern/history"
+verdict $? "the history has what was typed" "$W/state/quern/history"
+mode=$(stat -c %a "$W/state/quern/history" 2>/dev/null || stat -f %Lp "$W/state/quern/history")
+[ "$mode" = 600 ]
+verdict $? "for its owner only"
+
+# A second chat, its context too small; leaving with Ctrl-D.
+cp "$W/state/quern/history" "$W/history"
+open_chat --temp 0 -c 64 --no-history
+expect "another chat" ">>> "
+keys '\033[A'
+line "$(awk 'BEGIN { for (i = 0; i < 100; i++) printf "word " }')"
+expect "a message that does not fit" "was not sent"
+line "What is the capital of Japan?"
+expect "the chat goes on" "Tokyo"
+expect "with a prompt" ">>> "
+keys '\004'
+expect "Ctrl-D leaves" "leaving with 0"
+close_chat
+same "--no-history leaves the history alone" "$W/history" "$W/state/quern/history"
+plan
