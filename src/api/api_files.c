@@ -1,7 +1,6 @@
 /* api_files: quern.h's functions that make files, and the one that looks at the machine. */
 #include "api/api_int.h"
 #include "convert/convert.h"
-#include "convert/synth.h"
 #include "machine/machine.h"
 
 typedef int convert_fn(const struct files *src, const char *out_path, const struct convert_opts *opts,

@@ -5,6 +5,7 @@
 #define QUERN_CONVERT_H
 
 #include "base/base.h"
+#include "convert/synth.h"
 #include "format/format.h"
 
 struct convert_opts { /* zeroed: the defaults */

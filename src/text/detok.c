@@ -87,8 +87,7 @@ static int put_entry(struct detok *d, int32_t id, struct buf *out)
     const struct tok *t = d->t;
     struct str s = tok_text(t, (size_t)id);
     int32_t type = t->types[id];
-    if (type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_UNUSED)
-        return d->show_special ? put_bytes(d, s, out) : 0;
+    if (type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_UNUSED) return d->show_special ? put_bytes(d, s, out) : 0;
     if (type == TYPE_USER) return put_bytes(d, s, out);
     if (t->model == MODEL_BYTES) return put_alphabet(d, s, out);
     int b = type == TYPE_BYTE ? tok_byte_name(s) : -1;
@@ -103,7 +102,8 @@ static int done(int rc, const struct buf *out, struct err *e)
 
 int detok_put(struct detok *d, int32_t id, struct buf *out, struct err *e)
 {
-    if (!tok_id_ok(d->t, id)) return fail(e, ERR_ARG, "token id %d is out of range, the vocabulary has %zu entries", (int)id, d->t->n);
+    if (!tok_id_ok(d->t, id))
+        return fail(e, ERR_ARG, "token id %d is out of range, the vocabulary has %zu entries", (int)id, d->t->n);
     return done(put_entry(d, id, out), out, e);
 }
 

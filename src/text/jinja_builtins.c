@@ -39,7 +39,8 @@ static int bind(struct jrt *rt, struct jcall *c)
         if (n < c->n) c->a[n] = c->v[n];
         for (size_t i = 0; i < c->n_kw; i++) {
             if (!str_eq(jv_text(c->kw[i].name), name)) continue;
-            if (jv_given(c->a[n])) return JFAIL(rt, "%s() got multiple values for argument '%.*s'", c->def->name, STR_ARG(name));
+            if (jv_given(c->a[n]))
+                return JFAIL(rt, "%s() got multiple values for argument '%.*s'", c->def->name, STR_ARG(name));
             c->a[n] = c->kw[i].val;
             used_kw++;
         }
@@ -61,8 +62,23 @@ int jcall_builtin(struct jrt *rt, const struct jbuiltin *def, struct jv self, co
 
 /* ---- tests --------------------------------------------------------------------------------------------------------------- */
 
-enum { IS_BOOLEAN, IS_CALLABLE, IS_DEFINED, IS_FALSE, IS_FLOAT, IS_INTEGER, IS_ITERABLE, IS_MAPPING, IS_NONE, IS_NUMBER,
-       IS_SEQUENCE, IS_STRING, IS_TRUE, IS_UNDEFINED, IS_ESCAPED };
+enum {
+    IS_BOOLEAN,
+    IS_CALLABLE,
+    IS_DEFINED,
+    IS_FALSE,
+    IS_FLOAT,
+    IS_INTEGER,
+    IS_ITERABLE,
+    IS_MAPPING,
+    IS_NONE,
+    IS_NUMBER,
+    IS_SEQUENCE,
+    IS_STRING,
+    IS_TRUE,
+    IS_UNDEFINED,
+    IS_ESCAPED
+};
 
 static int t_kind(struct jrt *rt, struct jcall *c, struct jv *out)
 {
@@ -71,21 +87,51 @@ static int t_kind(struct jrt *rt, struct jcall *c, struct jv *out)
     bool sequence = k == JK_UNDEF || k == JK_STR || k == JK_LIST || k == JK_TUPLE || k == JK_DICT || k == JK_RANGE;
     bool r = false;
     switch (c->def->arg) {
-    case IS_BOOLEAN: r = k == JK_BOOL; break;
-    case IS_CALLABLE: r = k == JK_UNDEF || k == JK_FUNC || k == JK_METHOD || k == JK_MACRO || k == JK_LOOP || k == JK_JOINER; break;
-    case IS_DEFINED: r = k != JK_UNDEF; break;
-    case IS_UNDEFINED: r = k == JK_UNDEF; break;
-    case IS_FALSE: r = k == JK_BOOL && !c->self.u.b; break;
-    case IS_TRUE: r = k == JK_BOOL && c->self.u.b; break;
-    case IS_FLOAT: r = k == JK_FLOAT; break;
-    case IS_INTEGER: r = k == JK_INT || k == JK_BIG; break;
-    case IS_NUMBER: r = k == JK_BOOL || k == JK_INT || k == JK_FLOAT || k == JK_BIG; break;
-    case IS_ITERABLE: r = sequence || k == JK_VIEW || k == JK_ITER || k == JK_LOOP; break;
-    case IS_SEQUENCE: r = sequence; break;
-    case IS_MAPPING: r = k == JK_DICT; break;
-    case IS_NONE: r = k == JK_NONE; break;
-    case IS_STRING: r = k == JK_STR; break;
-    case IS_ESCAPED: r = k == JK_STR && c->self.safe; break;
+    case IS_BOOLEAN:
+        r = k == JK_BOOL;
+        break;
+    case IS_CALLABLE:
+        r = k == JK_UNDEF || k == JK_FUNC || k == JK_METHOD || k == JK_MACRO || k == JK_LOOP || k == JK_JOINER;
+        break;
+    case IS_DEFINED:
+        r = k != JK_UNDEF;
+        break;
+    case IS_UNDEFINED:
+        r = k == JK_UNDEF;
+        break;
+    case IS_FALSE:
+        r = k == JK_BOOL && !c->self.u.b;
+        break;
+    case IS_TRUE:
+        r = k == JK_BOOL && c->self.u.b;
+        break;
+    case IS_FLOAT:
+        r = k == JK_FLOAT;
+        break;
+    case IS_INTEGER:
+        r = k == JK_INT || k == JK_BIG;
+        break;
+    case IS_NUMBER:
+        r = k == JK_BOOL || k == JK_INT || k == JK_FLOAT || k == JK_BIG;
+        break;
+    case IS_ITERABLE:
+        r = sequence || k == JK_VIEW || k == JK_ITER || k == JK_LOOP;
+        break;
+    case IS_SEQUENCE:
+        r = sequence;
+        break;
+    case IS_MAPPING:
+        r = k == JK_DICT;
+        break;
+    case IS_NONE:
+        r = k == JK_NONE;
+        break;
+    case IS_STRING:
+        r = k == JK_STR;
+        break;
+    case IS_ESCAPED:
+        r = k == JK_STR && c->self.safe;
+        break;
     }
     *out = jv_bool(r);
     return 0;
@@ -194,7 +240,8 @@ const struct jbuiltin *jtest_find(struct str name)
     return jbuiltin_find(tests, COUNT_OF(tests), name);
 }
 
-/* ---- global functions -------------------------------------------------------------------------------------------------------- */
+/* ---- global functions
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* The message is the whole text of the error: callers show it as the template's own words. */
 static int g_raise_exception(struct jrt *rt, struct jcall *c, struct jv *out)
@@ -244,8 +291,8 @@ static int g_range(struct jrt *rt, struct jcall *c, struct jv *out)
     int64_t distance = v[2] > 0 ? v[1] - v[0] : v[0] - v[1], gap = v[2] > 0 ? v[2] : -v[2];
     int64_t n = distance <= 0 ? 0 : (distance - 1) / gap + 1;
     if (n > LONGEST)
-        return JFAIL_CODE(rt, ERR_LIMIT, "Range too big. Ranges of more than %d elements are refused, this one has %lld", LONGEST,
-                          (long long)n);
+        return JFAIL_CODE(rt, ERR_LIMIT, "Range too big. Ranges of more than %d elements are refused, this one has %lld",
+                          LONGEST, (long long)n);
     struct jrange *r = jrt_alloc(rt, sizeof *r);
     if (!r) return rt->rc;
     *r = (struct jrange){.start = v[0], .step = v[2], .n = n, .stop = v[1]};
@@ -274,9 +321,12 @@ static int g_joiner(struct jrt *rt, struct jcall *c, struct jv *out)
 }
 
 static const struct jbuiltin globals[] = {
-    {"cycler", "*", g_cycler, 0},         {"dict", "*", g_dict, JK_DICT},
-    {"joiner", "sep?", g_joiner, 0},      {"namespace", "*", g_dict, JK_NS},
-    {"range", "*", g_range, 0},           {"raise_exception", "message", g_raise_exception, 0},
+    {"cycler", "*", g_cycler, 0},
+    {"dict", "*", g_dict, JK_DICT},
+    {"joiner", "sep?", g_joiner, 0},
+    {"namespace", "*", g_dict, JK_NS},
+    {"range", "*", g_range, 0},
+    {"raise_exception", "message", g_raise_exception, 0},
     {"strftime_now", "format", g_strftime_now, 0},
 };
 
@@ -285,7 +335,8 @@ const struct jbuiltin *jglobal_find(struct str name)
     return jbuiltin_find(globals, COUNT_OF(globals), name);
 }
 
-/* ---- methods of lists and tuples ------------------------------------------------------------------------------------------------ */
+/* ---- methods of lists and tuples
+ * ------------------------------------------------------------------------------------------------ */
 
 static int l_append(struct jrt *rt, struct jcall *c, struct jv *out)
 {
@@ -433,7 +484,8 @@ static const struct jbuiltin tuple_methods[] = {
     {"index", "value start? stop?", l_index, 0},
 };
 
-/* ---- methods of dicts and engine objects -------------------------------------------------------------------------------------------- */
+/* ---- methods of dicts and engine objects
+ * -------------------------------------------------------------------------------------------- */
 
 static int d_get(struct jrt *rt, struct jcall *c, struct jv *out)
 {
@@ -504,12 +556,19 @@ static const struct jbuiltin loop_methods[] = {
 const struct jbuiltin *jmethod_find(uint8_t kind, struct str name)
 {
     switch ((enum jkind)kind) {
-    case JK_STR: return jbuiltin_find(jstr_methods, jstr_n_methods, name);
-    case JK_LIST: return jbuiltin_find(list_methods, COUNT_OF(list_methods), name);
-    case JK_TUPLE: return jbuiltin_find(tuple_methods, COUNT_OF(tuple_methods), name);
-    case JK_DICT: return jbuiltin_find(dict_methods, COUNT_OF(dict_methods), name);
-    case JK_CYCLER: return jbuiltin_find(cycler_methods, COUNT_OF(cycler_methods), name);
-    case JK_LOOP: return jbuiltin_find(loop_methods, COUNT_OF(loop_methods), name);
-    default: return NULL;
+    case JK_STR:
+        return jbuiltin_find(jstr_methods, jstr_n_methods, name);
+    case JK_LIST:
+        return jbuiltin_find(list_methods, COUNT_OF(list_methods), name);
+    case JK_TUPLE:
+        return jbuiltin_find(tuple_methods, COUNT_OF(tuple_methods), name);
+    case JK_DICT:
+        return jbuiltin_find(dict_methods, COUNT_OF(dict_methods), name);
+    case JK_CYCLER:
+        return jbuiltin_find(cycler_methods, COUNT_OF(cycler_methods), name);
+    case JK_LOOP:
+        return jbuiltin_find(loop_methods, COUNT_OF(loop_methods), name);
+    default:
+        return NULL;
     }
 }

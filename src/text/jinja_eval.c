@@ -33,7 +33,8 @@ int jrt_limit(struct jrt *rt)
 int jrt_enter(struct jrt *rt)
 {
     if (++rt->depth <= rt->depth_max) return 0;
-    return JFAIL_CODE(rt, ERR_LIMIT, "calls and expressions are nested too deeply (more than %u)", rt->depth_max / J_FRAMES_PER_DEPTH);
+    return JFAIL_CODE(rt, ERR_LIMIT, "calls and expressions are nested too deeply (more than %u)",
+                      rt->depth_max / J_FRAMES_PER_DEPTH);
 }
 
 void *jrt_alloc(struct jrt *rt, size_t bytes)
@@ -71,7 +72,8 @@ static int make_room(struct jrt *rt, uint64_t n)
         return JFAIL_CODE(rt, ERR_LIMIT, "the template writes more than %zu bytes", rt->out_max);
     TRY(jrt_spend(rt, 4 + n * J_COST_NEW_BYTE));
     int rc = buf_reserve(rt->out, (size_t)n);
-    if (rc == ERR_LIMIT) return JFAIL_CODE(rt, rc, "the rendered text does not fit into its buffer of %zu bytes", rt->out->limit);
+    if (rc == ERR_LIMIT)
+        return JFAIL_CODE(rt, rc, "the rendered text does not fit into its buffer of %zu bytes", rt->out->limit);
     if (rc < 0) {
         fail_nomem(rt->e, "the rendered text", (size_t)n);
         rt->rc = rc;
@@ -185,7 +187,8 @@ static int assign_tuple(struct jrt *rt, struct jscope *sc, const struct jtarget 
     return 0;
 }
 
-/* ---- calls ------------------------------------------------------------------------------------------------------------------- */
+/* ---- calls
+ * ------------------------------------------------------------------------------------------------------------------- */
 
 static int add_star(struct jrt *rt, struct jscope *sc, const struct jexpr *x, struct jlist *into)
 {
@@ -324,23 +327,34 @@ int jcall(struct jrt *rt, struct jv callee, const struct jcall *args, struct jv 
     int rc;
     TRY(jrt_enter(rt));
     switch ((enum jkind)callee.kind) {
-    case JK_FUNC: rc = jcall_builtin(rt, callee.u.fn, jv_none(), args, out); break;
-    case JK_METHOD: rc = call_method(rt, callee.u.method, args, out); break;
-    case JK_MACRO: rc = call_macro(rt, callee.u.macro, args, out); break;
-    case JK_LOOP: rc = call_loop(rt, callee.u.loop, args, out); break;
+    case JK_FUNC:
+        rc = jcall_builtin(rt, callee.u.fn, jv_none(), args, out);
+        break;
+    case JK_METHOD:
+        rc = call_method(rt, callee.u.method, args, out);
+        break;
+    case JK_MACRO:
+        rc = call_macro(rt, callee.u.macro, args, out);
+        break;
+    case JK_LOOP:
+        rc = call_loop(rt, callee.u.loop, args, out);
+        break;
     case JK_JOINER:
         *out = callee.u.joiner->sep;
         rc = callee.u.joiner->used ? 0 : jv_str_view(rt, "", 0, out);
         callee.u.joiner->used = true;
         break;
-    case JK_UNDEF: return jv_use_undefined(rt, callee);
-    default: return JFAIL(rt, "'%s' object is not callable", jv_type_name(callee.kind));
+    case JK_UNDEF:
+        return jv_use_undefined(rt, callee);
+    default:
+        return JFAIL(rt, "'%s' object is not callable", jv_type_name(callee.kind));
     }
     jrt_leave(rt);
     return rc;
 }
 
-/* ---- expressions ----------------------------------------------------------------------------------------------------------------- */
+/* ---- expressions
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 static int eval_slice(struct jrt *rt, struct jscope *sc, const struct jpost *op, struct jv *io)
 {
@@ -372,14 +386,19 @@ static int eval_post(struct jrt *rt, struct jscope *sc, const struct jpost *op, 
     TRY(jrt_spend(rt, J_COST_NODE));
     rt->line = op->line;
     switch ((enum jpost_kind)op->kind) {
-    case JP_ATTR: return jv_attr(rt, *io, op->name, io);
-    case JP_ITEM: TRY(eval(rt, sc, op->u.slice[0], &key)); return jv_item(rt, *io, key, io);
-    case JP_SLICE: return eval_slice(rt, sc, op, io);
+    case JP_ATTR:
+        return jv_attr(rt, *io, op->name, io);
+    case JP_ITEM:
+        TRY(eval(rt, sc, op->u.slice[0], &key));
+        return jv_item(rt, *io, key, io);
+    case JP_SLICE:
+        return eval_slice(rt, sc, op, io);
     case JP_CALL:
         TRY(eval_args(rt, sc, op->u.call.args, caller, &c));
         rt->line = op->line;
         return jcall(rt, *io, &c, io);
-    default: return eval_builtin(rt, sc, op, io);
+    default:
+        return eval_builtin(rt, sc, op, io);
     }
 }
 
@@ -437,7 +456,7 @@ static int eval_compare(struct jrt *rt, struct jscope *sc, const struct jexpr *x
     return 0;
 }
 
-/* "a ~ b": text of all, then one string. The values are computed first, as macros among them write to the same buffer. */
+/* a ~ b ~ c */
 static int eval_concat(struct jrt *rt, struct jscope *sc, const struct jexpr *x, struct jv *out)
 {
     struct jv parts;
@@ -484,16 +503,25 @@ static int eval_nested(struct jrt *rt, struct jscope *sc, const struct jexpr *x,
     struct jv v;
     switch ((enum jexpr_kind)x->kind) {
     case JE_LIST:
-    case JE_TUPLE: return eval_list(rt, sc, x, out);
-    case JE_DICT: return eval_dict(rt, sc, x, out);
-    case JE_CHAIN: return eval_chain(rt, sc, x, out);
-    case JE_COMPARE: return eval_compare(rt, sc, x, out);
-    case JE_CONCAT: return eval_concat(rt, sc, x, out);
+    case JE_TUPLE:
+        return eval_list(rt, sc, x, out);
+    case JE_DICT:
+        return eval_dict(rt, sc, x, out);
+    case JE_CHAIN:
+        return eval_chain(rt, sc, x, out);
+    case JE_COMPARE:
+        return eval_compare(rt, sc, x, out);
+    case JE_CONCAT:
+        return eval_concat(rt, sc, x, out);
     case JE_AND:
-    case JE_OR: return eval_and_or(rt, sc, x, out);
-    case JE_COND: return eval_cond(rt, sc, x, out);
-    case JE_POST: return eval_post_chain(rt, sc, x, NULL, out);
-    default: break;
+    case JE_OR:
+        return eval_and_or(rt, sc, x, out);
+    case JE_COND:
+        return eval_cond(rt, sc, x, out);
+    case JE_POST:
+        return eval_post_chain(rt, sc, x, NULL, out);
+    default:
+        break;
     }
     TRY(eval(rt, sc, x->u.many.v[0], &v));
     if (x->kind != JE_NOT) return jv_negate(rt, v, x->kind == JE_NEG, out);
@@ -519,7 +547,9 @@ static int eval(struct jrt *rt, struct jscope *sc, const struct jexpr *x, struct
     return 0;
 }
 
-/* ---- loops --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- loops
+ * ---------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* The next element that passes the loop's filter; 1, 0 at the end. */
 static int loop_pull(struct jrt *rt, struct jloop *l, struct jv *out)
@@ -578,12 +608,24 @@ static int loop_length(struct jrt *rt, struct jloop *l)
     return 0;
 }
 
-enum { LOOP_INDEX, LOOP_INDEX0, LOOP_REVINDEX, LOOP_REVINDEX0, LOOP_FIRST, LOOP_LAST, LOOP_LENGTH, LOOP_PREV, LOOP_NEXT,
-       LOOP_DEPTH, LOOP_DEPTH0, LOOP_N };
+enum {
+    LOOP_INDEX,
+    LOOP_INDEX0,
+    LOOP_REVINDEX,
+    LOOP_REVINDEX0,
+    LOOP_FIRST,
+    LOOP_LAST,
+    LOOP_LENGTH,
+    LOOP_PREV,
+    LOOP_NEXT,
+    LOOP_DEPTH,
+    LOOP_DEPTH0,
+    LOOP_N
+};
 
 int jloop_attr(struct jrt *rt, struct jloop *l, struct str name, struct jv *out, bool *found)
 {
-    static const char *const names[LOOP_N] = {"index", "index0",   "revindex", "revindex0", "first", "last",
+    static const char *const names[LOOP_N] = {"index",  "index0",   "revindex", "revindex0", "first", "last",
                                               "length", "previtem", "nextitem", "depth",     "depth0"};
     int which = 0;
     while (which < LOOP_N && !str_is(name, names[which])) which++;
@@ -592,15 +634,33 @@ int jloop_attr(struct jrt *rt, struct jloop *l, struct str name, struct jv *out,
     if (which == LOOP_REVINDEX || which == LOOP_REVINDEX0 || which == LOOP_LENGTH) TRY(loop_length(rt, l));
     if (which == LOOP_LAST || which == LOOP_NEXT) TRY(loop_peek(rt, l));
     switch (which) {
-    case LOOP_INDEX: *out = jv_int(l->index0 + 1); return 0;
-    case LOOP_INDEX0: *out = jv_int(l->index0); return 0;
-    case LOOP_REVINDEX: *out = jv_int(l->length - l->index0); return 0;
-    case LOOP_REVINDEX0: *out = jv_int(l->length - l->index0 - 1); return 0;
-    case LOOP_FIRST: *out = jv_bool(l->index0 == 0); return 0;
-    case LOOP_LAST: *out = jv_bool(l->ended); return 0;
-    case LOOP_LENGTH: *out = jv_int(l->length); return 0;
-    case LOOP_DEPTH: *out = jv_int(l->depth0 + 1); return 0;
-    case LOOP_DEPTH0: *out = jv_int(l->depth0); return 0;
+    case LOOP_INDEX:
+        *out = jv_int(l->index0 + 1);
+        return 0;
+    case LOOP_INDEX0:
+        *out = jv_int(l->index0);
+        return 0;
+    case LOOP_REVINDEX:
+        *out = jv_int(l->length - l->index0);
+        return 0;
+    case LOOP_REVINDEX0:
+        *out = jv_int(l->length - l->index0 - 1);
+        return 0;
+    case LOOP_FIRST:
+        *out = jv_bool(l->index0 == 0);
+        return 0;
+    case LOOP_LAST:
+        *out = jv_bool(l->ended);
+        return 0;
+    case LOOP_LENGTH:
+        *out = jv_int(l->length);
+        return 0;
+    case LOOP_DEPTH:
+        *out = jv_int(l->depth0 + 1);
+        return 0;
+    case LOOP_DEPTH0:
+        *out = jv_int(l->depth0);
+        return 0;
     case LOOP_PREV:
         *out = l->before;
         return l->index0 > 0 ? 0 : jv_hint(rt, "there is no previous item", out);
@@ -659,7 +719,9 @@ static int run_loop(struct jrt *rt, struct jscope *outer, const struct jstmt *s,
     return exec_body(rt, sc, &s->u.loop.otherwise);
 }
 
-/* ---- statements ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- statements
+ * ----------------------------------------------------------------------------------------------------------------------------
+ */
 
 static int exec_if(struct jrt *rt, struct jscope *sc, const struct jstmt *s)
 {
@@ -754,19 +816,34 @@ static int exec_stmt(struct jrt *rt, struct jscope *sc, const struct jstmt *s)
     TRY(jrt_spend(rt, J_COST_NODE));
     rt->line = s->line;
     switch ((enum jstmt_kind)s->kind) {
-    case JS_TEXT: return jrt_put_str(rt, s->u.text);
-    case JS_PRINT: TRY(eval(rt, sc, s->u.expr, &v)); return jv_put_str(rt, v);
-    case JS_IF: return exec_if(rt, sc, s);
-    case JS_FOR: return exec_for(rt, sc, s);
-    case JS_SET: TRY(eval(rt, sc, s->u.set.value, &v)); return assign(rt, sc, s->u.set.target, v);
-    case JS_SET_BLOCK: return exec_set_block(rt, sc, s);
-    case JS_MACRO: return exec_macro(rt, sc, s);
-    case JS_CALL: return exec_call(rt, sc, s);
-    case JS_FILTER: return exec_filter(rt, sc, s);
-    case JS_WITH: return exec_with(rt, sc, s);
-    case JS_SCOPE: return exec_scope(rt, sc, s);
-    case JS_BREAK: return FLOW_BREAK;
-    case JS_CONTINUE: return FLOW_CONTINUE;
+    case JS_TEXT:
+        return jrt_put_str(rt, s->u.text);
+    case JS_PRINT:
+        TRY(eval(rt, sc, s->u.expr, &v));
+        return jv_put_str(rt, v);
+    case JS_IF:
+        return exec_if(rt, sc, s);
+    case JS_FOR:
+        return exec_for(rt, sc, s);
+    case JS_SET:
+        TRY(eval(rt, sc, s->u.set.value, &v));
+        return assign(rt, sc, s->u.set.target, v);
+    case JS_SET_BLOCK:
+        return exec_set_block(rt, sc, s);
+    case JS_MACRO:
+        return exec_macro(rt, sc, s);
+    case JS_CALL:
+        return exec_call(rt, sc, s);
+    case JS_FILTER:
+        return exec_filter(rt, sc, s);
+    case JS_WITH:
+        return exec_with(rt, sc, s);
+    case JS_SCOPE:
+        return exec_scope(rt, sc, s);
+    case JS_BREAK:
+        return FLOW_BREAK;
+    case JS_CONTINUE:
+        return FLOW_CONTINUE;
     }
     return 0;
 }
@@ -780,7 +857,9 @@ static int exec_body(struct jrt *rt, struct jscope *sc, const struct jbody *body
     return rc;
 }
 
-/* ---- a rendering ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- a rendering
+ * ----------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* What a variable adds to the default budget: its bytes, and 16 for each value. False where it is nested too deeply. */
 static bool weigh(const struct json *j, unsigned depth, uint64_t *sum)

@@ -381,10 +381,11 @@ static int f_xmlattr(struct jrt *rt, struct jcall *c, struct jv *out)
     for (size_t i = 0; i < d->n; i++) {
         struct jv key, val;
         if (d->e[i].val.kind == JK_NONE || d->e[i].val.kind == JK_UNDEF) continue;
-        TRY(jv_escape(rt, d->e[i].key, &key));
+        TRY(jv_soft_str(rt, d->e[i].key, &key));
         for (size_t k = 0; k < key.u.s->n; k++)
             if (jstr_is_space((unsigned char)key.u.s->p[k]) || strchr("/>=", key.u.s->p[k]))
                 return JFAIL(rt, "Invalid character in attribute name: '%.*s'", STR_ARG(jv_text(key)));
+        TRY(jv_escape(rt, key, &key));
         TRY(jv_escape(rt, d->e[i].val, &val));
         if (space || jrt_mark(rt) > mark) TRY(jrt_put_z(rt, " "));
         TRY(jrt_put_str(rt, jv_text(key)));
@@ -504,7 +505,8 @@ static int f_wordwrap(struct jrt *rt, struct jcall *c, struct jv *out)
     return jrt_take(rt, mark, out);
 }
 
-/* ---- numbers --------------------------------------------------------------------------------------------------------------- */
+/* ---- numbers ---------------------------------------------------------------------------------------------------------------
+ */
 
 static int f_abs(struct jrt *rt, struct jcall *c, struct jv *out)
 {
@@ -595,7 +597,8 @@ static int f_round(struct jrt *rt, struct jcall *c, struct jv *out)
     return 0;
 }
 
-/* ---- lists ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- lists
+ * ----------------------------------------------------------------------------------------------------------------------- */
 
 static int f_length(struct jrt *rt, struct jcall *c, struct jv *out)
 {
@@ -903,7 +906,8 @@ static int f_select(struct jrt *rt, struct jcall *c, struct jv *out)
     return jv_iter_of(rt, kept, out);
 }
 
-/* ---- others --------------------------------------------------------------------------------------------------------------------- */
+/* ---- others
+ * --------------------------------------------------------------------------------------------------------------------- */
 
 static int f_default(struct jrt *rt, struct jcall *c, struct jv *out)
 {

@@ -45,11 +45,21 @@ size_t jformat_double(char out[JFORMAT_DOUBLE_MAX], double v, char form, int pre
     }
     int len;
     switch (form) {
-    case 'e': len = snprintf(raw, sizeof raw, alternate ? "%#.*e" : "%.*e", precision, v); break;
-    case 'E': len = snprintf(raw, sizeof raw, alternate ? "%#.*E" : "%.*E", precision, v); break;
-    case 'g': len = snprintf(raw, sizeof raw, alternate ? "%#.*g" : "%.*g", precision, v); break;
-    case 'G': len = snprintf(raw, sizeof raw, alternate ? "%#.*G" : "%.*G", precision, v); break;
-    default: len = snprintf(raw, sizeof raw, alternate ? "%#.*f" : "%.*f", precision, v); break;
+    case 'e':
+        len = snprintf(raw, sizeof raw, alternate ? "%#.*e" : "%.*e", precision, v);
+        break;
+    case 'E':
+        len = snprintf(raw, sizeof raw, alternate ? "%#.*E" : "%.*E", precision, v);
+        break;
+    case 'g':
+        len = snprintf(raw, sizeof raw, alternate ? "%#.*g" : "%.*g", precision, v);
+        break;
+    case 'G':
+        len = snprintf(raw, sizeof raw, alternate ? "%#.*G" : "%.*G", precision, v);
+        break;
+    default:
+        len = snprintf(raw, sizeof raw, alternate ? "%#.*f" : "%.*f", precision, v);
+        break;
     }
     size_t n = 0;
     for (int i = 0; i < len; i++) { /* whatever the locale puts between the digits becomes one point */
@@ -95,7 +105,8 @@ static int put_grouped(struct jrt *rt, const struct field *f, struct str digits)
 }
 
 /* sign, prefix ("0x"), digits; padded. */
-static int put_number(struct jrt *rt, const struct field *f, bool minus, const char *prefix, struct str digits, const char *suffix)
+static int put_number(struct jrt *rt, const struct field *f, bool minus, const char *prefix, struct str digits,
+                      const char *suffix)
 {
     char head[4];
     size_t n = 0, mark = jrt_mark(rt);
@@ -120,7 +131,11 @@ static int put_integer(struct jrt *rt, const struct field *f, int64_t v)
     static const char lower[] = "0123456789abcdef", upper[] = "0123456789ABCDEF";
     char text[72 + JFORMAT_PRECISION_MAX];
     unsigned base = f->type == 'x' || f->type == 'X' ? 16 : f->type == 'o' ? 8 : f->type == 'b' ? 2 : 10;
-    const char *prefix = !f->alternate || base == 10 ? "" : f->type == 'x' ? "0x" : f->type == 'X' ? "0X" : base == 8 ? "0o" : "0b";
+    const char *prefix = !f->alternate || base == 10 ? ""
+                         : f->type == 'x'            ? "0x"
+                         : f->type == 'X'            ? "0X"
+                         : base == 8                 ? "0o"
+                                                     : "0b";
     uint64_t u = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
     size_t at = sizeof text, least = f->precision > 0 ? (size_t)f->precision : 1;
     do {
@@ -251,7 +266,8 @@ static int percent_convert(struct jrt *rt, struct percent *p, struct field *f, s
         TRY(jv_put_repr(rt, v));
         TRY(jrt_take(rt, mark, &v));
         return put_text(rt, f, v);
-    case 'c': return percent_char(rt, f, v);
+    case 'c':
+        return percent_char(rt, f, v);
     case 'd':
     case 'i':
     case 'u':
@@ -263,7 +279,9 @@ static int percent_convert(struct jrt *rt, struct percent *p, struct field *f, s
         return put_integer(rt, f, i);
     case 'x':
     case 'X':
-    case 'o': TRY(jv_want_int(rt, v, "%x", &i)); return put_integer(rt, f, i);
+    case 'o':
+        TRY(jv_want_int(rt, v, "%x", &i));
+        return put_integer(rt, f, i);
     default:
         if (!jv_number(v, &real)) return JFAIL(rt, "must be real number, not %s", jv_type_name(v.kind));
         return put_real(rt, f, real);
@@ -342,7 +360,8 @@ int jformat_percent(struct jrt *rt, struct jv format, struct jv args, struct jv 
     return 0;
 }
 
-/* ---- str.format ------------------------------------------------------------------------------------------------------------ */
+/* ---- str.format ------------------------------------------------------------------------------------------------------------
+ */
 
 /* [[fill]align][sign][#][0][width][,][.precision][type] */
 static int parse_spec(struct jrt *rt, struct str s, struct field *f)
@@ -418,7 +437,7 @@ static int format_value(struct jrt *rt, struct jv v, struct str spec)
 
 struct braces {
     const struct jcall *args;
-    int64_t next;        /* number of the next "{}" */
+    int64_t next; /* number of the next "{}" */
     bool automatic, manual;
     bool escape;    /* the format is Markup */
     unsigned depth; /* 1 inside the specification of a field */
@@ -437,7 +456,8 @@ static int braces_argument(struct jrt *rt, struct braces *b, struct str name, st
         if (b->manual && b->automatic)
             return JFAIL(rt, "cannot switch between manual field specification and automatic field numbering");
         if (!number) i = (uint64_t)b->next++;
-        if (i >= b->args->n) return JFAIL(rt, "Replacement index %llu out of range for positional args tuple", (unsigned long long)i);
+        if (i >= b->args->n)
+            return JFAIL(rt, "Replacement index %llu out of range for positional args tuple", (unsigned long long)i);
         *out = b->args->v[i];
         return 0;
     }
@@ -549,7 +569,8 @@ int jformat_braces(struct jrt *rt, struct jv format, const struct jcall *args, s
     return jrt_take(rt, mark, out);
 }
 
-/* ---- strftime --------------------------------------------------------------------------------------------------------------------- */
+/* ---- strftime
+ * --------------------------------------------------------------------------------------------------------------------- */
 
 struct civil {
     int64_t year;
@@ -639,15 +660,22 @@ static int time_name(struct jrt *rt, const char *name, size_t n, char flag)
 static const char *time_composite(char c)
 {
     switch (c) {
-    case 'c': return "%a %b %e %H:%M:%S %Y";
+    case 'c':
+        return "%a %b %e %H:%M:%S %Y";
     case 'D':
-    case 'x': return "%m/%d/%y";
-    case 'F': return "%Y-%m-%d";
-    case 'r': return "%I:%M:%S %p";
-    case 'R': return "%H:%M";
+    case 'x':
+        return "%m/%d/%y";
+    case 'F':
+        return "%Y-%m-%d";
+    case 'r':
+        return "%I:%M:%S %p";
+    case 'R':
+        return "%H:%M";
     case 'T':
-    case 'X': return "%H:%M:%S";
-    default: return NULL;
+    case 'X':
+        return "%H:%M:%S";
+    default:
+        return NULL;
     }
 }
 
@@ -656,40 +684,72 @@ static int time_directive(struct jrt *rt, const struct civil *c, int64_t now, ch
     int64_t iso_year;
     int week = iso_week(c, &iso_year), hour12 = c->hour % 12 ? c->hour % 12 : 12;
     switch (d) {
-    case 'a': return time_name(rt, day_names[c->weekday], 3, flag);
-    case 'A': return time_name(rt, day_names[c->weekday], 0, flag);
+    case 'a':
+        return time_name(rt, day_names[c->weekday], 3, flag);
+    case 'A':
+        return time_name(rt, day_names[c->weekday], 0, flag);
     case 'b':
-    case 'h': return time_name(rt, month_names[c->month - 1], 3, flag);
-    case 'B': return time_name(rt, month_names[c->month - 1], 0, flag);
-    case 'C': return time_number(rt, c->year / 100, 2, '0', flag);
-    case 'd': return time_number(rt, c->day, 2, '0', flag);
-    case 'e': return time_number(rt, c->day, 2, ' ', flag);
-    case 'f': return jrt_put_z(rt, "000000");
-    case 'g': return time_number(rt, iso_year % 100, 2, '0', flag);
-    case 'G': return time_number(rt, iso_year, 4, '0', flag);
-    case 'H': return time_number(rt, c->hour, 2, '0', flag);
-    case 'I': return time_number(rt, hour12, 2, '0', flag);
-    case 'j': return time_number(rt, c->yearday + 1, 3, '0', flag);
-    case 'k': return time_number(rt, c->hour, 2, ' ', flag);
-    case 'l': return time_number(rt, hour12, 2, ' ', flag);
-    case 'm': return time_number(rt, c->month, 2, '0', flag);
-    case 'M': return time_number(rt, c->minute, 2, '0', flag);
-    case 'n': return jrt_put_z(rt, "\n");
-    case 'p': return time_name(rt, c->hour < 12 ? "AM" : "PM", 0, flag);
-    case 'P': return time_name(rt, c->hour < 12 ? "am" : "pm", 0, flag);
-    case 's': return time_number(rt, now, 1, '0', flag);
-    case 'S': return time_number(rt, c->second, 2, '0', flag);
-    case 't': return jrt_put_z(rt, "\t");
-    case 'u': return time_number(rt, c->weekday ? c->weekday : 7, 1, '0', flag);
-    case 'U': return time_number(rt, (c->yearday + 7 - c->weekday) / 7, 2, '0', flag);
-    case 'V': return time_number(rt, week, 2, '0', flag);
-    case 'w': return time_number(rt, c->weekday, 1, '0', flag);
-    case 'W': return time_number(rt, (c->yearday + 7 - (c->weekday + 6) % 7) / 7, 2, '0', flag);
-    case 'y': return time_number(rt, c->year % 100, 2, '0', flag);
-    case 'Y': return time_number(rt, c->year, 1, '0', flag);
+    case 'h':
+        return time_name(rt, month_names[c->month - 1], 3, flag);
+    case 'B':
+        return time_name(rt, month_names[c->month - 1], 0, flag);
+    case 'C':
+        return time_number(rt, c->year / 100, 2, '0', flag);
+    case 'd':
+        return time_number(rt, c->day, 2, '0', flag);
+    case 'e':
+        return time_number(rt, c->day, 2, ' ', flag);
+    case 'f':
+        return jrt_put_z(rt, "000000");
+    case 'g':
+        return time_number(rt, iso_year % 100, 2, '0', flag);
+    case 'G':
+        return time_number(rt, iso_year, 4, '0', flag);
+    case 'H':
+        return time_number(rt, c->hour, 2, '0', flag);
+    case 'I':
+        return time_number(rt, hour12, 2, '0', flag);
+    case 'j':
+        return time_number(rt, c->yearday + 1, 3, '0', flag);
+    case 'k':
+        return time_number(rt, c->hour, 2, ' ', flag);
+    case 'l':
+        return time_number(rt, hour12, 2, ' ', flag);
+    case 'm':
+        return time_number(rt, c->month, 2, '0', flag);
+    case 'M':
+        return time_number(rt, c->minute, 2, '0', flag);
+    case 'n':
+        return jrt_put_z(rt, "\n");
+    case 'p':
+        return time_name(rt, c->hour < 12 ? "AM" : "PM", 0, flag);
+    case 'P':
+        return time_name(rt, c->hour < 12 ? "am" : "pm", 0, flag);
+    case 's':
+        return time_number(rt, now, 1, '0', flag);
+    case 'S':
+        return time_number(rt, c->second, 2, '0', flag);
+    case 't':
+        return jrt_put_z(rt, "\t");
+    case 'u':
+        return time_number(rt, c->weekday ? c->weekday : 7, 1, '0', flag);
+    case 'U':
+        return time_number(rt, (c->yearday + 7 - c->weekday) / 7, 2, '0', flag);
+    case 'V':
+        return time_number(rt, week, 2, '0', flag);
+    case 'w':
+        return time_number(rt, c->weekday, 1, '0', flag);
+    case 'W':
+        return time_number(rt, (c->yearday + 7 - (c->weekday + 6) % 7) / 7, 2, '0', flag);
+    case 'y':
+        return time_number(rt, c->year % 100, 2, '0', flag);
+    case 'Y':
+        return time_number(rt, c->year, 1, '0', flag);
     case 'z':
-    case 'Z': return 0; /* a time without a zone */
-    case '%': return jrt_put_z(rt, "%");
+    case 'Z':
+        return 0; /* a time without a zone */
+    case '%':
+        return jrt_put_z(rt, "%");
     default:
         TRY(jrt_put_z(rt, "%"));
         if (flag) TRY(jrt_put(rt, &flag, 1));

@@ -448,7 +448,7 @@ struct jrt {
 };
 
 /* Prices. One unit is about 5 ns on a machine of 2020, so that the default budget of 10 million ends within 50 ms. */
-#define J_COST_NODE 8      /* a node of the tree, an element of a container */
+#define J_COST_NODE 8       /* a node of the tree, an element of a container */
 #define J_COST_BYTE_SHIFT 1 /* a byte looked at: half a unit */
 #define J_COST_NEW_BYTE 2   /* a byte of memory for values, a byte of output */
 #define J_FUEL_DEFAULT 10000000u
@@ -533,14 +533,14 @@ static inline bool jv_is_none_or_absent(struct jv v)
 /* A constant string with static storage, for names and one-word values. */
 #define JSTR_CONST(name, lit) static const struct jstr name = {lit, sizeof(lit) - 1, sizeof(lit) - 1, NULL}
 
-const char *jv_type_name(uint8_t kind); /* "str", "dict", ... */
-int jv_use_undefined(struct jrt *rt, struct jv v); /* the error for using an undefined value */
+const char *jv_type_name(uint8_t kind);                           /* "str", "dict", ... */
+int jv_use_undefined(struct jrt *rt, struct jv v);                /* the error for using an undefined value */
 int jv_hint(struct jrt *rt, const char *message, struct jv *out); /* an undefined value with that message (static text) */
 
 int jv_str_view(struct jrt *rt, const char *p, size_t n, struct jv *out); /* bytes live as long as the rendering */
 int jv_str_copy(struct jrt *rt, const char *p, size_t n, struct jv *out);
-int jv_chars(struct jrt *rt, const struct jstr *s, size_t *out);               /* number of code points */
-int jv_byte_of(struct jrt *rt, const struct jstr *s, size_t chr, size_t *out); /* byte offset of a code point */
+int jv_chars(struct jrt *rt, const struct jstr *s, size_t *out);                    /* number of code points */
+int jv_byte_of(struct jrt *rt, const struct jstr *s, size_t chr, size_t *out);      /* byte offset of a code point */
 int jv_substr(struct jrt *rt, struct jv s, size_t from, size_t to, struct jv *out); /* bytes; keeps safe */
 int jv_concat(struct jrt *rt, struct jv a, struct jv b, struct jv *out);            /* two strings, Markup rules */
 /* First needle at or after from; SIZE_MAX when there is none. */
@@ -582,7 +582,7 @@ int jv_want_int(struct jrt *rt, struct jv v, const char *what, int64_t *out);
 int jv_want_str(struct jrt *rt, struct jv v, const char *what, struct str *out);
 int jv_overflow(struct jrt *rt, const char *op);
 
-int jv_iter(struct jrt *rt, struct jv v, struct jiter **out); /* iter(v); a JK_ITER gives itself */
+int jv_iter(struct jrt *rt, struct jv v, struct jiter **out);     /* iter(v); a JK_ITER gives itself */
 int jiter_next(struct jrt *rt, struct jiter *it, struct jv *out); /* 1, or 0 at the end */
 
 /* Subscript; missing elements give undefined, as jinja2's sandbox has it. */
@@ -594,8 +594,8 @@ int jv_attr_only(struct jrt *rt, struct jv obj, struct jv name, struct jv *out, 
 int jv_slice_range(struct jrt *rt, const struct jv bound[3], int64_t n, struct jrange *out);
 int jv_slice(struct jrt *rt, struct jv obj, const struct jv bound[3], struct jv *out);
 
-int jv_put_str(struct jrt *rt, struct jv v);  /* str(v) to the output */
-int jv_put_repr(struct jrt *rt, struct jv v); /* repr(v) to the output */
+int jv_put_str(struct jrt *rt, struct jv v);                  /* str(v) to the output */
+int jv_put_repr(struct jrt *rt, struct jv v);                 /* repr(v) to the output */
 int jv_str(struct jrt *rt, struct jv v, struct jv *out);      /* str(v), plain */
 int jv_soft_str(struct jrt *rt, struct jv v, struct jv *out); /* the same, but Markup stays Markup */
 int jv_put_escaped(struct jrt *rt, struct str s);             /* & < > ' " as HTML */
@@ -666,7 +666,8 @@ static inline size_t jstr_next(struct str s, size_t at, uint32_t *cp)
     return 1;
 }
 struct str jstr_trim(struct str s, bool left, bool right); /* without white space at the ends */
-int jstr_strip(struct jrt *rt, struct jv s, struct jv chars, bool left, bool right, struct jv *out); /* chars none: white space */
+int jstr_strip(struct jrt *rt, struct jv s, struct jv chars, bool left, bool right,
+               struct jv *out); /* chars none: white space */
 /* Next line of s from *at, as Python's splitlines has it, without its line break of `ending` bytes; false at the end. */
 bool jstr_line(struct str s, size_t *at, struct str *line, size_t *ending);
 int jstr_center(struct jrt *rt, struct jv s, int64_t width, struct str fill, int align, struct jv *out); /* align < 0: left */

@@ -15,10 +15,18 @@ static bool is_integer_text(struct str s)
 int jv_from_json(struct jrt *rt, const struct json *j, struct jv *out)
 {
     switch (j->type) {
-    case JSON_NULL: *out = jv_none(); return 0;
-    case JSON_FALSE: *out = jv_bool(false); return 0;
-    case JSON_TRUE: *out = jv_bool(true); return 0;
-    case JSON_INT: *out = jv_int(j->i); return 0;
+    case JSON_NULL:
+        *out = jv_none();
+        return 0;
+    case JSON_FALSE:
+        *out = jv_bool(false);
+        return 0;
+    case JSON_TRUE:
+        *out = jv_bool(true);
+        return 0;
+    case JSON_INT:
+        *out = jv_int(j->i);
+        return 0;
     case JSON_REAL:
         if (!is_integer_text(j->s)) {
             *out = jv_float(j->f);
@@ -27,7 +35,8 @@ int jv_from_json(struct jrt *rt, const struct json *j, struct jv *out)
         TRY(jv_str_view(rt, j->s.p, j->s.n, out));
         out->kind = JK_BIG;
         return 0;
-    case JSON_STRING: return jv_str_view(rt, j->s.p, j->s.n, out);
+    case JSON_STRING:
+        return jv_str_view(rt, j->s.p, j->s.n, out);
     case JSON_ARRAY: {
         struct jlist *l = jlist_new(rt, j->n);
         if (!l) return rt->rc;
@@ -37,7 +46,8 @@ int jv_from_json(struct jrt *rt, const struct json *j, struct jv *out)
         jrt_leave(rt);
         return 0;
     }
-    case JSON_OBJECT: break;
+    case JSON_OBJECT:
+        break;
     }
     struct jdict *d = jdict_new(rt);
     if (!d) return rt->rc;
@@ -99,13 +109,16 @@ static int put_break(struct jrt *rt, const struct jjson_style *style, unsigned l
 static int put_scalar(struct jrt *rt, struct jv v)
 {
     switch ((enum jkind)v.kind) {
-    case JK_NONE: return jrt_put_z(rt, "null");
-    case JK_BOOL: return jrt_put_z(rt, v.u.b ? "true" : "false");
+    case JK_NONE:
+        return jrt_put_z(rt, "null");
+    case JK_BOOL:
+        return jrt_put_z(rt, v.u.b ? "true" : "false");
     case JK_FLOAT:
         if (isnan(v.u.f)) return jrt_put_z(rt, "NaN");
         if (isinf(v.u.f)) return jrt_put_z(rt, v.u.f > 0 ? "Infinity" : "-Infinity");
         return jv_put_repr(rt, v);
-    default: return jv_put_repr(rt, v);
+    default:
+        return jv_put_repr(rt, v);
     }
 }
 

@@ -20,28 +20,39 @@ static const struct {
     char text[3];
     uint8_t kind;
 } operators[] = {
-    {"//", JTOK_FLOORDIV}, {"**", JTOK_POW},      {"==", JTOK_EQ},       {"!=", JTOK_NE},      {">=", JTOK_GE},
-    {"<=", JTOK_LE},       {"+", JTOK_ADD},       {"-", JTOK_SUB},       {"/", JTOK_DIV},      {"*", JTOK_MUL},
-    {"%", JTOK_MOD},       {"~", JTOK_TILDE},     {"[", JTOK_LBRACKET},  {"]", JTOK_RBRACKET}, {"(", JTOK_LPAREN},
-    {")", JTOK_RPAREN},    {"{", JTOK_LBRACE},    {"}", JTOK_RBRACE},    {">", JTOK_GT},       {"<", JTOK_LT},
-    {"=", JTOK_ASSIGN},    {".", JTOK_DOT},       {":", JTOK_COLON},     {"|", JTOK_PIPE},     {",", JTOK_COMMA},
+    {"//", JTOK_FLOORDIV}, {"**", JTOK_POW},   {"==", JTOK_EQ},      {"!=", JTOK_NE},      {">=", JTOK_GE},
+    {"<=", JTOK_LE},       {"+", JTOK_ADD},    {"-", JTOK_SUB},      {"/", JTOK_DIV},      {"*", JTOK_MUL},
+    {"%", JTOK_MOD},       {"~", JTOK_TILDE},  {"[", JTOK_LBRACKET}, {"]", JTOK_RBRACKET}, {"(", JTOK_LPAREN},
+    {")", JTOK_RPAREN},    {"{", JTOK_LBRACE}, {"}", JTOK_RBRACE},   {">", JTOK_GT},       {"<", JTOK_LT},
+    {"=", JTOK_ASSIGN},    {".", JTOK_DOT},    {":", JTOK_COLON},    {"|", JTOK_PIPE},     {",", JTOK_COMMA},
     {";", JTOK_SEMICOLON},
 };
 
 const char *jlex_kind_name(enum jtok kind)
 {
     switch (kind) {
-    case JTOK_STRING: return "string";
-    case JTOK_INT: return "integer";
-    case JTOK_FLOAT: return "float";
-    case JTOK_IDENT: return "name";
-    case JTOK_TEXT: return "template text";
-    case JTOK_VAR_BEGIN: return "begin of print statement";
-    case JTOK_VAR_END: return "end of print statement";
-    case JTOK_BLOCK_BEGIN: return "begin of statement block";
-    case JTOK_BLOCK_END: return "end of statement block";
-    case JTOK_EOF: return "end of template";
-    default: break;
+    case JTOK_STRING:
+        return "string";
+    case JTOK_INT:
+        return "integer";
+    case JTOK_FLOAT:
+        return "float";
+    case JTOK_IDENT:
+        return "name";
+    case JTOK_TEXT:
+        return "template text";
+    case JTOK_VAR_BEGIN:
+        return "begin of print statement";
+    case JTOK_VAR_END:
+        return "end of print statement";
+    case JTOK_BLOCK_BEGIN:
+        return "begin of statement block";
+    case JTOK_BLOCK_END:
+        return "end of statement block";
+    case JTOK_EOF:
+        return "end of template";
+    default:
+        break;
     }
     for (size_t i = 0; i < COUNT_OF(operators); i++)
         if (operators[i].kind == kind) return operators[i].text;
@@ -317,13 +328,15 @@ static int lex_integer(struct jlex *lx, struct jtoken *t)
         end = digits_end(lx->src, at, 10);
         if (peek(lx, 0) == '0') /* "007" is three tokens, as it is no Python number */
             for (end = at + 1; end < lx->src.n; end++)
-                if (lx->src.p[end] != '0' && !(lx->src.p[end] == '_' && end + 1 < lx->src.n && lx->src.p[end + 1] == '0')) break;
+                if (lx->src.p[end] != '0' && !(lx->src.p[end] == '_' && end + 1 < lx->src.n && lx->src.p[end + 1] == '0'))
+                    break;
     }
     uint64_t v = 0;
     for (size_t i = at; i < end; i++) {
         if (lx->src.p[i] == '_') continue;
         if (!u64_mul(v, (uint64_t)base, &v) || !u64_add(v, (uint64_t)digit_of(lx->src.p[i]), &v) || v > INT64_MAX)
-            return jlex_fail_at(lx, lx->line, ERR_UNSUPPORTED, "an integer is beyond 64 bits (Python's big integers are not supported)");
+            return jlex_fail_at(lx, lx->line, ERR_UNSUPPORTED,
+                                "an integer is beyond 64 bits (Python's big integers are not supported)");
     }
     t->kind = JTOK_INT;
     t->i = (int64_t)v;

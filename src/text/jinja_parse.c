@@ -1,9 +1,9 @@
 /* jinja_parse.c: tokens to a tree. Recursive descent with the grammar and the precedences of jinja2:
  *
- *   tuple  := cond {"," cond}            cond  := or {"if" or ["else" cond]}      or  := and {"or" and}      and := not {"and" not}
- *   not    := "not" not | compare        compare := sum {op sum}                  sum := concat {+|- concat}
- *   concat := product {"~" product}      product := power {*|/|//|% power}        power := unary {"**" unary}   (left to right)
- *   unary  := [-|+] unary | primary {.name | [subscript] | (args)}, then {"|" filter | "is" test | (args)}
+ *   tuple  := cond {"," cond}            cond  := or {"if" or ["else" cond]}      or  := and {"or" and}      and := not {"and"
+ * not} not    := "not" not | compare        compare := sum {op sum}                  sum := concat {+|- concat} concat :=
+ * product {"~" product}      product := power {*|/|//|% power}        power := unary {"**" unary}   (left to right) unary  :=
+ * [-|+] unary | primary {.name | [subscript] | (args)}, then {"|" filter | "is" test | (args)}
  *
  * Operators of one level and everything that follows a primary become flat lists, so a sum of a thousand terms is no deeper
  * than one; what really nests is counted (JINJA_NEST_MAX) and refused beyond that. The tree is written once and never
@@ -87,7 +87,8 @@ static int look_ahead(struct jparse *p)
 static int enter(struct jparse *p)
 {
     if (++p->depth > JINJA_NEST_MAX)
-        return jlex_fail_at(&p->lx, p->cur.line, ERR_LIMIT, "blocks and expressions are nested more than %d deep", JINJA_NEST_MAX);
+        return jlex_fail_at(&p->lx, p->cur.line, ERR_LIMIT, "blocks and expressions are nested more than %d deep",
+                            JINJA_NEST_MAX);
     return 0;
 }
 
@@ -270,8 +271,12 @@ static int parse_name(struct jparse *p, struct jexpr **out)
         const char *word;
         struct jv value;
     } words[] = {
-        {"true", {.kind = JK_BOOL, .u.b = true}}, {"false", {.kind = JK_BOOL}}, {"True", {.kind = JK_BOOL, .u.b = true}},
-        {"False", {.kind = JK_BOOL}},             {"none", {.kind = JK_NONE}},  {"None", {.kind = JK_NONE}},
+        {"true", {.kind = JK_BOOL, .u.b = true}},
+        {"false", {.kind = JK_BOOL}},
+        {"True", {.kind = JK_BOOL, .u.b = true}},
+        {"False", {.kind = JK_BOOL}},
+        {"none", {.kind = JK_NONE}},
+        {"None", {.kind = JK_NONE}},
     };
     for (size_t i = 0; i < COUNT_OF(words); i++) {
         if (!str_is(p->cur.s, words[i].word)) continue;
@@ -323,17 +328,26 @@ static int parse_string(struct jparse *p, struct jexpr **out)
 static int parse_primary(struct jparse *p, struct jexpr **out)
 {
     switch (p->cur.kind) {
-    case JTOK_IDENT: return parse_name(p, out);
-    case JTOK_STRING: return parse_string(p, out);
-    case JTOK_INT: TRY(make_const(p, jv_int(p->cur.i), out)); return advance(p);
-    case JTOK_FLOAT: TRY(make_const(p, jv_float(p->cur.f), out)); return advance(p);
+    case JTOK_IDENT:
+        return parse_name(p, out);
+    case JTOK_STRING:
+        return parse_string(p, out);
+    case JTOK_INT:
+        TRY(make_const(p, jv_int(p->cur.i), out));
+        return advance(p);
+    case JTOK_FLOAT:
+        TRY(make_const(p, jv_float(p->cur.f), out));
+        return advance(p);
     case JTOK_LPAREN:
         TRY(advance(p));
         TRY(parse_tuple(p, parse_expr, NULL, true, out));
         return expect(p, JTOK_RPAREN);
-    case JTOK_LBRACKET: return parse_list(p, out);
-    case JTOK_LBRACE: return parse_dict(p, out);
-    default: return BAD(p, "unexpected '%.*s'", STR_ARG(cur_text(p)));
+    case JTOK_LBRACKET:
+        return parse_list(p, out);
+    case JTOK_LBRACE:
+        return parse_dict(p, out);
+    default:
+        return BAD(p, "unexpected '%.*s'", STR_ARG(cur_text(p)));
     }
 }
 
@@ -470,9 +484,12 @@ static bool at_bare_argument(const struct jparse *p)
     case JTOK_INT:
     case JTOK_FLOAT:
     case JTOK_LBRACKET:
-    case JTOK_LBRACE: return true;
-    case JTOK_IDENT: return !at_word(p, "else") && !at_word(p, "or") && !at_word(p, "and");
-    default: return false;
+    case JTOK_LBRACE:
+        return true;
+    case JTOK_IDENT:
+        return !at_word(p, "else") && !at_word(p, "or") && !at_word(p, "and");
+    default:
+        return false;
     }
 }
 
@@ -1020,14 +1037,22 @@ static const struct {
     const char *word;
     int (*parse)(struct jparse *p, struct jstmt **out);
 } tags[] = {
-    {"if", parse_if},           {"for", parse_for},
-    {"set", parse_set},         {"macro", parse_macro},
-    {"call", parse_call},       {"filter", parse_filter_block},
-    {"with", parse_with},       {"generation", parse_generation},
-    {"break", parse_loop_control}, {"continue", parse_loop_control},
-    {"print", parse_print_tag},     {"include", parse_refused},
-    {"import", parse_refused},  {"from", parse_refused},
-    {"extends", parse_refused}, {"block", parse_refused},
+    {"if", parse_if},
+    {"for", parse_for},
+    {"set", parse_set},
+    {"macro", parse_macro},
+    {"call", parse_call},
+    {"filter", parse_filter_block},
+    {"with", parse_with},
+    {"generation", parse_generation},
+    {"break", parse_loop_control},
+    {"continue", parse_loop_control},
+    {"print", parse_print_tag},
+    {"include", parse_refused},
+    {"import", parse_refused},
+    {"from", parse_refused},
+    {"extends", parse_refused},
+    {"block", parse_refused},
     {"autoescape", parse_refused},
 };
 

@@ -41,10 +41,10 @@ static bool is_decimal(uint32_t cp)
 static bool is_digit(uint32_t cp)
 {
     static const uint32_t ranges[][2] = {
-        {0xB2, 0xB3},       {0xB9, 0xB9},       {0x1369, 0x1371},   {0x19DA, 0x19DA},   {0x2070, 0x2070},   {0x2074, 0x2079},
-        {0x2080, 0x2089},   {0x2460, 0x2468},   {0x2474, 0x247C},   {0x2488, 0x2490},   {0x24EA, 0x24EA},   {0x24F5, 0x24FD},
-        {0x24FF, 0x24FF},   {0x2776, 0x277E},   {0x2780, 0x2788},   {0x278A, 0x2792},   {0x10A40, 0x10A43}, {0x10E60, 0x10E68},
-        {0x11052, 0x1105A}, {0x1F100, 0x1F10A},
+        {0xB2, 0xB3},     {0xB9, 0xB9},       {0x1369, 0x1371},   {0x19DA, 0x19DA},   {0x2070, 0x2070},
+        {0x2074, 0x2079}, {0x2080, 0x2089},   {0x2460, 0x2468},   {0x2474, 0x247C},   {0x2488, 0x2490},
+        {0x24EA, 0x24EA}, {0x24F5, 0x24FD},   {0x24FF, 0x24FF},   {0x2776, 0x277E},   {0x2780, 0x2788},
+        {0x278A, 0x2792}, {0x10A40, 0x10A43}, {0x10E60, 0x10E68}, {0x11052, 0x1105A}, {0x1F100, 0x1F10A},
     };
     if (is_decimal(cp)) return true;
     for (size_t i = 0; i < COUNT_OF(ranges); i++)
@@ -86,8 +86,10 @@ static bool is_printable(uint32_t cp)
     case UTF8PROC_CATEGORY_CN:
     case UTF8PROC_CATEGORY_ZL:
     case UTF8PROC_CATEGORY_ZP:
-    case UTF8PROC_CATEGORY_ZS: return false;
-    default: return true;
+    case UTF8PROC_CATEGORY_ZS:
+        return false;
+    default:
+        return true;
     }
 }
 
@@ -114,10 +116,17 @@ static const struct {
     uint32_t cp;
     const char *upper, *title;
 } special_upper[] = {
-    {0xDF, "SS", "Ss"},                     {0x149, "\xCA\xBCN", "\xCA\xBCN"}, {0x1F0, "J\xCC\x8C", "J\xCC\x8C"},
-    {0x587, "\xD4\xB5\xD5\x92", "\xD4\xB5\xD6\x82"}, {0xFB00, "FF", "Ff"},       {0xFB01, "FI", "Fi"},
-    {0xFB02, "FL", "Fl"},                   {0xFB03, "FFI", "Ffi"},            {0xFB04, "FFL", "Ffl"},
-    {0xFB05, "ST", "St"},                   {0xFB06, "ST", "St"},
+    {0xDF, "SS", "Ss"},
+    {0x149, "\xCA\xBCN", "\xCA\xBCN"},
+    {0x1F0, "J\xCC\x8C", "J\xCC\x8C"},
+    {0x587, "\xD4\xB5\xD5\x92", "\xD4\xB5\xD6\x82"},
+    {0xFB00, "FF", "Ff"},
+    {0xFB01, "FI", "Fi"},
+    {0xFB02, "FL", "Fl"},
+    {0xFB03, "FFI", "Ffi"},
+    {0xFB04, "FFL", "Ffl"},
+    {0xFB05, "ST", "St"},
+    {0xFB06, "ST", "St"},
 };
 
 enum char_case { TO_LOWER, TO_UPPER, TO_TITLE, TO_FOLD };
@@ -167,13 +176,20 @@ static bool is_final_sigma(struct str s, size_t at, size_t len, bool after_cased
 static enum char_case case_of(enum jstr_case how, uint32_t cp, bool first, bool after_cased, bool after_separator)
 {
     switch (how) {
-    case JCASE_UPPER: return TO_UPPER;
-    case JCASE_LOWER: return TO_LOWER;
-    case JCASE_FOLD: return TO_FOLD;
-    case JCASE_SWAP: return is_upper(cp) ? TO_LOWER : TO_UPPER;
-    case JCASE_CAPITALIZE: return first ? TO_TITLE : TO_LOWER;
-    case JCASE_TITLE: return after_cased ? TO_LOWER : TO_TITLE;
-    case JCASE_FILTER_TITLE: return after_separator ? TO_UPPER : TO_LOWER;
+    case JCASE_UPPER:
+        return TO_UPPER;
+    case JCASE_LOWER:
+        return TO_LOWER;
+    case JCASE_FOLD:
+        return TO_FOLD;
+    case JCASE_SWAP:
+        return is_upper(cp) ? TO_LOWER : TO_UPPER;
+    case JCASE_CAPITALIZE:
+        return first ? TO_TITLE : TO_LOWER;
+    case JCASE_TITLE:
+        return after_cased ? TO_LOWER : TO_TITLE;
+    case JCASE_FILTER_TITLE:
+        return after_separator ? TO_UPPER : TO_LOWER;
     }
     return TO_LOWER;
 }
@@ -214,8 +230,8 @@ static int m_case(struct jrt *rt, struct jcall *c, struct jv *out)
 
 static int m_is(struct jrt *rt, struct jcall *c, struct jv *out)
 {
-    static bool (*const tests[])(uint32_t) = {is_alpha, is_alnum, is_digit, is_decimal, is_numeric, jstr_is_space, is_ascii,
-                                              is_printable};
+    static bool (*const tests[])(uint32_t) = {is_alpha,   is_alnum,      is_digit, is_decimal,
+                                              is_numeric, jstr_is_space, is_ascii, is_printable};
     enum { FIRST_TRUE_WHEN_EMPTY = 6 };
     struct str s = jv_text(c->self);
     TRY(jrt_spend_bytes(rt, s.n * 4));
@@ -250,7 +266,8 @@ static int m_is_case(struct jrt *rt, struct jcall *c, struct jv *out)
     return 0;
 }
 
-/* ---- stripping ------------------------------------------------------------------------------------------------------------ */
+/* ---- stripping ------------------------------------------------------------------------------------------------------------
+ */
 
 /* The character that ends before `end`. */
 static size_t before(struct str s, size_t end, uint32_t *cp)
@@ -337,7 +354,8 @@ static int m_remove_affix(struct jrt *rt, struct jcall *c, struct jv *out)
     return 0;
 }
 
-/* ---- searching --------------------------------------------------------------------------------------------------------------- */
+/* ---- searching
+ * --------------------------------------------------------------------------------------------------------------- */
 
 /* The bytes [*lo, *hi) that the optional arguments start and end of a search mean. *none: start lies behind the end. */
 static int search_window(struct jrt *rt, struct jv s, struct jv start, struct jv end, size_t *lo, size_t *hi, bool *none)
@@ -435,7 +453,8 @@ static int m_affix(struct jrt *rt, struct jcall *c, struct jv *out)
     return 0;
 }
 
-/* ---- splitting ------------------------------------------------------------------------------------------------------------------ */
+/* ---- splitting
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 static int put_part(struct jrt *rt, struct jlist *l, struct jv s, size_t from, size_t to)
 {
@@ -588,7 +607,8 @@ static int m_splitlines(struct jrt *rt, struct jcall *c, struct jv *out)
     return 0;
 }
 
-/* ---- building --------------------------------------------------------------------------------------------------------------------- */
+/* ---- building
+ * --------------------------------------------------------------------------------------------------------------------- */
 
 int jstr_replace(struct jrt *rt, struct str s, struct str from, struct str to, int64_t count, struct jv *out)
 {
@@ -668,7 +688,8 @@ static int m_pad(struct jrt *rt, struct jcall *c, struct jv *out)
     if (jv_given(c->a[1])) {
         uint32_t cp;
         TRY(jv_want_str(rt, c->a[1], c->def->name, &fill));
-        if (fill.n == 0 || jstr_next(fill, 0, &cp) != fill.n) return JFAIL(rt, "The fill character must be exactly one character long");
+        if (fill.n == 0 || jstr_next(fill, 0, &cp) != fill.n)
+            return JFAIL(rt, "The fill character must be exactly one character long");
     }
     return jstr_center(rt, c->self, width, fill, c->def->arg, out);
 }
@@ -745,7 +766,8 @@ int jstr_put_repr(struct jrt *rt, struct str s)
     return jrt_put(rt, &quote, 1);
 }
 
-/* ---- numbers out of text ---------------------------------------------------------------------------------------------------------- */
+/* ---- numbers out of text
+ * ---------------------------------------------------------------------------------------------------------- */
 
 bool jstr_to_int(struct str s, int base, int64_t *out, bool *overflow)
 {
@@ -853,7 +875,8 @@ bool jstr_to_float(struct str s, double *out)
     return true;
 }
 
-/* ---- the table ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- the table
+ * ---------------------------------------------------------------------------------------------------------------------- */
 
 const struct jbuiltin jstr_methods[] = {
     {"capitalize", "", m_case, JCASE_CAPITALIZE},

@@ -12,11 +12,10 @@
 #include <stdio.h>
 
 static const char *const type_names[JK_N] = {
-    [JK_ABSENT] = "missing", [JK_UNDEF] = "Undefined", [JK_NONE] = "NoneType",  [JK_BOOL] = "bool",
-    [JK_INT] = "int",        [JK_FLOAT] = "float",     [JK_BIG] = "int",        [JK_STR] = "str",
-    [JK_LIST] = "list",      [JK_TUPLE] = "tuple",     [JK_DICT] = "dict",      [JK_VIEW] = "dict view",
-    [JK_RANGE] = "range",    [JK_SLICE] = "slice",     [JK_ITER] = "generator", [JK_NS] = "namespace",
-    [JK_FUNC] = "function",  [JK_METHOD] = "method",   [JK_MACRO] = "Macro",    [JK_LOOP] = "LoopContext",
+    [JK_ABSENT] = "missing", [JK_UNDEF] = "Undefined", [JK_NONE] = "NoneType", [JK_BOOL] = "bool",   [JK_INT] = "int",
+    [JK_FLOAT] = "float",    [JK_BIG] = "int",         [JK_STR] = "str",       [JK_LIST] = "list",   [JK_TUPLE] = "tuple",
+    [JK_DICT] = "dict",      [JK_VIEW] = "dict view",  [JK_RANGE] = "range",   [JK_SLICE] = "slice", [JK_ITER] = "generator",
+    [JK_NS] = "namespace",   [JK_FUNC] = "function",   [JK_METHOD] = "method", [JK_MACRO] = "Macro", [JK_LOOP] = "LoopContext",
     [JK_CYCLER] = "Cycler",  [JK_JOINER] = "Joiner",
 };
 
@@ -52,10 +51,14 @@ int jv_use_undefined(struct jrt *rt, struct jv v)
     }
     struct str name = {v.u.s->p, v.u.s->n};
     switch ((enum jwhy)v.why) {
-    case JU_NAME: return JFAIL(rt, "'%.*s' is undefined", STR_ARG(name));
-    case JU_UNSAFE: return JFAIL(rt, "access to attribute '%.*s' of '%s%s' is unsafe", STR_ARG(name), of, object);
-    case JU_ATTR: return JFAIL(rt, "'%s%s' has no attribute '%.*s'", of, object, STR_ARG(name));
-    default: return JFAIL(rt, "%.*s", STR_ARG(name));
+    case JU_NAME:
+        return JFAIL(rt, "'%.*s' is undefined", STR_ARG(name));
+    case JU_UNSAFE:
+        return JFAIL(rt, "access to attribute '%.*s' of '%s%s' is unsafe", STR_ARG(name), of, object);
+    case JU_ATTR:
+        return JFAIL(rt, "'%s%s' has no attribute '%.*s'", of, object, STR_ARG(name));
+    default:
+        return JFAIL(rt, "%.*s", STR_ARG(name));
     }
 }
 
@@ -275,9 +278,16 @@ int jv_hash(struct jrt *rt, struct jv v, uint64_t *out)
     TRY(jrt_spend(rt, J_COST_NODE));
     switch ((enum jkind)v.kind) {
     case JK_STR:
-    case JK_BIG: TRY(jrt_spend_bytes(rt, v.u.s->n)); *out = str_hash(jv_text(v)); return 0;
-    case JK_BOOL: key.value = v.u.b; break;
-    case JK_INT: key.value = (uint64_t)v.u.i; break;
+    case JK_BIG:
+        TRY(jrt_spend_bytes(rt, v.u.s->n));
+        *out = str_hash(jv_text(v));
+        return 0;
+    case JK_BOOL:
+        key.value = v.u.b;
+        break;
+    case JK_INT:
+        key.value = (uint64_t)v.u.i;
+        break;
     case JK_FLOAT: /* equal numbers have equal hashes */
         if (v.u.f >= -9223372036854775808.0 && v.u.f < 9223372036854775808.0 && floor(v.u.f) == v.u.f) {
             key.value = (uint64_t)(int64_t)v.u.f;
@@ -287,7 +297,9 @@ int jv_hash(struct jrt *rt, struct jv v, uint64_t *out)
         }
         break;
     case JK_NONE:
-    case JK_UNDEF: key.tag = (uint64_t)v.kind + 2; break;
+    case JK_UNDEF:
+        key.tag = (uint64_t)v.kind + 2;
+        break;
     case JK_TUPLE:
         key.tag = 3;
         TRY(jrt_enter(rt));
@@ -299,8 +311,12 @@ int jv_hash(struct jrt *rt, struct jv v, uint64_t *out)
         jrt_leave(rt);
         break;
     case JK_LIST:
-    case JK_DICT: return JFAIL(rt, "unhashable type: '%s'", jv_type_name(v.kind));
-    default: key.tag = 4; key.value = (uint64_t)(uintptr_t)v.u.list; break;
+    case JK_DICT:
+        return JFAIL(rt, "unhashable type: '%s'", jv_type_name(v.kind));
+    default:
+        key.tag = 4;
+        key.value = (uint64_t)(uintptr_t)v.u.list;
+        break;
     }
     *out = str_hash((struct str){(const char *)&key, sizeof key});
     return 0;
@@ -417,17 +433,27 @@ bool jv_truth(struct jv v)
     switch ((enum jkind)v.kind) {
     case JK_ABSENT:
     case JK_UNDEF:
-    case JK_NONE: return false;
-    case JK_BOOL: return v.u.b;
-    case JK_INT: return v.u.i != 0;
-    case JK_FLOAT: return v.u.f != 0;
-    case JK_STR: return v.u.s->n > 0;
+    case JK_NONE:
+        return false;
+    case JK_BOOL:
+        return v.u.b;
+    case JK_INT:
+        return v.u.i != 0;
+    case JK_FLOAT:
+        return v.u.f != 0;
+    case JK_STR:
+        return v.u.s->n > 0;
     case JK_LIST:
-    case JK_TUPLE: return v.u.list->n > 0;
-    case JK_DICT: return v.u.dict->n > 0;
-    case JK_VIEW: return v.u.view->dict->n > 0;
-    case JK_RANGE: return v.u.range->n > 0;
-    default: return true;
+    case JK_TUPLE:
+        return v.u.list->n > 0;
+    case JK_DICT:
+        return v.u.dict->n > 0;
+    case JK_VIEW:
+        return v.u.view->dict->n > 0;
+    case JK_RANGE:
+        return v.u.range->n > 0;
+    default:
+        return true;
     }
 }
 
@@ -435,14 +461,28 @@ int jv_len(struct jrt *rt, struct jv v, int64_t *out)
 {
     size_t n;
     switch ((enum jkind)v.kind) {
-    case JK_UNDEF: n = 0; break;
-    case JK_STR: TRY(jv_chars(rt, v.u.s, &n)); break;
+    case JK_UNDEF:
+        n = 0;
+        break;
+    case JK_STR:
+        TRY(jv_chars(rt, v.u.s, &n));
+        break;
     case JK_LIST:
-    case JK_TUPLE: n = v.u.list->n; break;
-    case JK_DICT: n = v.u.dict->n; break;
-    case JK_VIEW: n = v.u.view->dict->n; break;
-    case JK_RANGE: *out = v.u.range->n; return 0;
-    default: *out = -1; return 0;
+    case JK_TUPLE:
+        n = v.u.list->n;
+        break;
+    case JK_DICT:
+        n = v.u.dict->n;
+        break;
+    case JK_VIEW:
+        n = v.u.view->dict->n;
+        break;
+    case JK_RANGE:
+        *out = v.u.range->n;
+        return 0;
+    default:
+        *out = -1;
+        return 0;
     }
     *out = (int64_t)n;
     return 0;
@@ -563,7 +603,9 @@ int jv_eq(struct jrt *rt, struct jv a, struct jv b, bool *out)
     switch ((enum jkind)a.kind) {
     case JK_NONE:
     case JK_ABSENT:
-    case JK_UNDEF: *out = true; return 0;
+    case JK_UNDEF:
+        *out = true;
+        return 0;
     case JK_STR:
     case JK_BIG:
         *out = a.u.s == b.u.s;
@@ -572,23 +614,30 @@ int jv_eq(struct jrt *rt, struct jv a, struct jv b, bool *out)
         *out = str_eq(jv_text(a), jv_text(b));
         return 0;
     case JK_LIST:
-    case JK_TUPLE: return eq_lists(rt, a.u.list, b.u.list, out);
-    case JK_DICT: return eq_dicts(rt, a.u.dict, b.u.dict, out);
+    case JK_TUPLE:
+        return eq_lists(rt, a.u.list, b.u.list, out);
+    case JK_DICT:
+        return eq_dicts(rt, a.u.dict, b.u.dict, out);
     case JK_RANGE:
         *out = a.u.range->n == b.u.range->n &&
-               (a.u.range->n == 0 || (a.u.range->start == b.u.range->start &&
-                                      (a.u.range->n == 1 || a.u.range->step == b.u.range->step)));
+               (a.u.range->n == 0 ||
+                (a.u.range->start == b.u.range->start && (a.u.range->n == 1 || a.u.range->step == b.u.range->step)));
         return 0;
-    case JK_METHOD: *out = a.u.method->fn == b.u.method->fn && a.u.method->self.u.list == b.u.method->self.u.list; return 0;
-    default: *out = a.u.list == b.u.list; return 0;
+    case JK_METHOD:
+        *out = a.u.method->fn == b.u.method->fn && a.u.method->self.u.list == b.u.method->self.u.list;
+        return 0;
+    default:
+        *out = a.u.list == b.u.list;
+        return 0;
     }
 }
 
 static const char *op_text(enum jop op)
 {
-    static const char *const text[] = {[JO_ADD] = "+", [JO_SUB] = "-", [JO_MUL] = "*", [JO_DIV] = "/",  [JO_FLOORDIV] = "//",
-                                       [JO_MOD] = "%", [JO_POW] = "** or pow()", [JO_EQ] = "==",  [JO_NE] = "!=", [JO_LT] = "<",
-                                       [JO_LE] = "<=", [JO_GT] = ">", [JO_GE] = ">=", [JO_IN] = "in", [JO_NOT_IN] = "not in"};
+    static const char *const text[] = {
+        [JO_ADD] = "+",           [JO_SUB] = "-", [JO_MUL] = "*",        [JO_DIV] = "/", [JO_FLOORDIV] = "//", [JO_MOD] = "%",
+        [JO_POW] = "** or pow()", [JO_EQ] = "==", [JO_NE] = "!=",        [JO_LT] = "<",  [JO_LE] = "<=",       [JO_GT] = ">",
+        [JO_GE] = ">=",           [JO_IN] = "in", [JO_NOT_IN] = "not in"};
     return text[op];
 }
 
@@ -653,7 +702,8 @@ static int contains(struct jrt *rt, struct jv box, struct jv v, bool *out)
     }
     struct jiter *it;
     struct jv x;
-    if (box.kind != JK_UNDEF && box.kind < JK_STR) return JFAIL(rt, "argument of type '%s' is not iterable", jv_type_name(box.kind));
+    if (box.kind != JK_UNDEF && box.kind < JK_STR)
+        return JFAIL(rt, "argument of type '%s' is not iterable", jv_type_name(box.kind));
     TRY(jv_iter(rt, box, &it));
     for (;;) {
         int more = jiter_next(rt, it, &x);
@@ -688,7 +738,8 @@ int jv_sort(struct jrt *rt, struct jv *keys, struct jv *vals, size_t n, bool rev
             size_t mid = size_min(lo + width, n), hi = size_min(lo + 2 * width, n), a = lo, b = mid;
             for (size_t i = lo; i < hi; i++) {
                 bool right = a == mid;
-                if (!right && b < hi) TRY(reverse ? jv_less(rt, keys[a], keys[b], &right) : jv_less(rt, keys[b], keys[a], &right));
+                if (!right && b < hi)
+                    TRY(reverse ? jv_less(rt, keys[a], keys[b], &right) : jv_less(rt, keys[b], keys[a], &right));
                 size_t from = right ? b++ : a++;
                 k2[i] = keys[from];
                 v2[i] = vals[from];
@@ -720,10 +771,18 @@ static int int_binary(struct jrt *rt, enum jop op, int64_t a, int64_t b, struct 
     int64_t r = 0;
     bool over = false;
     switch (op) {
-    case JO_ADD: over = __builtin_add_overflow(a, b, &r); break;
-    case JO_SUB: over = __builtin_sub_overflow(a, b, &r); break;
-    case JO_MUL: over = __builtin_mul_overflow(a, b, &r); break;
-    case JO_POW: TRY(int_power(rt, a, b, &r)); break;
+    case JO_ADD:
+        over = __builtin_add_overflow(a, b, &r);
+        break;
+    case JO_SUB:
+        over = __builtin_sub_overflow(a, b, &r);
+        break;
+    case JO_MUL:
+        over = __builtin_mul_overflow(a, b, &r);
+        break;
+    case JO_POW:
+        TRY(int_power(rt, a, b, &r));
+        break;
     default:
         if (b == 0) return JFAIL(rt, "integer division or modulo by zero");
         if (b == -1) { /* INT64_MIN / -1 does not fit */
@@ -761,9 +820,15 @@ static int float_binary(struct jrt *rt, enum jop op, double a, double b, struct 
 {
     double r = 0, rem;
     switch (op) {
-    case JO_ADD: r = a + b; break;
-    case JO_SUB: r = a - b; break;
-    case JO_MUL: r = a * b; break;
+    case JO_ADD:
+        r = a + b;
+        break;
+    case JO_SUB:
+        r = a - b;
+        break;
+    case JO_MUL:
+        r = a * b;
+        break;
     case JO_POW:
         if (a == 0 && b < 0) return JFAIL(rt, "0.0 cannot be raised to a negative power");
         if (a < 0 && floor(b) != b) return JFAIL(rt, "** of a negative number and a fraction is a complex number");
@@ -856,22 +921,37 @@ int jv_negate(struct jrt *rt, struct jv v, bool minus, struct jv *out)
     return 0;
 }
 
-/* ---- iteration ------------------------------------------------------------------------------------------------------------- */
+/* ---- iteration -------------------------------------------------------------------------------------------------------------
+ */
 
 int jv_iter(struct jrt *rt, struct jv v, struct jiter **out)
 {
     static const enum jiter_mode view_mode[] = {JI_KEYS, JI_VALUES, JI_ITEMS};
     struct jiter it = {.mode = JI_EMPTY};
     switch ((enum jkind)v.kind) {
-    case JK_ITER: *out = v.u.iter; return 0;
-    case JK_UNDEF: break;
-    case JK_STR: it = (struct jiter){.mode = JI_STR, .u.str = v.u.s}; break;
+    case JK_ITER:
+        *out = v.u.iter;
+        return 0;
+    case JK_UNDEF:
+        break;
+    case JK_STR:
+        it = (struct jiter){.mode = JI_STR, .u.str = v.u.s};
+        break;
     case JK_LIST:
-    case JK_TUPLE: it = (struct jiter){.mode = JI_LIST, .u.list = v.u.list}; break;
-    case JK_RANGE: it = (struct jiter){.mode = JI_RANGE, .u.range = v.u.range}; break;
-    case JK_DICT: it = (struct jiter){.mode = JI_KEYS, .u.dict = v.u.dict}; break;
-    case JK_VIEW: it = (struct jiter){.mode = view_mode[v.u.view->of], .u.dict = v.u.view->dict}; break;
-    default: return JFAIL(rt, "'%s' object is not iterable", jv_type_name(v.kind));
+    case JK_TUPLE:
+        it = (struct jiter){.mode = JI_LIST, .u.list = v.u.list};
+        break;
+    case JK_RANGE:
+        it = (struct jiter){.mode = JI_RANGE, .u.range = v.u.range};
+        break;
+    case JK_DICT:
+        it = (struct jiter){.mode = JI_KEYS, .u.dict = v.u.dict};
+        break;
+    case JK_VIEW:
+        it = (struct jiter){.mode = view_mode[v.u.view->of], .u.dict = v.u.view->dict};
+        break;
+    default:
+        return JFAIL(rt, "'%s' object is not iterable", jv_type_name(v.kind));
     }
     *out = jrt_alloc(rt, sizeof **out);
     if (!*out) return rt->rc;
@@ -884,7 +964,8 @@ int jiter_next(struct jrt *rt, struct jiter *it, struct jv *out)
     TRY(jrt_spend(rt, J_COST_NODE));
     size_t at = it->pos;
     switch (it->mode) {
-    case JI_EMPTY: return 0;
+    case JI_EMPTY:
+        return 0;
     case JI_LIST:
         if (at >= it->u.list->n) return 0;
         *out = it->u.list->v[at];
@@ -913,7 +994,8 @@ int jiter_next(struct jrt *rt, struct jiter *it, struct jv *out)
     return 1;
 }
 
-/* ---- subscripts and attributes ------------------------------------------------------------------------------------------------ */
+/* ---- subscripts and attributes
+ * ------------------------------------------------------------------------------------------------ */
 
 static int element_missing(struct jrt *rt, struct jv obj, struct jv key, struct jv *out)
 {
@@ -979,7 +1061,8 @@ static int data_attr(struct jrt *rt, struct jv obj, struct jv name, struct jv *o
         *found = e != NULL;
         if (e) *out = e->val;
         return 0;
-    case JK_LOOP: return jloop_attr(rt, obj.u.loop, n, out, found);
+    case JK_LOOP:
+        return jloop_attr(rt, obj.u.loop, n, out, found);
     case JK_TUPLE:
         *found = obj.why == 1 && (str_is(n, "grouper") || str_is(n, "list"));
         if (*found) *out = obj.u.list->v[str_is(n, "list")];
@@ -992,7 +1075,8 @@ static int data_attr(struct jrt *rt, struct jv obj, struct jv name, struct jv *o
         *found = str_is(n, "name");
         if (*found) *out = obj.u.macro->def->name;
         return 0;
-    default: return 0;
+    default:
+        return 0;
     }
 }
 
@@ -1111,7 +1195,8 @@ int jv_slice(struct jrt *rt, struct jv obj, const struct jv bound[3], struct jv 
     return 0;
 }
 
-/* ---- str() and repr() ---------------------------------------------------------------------------------------------------------- */
+/* ---- str() and repr()
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static int put_double(struct jrt *rt, double f)
 {
@@ -1186,15 +1271,20 @@ static int put_object(struct jrt *rt, struct jv v)
 static int put_repr_nested(struct jrt *rt, struct jv v)
 {
     switch ((enum jkind)v.kind) {
-    case JK_LIST: return put_sequence(rt, v.u.list, "[", "]");
-    case JK_TUPLE: return put_sequence(rt, v.u.list, "(", v.u.list->n == 1 ? ",)" : ")");
-    case JK_DICT: return put_dict(rt, v.u.dict);
-    case JK_VIEW: return put_view(rt, v);
+    case JK_LIST:
+        return put_sequence(rt, v.u.list, "[", "]");
+    case JK_TUPLE:
+        return put_sequence(rt, v.u.list, "(", v.u.list->n == 1 ? ",)" : ")");
+    case JK_DICT:
+        return put_dict(rt, v.u.dict);
+    case JK_VIEW:
+        return put_view(rt, v);
     case JK_NS:
         TRY(jrt_put_z(rt, "<Namespace "));
         TRY(put_dict(rt, v.u.dict));
         return jrt_put_z(rt, ">");
-    default: return put_object(rt, v);
+    default:
+        return put_object(rt, v);
     }
 }
 
@@ -1203,19 +1293,27 @@ int jv_put_repr(struct jrt *rt, struct jv v)
     char text[24];
     TRY(jrt_spend(rt, J_COST_NODE));
     switch ((enum jkind)v.kind) {
-    case JK_UNDEF: return jrt_put_z(rt, "Undefined");
-    case JK_NONE: return jrt_put_z(rt, "None");
-    case JK_BOOL: return jrt_put_z(rt, v.u.b ? "True" : "False");
-    case JK_INT: return jrt_put(rt, text, (size_t)jformat_int(text, v.u.i));
-    case JK_FLOAT: return put_double(rt, v.u.f);
-    case JK_BIG: return jrt_put_str(rt, jv_text(v));
-    case JK_RANGE: return put_range(rt, v.u.range);
+    case JK_UNDEF:
+        return jrt_put_z(rt, "Undefined");
+    case JK_NONE:
+        return jrt_put_z(rt, "None");
+    case JK_BOOL:
+        return jrt_put_z(rt, v.u.b ? "True" : "False");
+    case JK_INT:
+        return jrt_put(rt, text, (size_t)jformat_int(text, v.u.i));
+    case JK_FLOAT:
+        return put_double(rt, v.u.f);
+    case JK_BIG:
+        return jrt_put_str(rt, jv_text(v));
+    case JK_RANGE:
+        return put_range(rt, v.u.range);
     case JK_STR:
         if (!v.safe) return jstr_put_repr(rt, jv_text(v));
         TRY(jrt_put_z(rt, "Markup("));
         TRY(jstr_put_repr(rt, jv_text(v)));
         return jrt_put_z(rt, ")");
-    default: break;
+    default:
+        break;
     }
     TRY(jrt_enter(rt));
     TRY(put_repr_nested(rt, v));

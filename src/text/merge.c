@@ -1,6 +1,6 @@
-/* Merging: the symbols of one word are joined two by two, always the pair of lowest rank and of equals the leftmost, until no pair
- * of neighbours can be joined. Both kinds of vocabulary come here; they differ in how a pair gets its rank (bpe_find: the place
- * in the list of merges; spm_rank: the score of what the two give together).
+/* Merging: the symbols of one word are joined two by two, always the pair of lowest rank and of equals the leftmost, until no
+ * pair of neighbours can be joined. Both kinds of vocabulary come here; they differ in how a pair gets its rank (bpe_find: the
+ * place in the list of merges; spm_rank: the score of what the two give together).
  *
  * The symbols are a linked list in an array. Short words look for the best pair by walking the list; long ones keep a heap of
  * (rank, position), so that a word of n symbols takes O(n log n). A heap entry whose rank is no longer that of its symbol is
@@ -21,7 +21,7 @@ int enc_syms(struct enc *e, size_t n)
     return 0;
 }
 
-/* ---- heap: four children per node, which keeps it half as deep as a binary one ------------------------------- */
+/* ---- heap: four children per node, which keeps it half as deep as a binary one ---------------------------- */
 
 static int heap_push(struct enc *e, uint32_t rank, uint32_t i)
 {
@@ -54,7 +54,7 @@ static uint64_t heap_pop(struct enc *e)
     return top;
 }
 
-/* ---- the list --------------------------------------------------------------------------------------------------- */
+/* ---- the list --------------------------------------------------------------------------------------------- */
 
 static uint32_t rank_of(const struct enc *e, struct str word, uint32_t i)
 {
@@ -123,7 +123,7 @@ int enc_merge(struct enc *e, struct str word, uint32_t n)
     return 0;
 }
 
-/* ---- words ------------------------------------------------------------------------------------------------------- */
+/* ---- words ------------------------------------------------------------------------------------------------ */
 
 int enc_fallback(struct enc *e, struct str ch)
 {

@@ -34,7 +34,7 @@ bool norm_add_unicode(struct tok *t, struct str name)
     return false;
 }
 
-/* ---- Replace ------------------------------------------------------------------------------------------------ */
+/* ---- Replace ---------------------------------------------------------------------------------------------- */
 
 static int replace_all(struct str in, struct str from, struct str to, struct buf *out)
 {
@@ -55,7 +55,7 @@ static int replace_all(struct str in, struct str from, struct str to, struct buf
     return buf_put(out, in.p + done, in.n - done);
 }
 
-/* ---- Unicode forms ------------------------------------------------------------------------------------------ */
+/* ---- Unicode forms ---------------------------------------------------------------------------------------- */
 
 /* Code points in work. */
 struct points {
@@ -178,7 +178,7 @@ static int form_all(struct str in, unsigned form, struct buf *out)
     return rc;
 }
 
-/* ---- all of them ---------------------------------------------------------------------------------------------- */
+/* ---- all of them ------------------------------------------------------------------------------------------ */
 
 int norm_run(const struct tok *t, struct str in, struct buf bufs[2], struct str *out, struct err *e)
 {

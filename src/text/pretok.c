@@ -8,13 +8,13 @@
  *  - scan_gpt, a scanner written by hand for the patterns of GPT-2, Llama 3 and Qwen 2. It gives what the regular expression
  *    gives (a unit test compares them), in one pass and without a stack whatever the text is;
  *  - classes of characters and fixed strings;
- *  - PCRE2 for every other expression of a tokenizer.json and of the named pre-tokenizers of GGUF, with limits: a match that needs
- *    more than a fixed multiple of its text is an error, never another cut. PCRE2's start optimizations stay off: they look far
- *    ahead of a match for a character that it must end with, and the JIT's read beyond the text in whole vectors.
- * Expressions are written for Oniguruma, where ^ and $ match at line ends; hence PCRE2_MULTILINE. */
+ *  - PCRE2 for every other expression of a tokenizer.json and of the named pre-tokenizers of GGUF, with limits: a match that
+ * needs more than a fixed multiple of its text is an error, never another cut. PCRE2's start optimizations stay off: they look
+ * far ahead of a match for a character that it must end with, and the JIT's read beyond the text in whole vectors. Expressions
+ * are written for Oniguruma, where ^ and $ match at line ends; hence PCRE2_MULTILINE. */
 #include "text/text_int.h"
 
-/* ---- patterns with a scanner -------------------------------------------------------------------------------- */
+/* ---- patterns with a scanner ------------------------------------------------------------------------------ */
 
 #define RE_GPT2_HEAD "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"
 #define RE_GPT2 RE_GPT2_HEAD "|\\s+"
@@ -115,25 +115,24 @@ static size_t scan_gpt(const struct gpt_pattern *g, struct str s)
     return scan_spaces(g, s);
 }
 
-/* ---- named pre-tokenizers of GGUF ----------------------------------------------------------------------------- */
+/* ---- named pre-tokenizers of GGUF ------------------------------------------------------------------------- */
 
 /* The classes of DeepSeek-LLM: cased letters as its tokenizer.json lists them; punctuation; Chinese, Korean and others. */
-#define RE_CASED                                                                                                               \
-    "[A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}\\x{1C4}-\\x{293}\\x{295}-\\x{2AF}"          \
-    "\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}\\x{37F}\\x{386}\\x{388}-\\x{38A}\\x{38C}\\x{38E}-\\x{3A1}"             \
-    "\\x{3A3}-\\x{3F5}\\x{3F7}-\\x{481}\\x{48A}-\\x{52F}\\x{531}-\\x{556}\\x{10A0}-\\x{10C5}\\x{13A0}-\\x{13F5}"               \
-    "\\x{13F8}-\\x{13FD}\\x{1C90}-\\x{1CBA}\\x{1CBD}-\\x{1CBF}\\x{1D00}-\\x{1D2B}\\x{1D6B}-\\x{1D77}\\x{1D79}-\\x{1D9A}"       \
-    "\\x{1E00}-\\x{1F15}\\x{1F18}-\\x{1F1D}\\x{1F20}-\\x{1F45}\\x{1F48}-\\x{1F4D}\\x{1F50}-\\x{1F57}\\x{1F59}\\x{1F5B}"        \
-    "\\x{1F5D}\\x{1F5F}-\\x{1F7D}\\x{1F80}-\\x{1FB4}\\x{1FB6}-\\x{1FBC}\\x{1FBE}\\x{1FC2}-\\x{1FC4}\\x{1FC6}-\\x{1FCC}"        \
-    "\\x{1FD0}-\\x{1FD3}\\x{1FD6}-\\x{1FDB}\\x{1FE0}-\\x{1FEC}\\x{1FF2}-\\x{1FF4}\\x{1FF6}-\\x{1FFC}\\x{2102}\\x{2107}"        \
-    "\\x{210A}-\\x{2113}\\x{2115}\\x{2119}-\\x{211D}\\x{2124}\\x{2126}\\x{2128}\\x{212A}-\\x{212D}\\x{212F}-\\x{2134}"         \
-    "\\x{2139}\\x{213C}-\\x{213F}\\x{2145}-\\x{2149}\\x{214E}\\x{2183}\\x{2184}\\x{2C00}-\\x{2C7B}\\x{2C7E}-\\x{2CE4}"         \
-    "\\x{2CEB}-\\x{2CEE}\\x{2CF2}\\x{2CF3}\\x{A640}-\\x{A66D}\\x{A680}-\\x{A69B}\\x{A722}-\\x{A76F}\\x{A771}-\\x{A787}"        \
-    "\\x{A78B}-\\x{A78E}\\x{AB70}-\\x{ABBF}\\x{FB00}-\\x{FB06}\\x{FB13}-\\x{FB17}\\x{FF21}-\\x{FF3A}\\x{FF41}-\\x{FF5A}"       \
-    "\\x{10400}-\\x{1044F}\\x{104B0}-\\x{104D3}\\x{104D8}-\\x{104FB}\\x{10C80}-\\x{10CB2}\\x{10CC0}-\\x{10CF2}"                \
+#define RE_CASED                                                                                                         \
+    "[A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}\\x{1C4}-\\x{293}\\x{295}-\\x{2AF}"    \
+    "\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}\\x{37F}\\x{386}\\x{388}-\\x{38A}\\x{38C}\\x{38E}-\\x{3A1}"       \
+    "\\x{3A3}-\\x{3F5}\\x{3F7}-\\x{481}\\x{48A}-\\x{52F}\\x{531}-\\x{556}\\x{10A0}-\\x{10C5}\\x{13A0}-\\x{13F5}"         \
+    "\\x{13F8}-\\x{13FD}\\x{1C90}-\\x{1CBA}\\x{1CBD}-\\x{1CBF}\\x{1D00}-\\x{1D2B}\\x{1D6B}-\\x{1D77}\\x{1D79}-\\x{1D9A}" \
+    "\\x{1E00}-\\x{1F15}\\x{1F18}-\\x{1F1D}\\x{1F20}-\\x{1F45}\\x{1F48}-\\x{1F4D}\\x{1F50}-\\x{1F57}\\x{1F59}\\x{1F5B}"  \
+    "\\x{1F5D}\\x{1F5F}-\\x{1F7D}\\x{1F80}-\\x{1FB4}\\x{1FB6}-\\x{1FBC}\\x{1FBE}\\x{1FC2}-\\x{1FC4}\\x{1FC6}-\\x{1FCC}"  \
+    "\\x{1FD0}-\\x{1FD3}\\x{1FD6}-\\x{1FDB}\\x{1FE0}-\\x{1FEC}\\x{1FF2}-\\x{1FF4}\\x{1FF6}-\\x{1FFC}\\x{2102}\\x{2107}"  \
+    "\\x{210A}-\\x{2113}\\x{2115}\\x{2119}-\\x{211D}\\x{2124}\\x{2126}\\x{2128}\\x{212A}-\\x{212D}\\x{212F}-\\x{2134}"   \
+    "\\x{2139}\\x{213C}-\\x{213F}\\x{2145}-\\x{2149}\\x{214E}\\x{2183}\\x{2184}\\x{2C00}-\\x{2C7B}\\x{2C7E}-\\x{2CE4}"   \
+    "\\x{2CEB}-\\x{2CEE}\\x{2CF2}\\x{2CF3}\\x{A640}-\\x{A66D}\\x{A680}-\\x{A69B}\\x{A722}-\\x{A76F}\\x{A771}-\\x{A787}"  \
+    "\\x{A78B}-\\x{A78E}\\x{AB70}-\\x{ABBF}\\x{FB00}-\\x{FB06}\\x{FB13}-\\x{FB17}\\x{FF21}-\\x{FF3A}\\x{FF41}-\\x{FF5A}" \
+    "\\x{10400}-\\x{1044F}\\x{104B0}-\\x{104D3}\\x{104D8}-\\x{104FB}\\x{10C80}-\\x{10CB2}\\x{10CC0}-\\x{10CF2}"          \
     "\\x{118A0}-\\x{118DF}\\x{1E900}-\\x{1E943}]+"
-#define RE_DEEPSEEK_PUNCT                                                                                                      \
-    "\\s?[!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3000}-\\x{3002}]+"
+#define RE_DEEPSEEK_PUNCT "\\s?[!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3000}-\\x{3002}]+"
 #define RE_DEEPSEEK_CJK "[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+"
 #define RE_NUMBER "\\p{N}"
 #define RE_NUMBERS "\\p{N}+"
@@ -206,7 +205,7 @@ const char *pre_name_of(const struct tok *t)
     return NULL;
 }
 
-/* ---- building ---------------------------------------------------------------------------------------------------- */
+/* ---- building --------------------------------------------------------------------------------------------- */
 
 static void *pcre_alloc(size_t n, void *ctx)
 {
@@ -251,7 +250,8 @@ static int regex_compile(struct str regex, pcre2_code **out, struct err *e)
         pcre2_set_newline(c, PCRE2_NEWLINE_LF);
         pcre2_set_parens_nest_limit(c, 64);
         *out = pcre2_compile((PCRE2_SPTR)(regex.n ? regex.p : ""), regex.n,
-                             PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_START_OPTIMIZE, &code, &at, c);
+                             PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_START_OPTIMIZE, &code,
+                             &at, c);
         if (*out) pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE); /* without JIT it is interpreted: slower, the same matches */
     }
     pcre2_compile_context_free(c);
@@ -293,7 +293,7 @@ void pre_fini(struct tok *t)
     for (unsigned i = 0; i < t->n_pre; i++) pcre2_code_free(t->pre[i].code);
 }
 
-/* ---- finding matches ----------------------------------------------------------------------------------------------- */
+/* ---- finding matches -------------------------------------------------------------------------------------- */
 
 /* Each finder sets [*ms, *me) to the first match at or after from and returns 1; 0: no match; negative: failed. */
 
@@ -397,7 +397,7 @@ static int next_match(struct pre_run *r, const struct pre_op *op, struct pre_sta
     return 0;
 }
 
-/* ---- stages --------------------------------------------------------------------------------------------------------- */
+/* ---- stages ----------------------------------------------------------------------------------------------- */
 
 /* Next piece of a cutting stage: 1 and *piece, or 0 at the end of its segment. An empty match cuts, but is no piece. */
 static int stage_cut(struct pre_run *r, const struct pre_op *op, struct pre_stage *st, struct str *piece, struct err *e)
@@ -510,7 +510,7 @@ int pre_next(struct pre_run *r, struct str *word, struct err *e)
     }
 }
 
-/* ---- one encoding's share ---------------------------------------------------------------------------------------------- */
+/* ---- one encoding's share --------------------------------------------------------------------------------- */
 
 /* A match may take so many steps, and so many more per byte of its text: the expressions in use need a few per byte. */
 #define MATCH_STEPS 1000000u

@@ -1,5 +1,5 @@
-/* SentencePiece BPE: two neighbours are joined where their concatenation is an entry, best score first. What is left over and is
- * no entry is a single character, and becomes its bytes <0xXX> or the unknown token. Called by enc_word; spaces have become
+/* SentencePiece BPE: two neighbours are joined where their concatenation is an entry, best score first. What is left over and
+ * is no entry is a single character, and becomes its bytes <0xXX> or the unknown token. Called by enc_word; spaces have become
  * U+2581 before. */
 #include "text/text_int.h"
 
@@ -33,8 +33,10 @@ int spm_word(struct enc *e, struct str word)
         uint32_t next = e->syms[i].next;
         struct str s = {word.p + e->syms[i].v, (next == SYM_END ? word.n : e->syms[next].v) - e->syms[i].v};
         int32_t id = tok_normal(e->t, s.p, s.n);
-        if (id < 0) TRY(enc_fallback(e, s));
-        else if (ids_put(e->out, id) < 0) return fail_nomem(e->err, "token ids", e->out->n);
+        if (id < 0)
+            TRY(enc_fallback(e, s));
+        else if (ids_put(e->out, id) < 0)
+            return fail_nomem(e->err, "token ids", e->out->n);
     }
     return 0;
 }

@@ -87,7 +87,7 @@ int detok_end(struct detok *d, struct buf *out, struct err *e);             /* f
 struct jinja;
 
 struct jinja_limits { /* zero: the default in brackets */
-    uint64_t fuel;    /* evaluation steps [10 million] */
+    uint64_t fuel;    /* units of about 5 ns of work [10 million, and 64 for each byte of the variables] */
     size_t output;    /* bytes of rendered text [16 MiB] */
     size_t memory;    /* bytes of values alive during a rendering [64 MiB] */
     unsigned depth;   /* nesting of calls and expressions [128] */

@@ -182,9 +182,9 @@ struct tok {
     float *scores; /* MODEL_SCORES, else NULL */
     char *text;
     size_t text_n, text_cap;
-    size_t max_bytes;    /* of the longest normal entry */
-    uint32_t *slots;     /* hash table from an entry's text to id + 1; 0 is empty. Of equal texts the last id counts */
-    size_t slot_mask;    /* slots - 1 */
+    size_t max_bytes;     /* of the longest normal entry */
+    uint32_t *slots;      /* hash table from an entry's text to id + 1; 0 is empty. Of equal texts the last id counts */
+    size_t slot_mask;     /* slots - 1 */
     int32_t byte_id[256]; /* the entry that stands for a byte, -1: none */
     uint64_t seed;
 
@@ -200,10 +200,10 @@ struct tok {
     unsigned n_norm;
     struct pre_op pre[PRE_MAX];
     unsigned n_pre;
-    const char *pre_name;           /* NULL: none fits */
-    struct tok_added_set added[2];  /* in the raw text; in the normalized text */
-    bool add_space_prefix;          /* a space is put in front of each segment; detokenizing drops the first */
-    bool strip_space;               /* the detokenizer's half of that */
+    const char *pre_name;          /* NULL: none fits */
+    struct tok_added_set added[2]; /* in the raw text; in the normalized text */
+    bool add_space_prefix;         /* a space is put in front of each segment; detokenizing drops the first */
+    bool strip_space;              /* the detokenizer's half of that */
 
     int32_t bos, eos, unk, pad;
     int32_t prefix[EDGE_MAX], suffix[EDGE_MAX]; /* what TOK_ADD_SPECIAL adds */
@@ -215,9 +215,9 @@ struct tok {
 
 /* Building, for tok_hf.c and tok_gguf.c, in this order. */
 int tok_new(struct tok **out, struct err *e);
-int tok_reserve(struct tok *t, size_t n, size_t text_bytes, struct err *e); /* n entries, all holes */
+int tok_reserve(struct tok *t, size_t n, size_t text_bytes, struct err *e);           /* n entries, all holes */
 int tok_set(struct tok *t, int32_t id, struct str text, int32_t type, struct err *e); /* sets or replaces an entry */
-int tok_index(struct tok *t, struct err *e);               /* all entries are there; lookups work from here on */
+int tok_index(struct tok *t, struct err *e); /* all entries are there; lookups work from here on */
 int tok_reserve_merges(struct tok *t, size_t n, struct err *e);
 int tok_add_merge(struct tok *t, struct str left, struct str right, struct buf *scratch, struct err *e);
 int tok_index_merges(struct tok *t, struct err *e);
@@ -296,8 +296,8 @@ struct enc {
     size_t cache_mask;
     struct pre_run pre;
 };
-int enc_word(struct enc *e, struct str word);             /* through the cache; appends the ids */
-int enc_syms(struct enc *e, size_t n);                    /* room for n symbols */
+int enc_word(struct enc *e, struct str word);              /* through the cache; appends the ids */
+int enc_syms(struct enc *e, size_t n);                     /* room for n symbols */
 int enc_merge(struct enc *e, struct str word, uint32_t n); /* syms[0..n) with v set; joins until nothing more can be */
 
 int bpe_word(struct enc *e, struct str word);

@@ -1,5 +1,5 @@
-/* Tokenizers: the vocabulary with its lookups, the tokens that are cut out of the text first, and tok_encode, which drives a text
- * through the stages (see text_int.h). tok_hf.c and tok_gguf.c build a struct tok with the functions of the first half, in
+/* Tokenizers: the vocabulary with its lookups, the tokens that are cut out of the text first, and tok_encode, which drives a
+ * text through the stages (see text_int.h). tok_hf.c and tok_gguf.c build a struct tok with the functions of the first half, in
  * the order in which they stand; after tok_finish nothing changes any more, and every thread may use it. */
 #include "text/text_int.h"
 
@@ -22,7 +22,7 @@ void ids_fini(struct ids *v)
     *v = (struct ids){0};
 }
 
-/* ---- building -------------------------------------------------------------------------------------------- */
+/* ---- building --------------------------------------------------------------------------------------------- */
 
 int tok_new(struct tok **out, struct err *e)
 {
@@ -159,7 +159,7 @@ int32_t tok_normal(const struct tok *t, const char *p, size_t n)
     return id >= 0 && t->types[id] == TYPE_NORMAL ? id : -1;
 }
 
-/* ---- merges ------------------------------------------------------------------------------------------------ */
+/* ---- merges ----------------------------------------------------------------------------------------------- */
 
 int tok_reserve_merges(struct tok *t, size_t n, struct err *e)
 {
@@ -201,7 +201,7 @@ int tok_index_merges(struct tok *t, struct err *e)
     return 0;
 }
 
-/* ---- added tokens -------------------------------------------------------------------------------------------- */
+/* ---- added tokens ----------------------------------------------------------------------------------------- */
 
 /* Heap sort: in place, n log n whatever the file holds. */
 static void sort_added(struct tok_added *v, size_t n)
@@ -262,8 +262,10 @@ static const struct tok_added *longest_added(const struct tok_added_set *set, st
             size_t a = lo, b = hi;
             while (a < b) {
                 size_t mid = a + (b - a) / 2;
-                if ((unsigned)(unsigned char)v[mid].text.p[d] < c + k) a = mid + 1;
-                else b = mid;
+                if ((unsigned)(unsigned char)v[mid].text.p[d] < c + k)
+                    a = mid + 1;
+                else
+                    b = mid;
             }
             ends[k] = a;
         }
@@ -327,7 +329,7 @@ static bool next_added(const struct tok_added_set *set, struct str s, size_t at,
     return false;
 }
 
-/* ---- finishing -------------------------------------------------------------------------------------------------- */
+/* ---- finishing -------------------------------------------------------------------------------------------- */
 
 bool tok_edge_add(int32_t *v, unsigned *n, unsigned at, int32_t id)
 {
@@ -372,8 +374,8 @@ static bool cuts_at_spaces(const struct tok *t)
 int tok_finish(struct tok *t, struct err *e)
 {
     /* Ends of a turn or of the text, by the names that published models give them. */
-    static const char *const stop_names[] = {"<|eot_id|>",  "<|im_end|>",  "<|end_of_text|>", "<|endoftext|>", "</s>",
-                                             "<end_of_turn>", "<|end|>",     "<|eom_id|>",      "<|return|>",    "<|call|>"};
+    static const char *const stop_names[] = {"<|eot_id|>",    "<|im_end|>", "<|end_of_text|>", "<|endoftext|>", "</s>",
+                                             "<end_of_turn>", "<|end|>",    "<|eom_id|>",      "<|return|>",    "<|call|>"};
     add_stop(t, t->eos);
     for (size_t i = 0; i < COUNT_OF(stop_names); i++) {
         int32_t id = tok_find(t, str_of(stop_names[i]));
@@ -384,7 +386,7 @@ int tok_finish(struct tok *t, struct err *e)
         t, (struct pre_op){.find = FIND_LITERAL, .behavior = PRE_WITH_NEXT, .literal = STR(LOWER_BLOCK), .run = true}, e);
 }
 
-/* ---- encoding ------------------------------------------------------------------------------------------------------ */
+/* ---- encoding --------------------------------------------------------------------------------------------- */
 
 #define TEXT_BYTES_MAX ((size_t)1 << 29)       /* so that offsets in a normalized text fit 32 bits */
 #define NORMALIZED_BYTES_MAX ((size_t)1 << 31) /* a normalizer may make a text longer */
@@ -510,7 +512,7 @@ int tok_encode(const struct tok *t, struct str text, unsigned flags, struct ids 
     return rc;
 }
 
-/* ---- what is asked of a tokenizer ------------------------------------------------------------------------------------ */
+/* ---- what is asked of a tokenizer ------------------------------------------------------------------------- */
 
 size_t tok_n_vocab(const struct tok *t)
 {
@@ -571,7 +573,7 @@ struct str tok_chat_template(const struct tok *t)
     return t->chat_template;
 }
 
-/* ---- export ------------------------------------------------------------------------------------------------------------- */
+/* ---- export ----------------------------------------------------------------------------------------------- */
 
 static int export_tokens(const struct tok *t, struct arena *a, struct tok_export *out, struct err *e)
 {

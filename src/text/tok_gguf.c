@@ -1,6 +1,7 @@
-/* Tokenizers of GGUF files: the arrays tokenizer.ggml.tokens, .token_type, .scores and .merges, and the keys around them. Two models:
- * "gpt2" (byte-level BPE, with the pre-tokenizer that tokenizer.ggml.pre names) and "llama" (SentencePiece BPE by scores).
- * Nothing is taken on trust: the arrays must be of one length and of the right kind, ids in range. All of it is copied. */
+/* Tokenizers of GGUF files: the arrays tokenizer.ggml.tokens, .token_type, .scores and .merges, and the keys around them. Two
+ * models: "gpt2" (byte-level BPE, with the pre-tokenizer that tokenizer.ggml.pre names) and "llama" (SentencePiece BPE by
+ * scores). Nothing is taken on trust: the arrays must be of one length and of the right kind, ids in range. All of it is
+ * copied. */
 #include "text/text_int.h"
 
 #define KEY(name) "tokenizer.ggml." name
@@ -10,13 +11,14 @@ static const struct gguf_kv *array_of(const struct gguf *g, const char *key, siz
     const struct gguf_kv *kv = gguf_find(g, key);
     *rc = 0;
     if (!kv) return NULL;
-    if (kv->type != GGUF_ARRAY) *rc = fail(e, ERR_FORMAT, "%s: expected an array", key);
+    if (kv->type != GGUF_ARRAY)
+        *rc = fail(e, ERR_FORMAT, "%s: expected an array", key);
     else if (n && kv->n != n)
         *rc = fail(e, ERR_FORMAT, "%s has %llu elements, " KEY("tokens") " has %zu", key, (unsigned long long)kv->n, n);
     return kv;
 }
 
-/* ---- vocabulary --------------------------------------------------------------------------------------------- */
+/* ---- vocabulary ------------------------------------------------------------------------------------------- */
 
 static int load_tokens(const struct gguf *g, struct tok *t, struct err *e)
 {
@@ -97,7 +99,7 @@ static int load_added(struct tok *t, struct err *e)
     return tok_set_added(t, 0, v, n, e);
 }
 
-/* ---- keys ------------------------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------------------- */
 
 /* *id keeps its value where the key is missing; a value out of range is an error. */
 static int get_id(const struct gguf *g, const struct tok *t, const char *key, int32_t *id, struct err *e)
@@ -105,7 +107,8 @@ static int get_id(const struct gguf *g, const struct tok *t, const char *key, in
     int64_t v;
     if (!gguf_find(g, key)) return 0;
     if (!gguf_get_i64(g, key, &v)) return fail(e, ERR_FORMAT, "%s: expected a whole number", key);
-    if (v == -1 || v == UINT32_MAX) v = -1; /* "none", as some writers put it */
+    if (v == -1 || v == UINT32_MAX)
+        v = -1; /* "none", as some writers put it */
     else if (!tok_id_ok(t, v))
         return fail(e, ERR_FORMAT, "%s is %lld, the vocabulary has %zu entries", key, (long long)v, t->n);
     *id = (int32_t)v;
@@ -175,8 +178,10 @@ static int load(const struct gguf *g, struct tok *t, struct err *e)
 {
     struct str model, chat = {0};
     if (!gguf_get_str(g, KEY("model"), &model)) return fail(e, ERR_FORMAT, KEY("model") " is missing");
-    if (str_is(model, "gpt2")) TRY(setup_bpe(g, t, e));
-    else if (str_is(model, "llama")) TRY(setup_spm(g, t, e));
+    if (str_is(model, "gpt2"))
+        TRY(setup_bpe(g, t, e));
+    else if (str_is(model, "llama"))
+        TRY(setup_spm(g, t, e));
     else
         return fail(e, ERR_UNSUPPORTED, KEY("model") ": '%.*s' is not supported; supported are gpt2 and llama", STR_ARG(model));
     TRY(load_added(t, e));

@@ -1,10 +1,10 @@
 /* Tokenizers of Hugging Face folders: tokenizer.json, with the names of the special tokens from tokenizer_config.json and
  * special_tokens_map.json.
  *
- * The vocabulary and the merges, nearly all of the file, go through the pull reader straight into the tables: a first walk notes
- * where they are and counts them, so that each table is allocated once. Only the small parts (normalizer, pre_tokenizer, ...)
- * become a JSON tree. What this program does not do as the file says is an error that names it; "truncation" and
- * "padding" are left to the caller by design, since they change a batch and not the meaning of a text. */
+ * The vocabulary and the merges, nearly all of the file, go through the pull reader straight into the tables: a first walk
+ * notes where they are and counts them, so that each table is allocated once. Only the small parts (normalizer, pre_tokenizer,
+ * ...) become a JSON tree. What this program does not do as the file says is an error that names it; "truncation" and "padding"
+ * are left to the caller by design, since they change a batch and not the meaning of a text. */
 #include "text/text_int.h"
 
 /* What the first walk finds. A cursor stands just behind the bracket that opens its value. */
@@ -48,7 +48,7 @@ static int note_id(struct source *s, const struct json_cursor *c, enum json_even
     return 0;
 }
 
-/* ---- first walk -------------------------------------------------------------------------------------------- */
+/* ---- first walk ------------------------------------------------------------------------------------------- */
 
 static int count_vocab(struct source *s, struct json_cursor *c)
 {
@@ -108,9 +108,12 @@ static int walk_model(struct source *s, struct json_cursor *c)
         struct str key = c->raw;
         ev = json_next(c);
         if (ev == JSON_EV_ERROR) return ERR_FORMAT;
-        if (str_is(key, "vocab") && ev == JSON_EV_OBJECT) TRY(count_vocab(s, c));
-        else if (str_is(key, "merges") && ev == JSON_EV_ARRAY) TRY(count_merges(s, c));
-        else TRY(model_member(s, c, key, ev));
+        if (str_is(key, "vocab") && ev == JSON_EV_OBJECT)
+            TRY(count_vocab(s, c));
+        else if (str_is(key, "merges") && ev == JSON_EV_ARRAY)
+            TRY(count_merges(s, c));
+        else
+            TRY(model_member(s, c, key, ev));
     }
     return ev == JSON_EV_ERROR ? ERR_FORMAT : 0;
 }
@@ -201,7 +204,7 @@ static int walk(struct source *s, struct str text)
     return 0;
 }
 
-/* ---- normalizer and pre-tokenizer ---------------------------------------------------------------------------- */
+/* ---- normalizer and pre-tokenizer ------------------------------------------------------------------------- */
 
 /* Strings of the small parts that are put into a text or looked for in it. */
 #define PART_BYTES_MAX 256
@@ -253,8 +256,7 @@ static int read_normalizer(struct source *s, struct tok *t, const struct json *j
         return add_norm(s, t, (struct norm_op){.kind = NORM_PREPEND, .to = text_of(json_find(j, "prepend"))});
     if (str_is(type, "Replace")) {
         struct str from = text_of(json_find(json_find(j, "pattern"), "String"));
-        if (from.n == 0)
-            return fail(s->e, ERR_UNSUPPORTED, "normalizer Replace: only a pattern that is a String is supported");
+        if (from.n == 0) return fail(s->e, ERR_UNSUPPORTED, "normalizer Replace: only a pattern that is a String is supported");
         return add_norm(s, t, (struct norm_op){NORM_REPLACE, from, text_of(json_find(j, "content")), 0});
     }
     return norm_add_unicode(t, type) ? 0 : unsupported(s, "normalizer", j);
@@ -347,25 +349,21 @@ static int read_pre(struct source *s, struct tok *t, const struct json *j, unsig
     static const struct {
         const char *type;
         int (*add)(struct source *s, struct tok *t, const struct json *j);
-    } rows[] = {{"Split", add_split},
-                {"ByteLevel", add_byte_level},
-                {"Digits", add_digits},
-                {"Punctuation", add_punctuation},
-                {"Whitespace", add_whitespace},
-                {"WhitespaceSplit", add_whitespace_split},
+    } rows[] = {{"Split", add_split},           {"ByteLevel", add_byte_level},
+                {"Digits", add_digits},         {"Punctuation", add_punctuation},
+                {"Whitespace", add_whitespace}, {"WhitespaceSplit", add_whitespace_split},
                 {"Metaspace", add_metaspace}};
     const struct json *seq = sequence_of(j, "pretokenizers");
     if (depth == PART_DEPTH_MAX) return bad(s, "pre_tokenizer: nested too deep");
     for (size_t i = 0; seq && i < seq->n; i++) TRY(read_pre(s, t, &seq->v[i], depth + 1));
     if (seq) return 0;
-    if (t->model == MODEL_BYTES)
-        return fail(s->e, ERR_UNSUPPORTED, "pre_tokenizer: a stage behind ByteLevel is not supported");
+    if (t->model == MODEL_BYTES) return fail(s->e, ERR_UNSUPPORTED, "pre_tokenizer: a stage behind ByteLevel is not supported");
     for (size_t i = 0; i < COUNT_OF(rows); i++)
         if (str_is(text_of(json_find(j, "type")), rows[i].type)) return rows[i].add(s, t, j);
     return unsupported(s, "pre_tokenizer", j);
 }
 
-/* ---- decoder and post-processor --------------------------------------------------------------------------------- */
+/* ---- decoder and post-processor --------------------------------------------------------------------------- */
 
 /* The detokenizer knows two ways; the decoder must be one of them. */
 static int read_decoder(struct source *s, struct tok *t, const struct json *j, unsigned depth)
@@ -413,7 +411,8 @@ static int read_template(struct source *s, struct tok *t, const struct json *j)
             front = false;
             continue;
         }
-        const struct json *ids = json_find(json_find_str(json_find(j, "special_tokens"), text_of(json_find(special, "id"))), "ids");
+        const struct json *ids =
+            json_find(json_find_str(json_find(j, "special_tokens"), text_of(json_find(special, "id"))), "ids");
         if (!ids || ids->type != JSON_ARRAY) return bad(s, "post_processor: the template names a token without ids");
         for (size_t k = 0; k < ids->n; k++) TRY(add_edge(s, t, front, &ids->v[k]));
     }
@@ -442,8 +441,7 @@ static int read_part(struct source *s, struct tok *t, struct str part, const cha
 {
     if (part.n == 0) return 0;
     if (part.n > PART_TEXT_MAX)
-        return fail(s->e, ERR_UNSUPPORTED, "%s has %zu bytes, supported are at most %zu", name, part.n,
-                    PART_TEXT_MAX);
+        return fail(s->e, ERR_UNSUPPORTED, "%s has %zu bytes, supported are at most %zu", name, part.n, PART_TEXT_MAX);
     struct arena a = {.limit = PART_TREE_MAX};
     struct json *j;
     int rc = json_parse(&a, part, name, &j, s->e);
@@ -452,7 +450,7 @@ static int read_part(struct source *s, struct tok *t, struct str part, const cha
     return rc;
 }
 
-/* ---- vocabulary ---------------------------------------------------------------------------------------------------- */
+/* ---- vocabulary ------------------------------------------------------------------------------------------- */
 
 static int load_vocab(struct source *s, struct tok *t)
 {
@@ -533,7 +531,7 @@ static int load_merges(struct source *s, struct tok *t)
     return rc < 0 ? rc : tok_index_merges(t, s->e);
 }
 
-/* ---- special tokens ---------------------------------------------------------------------------------------------------- */
+/* ---- special tokens --------------------------------------------------------------------------------------- */
 
 /* The id of "bos_token" and the like: text or {"content": text}, in tokenizer_config.json or special_tokens_map.json. */
 static int32_t special_id(const struct tok *t, const struct json *config, const struct json *map, const char *key)
@@ -584,8 +582,7 @@ static int load(struct source *s, struct tok *t, struct str file, const struct j
     TRY(walk(s, file));
     struct json_cursor at = {.raw = s->unk_token, .escaped = true};
     if ((uint64_t)s->max_id >= (uint64_t)(s->n_vocab + s->n_added) * 2 + 1024)
-        return fail(s->e, ERR_FORMAT, "id %lld is far beyond the %zu entries", (long long)s->max_id,
-                    s->n_vocab + s->n_added);
+        return fail(s->e, ERR_FORMAT, "id %lld is far beyond the %zu entries", (long long)s->max_id, s->n_vocab + s->n_added);
     t->model = MODEL_CHARS;
     t->byte_fallback = s->byte_fallback;
     t->fuse_unk = s->fuse_unk;
@@ -593,6 +590,8 @@ static int load(struct source *s, struct tok *t, struct str file, const struct j
     TRY(read_part(s, t, s->normalizer, "normalizer", read_normalizer));
     TRY(read_part(s, t, s->pre_tokenizer, "pre_tokenizer", read_pre));
     for (unsigned i = 0; i < t->n_norm; i++) t->add_space_prefix = t->add_space_prefix || t->norm[i].kind == NORM_PREPEND;
+    if (t->model != MODEL_BYTES && s->decoder.n == 0)
+        return fail(s->e, ERR_UNSUPPORTED, "no decoder: how its tokens become text is not said");
     TRY(read_part(s, t, s->decoder, "decoder", read_decoder));
     TRY(tok_reserve(t, (size_t)(s->max_id + 1), s->text_bytes, s->e));
     TRY(load_vocab(s, t));

@@ -18,7 +18,10 @@ else
     skip "the example chats" "it was not built"
 fi
 
-library=$(ls "$build"/libquern.so "$build"/libquern.dylib 2>/dev/null | head -n 1)
+library=
+for file in "$build/libquern.so" "$build/libquern.dylib"; do
+    [ -e "$file" ] && library=$file
+done
 if command -v cc >/dev/null 2>&1 && [ -n "$library" ] && [ -s "$W/first" ]; then
     ran "it compiles as plain C11 against the shared library" 0 cc -std=c11 -pedantic -Wall -Wextra -Werror -I"$SRC/include" \
         "$SRC/examples/chat.c" "$library" -Wl,-rpath,"$build" -o "$W/chat"

@@ -10,8 +10,9 @@ if ! script --version 2>/dev/null | grep -q util-linux; then
 fi
 
 TERM=vt100
+LC_ALL=C # what is typed is UTF-8 all the same
 XDG_STATE_HOME=$W/state
-export TERM XDG_STATE_HOME
+export TERM LC_ALL XDG_STATE_HOME
 seen=0
 
 open_chat() { # ARGUMENTS...
@@ -31,7 +32,7 @@ close_chat() {
 }
 
 keys() { printf "$1" >&3; }
-line() { printf '%s\r' "$1" >&3; }
+line() { printf "$1\\r" >&3; }
 
 # Waits until the screen shows TEXT behind what was expected before.
 expect() { # NAME TEXT
@@ -95,15 +96,21 @@ expect "a value out of range" "top_p must be a number from 0 to 1"
 line "/set seed 42"
 line "/show parameters"
 expect "what was set" "0.25"
-line '/set system You are kind.'
+line '/set system Y\303\266u are kind.'
 line "/show system"
-expect "the system message" "You are kind."
+expect "the system message" "are kind."
+line "/save $W/system.json"
+expect "can be saved" "saved 11 messages"
 line "/hlep"
 expect "a mistyped command" "did you mean /help?"
 line "/help"
 expect "/help" "/load FILE"
-keys '\033[A\033[A\r'
-expect "the arrow key brings an earlier line back" "did you mean /help?"
+if "$QUERN" doctor --no-measure | grep -q 'line editing: libedit'; then
+    keys '\033[A\033[A\r'
+    expect "the arrow key brings an earlier line back" "did you mean /help?"
+else
+    skip "the arrow key brings an earlier line back" "built without libedit"
+fi
 keys 'not this\025/bye\r'
 expect "/bye leaves" "leaving with 0"
 close_chat
@@ -111,6 +118,8 @@ close_chat
 grep -q '"content":"What is the capital\\nof Spain?"' "$W/chat.json"
 verdict $? "the conversation has the message of several lines" "$W/chat.json"
 ran "what was saved can be rendered" 0 "$QUERN" render "$DEMO" --messages "$W/chat.json"
+grep -q "$(printf '"content":"Y\303\266u are kind."')" "$W/system.json"
+verdict $? "letters beyond ASCII arrive, whatever the locale" "$W/system.json"
 grep -q '"role":"assistant","content":"Once upon' "$W/cut.json"
 verdict $? "what was said before Ctrl-C is kept" "$W/cut.json"
 grep -q '^What is the capital of France?$' "$W/state/quern/history"
@@ -119,7 +128,19 @@ mode=$(stat -c %a "$W/state/quern/history" 2>/dev/null || stat -f %Lp "$W/state/
 [ "$mode" = 600 ]
 verdict $? "for its owner only"
 
-# A second chat, its context too small; leaving with Ctrl-D.
+# A history that has grown too long keeps its last lines.
+awk 'BEGIN { for (i = 0; i < 30000; i++) print "an old line that was typed long ago, number", i }' >>"$W/state/quern/history"
+open_chat
+expect "a chat with a long history" ">>> "
+line "/bye"
+expect "that ends" "leaving with 0"
+close_chat
+[ "$(wc -l <"$W/state/quern/history")" -eq 1001 ] && [ "$(tail -n 1 "$W/state/quern/history")" = /bye ]
+verdict $? "leaves its last thousand lines and what was typed"
+[ "$(tail -n 2 "$W/state/quern/history" | head -n 1)" = "an old line that was typed long ago, number 29999" ]
+verdict $? "the newest of them"
+
+# Another chat, its context too small; leaving with Ctrl-D.
 cp "$W/state/quern/history" "$W/history"
 open_chat --temp 0 -c 64 --no-history
 expect "another chat" ">>> "

@@ -1,8 +1,12 @@
-/* bench_kernels: how fast the kernels are, on data that fits the second-level cache and against scalar; then, with all threads and
+/* bench_kernels: how fast the kernels are, on data that fits the second-level cache and against scalar; then, with several threads and
  * more weights than any cache holds, matrix products against the machine's own limits as measured in the same run: plain
- * reading of the same memory for decode, the peak of the arithmetic units for prefill. Each figure is the best of several. */
+ * reading of the same memory for decode, the peak of the arithmetic units for prefill.
+ *
+ * Each figure is the best of several short stretches, and time is the CPU time of each thread, summed as rates: what other programs
+ * on the machine take away counts as little as it can. */
 #include <math.h>
 #include <stdio.h>
+#include <time.h>
 
 #include "kernel_tests.h"
 
@@ -13,6 +17,13 @@
 enum { RUNS = 8 };
 
 static const char *filter;
+
+static double cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
 
 static bool wanted(const char *level, const char *name)
 {
@@ -85,10 +96,10 @@ typedef void run_fn(const struct kernels *k, struct bench *b);
 static double time_of(run_fn *run, const struct kernels *k, struct bench *b)
 {
     double best = INFINITY;
-    for (uint64_t begin = clock_ns(); clock_ns() - begin < 20000000;) {
-        uint64_t start = clock_ns(), took = 0, calls = 0;
-        for (; took < 200000; took = clock_ns() - start, calls++) run(k, b);
-        best = fmin(best, (double)took / (double)calls);
+    for (double begin = cpu_ns(); cpu_ns() - begin < 2e7;) {
+        double start = cpu_ns(), took = 0.0, calls = 0.0;
+        for (; took < 2e5; took = cpu_ns() - start, calls++) run(k, b);
+        best = fmin(best, took / calls);
     }
     return best;
 }
@@ -195,31 +206,35 @@ typedef uint64_t wide __attribute__((vector_size(16)));
 struct job {
     const struct kernels *k;
     enum qtype type;
-    struct mm mm;
-    size_t n_rows;          /* weight rows of one matrix */
-    const uint8_t *big;     /* BIG bytes, matrix after matrix */
-    size_t at;              /* where the stretch being measured begins */
-    wide sink[MAX_THREADS];
-    uint8_t *scratch;
     bool int8;
-    double rate[MAX_THREADS];
+    struct mm mm;
+    size_t n_rows;      /* weight rows of one matrix */
+    const uint8_t *big; /* BIG bytes, matrix after matrix */
+    size_t at;          /* where the stretch being measured begins */
+    uint8_t *scratch;
+    wide sink[MAX_THREADS];
+    double work[MAX_THREADS], ns[MAX_THREADS]; /* of each thread in this stretch */
 };
 
-/* Each thread reads its half (third, ...) of the memory, in order. */
+/* Each thread reads its part of the stretch, in order. */
 static void read_part(void *ctx, unsigned ith, unsigned nth)
 {
     struct job *j = ctx;
     size_t part = STRETCH / nth / 64 * 64;
     const wide *p = (const wide *)(j->big + j->at + ith * part);
     wide a = {0}, b = {0};
+    double start = cpu_ns();
     for (size_t i = 0; i < part / sizeof *p; i += 4) {
         __builtin_prefetch(p + i + 64); /* 1 KB ahead, as the kernels do */
         a ^= p[i] ^ p[i + 1];
         b ^= p[i + 2] ^ p[i + 3];
     }
+    j->ns[ith] += cpu_ns() - start;
+    j->work[ith] += (double)part;
     j->sink[ith] = a ^ b;
 }
 
+/* Each thread takes a range of rows; work is rows. */
 static void mm_part(void *ctx, unsigned ith, unsigned nth)
 {
     struct job *j = ctx;
@@ -227,7 +242,10 @@ static void mm_part(void *ctx, unsigned ith, unsigned nth)
     size_t units = (j->n_rows + 31) / 32;
     a.scratch = j->scratch + (size_t)ith * MM_SCRATCH;
     size_t r0 = size_min(units * ith / nth * 32, j->n_rows), r1 = size_min(units * (ith + 1) / nth * 32, j->n_rows);
+    double start = cpu_ns();
     if (r0 < r1) j->k->mm[j->type](&a, r0, r1);
+    j->ns[ith] += cpu_ns() - start;
+    j->work[ith] += (double)(r1 - r0);
 }
 
 #if defined(__x86_64__)
@@ -238,11 +256,11 @@ static void mm_part(void *ctx, unsigned ith, unsigned nth)
     {                                                                                     \
         enum { LOOPS = 100000 };                                                          \
         TWELVE(start)                                                                     \
-        const uint64_t begin = clock_ns();                                                \
+        const double begin = cpu_ns();                                                    \
         for (int i = 0; i < LOOPS; i++) {                                                 \
             TWELVE(step)                                                                  \
         }                                                                                 \
-        return (double)LOOPS * 12.0 * (macs) / (double)(clock_ns() - begin);              \
+        return (double)LOOPS * 12.0 * (macs) / (cpu_ns() - begin);                        \
     }
 /* The empty asm makes the compiler believe that the value is used. */
 #define START_F512(c) __m512 v##c = _mm512_set1_ps(0.5f);
@@ -265,51 +283,30 @@ static void peak_part(void *ctx, unsigned ith, unsigned nth)
     struct job *j = ctx;
     (void)nth;
     bool wide_level = strcmp(j->k->level, "avx512") == 0;
-    j->rate[ith] = wide_level ? (j->int8 ? peak_i512() : peak_f512()) : j->int8 ? peak_i256() : peak_f256();
+    j->work[ith] = wide_level ? (j->int8 ? peak_i512() : peak_f512()) : j->int8 ? peak_i256() : peak_f256();
+    j->ns[ith] = 1.0;
 }
 #else
 /* Unknown here: prefill is printed without a fraction. */
 static void peak_part(void *ctx, unsigned ith, unsigned nth)
 {
     (void)nth;
-    ((struct job *)ctx)->rate[ith] = NAN;
+    ((struct job *)ctx)->work[ith] = NAN;
 }
 #endif
 
-/* Billions of multiplies and adds a second of all threads. */
-static double peak_rate(struct pool *pool, struct job *j)
+/* The sum of the threads' work per nanosecond in `times` runs of fn over matrices that follow each other. */
+static double rate_of(struct pool *pool, struct job *j, pool_fn *fn, size_t times)
 {
     double sum = 0.0;
-    pool_run(pool, peak_part, j);
-    for (unsigned t = 0; t < pool_size(pool); t++) sum += j->rate[t];
-    return sum;
-}
-
-static double read_rate(struct pool *pool, struct job *j)
-{
-    uint64_t start = clock_ns();
-    pool_run(pool, read_part, j);
-    return (double)STRETCH / (double)(clock_ns() - start);
-}
-
-/* As many matrices as make a stretch; GB/s. */
-static double decode_rate(struct pool *pool, struct job *j)
-{
-    const size_t bytes = j->n_rows * j->mm.row_bytes, n = STRETCH / bytes;
-    uint64_t start = clock_ns();
-    for (size_t i = 0; i < n; i++) {
-        j->mm.w = j->big + j->at + i * bytes;
-        pool_run(pool, mm_part, j);
+    memset(j->work, 0, sizeof j->work);
+    memset(j->ns, 0, sizeof j->ns);
+    for (size_t i = 0; i < times; i++) {
+        j->mm.w = j->big + j->at + i * j->n_rows * j->mm.row_bytes;
+        pool_run(pool, fn, j);
     }
-    return (double)(n * bytes) / (double)(clock_ns() - start);
-}
-
-static double prefill_rate(struct pool *pool, struct job *j)
-{
-    uint64_t start = clock_ns();
-    j->mm.w = j->big + j->at;
-    pool_run(pool, mm_part, j);
-    return (double)(j->n_rows * j->mm.k * j->mm.n_rows) / (double)(clock_ns() - start);
+    for (unsigned t = 0; t < pool_size(pool); t++) sum += j->work[t] / j->ns[t];
+    return sum;
 }
 
 static void bench_shape(struct pool *pool, struct job *j, size_t k, size_t n_rows)
@@ -326,9 +323,10 @@ static void bench_shape(struct pool *pool, struct job *j, size_t k, size_t n_row
         j->mm.n_rows = 1;
         for (int i = 0; i < 3 * RUNS; i++) {
             j->at = (size_t)(2 * i) * STRETCH % BIG;
-            read = fmax(read, read_rate(pool, j));
+            read = fmax(read, rate_of(pool, j, read_part, 1));
             j->at = (size_t)(2 * i + 1) * STRETCH % BIG;
-            rate = fmax(rate, decode_rate(pool, j));
+            size_t n = STRETCH / (n_rows * j->mm.row_bytes);
+            rate = fmax(rate, rate_of(pool, j, mm_part, n) * (double)j->mm.row_bytes);
         }
         printf("%-8s %-32s %8.2f GB/s of %.2f: %5.1f %%\n", j->k->level, name, rate, read, 100.0 * rate / read);
     }
@@ -340,8 +338,8 @@ static void bench_shape(struct pool *pool, struct job *j, size_t k, size_t n_row
         j->int8 = j->k->act[j->type] == ACT_Q8;
         for (int i = 0; i < 2 * RUNS; i++) {
             j->at = (size_t)i * STRETCH % BIG;
-            top = fmax(top, peak_rate(pool, j));
-            rate = fmax(rate, prefill_rate(pool, j));
+            top = fmax(top, rate_of(pool, j, peak_part, 1));
+            rate = fmax(rate, rate_of(pool, j, mm_part, 1) * (double)(k * PREFILL_COLS));
         }
         printf("%-8s %-32s %8.1f GMAC/s of %.1f: %5.1f %%\n", j->k->level, name, rate, top, 100.0 * rate / top);
     }

@@ -30,7 +30,7 @@ static int remove_dir(void **state)
     return 0;
 }
 
-/* ---- tools ---------------------------------------------------------------------------------------------------- */
+/* ---- tools ------------------------------------------------------------------------------------------------ */
 
 static uint64_t rng_state = 1;
 
@@ -125,7 +125,7 @@ static void expect_ids(const struct tok *t, struct str text, unsigned flags, con
     ids_fini(&v);
 }
 
-#define EXPECT(t, text, flags, ...)                                                                                            \
+#define EXPECT(t, text, flags, ...) \
     expect_ids(t, STR(text), flags, (const int32_t[]){__VA_ARGS__}, COUNT_OF(((const int32_t[]){__VA_ARGS__})))
 
 static void expect_text(const struct tok *t, const int32_t *p, size_t n, bool show_special, struct str want)
@@ -133,8 +133,7 @@ static void expect_text(const struct tok *t, const int32_t *p, size_t n, bool sh
     struct buf out = {0};
     struct ids v = {(int32_t *)(uintptr_t)p, n, n};
     decode(t, &v, show_special, &out);
-    if (!str_eq(buf_view(&out), want))
-        fail_msg("want '%.*s', got '%.*s'", STR_ARG(want), STR_ARG(buf_view(&out)));
+    if (!str_eq(buf_view(&out), want)) fail_msg("want '%.*s', got '%.*s'", STR_ARG(want), STR_ARG(buf_view(&out)));
     buf_fini(&out);
 }
 
@@ -145,7 +144,7 @@ static void round_trip(const struct tok *t, struct str text)
     ids_fini(&v);
 }
 
-/* ---- published vectors ------------------------------------------------------------------------------------------ */
+/* ---- published vectors ------------------------------------------------------------------------------------ */
 
 static const char *shared_or_skip(const char *name)
 {
@@ -272,7 +271,7 @@ static void tiny_bpe_vectors(void **state)
     tok_close(&t);
 }
 
-/* ---- what convert writes reads back as the same tokenizer ----------------------------------------------------------- */
+/* ---- what convert writes reads back as the same tokenizer ------------------------------------------------- */
 
 static void write_export(const struct tok *t, const char *path)
 {
@@ -357,7 +356,7 @@ static void demo_model_text(void **state)
     vfs_unmap(&mc);
 }
 
-/* ---- tokenizers made here ---------------------------------------------------------------------------------------------- */
+/* ---- tokenizers made here --------------------------------------------------------------------------------- */
 
 /* A tokenizer.json: the byte alphabet (ids 0-255) or given entries, then what the merges give. */
 struct recipe {
@@ -386,7 +385,7 @@ static void put_recipe(struct buf *b, const struct recipe *r)
     buf_printf(b, "{\"version\":\"1.0\",\"added_tokens\":[%s],\"normalizer\":%s,\"pre_tokenizer\":%s,\"post_processor\":%s,",
                r->added ? r->added : "", r->normalizer ? r->normalizer : "null", r->pre ? r->pre : "null",
                r->post ? r->post : "null");
-    buf_printf(b, "\"decoder\":%s,\"model\":{\"type\":\"BPE\",%s\"vocab\":{", r->decoder ? r->decoder : "null",
+    buf_printf(b, "\"decoder\":%s,\"model\":{\"type\":\"BPE\",%s\"vocab\":{", r->decoder ? r->decoder : "{\"type\":\"Fuse\"}",
                r->model ? r->model : "");
     for (unsigned i = 0; i < 256 && !r->entries; i++) {
         char utf8[4];
@@ -437,7 +436,8 @@ static struct tok *make(const struct recipe *r)
     return t;
 }
 
-/* ---- words ------------------------------------------------------------------------------------------------------------------ */
+/* ---- words ------------------------------------------------------------------------------------------------------------------
+ */
 
 /* The words of a text, each followed by '|'. */
 static void words_of(const struct tok *t, struct str text, struct buf *out)
@@ -467,7 +467,7 @@ static void expect_words(const char *pre, const char *text, const char *want)
     tok_close(&t);
 }
 
-#define SPLIT(pattern, behavior, invert)                                                                                       \
+#define SPLIT(pattern, behavior, invert) \
     "{\"type\":\"Split\",\"pattern\":{" pattern "},\"behavior\":\"" behavior "\",\"invert\":" invert "}"
 #define SEQ(stages) "{\"type\":\"Sequence\",\"pretokenizers\":[" stages "]}"
 
@@ -479,8 +479,7 @@ static void stages_cut_where_they_should(void **state)
     expect_words(SPLIT("\"String\":\"-\"", "Removed", "true"), "the-final--countdown", "-|-|-|");
     expect_words(SPLIT("\"String\":\"-\"", "MergedWithPrevious", "false"), "the-final--countdown", "the-|final-|-|countdown|");
     expect_words(SPLIT("\"String\":\"-\"", "MergedWithNext", "false"), "the-final--countdown", "the|-final|-|-countdown|");
-    expect_words(SPLIT("\"String\":\"-\"", "Contiguous", "false"), "-the-final--countdown--",
-                 "-|the|-|final|--|countdown|--|");
+    expect_words(SPLIT("\"String\":\"-\"", "Contiguous", "false"), "-the-final--countdown--", "-|the|-|final|--|countdown|--|");
     expect_words(SPLIT("\"Regex\":\"-|(?=o)\"", "Isolated", "false"), "-a-oo-", "-|a|-|o|o|-|");
     expect_words(SPLIT("\"Regex\":\"x*\"", "Isolated", "false"), "axxb\xC3\xA9", "a|xx|b|\xC3\xA9|");
     expect_words(SPLIT("\"Regex\":\"[0-9]+$\"", "Isolated", "false"), "a1\nb23", "a|1|\nb|23|");
@@ -491,7 +490,8 @@ static void stages_cut_where_they_should(void **state)
     expect_words("{\"type\":\"Whitespace\"}", "Hey  you_2, there!?", "Hey|you_2|,|there|!?|");
     expect_words("{\"type\":\"WhitespaceSplit\"}", " Hey\xC2\xA0 you,\n", "Hey|you,|");
     expect_words(SEQ(""), "a b", "a b|");
-    expect_words(SEQ("{\"type\":\"WhitespaceSplit\"}," SEQ("{\"type\":\"Digits\",\"individual_digits\":true}") ",{\"type\":\"Punctuation\"}"),
+    expect_words(SEQ("{\"type\":\"WhitespaceSplit\"}," SEQ(
+                     "{\"type\":\"Digits\",\"individual_digits\":true}") ",{\"type\":\"Punctuation\"}"),
                  "ab1 2.x", "ab|1|2|.|x|");
     expect_words("{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"always\"}", "a  bc", "_a|_|_bc|");
     expect_words("{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"always\"}", " a", "_a|");
@@ -509,11 +509,46 @@ static void scanners_equal_their_expressions(void **state)
         "'s|'t|'re|'ve|'m|'ll|'d| ?\\\\p{L}+| ?\\\\p{N}+| ?[^\\\\s\\\\p{L}\\\\p{N}]+|\\\\s+(?!\\\\S)|\\\\s+",
         "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}" TAIL,
         "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}" TAIL};
-    static const char *const pieces[] = {"a",  "B",  "s",  "S",        "t",        "l",            "L",           "re", "'", "'",
-                                         "'s", "'S", "d",  "1",        "23",       "\xC2\xB2",     " ",           " ",  " ", "\t",
-                                         "\n", "\r", "\n", "\xC2\xA0", "\xC2\x85", "\xE3\x80\x80", "\xE2\x80\xA8", "!", ".", "<",
-                                         "_",  "\xC5\xBF", "\xC3\xA9", "e\xCC\x81", "\xE4\xB8\xAD", "\xF0\x9F\x98\x80", "\x0B", "\xD9\xA3",
-                                         "\xF0\x9F\xA6\x99\xEF\xB8\x8F", "\x01"};
+    static const char *const pieces[] = {"a",
+                                         "B",
+                                         "s",
+                                         "S",
+                                         "t",
+                                         "l",
+                                         "L",
+                                         "re",
+                                         "'",
+                                         "'",
+                                         "'s",
+                                         "'S",
+                                         "d",
+                                         "1",
+                                         "23",
+                                         "\xC2\xB2",
+                                         " ",
+                                         " ",
+                                         " ",
+                                         "\t",
+                                         "\n",
+                                         "\r",
+                                         "\n",
+                                         "\xC2\xA0",
+                                         "\xC2\x85",
+                                         "\xE3\x80\x80",
+                                         "\xE2\x80\xA8",
+                                         "!",
+                                         ".",
+                                         "<",
+                                         "_",
+                                         "\xC5\xBF",
+                                         "\xC3\xA9",
+                                         "e\xCC\x81",
+                                         "\xE4\xB8\xAD",
+                                         "\xF0\x9F\x98\x80",
+                                         "\x0B",
+                                         "\xD9\xA3",
+                                         "\xF0\x9F\xA6\x99\xEF\xB8\x8F",
+                                         "\x01"};
     (void)state;
     for (size_t i = 0; i < COUNT_OF(expressions); i++) {
         char pre[2][512];
@@ -553,7 +588,8 @@ static void a_regex_that_explodes_is_an_error(void **state)
     tok_close(&t);
 }
 
-/* ---- merging --------------------------------------------------------------------------------------------------------------- */
+/* ---- merging ---------------------------------------------------------------------------------------------------------------
+ */
 
 enum { MAX_MERGES = 40 };
 
@@ -603,7 +639,8 @@ static void merging_is_what_the_definition_says(void **state)
         char text[MAX_MERGES][40], word[220];
         const char *merges[MAX_MERGES + 1];
         random_merges(text, merges);
-        struct tok *t = make(&(struct recipe){.pre = BYTES_ONLY, .decoder = DECODE_BYTES, .merges = merges, .pairs = round & 1});
+        struct tok *t =
+            make(&(struct recipe){.pre = BYTES_ONLY, .decoder = DECODE_BYTES, .merges = merges, .pairs = round & 1});
         for (int k = 0; k < 60; k++) {
             size_t n = rng(k < 30 ? 30 : sizeof word);
             uint32_t letters = 1 + rng(3);
@@ -639,7 +676,8 @@ static void cached_words_are_the_same(void **state)
     struct tok *t = open_file(DATA "tiny-bpe/tokenizer.json");
     struct buf text = {0};
     struct ids want = {0};
-    static const struct str words[] = {{" the", 4}, {" captain", 8}, {" 12", 3}, {"\n", 1}, {" a\xC3\xA9!?", 5}, {" donaudampfschifffahrts", 23}};
+    static const struct str words[] = {{" the", 4}, {" captain", 8},     {" 12", 3},
+                                       {"\n", 1},   {" a\xC3\xA9!?", 5}, {" donaudampfschifffahrts", 23}};
     for (int i = 0; i < 4000; i++) {
         /* A line end and a space would be one word with what follows, so none is put before a space. */
         struct str w = words[rng(COUNT_OF(words))];
@@ -660,7 +698,8 @@ static void cached_words_are_the_same(void **state)
     tok_close(&t);
 }
 
-/* ---- SentencePiece -------------------------------------------------------------------------------------------------------- */
+/* ---- SentencePiece --------------------------------------------------------------------------------------------------------
+ */
 
 struct piece {
     const char *text;
@@ -712,8 +751,7 @@ static void write_vocab(const char *path, const struct vocab *v)
     if (strcmp(skip, "scores") != 0) gguf_put_f32s(w, "tokenizer.ggml.scores", scores, n);
     if (strcmp(skip, "types") != 0) gguf_put_i32s(w, "tokenizer.ggml.token_type", types, n);
     if (v->merges) gguf_put_strs(w, "tokenizer.ggml.merges", merges, n_merges);
-    if (v->space_prefix == 0 || v->space_prefix == 1)
-        gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", v->space_prefix);
+    if (v->space_prefix == 0 || v->space_prefix == 1) gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", v->space_prefix);
     gguf_put_str(w, "tokenizer.chat_template", STR("{{ x }}"));
     assert_int_equal(gguf_write_begin(w, &e), 0);
     if (gguf_write_end(w, &e) < 0) fail_msg("%s", e.msg);
@@ -729,15 +767,17 @@ static struct tok *make_gguf(const struct vocab *v)
 }
 
 #define SP "\xE2\x96\x81"
-static const struct piece small_spm[] = {{SP, -9, 0},       {"a", -9, 0},       {"b", -9, 0},  {"c", -9, 0},
-                                         {SP "a", -1, 0},   {"ab", -2, 0},      {"bc", -2, 0}, {SP "ab", -0.5f, 0},
-                                         {"<tool>", 0, TYPE_USER}, {SP SP, -3, 0}};
+static const struct piece small_spm[] = {{SP, -9, 0},   {"a", -9, 0},        {"b", -9, 0},
+                                         {"c", -9, 0},  {SP "a", -1, 0},     {"ab", -2, 0},
+                                         {"bc", -2, 0}, {SP "ab", -0.5f, 0}, {"<tool>", 0, TYPE_USER},
+                                         {SP SP, -3, 0}};
 enum { SP_A = 259 }; /* the first of small_spm after the bytes */
 
 static void spm_joins_by_score(void **state)
 {
     (void)state;
-    struct tok *t = make_gguf(&(struct vocab){.model = "llama", .pieces = small_spm, .n = COUNT_OF(small_spm), .bytes = true, .space_prefix = 2});
+    struct tok *t = make_gguf(
+        &(struct vocab){.model = "llama", .pieces = small_spm, .n = COUNT_OF(small_spm), .bytes = true, .space_prefix = 2});
     assert_string_equal(tok_kind(t), "spm");
     assert_string_equal(tok_pre(t), "default");
     assert_true(str_is(tok_chat_template(t), "{{ x }}"));
@@ -747,7 +787,10 @@ static void spm_joins_by_score(void **state)
     EXPECT(t, "babc", 0, SP_A, SP_A + 2, SP_A + 5, SP_A + 3); /* ab and bc tie: the left one */
     EXPECT(t, " a", 0, SP_A, SP_A + 4);
     EXPECT(t, "\xC3\xA9", 0, SP_A, 3 + 0xC3, 3 + 0xA9);
-    EXPECT(t, "a\xFF" "b", 0, SP_A + 4, 3 + 0xFF, SP_A + 2);
+    EXPECT(t,
+           "a\xFF"
+           "b",
+           0, SP_A + 4, 3 + 0xFF, SP_A + 2);
     EXPECT(t, "a<tool>b</s>", 0, SP_A + 4, SP_A + 8, SP_A, SP_A + 2, 3 + '<', 3 + '/', 3 + 's', 3 + '>');
     EXPECT(t, "a</s>b", TOK_PARSE_SPECIAL, SP_A + 4, 2, SP_A, SP_A + 2);
     expect_ids(t, STR(""), 0, NULL, 0);
@@ -801,7 +844,8 @@ static void spm_is_what_the_definition_says(void **state)
             }
             pieces[4 + i] = (struct piece){text[i], -(float)rng(20), 0};
         }
-        struct tok *t = make_gguf(&(struct vocab){.model = "llama", .pieces = pieces, .n = COUNT_OF(pieces), .space_prefix = 0});
+        struct tok *t =
+            make_gguf(&(struct vocab){.model = "llama", .pieces = pieces, .n = COUNT_OF(pieces), .space_prefix = 0});
         if (round % 2 == 0) assert_int_equal(t->n_pre, 1);
         for (int k = 0; k < 100; k++) {
             struct buf raw = {0}, escaped = {0};
@@ -823,14 +867,14 @@ static void spm_is_what_the_definition_says(void **state)
 }
 
 /* A tokenizer.json of the Llama 2 kind, and the GGUF that convert makes of it. */
-#define LLAMA2                                                                                                                 \
-    .normalizer = "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\xE2\x96\x81\"},"              \
-                  "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xE2\x96\x81\"}]}",                     \
-    .decoder = "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xE2\x96\x81\"},"        \
-               "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \","     \
-               "\"start\":1,\"stop\":0}]}",                                                                                    \
-    .added = "{\"id\":0,\"content\":\"<unk>\",\"special\":true},{\"id\":1,\"content\":\"<s>\",\"special\":true},"              \
-             "{\"id\":2,\"content\":\"</s>\",\"special\":true}",                                                               \
+#define LLAMA2                                                                                                             \
+    .normalizer = "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\xE2\x96\x81\"},"           \
+                  "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xE2\x96\x81\"}]}",                  \
+    .decoder = "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xE2\x96\x81\"},"     \
+               "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \"," \
+               "\"start\":1,\"stop\":0}]}",                                                                                \
+    .added = "{\"id\":0,\"content\":\"<unk>\",\"special\":true},{\"id\":1,\"content\":\"<s>\",\"special\":true},"          \
+             "{\"id\":2,\"content\":\"</s>\",\"special\":true}",                                                           \
     .model = "\"byte_fallback\":true,\"fuse_unk\":true,\"unk_token\":\"<unk>\","
 static const char *const llama2_entries[] = {"<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "<0xFF>", SP, "a", "b", "c", NULL};
 static const char *const llama2_merges[] = {SP " a", "a b", SP "a b", "b c", "c c", NULL};
@@ -843,8 +887,14 @@ static void llama2_json_and_its_export(void **state)
     EXPECT(t, "ab", 0, 12);
     EXPECT(t, "bc", 0, 6, 13);
     EXPECT(t, "b\xC3\xA9", 0, 6, 8, 3, 4);
-    EXPECT(t, "b\xE4\xB8\xAD\xE4\xB8\xAD" "c", 0, 6, 8, 0, 9); /* unknown ones in a row are one */
-    EXPECT(t, "b\xFF" "c", 0, 6, 8, 5, 9);
+    EXPECT(t,
+           "b\xE4\xB8\xAD\xE4\xB8\xAD"
+           "c",
+           0, 6, 8, 0, 9); /* unknown ones in a row are one */
+    EXPECT(t,
+           "b\xFF"
+           "c",
+           0, 6, 8, 5, 9);
     EXPECT(t, "a</s>b", TOK_PARSE_SPECIAL, 10, 2, 6, 8);
     round_trip(t, STR("a cab\xC3\xA9 "));
     write_export(t, scratch_path(dir, "llama2.gguf"));
@@ -868,7 +918,8 @@ static void llama2_json_and_its_export(void **state)
     tok_close(&t);
 }
 
-/* ---- added tokens ---------------------------------------------------------------------------------------------------------- */
+/* ---- added tokens ----------------------------------------------------------------------------------------------------------
+ */
 
 static void added_tokens_are_cut_out_first(void **state)
 {
@@ -889,27 +940,36 @@ static void added_tokens_are_cut_out_first(void **state)
     EXPECT(t, "x [r] \n\t", 0, 'x', ' ', 259);
     EXPECT(t, "[r] [l]y", 0, 259, 258, 'y');
     EXPECT(t, "cat,cats cat_ cat", 0, 260, ',', 'c', 'a', 't', 's', ' ', 'c', 'a', 't', '_', ' ', 260);
-    EXPECT(t, "\xC3\xA9" "cat", 0, 0xC3, 0xA9, 'c', 'a', 't');
-    EXPECT(t, "\xFF" "cat\xFF", 0, 0xFF, 260, 0xFF);
+    EXPECT(t,
+           "\xC3\xA9"
+           "cat",
+           0, 0xC3, 0xA9, 'c', 'a', 't');
+    EXPECT(t,
+           "\xFF"
+           "cat\xFF",
+           0, 0xFF, 260, 0xFF);
     expect_text(t, (const int32_t[]){256, 257, 261, 'z'}, 4, false, STR("<a>b\xC3\xA9 xz"));
     expect_text(t, (const int32_t[]){256, 257, 261, 'z'}, 4, true, STR("<a><a>b\xC3\xA9 xz"));
     assert_true(tok_is_special(t, 256));
     assert_false(tok_is_special(t, 257));
     tok_close(&t);
     /* Normalized ones are looked for behind the normalizer, as the normalizer makes them. */
-    t = make(&(struct recipe){.pre = BYTES_REGEX,
-                              .normalizer = "{\"type\":\"Replace\",\"pattern\":{\"String\":\"x\"},\"content\":\"yy\"}",
-                              .added = "{\"id\":256,\"content\":\"<x>\",\"normalized\":true},{\"id\":257,\"content\":\"[x]\"}"});
+    t = make(
+        &(struct recipe){.pre = BYTES_REGEX,
+                         .normalizer = "{\"type\":\"Replace\",\"pattern\":{\"String\":\"x\"},\"content\":\"yy\"}",
+                         .added = "{\"id\":256,\"content\":\"<x>\",\"normalized\":true},{\"id\":257,\"content\":\"[x]\"}"});
     EXPECT(t, "<x><yy>[x][yy]x", 0, 256, 256, 257, '[', 'y', 'y', ']', 'y', 'y');
     tok_close(&t);
 }
 
 static void templates_and_config_say_what_is_added(void **state)
 {
-    static const char added[] = "{\"id\":256,\"content\":\"<s>\",\"special\":true},{\"id\":257,\"content\":\"</s>\",\"special\":true}";
-    static const char post[] = "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},{\"type\":\"TemplateProcessing\",\"single\":"
-                               "[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],"
-                               "\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[256],\"tokens\":[\"<s>\"]}}}]}";
+    static const char added[] =
+        "{\"id\":256,\"content\":\"<s>\",\"special\":true},{\"id\":257,\"content\":\"</s>\",\"special\":true}";
+    static const char post[] =
+        "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},{\"type\":\"TemplateProcessing\",\"single\":"
+        "[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],"
+        "\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[256],\"tokens\":[\"<s>\"]}}}]}";
     static const struct {
         const char *post, *config;
         int32_t want[3];
@@ -919,7 +979,10 @@ static void templates_and_config_say_what_is_added(void **state)
         {post, "{}", {256, 'a'}, 2},
         {post, "{\"bos_token\":\"<s>\",\"add_bos_token\":false}", {'a'}, 1},
         {NULL, "{\"bos_token\":{\"content\":\"<s>\"},\"add_bos_token\":true}", {256, 'a'}, 2},
-        {post, "{\"bos_token\":\"<s>\",\"add_bos_token\":true,\"eos_token\":\"</s>\",\"add_eos_token\":true}", {256, 'a', 257}, 3},
+        {post,
+         "{\"bos_token\":\"<s>\",\"add_bos_token\":true,\"eos_token\":\"</s>\",\"add_eos_token\":true}",
+         {256, 'a', 257},
+         3},
         {"{\"type\":\"RobertaProcessing\",\"sep\":[\"</s>\",257],\"cls\":[\"<s>\",256]}", "{}", {256, 'a', 257}, 3},
     };
     (void)state;
@@ -948,12 +1011,21 @@ static void unicode_forms(void **state)
         {"NFC", "e\xCC\x81", "\xC3\xA9"},
         {"NFD", "A\xC3\xA9z", "Ae\xCC\x81z"},
         {"NFC", "\xEF\xAC\x81", "\xEF\xAC\x81"},
-        {"NFKC", "\xEF\xAC\x81x\xC2\xBD", "fix1\xE2\x81\x84" "2"},
+        {"NFKC", "\xEF\xAC\x81x\xC2\xBD",
+         "fix1\xE2\x81\x84"
+         "2"},
         {"NFKD", "\xC7\xB1", "DZ"},
-        {"NFC", "q\xCC\x87\xCC\xA3", "q\xCC\xA3\xCC\x87"},                         /* marks are put in order */
-        {"NFC", "\xE1\x84\x80\xE1\x85\xA1\xE1\x86\xA8", "\xEA\xB0\x81"},             /* Hangul composes */
-        {"NFC", "e\xCC\x81\xFF" "e\xCC\x81\xC3", "\xC3\xA9\xFF\xC3\xA9\xC3"},         /* bytes that are no UTF-8 stay */
-        {"NFD", "\xC3\xA9" "e\xE1\xBA\xAD!", "e\xCC\x81" "ea\xCC\xA3\xCC\x82!"},
+        {"NFC", "q\xCC\x87\xCC\xA3", "q\xCC\xA3\xCC\x87"},               /* marks are put in order */
+        {"NFC", "\xE1\x84\x80\xE1\x85\xA1\xE1\x86\xA8", "\xEA\xB0\x81"}, /* Hangul composes */
+        {"NFC",
+         "e\xCC\x81\xFF"
+         "e\xCC\x81\xC3",
+         "\xC3\xA9\xFF\xC3\xA9\xC3"}, /* bytes that are no UTF-8 stay */
+        {"NFD",
+         "\xC3\xA9"
+         "e\xE1\xBA\xAD!",
+         "e\xCC\x81"
+         "ea\xCC\xA3\xCC\x82!"},
     };
     (void)state;
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
@@ -971,7 +1043,8 @@ static void unicode_forms(void **state)
     }
 }
 
-/* ---- what is not supported is said --------------------------------------------------------------------------------------------- */
+/* ---- what is not supported is said
+ * --------------------------------------------------------------------------------------------- */
 
 static void refusals_name_their_reason(void **state)
 {
@@ -1011,12 +1084,14 @@ static void refusals_name_their_reason(void **state)
         {"[]", "object"},
         {"{}", "no vocab"},
         {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "WordPiece"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b\"]}}", "'b' is not in the vocabulary"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"ab\"]}}", "space"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[7]}}", "merges"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\"]]}}", "pair"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b\"]},\"decoder\":{\"type\":\"Fuse\"}}",
+         "'b' is not in the vocabulary"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"ab\"]},\"decoder\":{\"type\":\"Fuse\"}}", "space"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[7]},\"decoder\":{\"type\":\"Fuse\"}}", "merges"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\"]]},\"decoder\":{\"type\":\"Fuse\"}}", "pair"},
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1.5},\"merges\":[]}}", "whole number"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", "0 entries"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]},\"decoder\":{\"type\":\"Fuse\"}}", "0 entries"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}", "no decoder"},
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}x", "line 1"},
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"mer", "line 1"},
     };
@@ -1030,7 +1105,8 @@ static void refusals_name_their_reason(void **state)
     }
 }
 
-/* ---- GGUF vocabularies that lie ----------------------------------------------------------------------------------------------------- */
+/* ---- GGUF vocabularies that lie
+ * ----------------------------------------------------------------------------------------------------- */
 
 static struct gguf_writer *vocab_writer(const char *model, size_t n)
 {
@@ -1116,14 +1192,18 @@ static void hostile_entries_are_text(void **state)
     char *longest = malloc(n + 1);
     memset(longest, 'a', n);
     longest[n] = 0;
-    const struct piece pieces[] = {{"<0x-1>", 0, TYPE_BYTE}, {"<0xZZ>", 0, TYPE_BYTE},   {"<0x100>", 0, TYPE_BYTE}, {"", 0, TYPE_BYTE},
-                                   {"", 0, TYPE_NORMAL},     {"", 0, TYPE_CONTROL},      {"a", 0, TYPE_NORMAL},     {"a", 0, TYPE_NORMAL},
-                                   {"<0x41>", 0, TYPE_BYTE}, {longest, 5, TYPE_NORMAL},  {"\xFF\xFE", 0, TYPE_NORMAL}, {"b\xC3", 0, TYPE_USER},
-                                   {longest, 5, TYPE_BYTE},  {SP, 0, TYPE_NORMAL},       {"aa", -1, TYPE_NORMAL}};
+    const struct piece pieces[] = {{"<0x-1>", 0, TYPE_BYTE},  {"<0xZZ>", 0, TYPE_BYTE},     {"<0x100>", 0, TYPE_BYTE},
+                                   {"", 0, TYPE_BYTE},        {"", 0, TYPE_NORMAL},         {"", 0, TYPE_CONTROL},
+                                   {"a", 0, TYPE_NORMAL},     {"a", 0, TYPE_NORMAL},        {"<0x41>", 0, TYPE_BYTE},
+                                   {longest, 5, TYPE_NORMAL}, {"\xFF\xFE", 0, TYPE_NORMAL}, {"b\xC3", 0, TYPE_USER},
+                                   {longest, 5, TYPE_BYTE},   {SP, 0, TYPE_NORMAL},         {"aa", -1, TYPE_NORMAL}};
     struct tok *t = make_gguf(&(struct vocab){.model = "llama", .pieces = pieces, .n = COUNT_OF(pieces), .space_prefix = 0});
     EXPECT(t, "a", 0, 3 + 7); /* of equal entries the last one counts */
     EXPECT(t, "A", 0, 3 + 8);
-    EXPECT(t, "b\xC3" "aaa", 0, 3 + 11, 3 + 14, 3 + 7);
+    EXPECT(t,
+           "b\xC3"
+           "aaa",
+           0, 3 + 11, 3 + 14, 3 + 7);
     struct ids v = encode(t, (struct str){longest, n}, 0);
     assert_int_equal(v.n, n / 2);
     ids_fini(&v);
@@ -1146,8 +1226,8 @@ static void hostile_entries_are_text(void **state)
 /* Control tokens must not come out of plain text, whatever can be joined. */
 static void control_tokens_need_the_flag(void **state)
 {
-    static const struct piece pieces[] = {{"<", -5, 0},  {"e", -5, 0},   {">", -5, 0},           {"<e", -1, 0},
-                                          {"e>", -1, 0}, {"<e>", 9, TYPE_CONTROL}, {"|im|", 0, TYPE_CONTROL}};
+    static const struct piece pieces[] = {
+        {"<", -5, 0}, {"e", -5, 0}, {">", -5, 0}, {"<e", -1, 0}, {"e>", -1, 0}, {"<e>", 9, TYPE_CONTROL}, {"eeee", -1, 0}};
     (void)state;
     struct tok *t = make_gguf(&(struct vocab){.model = "llama", .pieces = pieces, .n = COUNT_OF(pieces), .space_prefix = 0});
     EXPECT(t, "<e>", 0, 3 + 3, 3 + 2);
@@ -1155,7 +1235,8 @@ static void control_tokens_need_the_flag(void **state)
     tok_close(&t);
 }
 
-/* ---- detokenizer --------------------------------------------------------------------------------------------------------------------- */
+/* ---- detokenizer
+ * --------------------------------------------------------------------------------------------------------------------- */
 
 /* Whether some bytes behind p[0..n) make it a whole character. */
 static bool can_complete(const unsigned char *p, size_t n)
@@ -1193,8 +1274,8 @@ static void lossy(struct str s, struct buf *out)
 static void pieces_are_whole_characters(void **state)
 {
     static const char *const paths[] = {DATA "tiny-bpe/tokenizer.json"};
-    static const unsigned char edges[] = {0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0,
-                                          0xE1, 0xEC, 0xED, 0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF};
+    static const unsigned char edges[] = {0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF,
+                                          0xE0, 0xE1, 0xEC, 0xED, 0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF};
     (void)state;
     struct tok *t = open_file(paths[0]);
     for (int round = 0; round < 20000; round++) {
@@ -1255,12 +1336,29 @@ static void byte_alphabet(void **state)
     assert_int_equal(byte_to_char(0xAD), 0x143);
 }
 
-/* ---- hostile texts -------------------------------------------------------------------------------------------------------------------- */
+/* ---- hostile texts
+ * -------------------------------------------------------------------------------------------------------------------- */
 
-static const struct str patterns[] = {{"a", 1},        {" ", 1},  {"\n", 1},     {"\xCC\x81", 2},      {"\xCC\xA3\xCC\x81", 4}, {"\xE4\xB8\xAD", 3},
-                                      {"\xFF", 1},     {".", 1},  {"<", 1},      {"<|", 2},            {"1", 1},                {"'", 1},
-                                      {" \n", 2},      {"\r\n ", 3}, {SP, 3},    {"\xE2\x96", 2},      {"\xF0\x9F\x98\x80", 4},   {"ab", 2},
-                                      {"<|eot_id", 8}, {"\xC2\xA0", 2}};
+static const struct str patterns[] = {{"a", 1},
+                                      {" ", 1},
+                                      {"\n", 1},
+                                      {"\xCC\x81", 2},
+                                      {"\xCC\xA3\xCC\x81", 4},
+                                      {"\xE4\xB8\xAD", 3},
+                                      {"\xFF", 1},
+                                      {".", 1},
+                                      {"<", 1},
+                                      {"<|", 2},
+                                      {"1", 1},
+                                      {"'", 1},
+                                      {" \n", 2},
+                                      {"\r\n ", 3},
+                                      {SP, 3},
+                                      {"\xE2\x96", 2},
+                                      {"\xF0\x9F\x98\x80", 4},
+                                      {"ab", 2},
+                                      {"<|eot_id", 8},
+                                      {"\xC2\xA0", 2}};
 
 struct job {
     const struct tok *t;
@@ -1305,7 +1403,7 @@ static void scaling_of(const struct tok *t)
     enum { SMALL = 256 << 10, LARGE = 1 << 20 };
     for (size_t i = 0; i < COUNT_OF(patterns); i++) {
         double small = encode_repeated(t, patterns[i], SMALL);
-        if (small > 0.5) continue; /* under an emulator */
+        if (small > 0.25) continue; /* under an emulator */
         double large = encode_repeated(t, patterns[i], LARGE);
         /* Four times the text; quadratic would be 16 times. Other load on the machine gets two more tries. */
         for (int tries = 0; tries < 2 && large > 10 * small + 0.05; tries++) {
@@ -1322,12 +1420,15 @@ static void time_is_linear_in_hostile_text(void **state)
     struct tok *t = open_file(DATA "tiny-bpe/tokenizer.json");
     scaling_of(t);
     tok_close(&t);
-    t = make_gguf(&(struct vocab){.model = "llama", .pieces = small_spm, .n = COUNT_OF(small_spm), .bytes = true, .space_prefix = 1});
+    t = make_gguf(
+        &(struct vocab){.model = "llama", .pieces = small_spm, .n = COUNT_OF(small_spm), .bytes = true, .space_prefix = 1});
     scaling_of(t);
     tok_close(&t);
-    t = make(&(struct recipe){.pre = SEQ(SPLIT("\"Regex\":\"\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+|[a-z']+\"", "Isolated", "false") "," BYTES_REGEX),
-                              .normalizer = "{\"type\":\"NFC\"}",
-                              .added = "{\"id\":256,\"content\":\"<|eot_id|>\",\"lstrip\":true,\"rstrip\":true,\"single_word\":true}"});
+    t = make(&(struct recipe){
+        .pre =
+            SEQ(SPLIT("\"Regex\":\"\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+|[a-z']+\"", "Isolated", "false") "," BYTES_REGEX),
+        .normalizer = "{\"type\":\"NFC\"}",
+        .added = "{\"id\":256,\"content\":\"<|eot_id|>\",\"lstrip\":true,\"rstrip\":true,\"single_word\":true}"});
     scaling_of(t);
     tok_close(&t);
     const char *path = scratch_shared("tokenizers/llama3/tokenizer.json");
@@ -1366,14 +1467,22 @@ static void missing_bytes(void **state)
     struct err e = {0};
     struct ids ids = {0};
     EXPECT(t, "x\xF8", 0, 6, 3, 4, 5);
-    assert_int_equal(tok_encode(t, STR("xz"), 0, &ids, &e), ERR_UNSUPPORTED);
-    assert_non_null(strstr(e.msg, "0x7A"));
+    assert_int_equal(tok_encode(t, STR("x1"), 0, &ids, &e), ERR_UNSUPPORTED); /* the id of x is taken back */
+    assert_non_null(strstr(e.msg, "0x31"));
     assert_int_equal(ids.n, 0);
     ids_fini(&ids);
     tok_close(&t);
+    v.pre = "qwen2"; /* normalizes to NFC, as the models' own tokenizer.json does */
+    static const struct piece composed[] = {{"\xC3\x83", 0, 0}, {"\xC2\xA9", 0, 0}};
+    v.pieces = composed;
+    v.n = COUNT_OF(composed);
+    t = make_gguf(&v);
+    EXPECT(t, "e\xCC\x81", 0, 3, 4);
+    tok_close(&t);
 }
 
-/* ---- memory that runs out ---------------------------------------------------------------------------------------------------------------- */
+/* ---- memory that runs out
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 struct scenario {
     bool gguf;
@@ -1434,7 +1543,10 @@ static void sweep(struct str bytes, bool gguf)
         arena_fini(&s.a);
         if (k == 0) before = mem_stats().current;
         assert_int_equal(mem_stats().current, before);
-        if (past_the_end) break;
+        if (past_the_end) {
+            assert_true(k > 15);
+            break;
+        }
     }
     ids_fini(&first);
 }
@@ -1444,24 +1556,31 @@ static void every_allocation_may_fail(void **state)
     static const char *const merges[] = {"a b", "ab c", NULL};
     (void)state;
     struct buf b = {0};
-    put_recipe(&b, &(struct recipe){.pre = SEQ(SPLIT("\"Regex\":\"[0-9]\"", "Isolated", "false") ",{\"type\":\"ByteLevel\"}"),
-                                    .normalizer = "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":\"Prepend\",\"prepend\":\"x\"}]}",
-                                    .decoder = DECODE_BYTES,
-                                    .added = "{\"id\":300,\"content\":\"<s>\",\"special\":true},{\"id\":301,\"content\":\"12\",\"normalized\":true}",
-                                    .merges = merges,
-                                    .pairs = true});
+    put_recipe(
+        &b,
+        &(struct recipe){
+            .pre = SEQ(SPLIT("\"Regex\":\"[0-9]\"", "Isolated", "false") ",{\"type\":\"ByteLevel\"}"),
+            .normalizer =
+                "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":\"Prepend\",\"prepend\":\"x\"}]}",
+            .decoder = DECODE_BYTES,
+            .added = "{\"id\":300,\"content\":\"<s>\",\"special\":true},{\"id\":301,\"content\":\"12\",\"normalized\":true}",
+            .merges = merges,
+            .pairs = true});
     sweep(buf_view(&b), false);
     buf_fini(&b);
     put_recipe(&b, &(struct recipe){LLAMA2, .entries = llama2_entries, .merges = llama2_merges});
     sweep(buf_view(&b), false);
     buf_fini(&b);
-    write_vocab(scratch_path(dir, "sweep.gguf"), &(struct vocab){.model = "llama", .pieces = small_spm, .n = COUNT_OF(small_spm), .bytes = true, .space_prefix = 1});
+    write_vocab(
+        scratch_path(dir, "sweep.gguf"),
+        &(struct vocab){.model = "llama", .pieces = small_spm, .n = COUNT_OF(small_spm), .bytes = true, .space_prefix = 1});
     struct map m;
     sweep(map_file(scratch_path(dir, "sweep.gguf"), &m), true);
     vfs_unmap(&m);
 }
 
-/* ---- damaged files ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- damaged files
+ * ------------------------------------------------------------------------------------------------------------------------ */
 
 static void use_if_open(struct str bytes, bool gguf)
 {
@@ -1510,7 +1629,7 @@ static void damaged_files_are_errors_or_tokenizers(void **state)
     assert_int_equal(mem_stats().current, before);
 }
 
-/* ---- threads ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- threads ---------------------------------------------------------------------------------------------- */
 
 static void threads_share_a_tokenizer(void **state)
 {

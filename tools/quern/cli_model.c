@@ -182,6 +182,13 @@ int compute_session(const struct command *c, const struct compute_args *args, qu
     }
     int rc = check_gpu_layers(c, args->gpu_layers);
     if (rc != CLI_OK) return rc;
+    quern_model_info info;
+    quern_model_get_info(model, &info);
+    if (n_ctx > info.n_ctx_train && !n_expected) {
+        cli_note(
+            "a context of %u tokens is more than the %u that this model was trained for; beyond them it may write nonsense",
+            n_ctx, info.n_ctx_train);
+    }
     int64_t n_batch = args->n_batch;
     if (args->n_ubatch && (!n_batch || args->n_ubatch < n_batch)) n_batch = args->n_ubatch;
     quern_session_options options = {

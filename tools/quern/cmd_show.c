@@ -13,7 +13,7 @@ struct show_args {
 
 static const struct opt show_opts[] = {
     {"--template", NULL, "print only the chat template, as it is", .kind = OPT_FLAG, SHOW(template)},
-    {"--tensors", NULL, "print only the tensors: name, type, shape, bytes", .kind = OPT_FLAG, SHOW(tensors)},
+    {"--tensors", NULL, "print only the tensors: name, type, bytes, shape", .kind = OPT_FLAG, SHOW(tensors)},
     {"--metadata", NULL, "print only the metadata of the file, long arrays shortened", .kind = OPT_FLAG, SHOW(metadata)},
     {"--json", NULL, "print everything as one JSON object", .kind = OPT_FLAG, SHOW(json)},
     {0},
@@ -57,6 +57,10 @@ static int put_row(struct buf *b, const char *indent, struct str key, const stru
         TRY(buf_c(b, ' '));
     } while (b->n - start < 26);
     TRY(put_value(b, v));
+    if (v->type == JSON_INT && v->i >= 1000000) {
+        char text[AMOUNT_MAX];
+        TRY(buf_printf(b, " (%s)", amount_count((uint64_t)v->i, text)));
+    }
     return buf_c(b, '\n');
 }
 

@@ -13,6 +13,8 @@
 #include <unistd.h>
 #ifdef HAVE_LIBEDIT
 #include <histedit.h>
+#include <langinfo.h>
+#include <locale.h>
 #endif
 
 #define HISTORY_LINES 1000              /* recalled with the arrow keys */
@@ -83,12 +85,18 @@ static struct str last_lines(struct str text)
     return (struct str){text.p + i, text.n - i};
 }
 
-static void shorten_history(const char *path, struct str text)
+/* Cuts a history that has grown too large to its last lines. */
+static void shorten_history(const char *path)
 {
-    struct out *out;
-    if (out_open(path, &out, NULL) < 0) return;
-    if (out_write(out, text.p, text.n, NULL) == 0 && out_commit(&out, NULL) == 0) chmod(path, 0600);
+    struct map map;
+    struct out *out = NULL;
+    if (vfs_map(path, &map, NULL) < 0) return;
+    if (map.n > HISTORY_BYTES && out_open(path, &out, NULL) == 0) {
+        struct str text = last_lines((struct str){(const char *)map.p, map.n});
+        if (out_write(out, text.p, text.n, NULL) == 0 && out_commit(&out, NULL) == 0) chmod(path, 0600);
+    }
     out_abort(&out);
+    vfs_unmap(&map);
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------------------ */
@@ -142,7 +150,6 @@ static void load_history(struct line_input *in)
     struct map map;
     if (vfs_map(in->history_path, &map, NULL) < 0) return;
     struct str rest = last_lines((struct str){(const char *)map.p, map.n});
-    if (map.n > HISTORY_BYTES) shorten_history(in->history_path, rest);
     while (rest.n > 0) {
         const char *nl = memchr(rest.p, '\n', rest.n);
         size_t n = nl ? (size_t)(nl - rest.p) : rest.n;
@@ -154,9 +161,19 @@ static void load_history(struct line_input *in)
     vfs_unmap(&map);
 }
 
+/* The editor goes by the locale, and where that knows no UTF-8 it would swallow every letter beyond ASCII. */
+static void want_utf8(void)
+{
+    static const char *const locales[] = {"", "C.UTF-8", "en_US.UTF-8"};
+    for (size_t i = 0; i < COUNT_OF(locales); i++) {
+        if (setlocale(LC_CTYPE, locales[i]) && strcmp(nl_langinfo(CODESET), "UTF-8") == 0) return;
+    }
+}
+
 static void open_editor(struct line_input *in)
 {
     if (!isatty(STDIN_FILENO)) return;
+    want_utf8();
     HistEvent event;
     in->history = history_init();
     /* The prompt and the echo must not go into a file that takes the answers. */
@@ -203,6 +220,7 @@ int line_input_new(bool remember, struct line_input **out, struct err *e)
     if (!in) return fail_nomem(e, "line input", sizeof *in);
     in->remember = remember;
     find_history(in->history_path);
+    if (remember && in->history_path[0]) shorten_history(in->history_path);
 #ifdef HAVE_LIBEDIT
     open_editor(in);
     if (in->editor && remember && in->history_path[0]) load_history(in);

@@ -1,7 +1,6 @@
 /* quern: one program, one command per file. This file lists the commands and picks one. */
 #include "cli.h"
 
-#include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 
@@ -70,7 +69,6 @@ static int dispatch(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    setlocale(LC_CTYPE, ""); /* line editing counts characters, not bytes; numbers stay as they are everywhere */
     signal(SIGPIPE, SIG_IGN);
     return cli_finish(dispatch(argc, argv));
 }

@@ -124,7 +124,10 @@ static void set_parameter(struct chat *c, struct str name, struct str value)
         struct sampling checked;
         int rc = args_assign(sampling_opts, &changed, buf_view(&option), name, z, &e);
         if (rc == 0) rc = sampling_make(&changed, &checked, &e);
-        if (rc == 0) c->sampling = changed;
+        if (rc == 0) {
+            c->sampling = changed;
+            printf("%.*s is %.*s from now on\n", STR_ARG(name), STR_ARG(value));
+        }
         if (rc == ERR_NOTFOUND) {
             cli_note("there is no parameter %.*s; /show parameters lists them", STR_ARG(name));
         } else if (rc < 0) {

@@ -12,7 +12,7 @@
 
 enum {
     GROUP = 8,
-    DIRECT_COLS = 4, /* most activation rows for which a panel does not pay */
+    DIRECT_COLS = 8, /* most activation rows for which a panel does not pay */
     PANEL_ROWS = 8,
     PANEL_COLS = 4,
     PANEL_BLOCKS = 64, /* blocks of a panel's K: 16 KB of weights, to stay in L1 */
@@ -114,13 +114,9 @@ ALWAYS void tile_body(const struct tile *t, const unsigned nc)
     const int8_t *q = t->q;
     for (size_t b = 0; b < t->n_blocks; b++, q += ACT_BLOCK) {
         __m256i sum[PANEL_COLS];
-        UNROLL for (unsigned c = 0; c < nc; c++)
-        {
-            sum[c] = _mm256_setzero_si256();
-            if (b % 2 == 0) _mm_prefetch((const char *)t->next + c * t->k + b * ACT_BLOCK, _MM_HINT_T0);
-        }
-        UNROLL for (size_t i = 0; i < 8; i++)
-        {
+        prefetch_block(t, b, nc);
+        UNROLL for (unsigned c = 0; c < nc; c++) sum[c] = _mm256_setzero_si256();
+        for (size_t i = 0; i < 8; i++) {
             __m256i w = _mm256_load_si256((const __m256i *)t->panel->w[8 * b + i]);
             UNROLL for (unsigned c = 0; c < nc; c++)
                 sum[c] = _mm256_add_epi32(sum[c], dot4(w, _mm256_set1_epi32((int)load_u32(q + c * t->k + 4 * i))));

@@ -88,7 +88,12 @@ ALWAYS void mm_group(const struct mm *a, size_t r, size_t n_rows, size_t n_cols)
     size_t b = 0;
     for (; b + 2 <= n_blocks; b += 2, base += 2 * BLOCK_BYTES) {
         size_t ahead = b * BLOCK_BYTES + PREFETCH < a->row_bytes ? PREFETCH : PREFETCH + far;
-        UNROLL for (int i = 0; i < GROUP; i++) _mm_prefetch((const char *)p[i] + ahead, _MM_HINT_T0);
+        UNROLL for (int i = 0; i < GROUP; i++)
+        {
+            /* A step of 68 bytes: every line is asked for at least once. */
+            _mm_prefetch((const char *)p[i] + ahead, _MM_HINT_T0);
+            _mm_prefetch((const char *)p[i] + ahead + 64, _MM_HINT_T0);
+        }
         group_step(acc, p, scales(base, offsets, 0xffff), a, b, n_cols, true);
         UNROLL for (int i = 0; i < GROUP; i++) p[i] += 2 * BLOCK_BYTES;
     }
@@ -165,11 +170,8 @@ ALWAYS void tile_body(const struct tile *t, const unsigned nc)
     const int8_t *q = t->q;
     for (size_t b = 0; b < t->n_blocks; b++, q += ACT_BLOCK) {
         __m512i sum[PANEL_COLS][2];
-        UNROLL for (unsigned c = 0; c < nc; c++)
-        {
-            sum[c][0] = sum[c][1] = _mm512_set1_epi32(off[c][b]);
-            if (b % 2 == 0) _mm_prefetch((const char *)t->next + c * t->k + b * ACT_BLOCK, _MM_HINT_T0);
-        }
+        prefetch_block(t, b, nc);
+        UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] = _mm512_set1_epi32(off[c][b]);
         UNROLL for (size_t i = 0; i < 8; i++)
         {
             const uint8_t *w = t->panel->w[8 * b + i][0];

@@ -31,6 +31,8 @@ struct tile {
     const float *d;
     const int32_t *s;
     size_t k;                   /* row lengths: of q k, of d and s k / 32 */
+    const uint8_t *fetch; /* fetch_rows rows of the next panel's weights, to be fetched meanwhile */
+    size_t fetch_rows, row_bytes;
     float (*state)[PANEL_ROWS]; /* where the sums come from, unless this is the first panel of its rows */
     bool first, last;
     float *dst; /* where they go in the end: n_rows of each column */
@@ -44,6 +46,16 @@ ALWAYS void prefetch_scales(const struct tile *t, size_t c, size_t nc)
     const size_t at = (nc + c) * (t->k / ACT_BLOCK);
     _mm_prefetch((const char *)(t->d + at), _MM_HINT_T0);
     _mm_prefetch((const char *)(t->s + at), _MM_HINT_T0);
+}
+
+/* Fetches block b of what comes next: activations of nc columns (two blocks are a line) and this tile's share of the weights, which
+ * memory brings in while the arithmetic goes on. */
+ALWAYS void prefetch_block(const struct tile *t, size_t b, size_t nc)
+{
+    if (b % 2 == 0)
+        for (size_t c = 0; c < nc; c++) _mm_prefetch((const char *)t->next + c * t->k + b * ACT_BLOCK, _MM_HINT_T0);
+    for (size_t r = 0; r < t->fetch_rows; r++)
+        _mm_prefetch((const char *)t->fetch + r * t->row_bytes + b * BLOCK_BYTES, _MM_HINT_T1);
 }
 
 typedef void unpack_fn(struct panel *t, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_blocks);
@@ -61,12 +73,15 @@ static void mm_strip(const struct mm *a, size_t r, size_t n_rows, size_t m, size
 {
     struct panel *panel = a->scratch;
     const size_t n_blocks = a->k / ACT_BLOCK;
-    struct tile t = {.panel = panel, .k = a->k, .dst_stride = a->dst_stride, .n_rows = n_rows};
+    struct tile t = {.panel = panel, .k = a->k, .dst_stride = a->dst_stride, .n_rows = n_rows, .row_bytes = a->row_bytes};
     for (size_t b = 0; b < n_blocks; b += PANEL_BLOCKS) {
         t.n_blocks = size_min(n_blocks - b, PANEL_BLOCKS);
         t.first = b == 0;
         t.last = b + t.n_blocks == n_blocks;
-        unpack(panel, a->w + r * a->row_bytes + b * BLOCK_BYTES, a->row_bytes, n_rows, t.n_blocks);
+        const uint8_t *w = a->w + r * a->row_bytes + b * BLOCK_BYTES;
+        unpack(panel, w, a->row_bytes, n_rows, t.n_blocks);
+        /* The next panel: further along these rows, or the start of the following ones. */
+        const uint8_t *next = w + (t.last ? PANEL_ROWS * a->row_bytes - b * BLOCK_BYTES : t.n_blocks * BLOCK_BYTES);
         for (size_t c = 0; c < n_cols; c += PANEL_COLS) {
             size_t nc = size_min(n_cols - c, PANEL_COLS);
             t.q = a->act.q + (m + c) * a->k + b * ACT_BLOCK;
@@ -75,6 +90,9 @@ static void mm_strip(const struct mm *a, size_t r, size_t n_rows, size_t m, size
             t.s = a->act.s + (m + c) * n_blocks + b;
             t.state = panel->state + c;
             t.dst = a->dst + (m + c) * a->dst_stride + r;
+            size_t row = c * PANEL_ROWS / n_cols, end = size_min((c + nc) * PANEL_ROWS / n_cols, n_rows);
+            t.fetch = next + row * a->row_bytes;
+            t.fetch_rows = end > row ? end - row : 0;
             tiles[nc - 1](&t);
         }
     }

@@ -11,8 +11,13 @@
 
 #include "kernel/kernel.h"
 
+/* Loops over a tile must disappear before their arrays can live in registers. */
 #define ALWAYS static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 #define KERNEL(name) name##_avx2
 
 typedef __m256 vec;

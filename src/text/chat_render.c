@@ -1,5 +1,5 @@
-/* chat.c: a conversation as the variables of a chat template, named and valued as transformers has them. Contents that are lists
- * of parts stay lists: the template knows what to do with them. */
+/* chat_render.c: a conversation as the variables of a chat template, named and valued as transformers has them. Contents that
+ * are lists of parts stay lists: the template knows what to do with them. */
 #include "text/text.h"
 
 static struct json json_str(struct str s)
