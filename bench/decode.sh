@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 shape=${1:-llama-3.2-1b}
 work=$(mktemp -d "${TMPDIR:-/tmp}/quern-bench.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-ninja -C build bench/synth >/dev/null
+ninja -C build bench/make_model >/dev/null
 
 measure() { # NAME MODEL
     for run in 1 2 3; do
@@ -25,7 +25,7 @@ for type in q8_0 f16 f32; do
     rm -f "$work/demo.gguf"
 done
 for type in q8_0 f16 bf16 f32; do
-    build/bench/synth "$shape" $type "$work/model.gguf"
+    build/bench/make_model "$shape" $type "$work/model.gguf"
     measure "$shape $type" "$work/model.gguf"
     rm -f "$work/model.gguf"
 done
