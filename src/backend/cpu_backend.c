@@ -209,24 +209,25 @@ static uint8_t *tile_at(const struct kv_view *kv, uint32_t layer, size_t head, s
     return kv->pages[page] + layer * kv->layer_bytes + head * kv->head_bytes;
 }
 
-/* Keys and values of one head, all rows of the batch, into the tiles. */
+/* Keys and values of one head, all rows of the batch, into the tiles. A key is a column of its tile, so it is packed aside and
+ * its elements are scattered. */
 static void store_head(const struct backend *b, const struct op *op, size_t head)
 {
     const struct batch *batch = b->batch;
-    size_t dim = op->head_dim, cols = (size_t)op->n_kv_heads * dim;
+    enum qtype type = batch->kv->type;
+    size_t dim = op->head_dim, cols = (size_t)op->n_kv_heads * dim, size = qtypes[type].block_bytes;
     const float *k = value_rows(b, op->src[0], NULL) + head * dim, *v = value_rows(b, op->src[1], NULL) + head * dim;
-    bool half = batch->kv->type == QTYPE_F16;
+    uint8_t packed[ATTN_DIM_MAX * sizeof(float)];
     for (size_t m = 0; m < batch->n_rows; m++, k += cols, v += cols) {
         size_t pos = batch->pos + m, in = pos % KV_PAGE;
         uint8_t *kt = tile_at(batch->kv, op->layer, head, pos / KV_PAGE), *vt = kt + batch->kv->k_bytes;
-        if (half) {
-            uint16_t *kh = (uint16_t *)(void *)kt + in, *vh = (uint16_t *)(void *)vt + in * dim;
-            for (size_t d = 0; d < dim; d++) kh[d * KV_PAGE] = f32_to_f16(k[d]);
-            for (size_t d = 0; d < dim; d++) vh[d] = f32_to_f16(v[d]);
+        b->k.from_float[type](v, vt + in * dim * size, dim);
+        b->k.from_float[type](k, packed, dim);
+        uint8_t *column = kt + in * size;
+        if (size == 2) {
+            for (size_t d = 0; d < dim; d++) memcpy(column + d * KV_PAGE * 2, packed + d * 2, 2);
         } else {
-            float *kf = (float *)(void *)kt + in;
-            for (size_t d = 0; d < dim; d++) kf[d * KV_PAGE] = k[d];
-            memcpy((float *)(void *)vt + in * dim, v, dim * sizeof *v);
+            for (size_t d = 0; d < dim; d++) memcpy(column + d * KV_PAGE * 4, packed + d * 4, 4);
         }
     }
 }

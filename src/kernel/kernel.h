@@ -84,6 +84,8 @@ struct kernels {
     void (*mm[QTYPE_COUNT])(const struct mm *a, size_t r0, size_t r1);
     /* Weights as floats, for embedding rows; n a multiple of the block. */
     void (*to_float[QTYPE_COUNT])(const void *src, float *dst, size_t n);
+    /* Floats in a type, for the KV cache: as quant.h's from_float. */
+    void (*from_float[QTYPE_COUNT])(const float *src, void *dst, size_t n);
     /* Quantises one row of n activations, n a multiple of 32. */
     void (*quant_act)(const float *x, size_t n, int8_t *q, float *d, int32_t *s);
     /* y[i] = (x[i] * 1/sqrt(mean(x*x) + eps)) * w[i]; y may be x. */

@@ -216,5 +216,8 @@ void kernels_init_scalar(struct kernels *k)
         .attn_merge = attn_merge_scalar,
         .exp = exp_scalar,
     };
-    for (size_t t = 0; t < QTYPE_COUNT; t++) k->to_float[t] = qtypes[t].to_float;
+    for (size_t t = 0; t < QTYPE_COUNT; t++) {
+        k->to_float[t] = qtypes[t].to_float;
+        k->from_float[t] = qtypes[t].from_float;
+    }
 }

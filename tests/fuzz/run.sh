@@ -12,14 +12,15 @@ if [ "$mode" = replay ]; then
     exit 0
 fi
 
+seconds=$4
 work=$(dirname "$program")/found-$name
 mkdir -p "$work"
-set -- -max_total_time="$4" -timeout=10 -malloc_limit_mb=256 -rss_limit_mb=1024 -artifact_prefix="$work/bad-" -verbosity=0 \
+set -- -max_total_time="$seconds" -timeout=10 -malloc_limit_mb=256 -rss_limit_mb=1024 -artifact_prefix="$work/bad-" -verbosity=0 \
     -print_final_stats=1
 [ ! -e "$folder/$name.dict" ] || set -- "$@" -dict="$folder/$name.dict"
 mkdir -p "$work/corpus"
 if "$program" "$@" "$work/corpus" "$corpus" >"$work/log" 2>&1; then
-    echo "ok 1 - $name: $(sed -n 's/^stat::number_of_executed_units: *//p' "$work/log") inputs in $4 s"
+    echo "ok 1 - $name: $(sed -n 's/^stat::number_of_executed_units: *//p' "$work/log") inputs in $seconds s"
 else
     tail -n 50 "$work/log" | sed 's/^/# /'
     echo "not ok 1 - $name: see $work"

@@ -1,9 +1,9 @@
-/* bench_kernels: how fast the kernels are, on data that fits the second-level cache and against scalar; then, with several threads and
- * more weights than any cache holds, matrix products against the machine's own limits as measured in the same run: plain
- * reading of the same memory for decode, the peak of the arithmetic units for prefill.
+/* bench_kernels: how fast the kernels are, on data that fits the second-level cache and against scalar; then, with several
+ * threads and more weights than any cache holds, matrix products against the machine's own limits as measured in the same run:
+ * plain reading of the same memory for decode, the peak of the arithmetic units for prefill.
  *
- * Each figure is the best of several short stretches, and time is the CPU time of each thread, summed as rates: what other programs
- * on the machine take away counts as little as it can. */
+ * Each figure is the best of several short stretches, and time is the CPU time of each thread, summed as rates: what other
+ * programs on the machine take away counts as little as it can. */
 #include <math.h>
 #include <stdio.h>
 #include <time.h>
@@ -91,8 +91,8 @@ static void run_merge(const struct kernels *k, struct bench *b)
 
 typedef void run_fn(const struct kernels *k, struct bench *b);
 
-/* Nanoseconds of one call: the best of the stretches of 0.2 ms or one call that fit 20 ms. Short, so that one of them meets no other
- * program. */
+/* Nanoseconds of one call: the best of the stretches of 0.2 ms or one call that fit 20 ms. Short, so that one of them meets no
+ * other program. */
 static double time_of(run_fn *run, const struct kernels *k, struct bench *b)
 {
     double best = INFINITY;
@@ -186,8 +186,15 @@ static void bench_all_levels(struct arena *mem)
     b.mm.dst_stride = ROWS;
     b.mm.scratch = scratch;
     for (size_t r = 0; r < COLS; r++) valid[r] = ATTN_TILE;
-    b.attn = (struct attn_tile){.k = arena_array(mem, DIM * ATTN_TILE, 4), .v = arena_array(mem, DIM * ATTN_TILE, 4),
-                                .head_dim = DIM, .v_dim = DIM, .q = b.x, .valid = valid, .m = m, .l = l, .o = b.y,
+    b.attn = (struct attn_tile){.k = arena_array(mem, DIM * ATTN_TILE, 4),
+                                .v = arena_array(mem, DIM * ATTN_TILE, 4),
+                                .head_dim = DIM,
+                                .v_dim = DIM,
+                                .q = b.x,
+                                .valid = valid,
+                                .m = m,
+                                .l = l,
+                                .o = b.y,
                                 .scratch = attn_scratch};
     for (size_t i = 0; i < N; i++) b.z[i] = random_float(), b.cos[i] = 0.6f, b.sin[i] = 0.8f;
     for (unsigned i = 1; cpu_level(i); i++) {
@@ -251,24 +258,30 @@ static void mm_part(void *ctx, unsigned ith, unsigned nth)
 #if defined(__x86_64__)
 /* Multiplies and adds a nanosecond of one thread's units: 12 independent chains and nothing else. */
 #define TWELVE(x) x(0) x(1) x(2) x(3) x(4) x(5) x(6) x(7) x(8) x(9) x(10) x(11)
-#define PEAK(name, target_isa, start, step, macs)                                   \
-    __attribute__((target(target_isa))) static double name(void)                          \
-    {                                                                                     \
-        enum { LOOPS = 100000 };                                                          \
-        TWELVE(start)                                                                     \
-        const double begin = cpu_ns();                                                    \
-        for (int i = 0; i < LOOPS; i++) {                                                 \
-            TWELVE(step)                                                                  \
-        }                                                                                 \
-        return (double)LOOPS * 12.0 * (macs) / (cpu_ns() - begin);                        \
+#define PEAK(name, target_isa, start, step, macs)                  \
+    __attribute__((target(target_isa))) static double name(void)   \
+    {                                                              \
+        enum { LOOPS = 100000 };                                   \
+        TWELVE(start)                                              \
+        const double begin = cpu_ns();                             \
+        for (int i = 0; i < LOOPS; i++) {                          \
+            TWELVE(step)                                           \
+        }                                                          \
+        return (double)LOOPS * 12.0 * (macs) / (cpu_ns() - begin); \
     }
 /* The empty asm makes the compiler believe that the value is used. */
 #define START_F512(c) __m512 v##c = _mm512_set1_ps(0.5f);
-#define STEP_F512(c) v##c = _mm512_fmadd_ps(v##c, v##c, v##c); __asm__ volatile("" : "+v"(v##c));
+#define STEP_F512(c)                          \
+    v##c = _mm512_fmadd_ps(v##c, v##c, v##c); \
+    __asm__ volatile("" : "+v"(v##c));
 #define START_I512(c) __m512i v##c = _mm512_set1_epi8(3);
-#define STEP_I512(c) v##c = _mm512_dpbusd_epi32(v##c, v##c, v##c); __asm__ volatile("" : "+v"(v##c));
+#define STEP_I512(c)                              \
+    v##c = _mm512_dpbusd_epi32(v##c, v##c, v##c); \
+    __asm__ volatile("" : "+v"(v##c));
 #define START_F256(c) __m256 v##c = _mm256_set1_ps(0.5f);
-#define STEP_F256(c) v##c = _mm256_fmadd_ps(v##c, v##c, v##c); __asm__ volatile("" : "+x"(v##c));
+#define STEP_F256(c)                          \
+    v##c = _mm256_fmadd_ps(v##c, v##c, v##c); \
+    __asm__ volatile("" : "+x"(v##c));
 #define START_I256(c) __m256i v##c = _mm256_set1_epi8(3);
 #define STEP_I256(c)                                                                                          \
     v##c = _mm256_add_epi32(v##c, _mm256_madd_epi16(_mm256_maddubs_epi16(v##c, v##c), _mm256_set1_epi16(1))); \
@@ -291,7 +304,7 @@ static void peak_part(void *ctx, unsigned ith, unsigned nth)
 static void peak_part(void *ctx, unsigned ith, unsigned nth)
 {
     (void)nth;
-    ((struct job *)ctx)->work[ith] = NAN;
+    ((struct job *)ctx)->ns[ith] = 1.0;
 }
 #endif
 
@@ -341,7 +354,9 @@ static void bench_shape(struct pool *pool, struct job *j, size_t k, size_t n_row
             top = fmax(top, rate_of(pool, j, peak_part, 1));
             rate = fmax(rate, rate_of(pool, j, mm_part, 1) * (double)(k * PREFILL_COLS));
         }
-        printf("%-8s %-32s %8.1f GMAC/s of %.1f: %5.1f %%\n", j->k->level, name, rate, top, 100.0 * rate / top);
+        printf("%-8s %-32s %8.1f GMAC/s", j->k->level, name, rate);
+        if (top > 0.0) printf(" of %.1f: %5.1f %%", top, 100.0 * rate / top);
+        printf("\n");
     }
 }
 

@@ -1,14 +1,15 @@
 /* test_kernels: proves the kernels of every CPU level that this machine can run.
  *
  *  1. The scalar kernels, which are the specification, against double precision within stated bounds.
- *  2. Every function pointer of a level that no lower level had, against scalar, bit for bit: ordinary and adversarial numbers, all sizes
- *     around tile borders, inputs and outputs that end at an unreadable page, canaries around every output. The sign and payload
- *     of a NaN are the only bits that may differ.
+ *  2. Every function pointer of a level that no lower level had, against scalar, bit for bit: ordinary and adversarial numbers,
+ * all sizes around tile borders, inputs and outputs that end at an unreadable page, canaries around every output. The sign and
+ * payload of a NaN are the only bits that may differ.
  *
  * Prints TAP. --seed N repeats a run, --filter TEXT runs what has TEXT in its name ("avx2 attn"), --bench measures instead. */
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -58,11 +59,22 @@ static void report(const char *level, const char *name)
     fflush(stdout);
 }
 
+static char running[100]; /* the test that runs now, or was asked for last */
+
 static bool wanted(const char *level, const char *name)
 {
-    char full[100];
-    snprintf(full, sizeof full, "%s %s", level, name);
-    return !filter || strstr(full, filter);
+    snprintf(running, sizeof running, "%s %s", level, name);
+    return !filter || strstr(running, filter);
+}
+
+/* A kernel touched a page beside its operands, or used an instruction that this machine lacks. */
+static void on_fault(int sig)
+{
+    static const char outside[] = "Bail out! access outside of the operands: ", illegal[] = "Bail out! illegal instruction: ";
+    ssize_t n = sig == SIGILL ? write(1, illegal, sizeof illegal - 1) : write(1, outside, sizeof outside - 1);
+    n += write(1, running, strlen(running));
+    n += write(1, "\n", 1);
+    _exit(n > 0 ? 1 : 2);
 }
 
 /* ---- random and adversarial numbers -------------------------------------------------------------------- */
@@ -280,17 +292,21 @@ static void test_mm(const struct kernels *ref, const struct kernels *now, enum q
     static const size_t k_list[] = {96, 256, 480, 512, 544, 1000, 1024, 1056, 2080, 4096};
     const size_t unit = qtypes[t].block_n, step = unit == 1 ? 1 : unit;
     bool ok = true;
-    /* Every number of rows and columns, short rows. */
-    for (size_t n = 1; ok && n <= 40; n++)
-        for (size_t c = 0; ok && c < COUNT_OF(col_list); c++)
-            ok = mm_case(ref, now, t, unit == 1 ? 1 + below(40) : 32 * (1 + below(3)), n, col_list[c], (enum kind)below(KINDS));
-    /* Every short row length, every kind of numbers. */
-    for (size_t k = step; ok && k <= 70 * step; k += step)
-        for (int kind = 0; ok && kind < KINDS; kind++)
-            ok = mm_case(ref, now, t, k, 1 + below(unit == 1 ? 40 : 9), 1 + below(unit == 1 ? 20 : 6), (enum kind)kind);
-    for (size_t i = 0; ok && i < COUNT_OF(k_list); i++)
-        for (int kind = 0; ok && kind < KINDS; kind++)
-            if (k_list[i] % unit == 0) ok = mm_case(ref, now, t, k_list[i], 1 + below(12), col_list[below(16)], (enum kind)kind);
+    for (int round = 0; ok && round < 3; round++) {
+        /* Every number of rows and columns, short rows. */
+        for (size_t n = 1; ok && n <= 40; n++)
+            for (size_t c = 0; ok && c < COUNT_OF(col_list); c++)
+                ok = mm_case(ref, now, t, unit == 1 ? 1 + below(40) : 32 * (1 + below(3)), n, col_list[c],
+                             (enum kind)below(KINDS));
+        /* Every short row length, every kind of numbers. */
+        for (size_t k = step; ok && k <= 70 * step; k += step)
+            for (int kind = 0; ok && kind < KINDS; kind++)
+                ok = mm_case(ref, now, t, k, 1 + below(unit == 1 ? 40 : 9), 1 + below(unit == 1 ? 20 : 6), (enum kind)kind);
+        for (size_t i = 0; ok && i < COUNT_OF(k_list); i++)
+            for (int kind = 0; ok && kind < KINDS; kind++)
+                if (k_list[i] % unit == 0)
+                    ok = mm_case(ref, now, t, k_list[i], 1 + below(12), col_list[below(16)], (enum kind)kind);
+    }
     /* Blocks of columns, and both with several blocks of rows and of K. */
     ok = ok && mm_case(ref, now, t, 32, 3, 1600, ORDINARY) && mm_case(ref, now, t, 544, 37, 200, ORDINARY) &&
          mm_case(ref, now, t, 2080, 70, 7, WIDE) && mm_case(ref, now, t, 1056, 33, 40, CANCEL);
@@ -316,6 +332,25 @@ static void test_to_float(const struct kernels *ref, const struct kernels *now, 
     ref->to_float[t](all, out_floats(REF, 65536), 65536);
     now->to_float[t](all, out_floats(OUT, 65536), 65536);
     same_floats(REF, OUT, 65536, "all numbers");
+}
+
+static void test_from_float(const struct kernels *ref, const struct kernels *now, enum qtype t)
+{
+    const size_t unit = qtypes[t].block_n;
+    bool ok = true;
+    for (size_t i = 0; ok && i < 2000; i++) {
+        size_t n = unit * (1 + (i < 100 ? i : below(600 / unit))), bytes = n / unit * qtypes[t].block_bytes;
+        float *x = area(IN0, n * 4, 0);
+        fill_floats((enum kind)(i % KINDS), x, n);
+        uint8_t *want = area(REF, bytes, 0), *got = area(OUT, bytes, 0);
+        ref->from_float[t](x, want, n);
+        now->from_float[t](x, got, n);
+        for (size_t j = 0; ok && j < n; j++) {
+            bool same = memcmp(want + j / unit * qtypes[t].block_bytes, got + j / unit * qtypes[t].block_bytes,
+                               qtypes[t].block_bytes) == 0;
+            if (!same && !isnan(x[j])) ok = differs("%s: element %zu of %zu", kind_names[i % KINDS], j, n);
+        }
+    }
 }
 
 static void test_quant_act(const struct kernels *ref, const struct kernels *now)
@@ -428,8 +463,8 @@ static size_t fill_valid(uint32_t *valid, size_t n)
 }
 
 /* A few tiles in a row over the same state. Positions that no row sees hold NaN and infinity. */
-static bool attn_case(const struct kernels *ref, const struct kernels *now, enum qtype t, size_t head_dim, size_t v_dim, size_t n,
-                      enum kind kind)
+static bool attn_case(const struct kernels *ref, const struct kernels *now, enum qtype t, size_t head_dim, size_t v_dim,
+                      size_t n, enum kind kind)
 {
     const size_t bytes = qtypes[t].block_bytes, n_out = n * v_dim;
     uint8_t *k = area(IN0, head_dim * ATTN_TILE * bytes, 0), *v = area(IN1, ATTN_TILE * v_dim * bytes, 0);
@@ -465,14 +500,15 @@ static bool attn_case(const struct kernels *ref, const struct kernels *now, enum
 
 static void test_attn(const struct kernels *ref, const struct kernels *now, enum qtype t)
 {
-    static const size_t dims[][2] = {{64, 64}, {128, 128}, {80, 80}, {96, 96},   {72, 72},  {20, 20}, {1, 1},
+    static const size_t dims[][2] = {{64, 64}, {128, 128}, {80, 80}, {96, 96},   {72, 72},  {20, 20},  {1, 1},
                                      {33, 17}, {5, 100},   {7, 31},  {192, 128}, {16, 150}, {512, 512}};
     bool ok = true;
     for (size_t i = 0; ok && i < COUNT_OF(dims); i++)
         for (size_t n = 1; ok && n <= (dims[i][0] > 128 ? 2 : 14); n++)
             ok = attn_case(ref, now, t, dims[i][0], dims[i][1], n, (enum kind)(n % KINDS));
     for (int kind = 0; ok && kind < KINDS; kind++)
-        for (size_t i = 0; ok && i < 12; i++) ok = attn_case(ref, now, t, 1 + below(24), 1 + below(70), 1 + below(20), (enum kind)kind);
+        for (size_t i = 0; ok && i < 30; i++)
+            ok = attn_case(ref, now, t, 1 + below(24), 1 + below(70), 1 + below(20), (enum kind)kind);
     ok = ok && attn_case(ref, now, t, 40, 40, 64, ORDINARY);
 }
 
@@ -489,13 +525,15 @@ static void test_attn_merge(const struct kernels *ref, const struct kernels *now
         s0[0] = s1[0] = i % 7 ? 20.0f * random_float() : -INFINITY;
         s0[1] = s1[1] = 1.0f + random_float();
         float m2 = i % 5 ? 20.0f * random_float() : s0[0], l2 = 1.0f + random_float();
+        if (i % 11 == 0) s0[0] = s1[0] = draw(ZEROS, 0), m2 = draw(ZEROS, 0);
         ref->attn_merge(s0, s0 + 1, o0, m2, l2, o2, n);
         now->attn_merge(s1, s1 + 1, o1, m2, l2, o2, n);
         ok = same_floats(REF2, OUT2, 2, "m, l") && same_floats(REF, OUT, n, "o");
     }
 }
 
-/* ---- one level -------------------------------------------------------------------------------------------------------------- */
+/* ---- one level --------------------------------------------------------------------------------------------------------------
+ */
 
 /* True the first time that a function is seen, at whichever level. */
 static bool fresh(void (*fn)(void))
@@ -510,12 +548,12 @@ static bool fresh(void (*fn)(void))
 #define FRESH(fn) ((fn) && fresh((void (*)(void))(fn)))
 
 /* Runs test where the entry is new at this level; at the level of scalar itself only notes it. */
-#define EACH(entry, name, test)                                             \
-    do {                                                                    \
-        if (FRESH(now.entry) && !is_ref && wanted(now.level, name)) {       \
-            test;                                                           \
-            report(now.level, name);                                        \
-        }                                                                   \
+#define EACH(entry, name, test)                                       \
+    do {                                                              \
+        if (FRESH(now.entry) && !is_ref && wanted(now.level, name)) { \
+            test;                                                     \
+            report(now.level, name);                                  \
+        }                                                             \
     } while (0)
 
 static void test_level(const char *level, bool is_ref)
@@ -535,6 +573,8 @@ static void test_level(const char *level, bool is_ref)
         EACH(mm[t], name, test_mm(&ref, &now, t));
         snprintf(name, sizeof name, "to_float_%s", qtypes[t].name);
         EACH(to_float[t], name, test_to_float(&ref, &now, t));
+        snprintf(name, sizeof name, "from_float_%s", qtypes[t].name);
+        EACH(from_float[t], name, test_from_float(&ref, &now, t));
         snprintf(name, sizeof name, "attn_tile_%s", qtypes[t].name);
         EACH(attn_tile[t], name, test_attn(&ref, &now, t));
     }
@@ -547,10 +587,11 @@ static void test_level(const char *level, bool is_ref)
     EACH(exp, "exp", test_exp(&ref, &now));
 }
 
-/* ---- scalar against double precision --------------------------------------------------------------------------------------------- */
+/* ---- scalar against double precision
+ * --------------------------------------------------------------------------------------------- */
 
-/* Floats: 16 lanes of k / 16 fmas and four adds, each off by half an ulp of a partial sum, which sum|w x| bounds. Q8_0: the product
- * of scales and the fma, per block. */
+/* Floats: 16 lanes of k / 16 fmas and four adds, each off by half an ulp of a partial sum, which sum|w x| bounds. Q8_0: the
+ * product of scales and the fma, per block. */
 static void test_mm_truth(const struct kernels *ref, enum qtype t)
 {
     bool ok = true;
@@ -567,10 +608,12 @@ static void test_mm_truth(const struct kernels *ref, enum qtype t)
             ref->quant_act(x, k, q, d, s);
             for (size_t j = 0; j < k; j++) {
                 double err = fabs((double)d[j / 32] * q[j] - (double)x[j]);
-                if (err > 0.50001 * (double)d[j / 32]) ok = differs("activation %zu off by %g, step %g", j, err, (double)d[j / 32]);
+                if (err > 0.50001 * (double)d[j / 32])
+                    ok = differs("activation %zu off by %g, step %g", j, err, (double)d[j / 32]);
             }
         }
-        struct mm a = {.w = w, .row_bytes = 0, .k = k, .n_rows = 1, .dst = &y, .dst_stride = 1, .scratch = area(SCRATCH, MM_SCRATCH, 0)};
+        struct mm a = {
+            .w = w, .row_bytes = 0, .k = k, .n_rows = 1, .dst = &y, .dst_stride = 1, .scratch = area(SCRATCH, MM_SCRATCH, 0)};
         a.act = (struct act){.f = x, .stride = k, .q = q, .d = d, .s = s};
         ref->mm[t](&a, 0, 1);
         double sum = 0.0, mass = 0.0, scale = 0.0;
@@ -635,7 +678,8 @@ static void test_f16_truth(void)
     for (uint32_t h = 0; h < 0x7c00; h++) {
         double v = h < 0x400 ? ldexp(h, -24) : ldexp((h & 0x3ff) | 0x400, (int)(h >> 10) - 25);
         float f = f16_to_f32((uint16_t)h);
-        bool ok = (double)f == v && f16_to_f32((uint16_t)(h | 0x8000)) == -f && f32_to_f16(f) == h && f32_to_f16(-f) == (h | 0x8000);
+        bool ok =
+            (double)f == v && f16_to_f32((uint16_t)(h | 0x8000)) == -f && f32_to_f16(f) == h && f32_to_f16(-f) == (h | 0x8000);
         double next = h + 1 < 0x400 ? ldexp(h + 1, -24) : ldexp(((h + 1) & 0x3ff) | 0x400, (int)((h + 1) >> 10) - 25);
         float middle = (float)((v + next) / 2.0); /* exact */
         ok = ok && f32_to_f16(middle) == h + (h & 1) && f32_to_f16(nextafterf(middle, 0.0f)) == h &&
@@ -645,7 +689,8 @@ static void test_f16_truth(void)
             return;
         }
     }
-    if (f16_to_f32(0x7c00) != INFINITY || !isnan(f16_to_f32(0x7e00)) || f32_to_f16(INFINITY) != 0x7c00) differs("infinity and NaN");
+    if (f16_to_f32(0x7c00) != INFINITY || !isnan(f16_to_f32(0x7e00)) || f32_to_f16(INFINITY) != 0x7c00)
+        differs("infinity and NaN");
 }
 
 static void test_truth(void)
@@ -693,6 +738,9 @@ int main(int argc, char **argv)
     if (bench) return bench_kernels((unsigned)threads, filter);
     printf("# seed %" PRIu64 "\n", seed);
     areas_init();
+    signal(SIGSEGV, on_fault);
+    signal(SIGBUS, on_fault);
+    signal(SIGILL, on_fault);
     test_truth();
     for (unsigned i = 0; cpu_level(i); i++) test_level(cpu_level(i), i == 0);
     printf("1..%u\n", n_tests);

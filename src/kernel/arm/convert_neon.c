@@ -24,6 +24,17 @@ void to_float_f16_neon(const void *src, float *dst, size_t n)
     widen(src, dst, n, load8_f16);
 }
 
+static void from_float_f16_neon(const float *src, void *dst, size_t n)
+{
+    uint8_t *out = dst;
+    for (; n >= 4; n -= 4, src += 4, out += 8)
+        vst1_u16((uint16_t *)(void *)out, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(src))));
+    for (; n > 0; n--, src++, out += 2) {
+        uint16_t h = f32_to_f16(*src);
+        memcpy(out, &h, sizeof h);
+    }
+}
+
 static void to_float_bf16_neon(const void *src, float *dst, size_t n)
 {
     widen(src, dst, n, load8_bf16);
@@ -76,6 +87,7 @@ static void quant_act_neon(const float *x, size_t n, int8_t *q, float *d, int32_
 void convert_init_neon(struct kernels *k)
 {
     k->to_float[QTYPE_F16] = to_float_f16_neon;
+    k->from_float[QTYPE_F16] = from_float_f16_neon;
     k->to_float[QTYPE_BF16] = to_float_bf16_neon;
     k->to_float[QTYPE_Q8_0] = to_float_q8_0_neon;
     k->quant_act = quant_act_neon;

@@ -4,17 +4,18 @@
 #include "kernel/x86/vec_avx512.h"
 
 enum { ROWS_MAX = 6 };
-#define ALL_ROWS(type, TYPE)                                                                      \
-    ROWS(type, TYPE, 1)                                                                           \
-    ROWS(type, TYPE, 2)                                                                           \
-    ROWS(type, TYPE, 3)                                                                           \
-    ROWS(type, TYPE, 4)                                                                           \
-    ROWS(type, TYPE, 5)                                                                           \
-    ROWS(type, TYPE, 6)                                                                           \
-    static const struct row_fns fns_##type[ROWS_MAX] = {                                          \
-        {scores_##type##_1, values_##type##_1}, {scores_##type##_2, values_##type##_2},           \
-        {scores_##type##_3, values_##type##_3}, {scores_##type##_4, values_##type##_4},           \
-        {scores_##type##_5, values_##type##_5}, {scores_##type##_6, values_##type##_6},           \
+#define ALL_ROWS(type, TYPE)                                                                \
+    ROWS(type, TYPE, 1)                                                                     \
+    ROWS(type, TYPE, 2)                                                                     \
+    ROWS(type, TYPE, 3)                                                                     \
+    ROWS(type, TYPE, 4)                                                                     \
+    ROWS(type, TYPE, 5)                                                                     \
+    ROWS(type, TYPE, 6)                                                                     \
+    static const struct row_fns fns_##type[ROWS_MAX] =                                      \
+        {                                                                                   \
+            {scores_##type##_1, values_##type##_1}, {scores_##type##_2, values_##type##_2}, \
+            {scores_##type##_3, values_##type##_3}, {scores_##type##_4, values_##type##_4}, \
+            {scores_##type##_5, values_##type##_5}, {scores_##type##_6, values_##type##_6}, \
     };
 
 #include "kernel/x86/attn_tmpl.h"

@@ -1,15 +1,16 @@
 /* attn_tmpl: one tile of 64 positions against query rows, ROWS_MAX of them at a time, in the vocabulary of a vec_ header.
  * attn_<isa>.c defines ROWS_MAX and ALL_ROWS and includes it once.
  *
- *  - Scores: lanes are positions, four registers of them at a time; each d is one broadcast of q[d] and four fmas per row. Positions past
- *    a row's valid ones hold whatever the cache held before; their lanes are computed and then replaced, never added up.
- *  - Values: lanes are elements of v, and j runs in order over the positions that all rows of the group see; what single rows see
- *    beyond that (the diagonal of a prompt) follows row by row, which is the same order for each output. */
+ *  - Scores: lanes are positions, four registers of them at a time; each d is one broadcast of q[d] and four fmas per row.
+ * Positions past a row's valid ones hold whatever the cache held before; their lanes are computed and then replaced, never
+ * added up.
+ *  - Values: lanes are elements of v, and j runs in order over the positions that all rows of the group see; what single rows
+ * see beyond that (the diagonal of a prompt) follows row by row, which is the same order for each output. */
 #ifndef QUERN_ATTN_TMPL_H
 #define QUERN_ATTN_TMPL_H
 
 enum {
-    REGS = 4, /* registers of one row in a group */
+    REGS = 4,                             /* registers of one row in a group */
     SCRATCH_V = ATTN_DIM_MAX * ATTN_TILE, /* floats: widened k, then widened v, then the rows' scores */
     SCRATCH_P = 2 * ATTN_DIM_MAX * ATTN_TILE,
 };
@@ -22,8 +23,7 @@ ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, const enum qty
     for (size_t j = 0; j < ATTN_TILE; j += REGS * VL) {
         const uint8_t *k = (const uint8_t *)a->k + j * bytes;
         vec acc[ROWS_MAX][REGS];
-        UNROLL for (unsigned i = 0; i < nr; i++)
-            UNROLL for (unsigned h = 0; h < REGS; h++) acc[i][h] = v_zero();
+        UNROLL for (unsigned i = 0; i < nr; i++) UNROLL for (unsigned h = 0; h < REGS; h++) acc[i][h] = v_zero();
         for (size_t d = 0; d < a->head_dim; d++, k += ATTN_TILE * bytes) {
             vec x[ROWS_MAX];
             UNROLL for (unsigned i = 0; i < nr; i++) x[i] = v_set1(q[i * a->head_dim + d]);
@@ -33,8 +33,8 @@ ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, const enum qty
                 UNROLL for (unsigned i = 0; i < nr; i++) acc[i][h] = v_fma(x[i], key, acc[i][h]);
             }
         }
-        UNROLL for (unsigned i = 0; i < nr; i++)
-            UNROLL for (unsigned h = 0; h < REGS; h++) v_store(p + i * ATTN_TILE + j + h * VL, acc[i][h]);
+        UNROLL for (unsigned i = 0; i < nr; i++) UNROLL for (unsigned h = 0; h < REGS; h++)
+            v_store(p + i * ATTN_TILE + j + h * VL, acc[i][h]);
     }
 }
 
@@ -57,8 +57,7 @@ static float soften(const struct attn_tile *a, size_t r, float *p)
     const size_t n = a->valid[r];
     const float top = running_max(a->m[r], p, n), factor = v_get(v_exp(v_set1(a->m[r] - top)));
     vec sum[PARTS];
-    for (size_t j = 0; j < ATTN_TILE; j += 16)
-        UNROLL for (size_t h = 0; h < PARTS; h++)
+    for (size_t j = 0; j < ATTN_TILE; j += 16) UNROLL for (size_t h = 0; h < PARTS; h++)
         {
             size_t at = j + h * VL;
             vec e = v_first_n(v_exp(v_sub(v_load(p + at), v_set1(top))), n > at ? n - at : 0, v_zero());
@@ -78,12 +77,11 @@ ALWAYS void values(const struct attn_tile *a, size_t r, const float *p, const fl
     const uint8_t *v = (const uint8_t *)a->v + (j0 * a->v_dim + d) * bytes;
     float *o = a->o + r * a->v_dim + d;
     vec acc[ROWS_MAX][REGS];
-    UNROLL for (unsigned i = 0; i < nr; i++)
-        UNROLL for (unsigned h = 0; h < nz; h++)
-        {
-            const float *from = o + i * a->v_dim + h * VL;
-            acc[i][h] = v_mul(nz == REGS ? v_load(from) : v_load_n(from, n), v_set1(factor[i]));
-        }
+    UNROLL for (unsigned i = 0; i < nr; i++) UNROLL for (unsigned h = 0; h < nz; h++)
+    {
+        const float *from = o + i * a->v_dim + h * VL;
+        acc[i][h] = v_mul(nz == REGS ? v_load(from) : v_load_n(from, n), v_set1(factor[i]));
+    }
     for (size_t j = j0; j < j1; j++, v += a->v_dim * bytes) {
         vec w[ROWS_MAX];
         UNROLL for (unsigned i = 0; i < nr; i++) w[i] = v_set1(p[i * ATTN_TILE + j]);
@@ -93,8 +91,8 @@ ALWAYS void values(const struct attn_tile *a, size_t r, const float *p, const fl
             UNROLL for (unsigned i = 0; i < nr; i++) acc[i][h] = v_fma(w[i], x, acc[i][h]);
         }
     }
-    UNROLL for (unsigned i = 0; i < nr; i++)
-        UNROLL for (unsigned h = 0; h < nz; h++) v_store_n(o + i * a->v_dim + h * VL, acc[i][h], nz == REGS ? VL : n);
+    UNROLL for (unsigned i = 0; i < nr; i++) UNROLL for (unsigned h = 0; h < nz; h++)
+        v_store_n(o + i * a->v_dim + h * VL, acc[i][h], nz == REGS ? VL : n);
 }
 
 ALWAYS void all_values(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, size_t j1,

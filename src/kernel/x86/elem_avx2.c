@@ -23,8 +23,8 @@ static void quant_act_avx2(const float *x, size_t n, int8_t *q, float *d, int32_
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     for (size_t b = 0; b < n / ACT_BLOCK; b++, x += ACT_BLOCK, q += ACT_BLOCK) {
         __m256i m = _mm256_setzero_si256();
-        UNROLL for (int i = 0; i < 4; i++)
-            m = _mm256_max_epu32(m, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + 8 * i)), magnitude));
+        UNROLL for (int i = 0; i < 4; i++) m =
+            _mm256_max_epu32(m, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + 8 * i)), magnitude));
         uint32_t top = (uint32_t)_mm_cvtsi128_si32(halves_max(m));
         float amax;
         memcpy(&amax, &top, sizeof amax);
@@ -33,13 +33,24 @@ static void quant_act_avx2(const float *x, size_t n, int8_t *q, float *d, int32_
         const __m256i keep = _mm256_set1_epi32(live ? -1 : 0); /* none: every q is 0, whatever x holds */
         const __m256 id = _mm256_set1_ps(127.0f / (live ? amax : 1.0f));
         __m256i v[4];
-        UNROLL for (int i = 0; i < 4; i++)
-            v[i] = _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), id)), keep);
+        UNROLL for (int i = 0; i < 4; i++) v[i] =
+            _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), id)), keep);
         s[b] = sum_all(_mm256_add_epi32(_mm256_add_epi32(v[0], v[1]), _mm256_add_epi32(v[2], v[3])));
         /* The packs work in each half of a register: dwords come out in the order 0, 2, 4, 6, 1, 3, 5, 7. */
         __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
         bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
         _mm256_storeu_si256((__m256i *)q, bytes);
+    }
+}
+
+static void from_float_f16_avx2(const float *src, void *dst, size_t n)
+{
+    uint8_t *out = dst;
+    for (; n >= 8; n -= 8, src += 8, out += 16)
+        _mm_storeu_si128((__m128i *)out, _mm256_cvtps_ph(_mm256_loadu_ps(src), _MM_FROUND_TO_NEAREST_INT));
+    for (; n > 0; n--, src++, out += 2) {
+        uint16_t h = f32_to_f16(*src);
+        memcpy(out, &h, sizeof h);
     }
 }
 
@@ -52,6 +63,7 @@ void kernels_init_avx2(struct kernels *k)
     k->to_float[QTYPE_F16] = to_float_f16_avx2;
     k->to_float[QTYPE_BF16] = to_float_bf16_avx2;
     k->to_float[QTYPE_Q8_0] = to_float_q8_0_avx2;
+    k->from_float[QTYPE_F16] = from_float_f16_avx2;
     k->quant_act = quant_act_avx2;
     k->rms_norm = rms_norm_avx2;
     k->swiglu = swiglu_avx2;

@@ -1,5 +1,5 @@
-/* elem_tmpl: elementwise kernels, in the vocabulary of a vec_ header. elem_<isa>.c includes it once and adds what it cannot say:
- * quantised activations, and the level's table. Every loop ends with a part of a vector, so no second loop follows. */
+/* elem_tmpl: elementwise kernels, in the vocabulary of a vec_ header. elem_<isa>.c includes it once and adds what it cannot
+ * say: quantised activations, and the level's table. Every loop ends with a part of a vector, so no second loop follows. */
 #ifndef QUERN_ELEM_TMPL_H
 #define QUERN_ELEM_TMPL_H
 

@@ -11,9 +11,9 @@ ALWAYS void fold_rows(float *dst, vec a[TILE_ROWS][PARTS], size_t n)
 }
 
 #define TILES(type, TYPE, packed) \
-    TILE(type, TYPE, 1, packed)            \
-    TILE(type, TYPE, 2, packed)            \
-    TILE(type, TYPE, 3, packed)            \
+    TILE(type, TYPE, 1, packed)   \
+    TILE(type, TYPE, 2, packed)   \
+    TILE(type, TYPE, 3, packed)   \
     static tile_fn *const tiles_##type[] = {tile_##type##_1, tile_##type##_2, tile_##type##_3};
 
 #include "kernel/x86/mm_float_tmpl.h"

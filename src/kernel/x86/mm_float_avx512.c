@@ -17,7 +17,7 @@ ALWAYS void fold_rows(float *dst, vec a[TILE_ROWS][PARTS], size_t n)
     v_store_n(dst, x, n);
 }
 
-#define TILES(type, TYPE, packed)                                                     \
+#define TILES(type, TYPE, packed)                                                              \
     TILE(type, TYPE, 1, packed)                                                                \
     TILE(type, TYPE, 2, packed)                                                                \
     TILE(type, TYPE, 3, packed)                                                                \

@@ -1,11 +1,12 @@
 /* mm_float_tmpl: matrix products with F32, F16 and BF16 weights, in the vocabulary of a vec_ header. mm_float_<isa>.c defines
  * the size of the register tile (TILE_ROWS weight rows by TILE_COLS activation rows, at most 6) and includes it once.
  *
- *  - Few activation rows (decode): a tile runs over the whole length, widening weights as it reads them. Weights pass once, in order;
- *    memory is the limit, and a prefetch a little ahead in each row's stream hides the page ends where the hardware's stops.
- *  - Many (prefill): blocks of PACK_ROWS x PACK_K weights are widened into scratch and serve PACK_COLS activation rows. Between blocks
- *    of K the lanes wait in scratch: the same chain, put down and taken up again. A tile's activations (12 KB) stay in L1 while the
- *    block's weights (64 KB) stream over them from L2; all of scratch is in L2.
+ *  - Few activation rows (decode): a tile runs over the whole length, widening weights as it reads them. Weights pass once, in
+ * order; memory is the limit, and a prefetch a little ahead in each row's stream hides the page ends where the hardware's
+ * stops.
+ *  - Many (prefill): blocks of PACK_ROWS x PACK_K weights are widened into scratch and serve PACK_COLS activation rows. Between
+ * blocks of K the lanes wait in scratch: the same chain, put down and taken up again. A tile's activations (12 KB) stay in L1
+ * while the block's weights (64 KB) stream over them from L2; all of scratch is in L2.
  *
  * A tile with fewer than TILE_ROWS weight rows left repeats the last one and does not store it. */
 #ifndef QUERN_MM_FLOAT_TMPL_H
@@ -45,8 +46,8 @@ ALWAYS void tile_step(vec acc[TILE_COLS][TILE_ROWS][PARTS], const struct tile *a
     {
         const size_t at = i + h * VL, left = n > h * VL ? n - h * VL : 0;
         vec w[TILE_ROWS];
-        UNROLL for (unsigned r = 0; r < TILE_ROWS; r++)
-            w[r] = n >= 16 ? v_load_as(a->w[r] + at * bytes, t) : v_load_as_n(a->w[r] + at * bytes, left, t);
+        UNROLL for (unsigned r = 0; r < TILE_ROWS; r++) w[r] =
+            n >= 16 ? v_load_as(a->w[r] + at * bytes, t) : v_load_as_n(a->w[r] + at * bytes, left, t);
         UNROLL for (unsigned c = 0; c < nc; c++)
         {
             const float *p = a->x + c * a->x_stride + at;
@@ -60,16 +61,14 @@ ALWAYS void tile_body(const struct tile *a, const enum qtype t, const unsigned n
 {
     const size_t bytes = t == QTYPE_F32 ? 4 : 2, line = 64 / bytes, row_bytes = a->k * bytes;
     vec acc[TILE_COLS][TILE_ROWS][PARTS];
-    UNROLL for (unsigned c = 0; c < nc; c++)
-        UNROLL for (unsigned r = 0; r < TILE_ROWS; r++)
-            UNROLL for (unsigned h = 0; h < PARTS; h++)
-                acc[c][r][h] = packed && !a->first ? v_load(a->state + 16 * (c * TILE_ROWS + r) + h * VL) : v_zero();
+    UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned r = 0; r < TILE_ROWS; r++)
+        UNROLL for (unsigned h = 0; h < PARTS; h++) acc[c][r][h] =
+            packed && !a->first ? v_load(a->state + 16 * (c * TILE_ROWS + r) + h * VL) : v_zero();
     size_t i = 0;
     for (; i + line <= a->k; i += line) {
         size_t ahead = i * bytes + PREFETCH;
         if (ahead >= row_bytes) ahead += a->far;
-        UNROLL for (unsigned r = 0; r < TILE_ROWS; r++)
-            if (!packed) _mm_prefetch((const char *)a->w[r] + ahead, _MM_HINT_T0);
+        UNROLL for (unsigned r = 0; r < TILE_ROWS; r++) if (!packed) _mm_prefetch((const char *)a->w[r] + ahead, _MM_HINT_T0);
         if (packed && a->next) _mm_prefetch((const char *)(a->next + i), _MM_HINT_T1);
         UNROLL for (size_t j = 0; j < line; j += 16) tile_step(acc, a, i + j, 16, t, nc);
     }
@@ -78,9 +77,8 @@ ALWAYS void tile_body(const struct tile *a, const enum qtype t, const unsigned n
     UNROLL for (unsigned c = 0; c < nc; c++)
     {
         if (packed && !a->last) {
-            UNROLL for (unsigned r = 0; r < TILE_ROWS; r++)
-                UNROLL for (unsigned h = 0; h < PARTS; h++)
-                    v_store(a->state + 16 * (c * TILE_ROWS + r) + h * VL, acc[c][r][h]);
+            UNROLL for (unsigned r = 0; r < TILE_ROWS; r++) UNROLL for (unsigned h = 0; h < PARTS; h++)
+                v_store(a->state + 16 * (c * TILE_ROWS + r) + h * VL, acc[c][r][h]);
         } else {
             fold_rows(a->dst + c * a->dst_stride, acc[c], a->n_rows);
         }

@@ -2,8 +2,9 @@
  *
  *     sum w * q = sum |w| * (q with the sign of w)
  *
- * vpmaddubsw multiplies unsigned by signed bytes and adds pairs in int16: |w| is at most 128 (a stored -128 becomes 128 as an unsigned
- * byte), |q| at most 127, so a pair is at most 2 * 128 * 127 = 32512 and cannot saturate. Pairs are then added up in int32.
+ * vpmaddubsw multiplies unsigned by signed bytes and adds pairs in int16: |w| is at most 128 (a stored -128 becomes 128 as an
+ * unsigned byte), |q| at most 127, so a pair is at most 2 * 128 * 127 = 32512 and cannot saturate. Pairs are then added up in
+ * int32.
  *
  *  - Decode: 8 weight rows by one block a step; a tree of adds turns their eight registers into the 8 sums.
  *  - Prefill: a register holds 4 weights of 8 rows; 8 x 4 outputs stay in registers for a whole panel. */
@@ -31,10 +32,10 @@ ALWAYS __m256i dot4(__m256i w, __m256i q)
 ALWAYS __m256i sum_rows(const __m256i t[GROUP])
 {
     __m256i p[4], h[2];
-    UNROLL for (int i = 0; i < 4; i++)
-        p[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(t[2 * i], t[2 * i + 1]), _mm256_unpackhi_epi32(t[2 * i], t[2 * i + 1]));
-    UNROLL for (int i = 0; i < 2; i++)
-        h[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(p[2 * i], p[2 * i + 1]), _mm256_unpackhi_epi64(p[2 * i], p[2 * i + 1]));
+    UNROLL for (int i = 0; i < 4; i++) p[i] =
+        _mm256_add_epi32(_mm256_unpacklo_epi32(t[2 * i], t[2 * i + 1]), _mm256_unpackhi_epi32(t[2 * i], t[2 * i + 1]));
+    UNROLL for (int i = 0; i < 2; i++) h[i] =
+        _mm256_add_epi32(_mm256_unpacklo_epi64(p[2 * i], p[2 * i + 1]), _mm256_unpackhi_epi64(p[2 * i], p[2 * i + 1]));
     return _mm256_add_epi32(_mm256_permute2x128_si256(h[0], h[1], 0x20), _mm256_permute2x128_si256(h[0], h[1], 0x31));
 }
 
@@ -118,8 +119,8 @@ ALWAYS void tile_body(const struct tile *t, const unsigned nc)
         UNROLL for (unsigned c = 0; c < nc; c++) sum[c] = _mm256_setzero_si256();
         for (size_t i = 0; i < 8; i++) {
             __m256i w = _mm256_load_si256((const __m256i *)t->panel->w[8 * b + i]);
-            UNROLL for (unsigned c = 0; c < nc; c++)
-                sum[c] = _mm256_add_epi32(sum[c], dot4(w, _mm256_set1_epi32((int)load_u32(q + c * t->k + 4 * i))));
+            UNROLL for (unsigned c = 0; c < nc; c++) sum[c] =
+                _mm256_add_epi32(sum[c], dot4(w, _mm256_set1_epi32((int)load_u32(q + c * t->k + 4 * i))));
         }
         __m256 dw = _mm256_load_ps(t->panel->d[b]);
         UNROLL for (unsigned c = 0; c < nc; c++)

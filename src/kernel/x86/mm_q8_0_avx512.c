@@ -2,11 +2,11 @@
  *
  *     sum w * q = sum (w + 128) * q - 128 * sum q
  *
- * vpdpbusd multiplies unsigned by signed bytes: w + 128 is w with its top bit flipped (0..255, a stored -128 included), and the sums
- * of q come with the activations. All of it is exact in int32.
+ * vpdpbusd multiplies unsigned by signed bytes: w + 128 is w with its top bit flipped (0..255, a stored -128 included), and the
+ * sums of q come with the activations. All of it is exact in int32.
  *
- *  - Decode: 8 weight rows by 2 blocks a step. A register holds two blocks of one row; a tree of adds turns eight of them into the
- *    8 sums of the first block and the 8 of the second.
+ *  - Decode: 8 weight rows by 2 blocks a step. A register holds two blocks of one row; a tree of adds turns eight of them into
+ * the 8 sums of the first block and the 8 of the second.
  *  - Prefill: a register holds 4 weights of 16 rows; 32 x 6 outputs stay in registers for a whole panel. */
 #include "kernel/x86/avx512.h"
 #include "kernel/x86/vec_avx512.h"
@@ -40,10 +40,10 @@ ALWAYS __m512 scales(const uint8_t *p, __m512i at, __mmask16 m)
 ALWAYS __m512i sum_rows(const __m512i t[GROUP])
 {
     __m512i p[4], h[2];
-    UNROLL for (int i = 0; i < 4; i++)
-        p[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(t[2 * i], t[2 * i + 1]), _mm512_unpackhi_epi32(t[2 * i], t[2 * i + 1]));
-    UNROLL for (int i = 0; i < 2; i++)
-        h[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(p[2 * i], p[2 * i + 1]), _mm512_unpackhi_epi64(p[2 * i], p[2 * i + 1]));
+    UNROLL for (int i = 0; i < 4; i++) p[i] =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(t[2 * i], t[2 * i + 1]), _mm512_unpackhi_epi32(t[2 * i], t[2 * i + 1]));
+    UNROLL for (int i = 0; i < 2; i++) h[i] =
+        _mm512_add_epi32(_mm512_unpacklo_epi64(p[2 * i], p[2 * i + 1]), _mm512_unpackhi_epi64(p[2 * i], p[2 * i + 1]));
     const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
     return _mm512_add_epi32(_mm512_permutex2var_epi64(h[0], even, h[1]), _mm512_permutex2var_epi64(h[0], odd, h[1]));
 }
@@ -71,7 +71,8 @@ ALWAYS void group_step(__m256 *acc, const uint8_t *const p[GROUP], __m512 dw, co
     }
 }
 
-/* Up to 8 weight rows from r on, n_cols activation rows of a. Offsets within a group fit the gather's 31 bits for rows below 256 MB. */
+/* Up to 8 weight rows from r on, n_cols activation rows of a. Offsets within a group fit the gather's 31 bits for rows below
+ * 256 MB. */
 ALWAYS void mm_group(const struct mm *a, size_t r, size_t n_rows, size_t n_cols)
 {
     const uint8_t *p[GROUP], *base = a->w + r * a->row_bytes;
@@ -98,8 +99,7 @@ ALWAYS void mm_group(const struct mm *a, size_t r, size_t n_rows, size_t n_cols)
         UNROLL for (int i = 0; i < GROUP; i++) p[i] += 2 * BLOCK_BYTES;
     }
     if (b < n_blocks) group_step(acc, p, scales(base, offsets, 0x00ff), a, b, n_cols, false);
-    for (size_t m = 0; m < n_cols; m++)
-        _mm256_mask_storeu_ps(a->dst + m * a->dst_stride + r, (__mmask8)lanes(n_rows), acc[m]);
+    for (size_t m = 0; m < n_cols; m++) _mm256_mask_storeu_ps(a->dst + m * a->dst_stride + r, (__mmask8)lanes(n_rows), acc[m]);
 }
 
 /* ---- panels ---------------------------------------------------------------------------------------- */
@@ -147,8 +147,7 @@ static void unpack(struct panel *t, const uint8_t *w, size_t row_bytes, size_t n
         int32_t at[16];
         for (size_t i = 0; i < 16; i++) at[i] = (int32_t)(q8_row(p, row_bytes, n, i) - p);
         const __m512i offsets = _mm512_loadu_si512(at);
-        for (size_t b = 0; b < n_blocks; b++)
-            _mm512_store_ps(&t->d[b][g], scales(p + b * BLOCK_BYTES, offsets, 0xffff));
+        for (size_t b = 0; b < n_blocks; b++) _mm512_store_ps(&t->d[b][g], scales(p + b * BLOCK_BYTES, offsets, 0xffff));
         size_t b = 0;
         for (; b + 2 <= n_blocks; b += 2) unpack16(t->w[8 * b][g], p + b * BLOCK_BYTES, row_bytes, n, true);
         if (b < n_blocks) unpack16(t->w[8 * b][g], p + b * BLOCK_BYTES, row_bytes, n, false);
@@ -193,21 +192,20 @@ ALWAYS void tile_body(const struct tile *t, const unsigned nc)
             }
         }
     }
-    UNROLL for (unsigned c = 0; c < nc; c++)
-        UNROLL for (size_t h = 0; h < 2; h++)
-        {
-            float *dst = t->dst + c * t->dst_stride + 16 * h;
-            if (!t->last)
-                _mm512_store_ps(t->state[c] + 16 * h, acc[c][h]);
-            else if (t->n_rows > 16 * h)
-                _mm512_mask_storeu_ps(dst, lanes(t->n_rows - 16 * h), acc[c][h]);
-        }
+    UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (size_t h = 0; h < 2; h++)
+    {
+        float *dst = t->dst + c * t->dst_stride + 16 * h;
+        if (!t->last)
+            _mm512_store_ps(t->state[c] + 16 * h, acc[c][h]);
+        else if (t->n_rows > 16 * h)
+            _mm512_mask_storeu_ps(dst, lanes(t->n_rows - 16 * h), acc[c][h]);
+    }
 }
 
-#define TILE(nc)                                   \
+#define TILE(nc)                                \
     static void tile_##nc(const struct tile *t) \
-    {                                              \
-        tile_body(t, nc);                          \
+    {                                           \
+        tile_body(t, nc);                       \
     }
 TILE(1)
 TILE(2)

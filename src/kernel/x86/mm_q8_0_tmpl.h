@@ -1,11 +1,11 @@
-/* mm_q8_0_tmpl: the frame of matrix products with Q8_0 weights: blocks of 34 bytes, an f16 scale and 32 int8 weights, against activations
- * quantised in the same blocks. A block's integer sum is exact, whatever its order; then one fma per block and output, in the
- * order of blocks. mm_q8_0_<isa>.c defines the sizes and includes this once.
+/* mm_q8_0_tmpl: the frame of matrix products with Q8_0 weights: blocks of 34 bytes, an f16 scale and 32 int8 weights, against
+ * activations quantised in the same blocks. A block's integer sum is exact, whatever its order; then one fma per block and
+ * output, in the order of blocks. mm_q8_0_<isa>.c defines the sizes and includes this once.
  *
  *  - Few activation rows (decode): GROUP weight rows at a time, each its own stream of memory with its own prefetch.
- *  - Many (prefill): PANEL_ROWS weight rows by PANEL_BLOCKS blocks go into scratch as [k / 4][rows][4], so that a register is 4 weights of
- *    several rows and a broadcast of 4 activations serves it. All activation rows pass over the panel while it is in L1; between
- *    panels of the same rows the outputs wait in scratch.
+ *  - Many (prefill): PANEL_ROWS weight rows by PANEL_BLOCKS blocks go into scratch as [k / 4][rows][4], so that a register is 4
+ * weights of several rows and a broadcast of 4 activations serves it. All activation rows pass over the panel while it is in
+ * L1; between panels of the same rows the outputs wait in scratch.
  *
  * Where fewer weight rows are left, the last one is repeated and not stored. */
 #ifndef QUERN_MM_Q8_0_TMPL_H
@@ -30,7 +30,7 @@ struct tile {
     const int8_t *q, *next; /* activations, and those of the following tile, to be fetched meanwhile */
     const float *d;
     const int32_t *s;
-    size_t k;                   /* row lengths: of q k, of d and s k / 32 */
+    size_t k;             /* row lengths: of q k, of d and s k / 32 */
     const uint8_t *fetch; /* fetch_rows rows of the next panel's weights, to be fetched meanwhile */
     size_t fetch_rows, row_bytes;
     float (*state)[PANEL_ROWS]; /* where the sums come from, unless this is the first panel of its rows */
@@ -48,8 +48,8 @@ ALWAYS void prefetch_scales(const struct tile *t, size_t c, size_t nc)
     _mm_prefetch((const char *)(t->s + at), _MM_HINT_T0);
 }
 
-/* Fetches block b of what comes next: activations of nc columns (two blocks are a line) and this tile's share of the weights, which
- * memory brings in while the arithmetic goes on. */
+/* Fetches block b of what comes next: activations of nc columns (two blocks are a line) and this tile's share of the weights,
+ * which memory brings in while the arithmetic goes on. */
 ALWAYS void prefetch_block(const struct tile *t, size_t b, size_t nc)
 {
     if (b % 2 == 0)

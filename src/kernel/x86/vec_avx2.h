@@ -1,8 +1,9 @@
 /* vec_avx2: the vocabulary in which mm_float_tmpl.h, attn_tmpl.h and elem_tmpl.h are written, in AVX2 with FMA and F16C.
  * vec_avx512.h is its twin. All of it is static inline and only *_avx2.c files include it.
  *
- * A vec has VL floats; PARTS of them are the 16 lanes of docs/arithmetic.md. Functions with _n touch the first n floats only (all where
- * n >= VL): the others load as +0, which is the padding that the definition asks for, and their addresses are never used. */
+ * A vec has VL floats; PARTS of them are the 16 lanes of docs/arithmetic.md. Functions with _n touch the first n floats only
+ * (all where n >= VL): the others load as +0, which is the padding that the definition asks for, and their addresses are never
+ * used. */
 #ifndef QUERN_VEC_AVX2_H
 #define QUERN_VEC_AVX2_H
 

@@ -1,8 +1,10 @@
 /* vec_avx512: the vocabulary in which mm_float_tmpl.h, attn_tmpl.h and elem_tmpl.h are written, in AVX-512. vec_avx2.h is
- * its twin. All of it is static inline and only *_avx512.c files include it, so that no AVX-512 instruction can leak into other code.
+ * its twin. All of it is static inline and only *_avx512.c files include it, so that no AVX-512 instruction can leak into other
+ * code.
  *
- * A vec has VL floats; PARTS of them are the 16 lanes of docs/arithmetic.md. Functions with _n touch the first n floats only (all where
- * n >= VL): the others load as +0, which is the padding that the definition asks for, and their addresses are never used. */
+ * A vec has VL floats; PARTS of them are the 16 lanes of docs/arithmetic.md. Functions with _n touch the first n floats only
+ * (all where n >= VL): the others load as +0, which is the padding that the definition asks for, and their addresses are never
+ * used. */
 #ifndef QUERN_VEC_AVX512_H
 #define QUERN_VEC_AVX512_H
 
