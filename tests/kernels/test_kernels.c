@@ -307,6 +307,11 @@ static void test_mm(const struct kernels *ref, const struct kernels *now, enum q
                 if (k_list[i] % unit == 0)
                     ok = mm_case(ref, now, t, k_list[i], 1 + below(12), col_list[below(16)], (enum kind)kind);
     }
+    /* More activations than a second-level cache wants to hold: kernels may block K and columns. */
+    for (size_t i = 0; ok && i < 20; i++) {
+        size_t k = unit * ((500 + below(3000)) / unit);
+        ok = mm_case(ref, now, t, k, 1 + below(40), 131072 / k + 1 + below(20), (enum kind)(i % KINDS));
+    }
     /* Blocks of columns, and both with several blocks of rows and of K. */
     ok = ok && mm_case(ref, now, t, 32, 3, 1600, ORDINARY) && mm_case(ref, now, t, 544, 37, 200, ORDINARY) &&
          mm_case(ref, now, t, 2080, 70, 7, WIDE) && mm_case(ref, now, t, 1056, 33, 40, CANCEL);

@@ -1,11 +1,12 @@
 /* attn_tmpl: one tile of 64 positions against query rows, ROWS_MAX of them at a time, in the vocabulary of a vec_ header.
  * attn_<isa>.c defines ROWS_MAX and ALL_ROWS and includes it once.
  *
- *  - Scores: lanes are positions, four registers of them at a time; each d is one broadcast of q[d] and four fmas per row.
+ * Scores: lanes are positions, four registers of them at a time; each d is one broadcast of q[d] and four fmas per row.
  * Positions past a row's valid ones hold whatever the cache held before; their lanes are computed and then replaced, never
  * added up.
- *  - Values: lanes are elements of v, and j runs in order over the positions that all rows of the group see; what single rows
- * see beyond that (the diagonal of a prompt) follows row by row, which is the same order for each output. */
+ *
+ * Values: lanes are elements of v, and j runs in order over the positions that all rows of the group see; what single rows see
+ * beyond that (the diagonal of a prompt) follows row by row, which is the same order for each output. */
 #ifndef QUERN_ATTN_TMPL_H
 #define QUERN_ATTN_TMPL_H
 

@@ -1,20 +1,21 @@
 /* mm_float_tmpl: matrix products with F32, F16 and BF16 weights, in the vocabulary of a vec_ header. mm_float_<isa>.c defines
- * the size of the register tile (TILE_ROWS weight rows by TILE_COLS activation rows, at most 6) and includes it once.
+ * the size of the register tile (TILE_ROWS weight rows by TILE_COLS activation rows) and includes it once.
  *
- *  - Few activation rows (decode): a tile runs over the whole length, widening weights as it reads them. Weights pass once, in
- * order; memory is the limit, and a prefetch a little ahead in each row's stream hides the page ends where the hardware's
- * stops.
- *  - Many (prefill): blocks of PACK_ROWS x PACK_K weights are widened into scratch and serve PACK_COLS activation rows. Between
- * blocks of K the lanes wait in scratch: the same chain, put down and taken up again. A tile's activations (12 KB) stay in L1
- * while the block's weights (64 KB) stream over them from L2; all of scratch is in L2.
+ * Direct: a tile runs over the whole length, widening weights as it reads them. Decode is this with one tile of columns: the
+ * weights pass once, in order, and memory is the limit; a prefetch a little ahead in each row's stream hides the page ends
+ * where the hardware's stops. It stays the best as long as the activations fit the second-level cache.
+ *
+ * Packed: blocks of PACK_ROWS x PACK_K weights are widened into scratch and serve PACK_COLS activation rows. Between blocks of
+ * K the lanes wait in scratch: the same chain, put down and taken up again. A tile's activations (12 KB) stay in L1 while the
+ * block's weights (64 KB) stream over them from L2; all of scratch is in L2.
  *
  * A tile with fewer than TILE_ROWS weight rows left repeats the last one and does not store it. */
 #ifndef QUERN_MM_FLOAT_TMPL_H
 #define QUERN_MM_FLOAT_TMPL_H
 
 enum {
-    DIRECT_COLS = 2 * TILE_COLS, /* most activation rows for which packing does not pay */
-    PREFETCH = 1024,             /* bytes ahead in each weight row: measured, 512 to 4096 are alike */
+    DIRECT_BYTES = 512 * 1024, /* most activations for which packing does not pay (measured: 1 MB with an L2 of 2 MB) */
+    PREFETCH = 1024,           /* bytes ahead in each weight row: measured, 512 to 4096 are alike */
     PACK_K = 512,
     PACK_ROWS = 32,
     PACK_COLS = 90,
@@ -68,8 +69,8 @@ ALWAYS void tile_body(const struct tile *a, const enum qtype t, const unsigned n
     for (; i + line <= a->k; i += line) {
         size_t ahead = i * bytes + PREFETCH;
         if (ahead >= row_bytes) ahead += a->far;
-        UNROLL for (unsigned r = 0; r < TILE_ROWS; r++) if (!packed) _mm_prefetch((const char *)a->w[r] + ahead, _MM_HINT_T0);
-        if (packed && a->next) _mm_prefetch((const char *)(a->next + i), _MM_HINT_T1);
+        UNROLL for (unsigned r = 0; r < TILE_ROWS; r++) if (!packed) fetch_l1(a->w[r], ahead);
+        if (packed && a->next) fetch_l2(a->next, i * sizeof(float));
         UNROLL for (size_t j = 0; j < line; j += 16) tile_step(acc, a, i + j, 16, t, nc);
     }
     for (; i + 16 <= a->k; i += 16) tile_step(acc, a, i, 16, t, nc);
@@ -154,7 +155,7 @@ ALWAYS void mm_block(const struct mm *a, size_t r, size_t n_rows, size_t c0, siz
 
 ALWAYS void mm_float(const struct mm *a, size_t r0, size_t r1, const enum qtype t, tile_fn *const direct[TILE_COLS])
 {
-    if (a->n_rows <= DIRECT_COLS) {
+    if (a->n_rows <= TILE_COLS || a->n_rows * a->k * sizeof(float) <= DIRECT_BYTES) {
         mm_direct(a, r0, r1, direct);
         return;
     }

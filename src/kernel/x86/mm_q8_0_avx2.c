@@ -6,8 +6,9 @@
  * unsigned byte), |q| at most 127, so a pair is at most 2 * 128 * 127 = 32512 and cannot saturate. Pairs are then added up in
  * int32.
  *
- *  - Decode: 8 weight rows by one block a step; a tree of adds turns their eight registers into the 8 sums.
- *  - Prefill: a register holds 4 weights of 8 rows; 8 x 4 outputs stay in registers for a whole panel. */
+ * Decode: 8 weight rows by one block a step; a tree of adds turns their eight registers into the 8 sums.
+ *
+ * Prefill: a register holds 4 weights of 8 rows; 8 x 4 outputs stay in registers for a whole panel. */
 #include "kernel/x86/avx2.h"
 #include "kernel/x86/vec_avx2.h"
 
@@ -57,7 +58,7 @@ ALWAYS void mm_group(const struct mm *a, size_t r, size_t n_rows, size_t n_cols)
     const size_t n_blocks = a->k / ACT_BLOCK, far = (GROUP - 1) * a->row_bytes;
     for (size_t b = 0; b < n_blocks; b++) {
         size_t ahead = b * BLOCK_BYTES + PREFETCH < a->row_bytes ? PREFETCH : PREFETCH + far;
-        UNROLL for (int i = 0; i < GROUP; i++) _mm_prefetch((const char *)p[i] + ahead, _MM_HINT_T0);
+        UNROLL for (int i = 0; i < GROUP; i++) fetch_l1(p[i], ahead);
         const __m256 dw = scales(p);
         for (size_t m = 0; m < n_cols; m++) {
             const __m256i q = _mm256_loadu_si256((const __m256i *)(a->act.q + m * a->k + b * ACT_BLOCK));

@@ -2,8 +2,9 @@
  * activations quantised in the same blocks. A block's integer sum is exact, whatever its order; then one fma per block and
  * output, in the order of blocks. mm_q8_0_<isa>.c defines the sizes and includes this once.
  *
- *  - Few activation rows (decode): GROUP weight rows at a time, each its own stream of memory with its own prefetch.
- *  - Many (prefill): PANEL_ROWS weight rows by PANEL_BLOCKS blocks go into scratch as [k / 4][rows][4], so that a register is 4
+ * Few activation rows (decode): GROUP weight rows at a time, each its own stream of memory with its own prefetch.
+ *
+ * Many (prefill): PANEL_ROWS weight rows by PANEL_BLOCKS blocks go into scratch as [k / 4][rows][4], so that a register is 4
  * weights of several rows and a broadcast of 4 activations serves it. All activation rows pass over the panel while it is in
  * L1; between panels of the same rows the outputs wait in scratch.
  *
@@ -27,12 +28,12 @@ _Static_assert(sizeof(struct panel) <= MM_SCRATCH, "scratch");
 struct tile {
     const struct panel *panel;
     size_t n_blocks;
-    const int8_t *q, *next; /* activations, and those of the following tile, to be fetched meanwhile */
+    const int8_t *q; /* the activations, and those of the following tile behind them */
     const float *d;
     const int32_t *s;
-    size_t k;             /* row lengths: of q k, of d and s k / 32 */
-    const uint8_t *fetch; /* fetch_rows rows of the next panel's weights, to be fetched meanwhile */
-    size_t fetch_rows, row_bytes;
+    size_t k;         /* row lengths: of q k, of d and s k / 32 */
+    const uint8_t *w; /* the panel's weights as they are stored; w + fetch begins a share of the next one's */
+    size_t row_bytes, fetch, fetch_rows;
     float (*state)[PANEL_ROWS]; /* where the sums come from, unless this is the first panel of its rows */
     bool first, last;
     float *dst; /* where they go in the end: n_rows of each column */
@@ -44,8 +45,8 @@ struct tile {
 ALWAYS void prefetch_scales(const struct tile *t, size_t c, size_t nc)
 {
     const size_t at = (nc + c) * (t->k / ACT_BLOCK);
-    _mm_prefetch((const char *)(t->d + at), _MM_HINT_T0);
-    _mm_prefetch((const char *)(t->s + at), _MM_HINT_T0);
+    fetch_l1(t->d, at * sizeof *t->d);
+    fetch_l1(t->s, at * sizeof *t->s);
 }
 
 /* Fetches block b of what comes next: activations of nc columns (two blocks are a line) and this tile's share of the weights,
@@ -53,9 +54,8 @@ ALWAYS void prefetch_scales(const struct tile *t, size_t c, size_t nc)
 ALWAYS void prefetch_block(const struct tile *t, size_t b, size_t nc)
 {
     if (b % 2 == 0)
-        for (size_t c = 0; c < nc; c++) _mm_prefetch((const char *)t->next + c * t->k + b * ACT_BLOCK, _MM_HINT_T0);
-    for (size_t r = 0; r < t->fetch_rows; r++)
-        _mm_prefetch((const char *)t->fetch + r * t->row_bytes + b * BLOCK_BYTES, _MM_HINT_T1);
+        for (size_t c = 0; c < nc; c++) fetch_l1(t->q, (nc + c) * t->k + b * ACT_BLOCK);
+    for (size_t r = 0; r < t->fetch_rows; r++) fetch_l2(t->w, t->fetch + r * t->row_bytes + b * BLOCK_BYTES);
 }
 
 typedef void unpack_fn(struct panel *t, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_blocks);
@@ -78,14 +78,13 @@ static void mm_strip(const struct mm *a, size_t r, size_t n_rows, size_t m, size
         t.n_blocks = size_min(n_blocks - b, PANEL_BLOCKS);
         t.first = b == 0;
         t.last = b + t.n_blocks == n_blocks;
-        const uint8_t *w = a->w + r * a->row_bytes + b * BLOCK_BYTES;
-        unpack(panel, w, a->row_bytes, n_rows, t.n_blocks);
+        t.w = a->w + r * a->row_bytes + b * BLOCK_BYTES;
+        unpack(panel, t.w, a->row_bytes, n_rows, t.n_blocks);
         /* The next panel: further along these rows, or the start of the following ones. */
-        const uint8_t *next = w + (t.last ? PANEL_ROWS * a->row_bytes - b * BLOCK_BYTES : t.n_blocks * BLOCK_BYTES);
+        const size_t next = t.last ? PANEL_ROWS * a->row_bytes - b * BLOCK_BYTES : t.n_blocks * BLOCK_BYTES;
         for (size_t c = 0; c < n_cols; c += PANEL_COLS) {
             size_t nc = size_min(n_cols - c, PANEL_COLS);
             t.q = a->act.q + (m + c) * a->k + b * ACT_BLOCK;
-            t.next = t.q + nc * a->k;
             t.d = a->act.d + (m + c) * n_blocks + b;
             t.s = a->act.s + (m + c) * n_blocks + b;
             t.state = panel->state + c;

@@ -24,6 +24,16 @@
 typedef __m256 vec;
 enum { VL = 8, PARTS = 2 };
 
+/* Asks for the line at p + offset, into L1 or L2. It may lie outside of any object: nothing is read. */
+ALWAYS void fetch_l1(const void *p, size_t offset)
+{
+    _mm_prefetch((const char *)((uintptr_t)p + offset), _MM_HINT_T0);
+}
+ALWAYS void fetch_l2(const void *p, size_t offset)
+{
+    _mm_prefetch((const char *)((uintptr_t)p + offset), _MM_HINT_T1);
+}
+
 /* All bits set in the first n lanes. */
 ALWAYS __m256i lanes(size_t n)
 {

@@ -25,6 +25,16 @@
 typedef __m512 vec;
 enum { VL = 16, PARTS = 1 };
 
+/* Asks for the line at p + offset, into L1 or L2. It may lie outside of any object: nothing is read. */
+ALWAYS void fetch_l1(const void *p, size_t offset)
+{
+    _mm_prefetch((const char *)((uintptr_t)p + offset), _MM_HINT_T0);
+}
+ALWAYS void fetch_l2(const void *p, size_t offset)
+{
+    _mm_prefetch((const char *)((uintptr_t)p + offset), _MM_HINT_T1);
+}
+
 ALWAYS __mmask16 lanes(size_t n)
 {
     return (__mmask16)(n >= VL ? 0xffffu : (1u << n) - 1u);
