@@ -179,6 +179,8 @@ static int rope_from_hf(const struct files *f, const struct json *config, struct
     double ratio = (double)hp->n_ctx_train / (double)n_ctx;
     if (factor == 0) factor = ratio;
     hp->rope_factor = factor;
+    /* Dynamic scaling states the context before it is stretched. */
+    if (hp->rope_scaling == ROPE_DYNAMIC) hp->n_ctx_train = (uint32_t)fmin(hp->n_ctx_train * factor, 1 << 28);
     if (hp->rope_scaling == ROPE_YARN)
         hp->rope_attn_factor = attn > 0                       ? attn
                                : mscale > 0 && mscale_all > 0 ? yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all)
