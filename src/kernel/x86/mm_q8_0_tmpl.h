@@ -40,8 +40,7 @@ struct tile {
     size_t dst_stride, n_rows;
 };
 
-/* Fetches the scales and sums of a column of the next tile: each is a line of its own, far from the last (measured at a K of
- * 8192: a fifth of the time). */
+/* Fetches the scales and sums of a column of the next tile: each is a line of its own, far from the last. */
 ALWAYS void prefetch_scales(const struct tile *t, size_t c, size_t nc)
 {
     const size_t at = (nc + c) * (t->k / ACT_BLOCK);
