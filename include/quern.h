@@ -19,9 +19,11 @@
  *     quern_model_close(&model);
  *
  * Rules that hold everywhere: functions return 0 or a negative QUERN_ERR_ code and then fill err (which may be NULL); on
- * failure nothing has changed and no output was written. Option structs start zeroed, and zero means the default. Text is
- * UTF-8. The same model, tokens and options give the same bytes on every CPU, with any number of threads and any batch size. No
- * function exits, prints, or reads the environment. */
+ * failure nothing has changed, but for a cancelled call, which may leave the session with fewer tokens (quern_session_get_info
+ * tells how many) and part of its output written. Option structs start zeroed, and zero means the default; quern_sampling
+ * starts from quern_sampling_default. Text is UTF-8. The same model, tokens and options give the same bytes on every CPU, with
+ * any number of threads and any batch size. No function exits, prints, or reads the environment. Threads that call Quern must
+ * have the floating-point environment that programs start with: rounding to nearest, subnormals not flushed to zero. */
 #ifndef QUERN_H
 #define QUERN_H
 
@@ -94,7 +96,8 @@ typedef struct quern_model_info {
     uint64_t bytes_per_token; /* weight bytes that one decode step reads */
     uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
     uint32_t n_ctx_train; /* context length that the model was trained for */
-    double load_seconds;  /* wall time of quern_model_open */
+    bool has_chat_template;
+    double load_seconds; /* wall time of quern_model_open */
 } quern_model_info;
 
 /* Strings live as long as the model. With vocab_only, only name, n_vocab and file_kind are set. */

@@ -1,6 +1,8 @@
 /* api_describe: everything about a model as one JSON object, for `quern show` and for programs. */
 #include "api/api_int.h"
 
+#include <math.h>
+
 /* Arrays of the metadata are shown up to so many elements. */
 #define SHOWN 8
 
@@ -73,11 +75,23 @@ static void member_u64(struct writer *w, const char *name, uint64_t v)
     put_u64(w, v);
 }
 
+/* A float as the short decimal that was meant: 0.7 and not 0.699999988079071. */
+static void put_f32(struct writer *w, float v)
+{
+    double scale = 1;
+    for (int digits = 0; digits <= 9; digits++, scale *= 10) {
+        double d = nearbyint((double)v * scale) / scale;
+        if ((float)d != v) continue;
+        put_f64(w, d);
+        return;
+    }
+    put_f64(w, (double)v);
+}
+
 static void member_f32(struct writer *w, const char *name, float v)
 {
     key(w, name);
-    /* The shortest decimal of the float, not of the double that it widens to. */
-    if (w->rc == 0) w->rc = v - v == 0 ? buf_printf(w->b, "%.7g", (double)v) : buf_z(w->b, "null");
+    put_f32(w, v);
 }
 
 /* ---- parts ---------------------------------------------------------------------------------------------- */
@@ -138,8 +152,8 @@ static void scalar(struct writer *w, const struct gguf_kv *kv)
         put_str(w, kv->v.s);
     else if (kv->type == GGUF_BOOL)
         put(w, kv->v.u ? "true" : "false");
-    else if (kv->type == GGUF_F32 && w->rc == 0)
-        w->rc = kv->v.f - kv->v.f == 0 ? buf_printf(w->b, "%.7g", kv->v.f) : buf_z(w->b, "null");
+    else if (kv->type == GGUF_F32)
+        put_f32(w, (float)kv->v.f);
     else if (kv->type == GGUF_F64)
         put_f64(w, kv->v.f);
     else if (kv->type == GGUF_I8 || kv->type == GGUF_I16 || kv->type == GGUF_I32 || kv->type == GGUF_I64) {

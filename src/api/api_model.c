@@ -74,7 +74,14 @@ static int open_vocab_folder(quern_model *m, const char *path, struct err *e)
     TRY(optional_json(&m->arena, path, "tokenizer_config.json", &config, e));
     TRY(optional_json(&m->arena, path, "special_tokens_map.json", &special, e));
     TRY(vfs_join(&m->arena, path, "chat_template.jinja", &jinja, e));
-    if (vfs_exists(jinja)) TRY(vfs_read(jinja, (size_t)16 << 20, &m->arena, &m->template_text, e));
+    if (vfs_exists(jinja)) {
+        TRY(vfs_read(jinja, (size_t)16 << 20, &m->arena, &m->template_text, e));
+    } else {
+        const struct json *own;
+        TRY(optional_json(&m->arena, path, "chat_template.json", &own, e));
+        if (!json_opt_str(own, "chat_template", &m->template_text))
+            return fail(e, ERR_FORMAT, "%s: chat_template.json holds no template", path);
+    }
     m->file_kind = "tokenizer.json";
     return tok_open_hf((struct str){(const char *)m->map.p, m->map.n}, config, special, file, &m->tok, e);
 }
@@ -272,6 +279,7 @@ void quern_model_get_info(const quern_model *m, quern_model_info *out)
     *out = (quern_model_info){.name = m->name,
                               .file_kind = m->file_kind,
                               .n_vocab = (uint32_t)tok_n_vocab(m->tok),
+                              .has_chat_template = m->template_text.n > 0,
                               .load_seconds = (double)m->load_ns * 1e-9};
     if (!m->model) return;
     const struct hparams *hp = &m->model->hp;

@@ -10,10 +10,12 @@ struct quern_session {
 #define DEFAULT_CTX 4096
 #define DEFAULT_BATCH 512
 #define MAX_THREADS 1024
+#define MAX_CTX (1u << 28)
 
 static int check_options(const quern_session_options *o, struct session_options *so, struct err *e)
 {
     if (o->n_threads > MAX_THREADS) return fail(e, ERR_ARG, "%u threads; expected at most %d", o->n_threads, MAX_THREADS);
+    if (o->n_ctx > MAX_CTX) return fail(e, ERR_ARG, "a context of %u tokens; expected at most %u", o->n_ctx, MAX_CTX);
     if (o->kv_type && !qtype_by_name(str_of(o->kv_type), &so->kv_type))
         return fail(e, ERR_ARG, "KV cache type \"%s\" is not known; expected f16 or f32", o->kv_type);
     so->n_threads = o->n_threads;
@@ -172,7 +174,6 @@ static int run_generate(quern_session *q, const int32_t *prompt, size_t count, c
     for (size_t i = 0; i < o->n_stop; i++) stop[i] = str_of(o->stop[i]);
     go.stop = stop;
     struct generate_result r;
-    session_cancel_clear(q->s);
     int rc = generate(q->s, q->model->tok, &q->sampler, prompt, count, &go, &r, e);
     arena_fini(&a);
     if (result)
@@ -191,6 +192,7 @@ int quern_generate(quern_session *q, const int32_t *prompt, size_t count, const 
                    quern_result *result, quern_error *err)
 {
     struct err e = {0};
+    session_cancel_clear(q->s);
     return run_generate(q, prompt, count, options, result, &e) < 0 ? api_fail(err, &e) : 0;
 }
 
@@ -201,6 +203,7 @@ int quern_chat(quern_session *q, const char *messages_json, const quern_generate
     struct buf text = {0};
     struct ids ids = {0};
     const quern_render_options ro = {.add_generation_prompt = true};
+    session_cancel_clear(q->s);
     int rc = api_render(q->model, messages_json, &ro, &text, &e);
     if (rc == 0) rc = tok_encode(q->model->tok, buf_view(&text), TOK_PARSE_SPECIAL, &ids, &e);
     if (rc == 0) rc = run_generate(q, ids.p, ids.n, options, result, &e);

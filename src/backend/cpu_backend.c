@@ -244,18 +244,19 @@ static void rope_head(const struct backend *b, const struct op *op, size_t head)
     }
 }
 
-/* One task: the query rows [row0, row1) of all heads that share KV head `head`. */
-static void attend(struct backend *b, struct worker *w, const struct op *op, size_t head, size_t row0, size_t row1)
+/* One task: for the query rows [row0, row1), the query heads [head0, head0 + group), which share KV head `head`. */
+static void attend(struct backend *b, struct worker *w, const struct op *op, size_t head, size_t head0, size_t group,
+                   size_t row0, size_t row1)
 {
     const struct batch *batch = b->batch;
-    size_t dim = op->head_dim, group = op->n_heads / op->n_kv_heads, cols = (size_t)op->n_heads * dim;
+    size_t dim = op->head_dim, cols = (size_t)op->n_heads * dim;
     size_t n = (row1 - row0) * group;
     const float *q = value_rows(b, op->src[0], NULL);
     float *dst = value_rows(b, op->dst, NULL);
     uint32_t end = batch->pos + (uint32_t)row1; /* positions that the last row sees */
 
     for (size_t i = 0; i < n; i++) {
-        const float *from = q + (row0 + i / group) * cols + (head * group + i % group) * dim;
+        const float *from = q + (row0 + i / group) * cols + (head0 + i % group) * dim;
         for (size_t d = 0; d < dim; d++) w->attn_q[i * dim + d] = from[d] * op->f;
         w->attn_end[i] = batch->pos + (uint32_t)(row0 + i / group) + 1;
     }
@@ -287,7 +288,7 @@ static void attend(struct backend *b, struct worker *w, const struct op *op, siz
     }
     for (size_t i = 0; i < n; i++) {
         float inv = 1.0f / w->attn_l[i];
-        float *to = dst + (row0 + i / group) * cols + (head * group + i % group) * dim;
+        float *to = dst + (row0 + i / group) * cols + (head0 + i % group) * dim;
         for (size_t d = 0; d < dim; d++) to[d] = w->attn_o[i * dim + d] * inv;
     }
 }
@@ -310,12 +311,14 @@ static void run_attention(struct backend *b, const struct op *op, uint32_t n_ops
         }
     }
     pool_barrier(b->pool);
-    size_t group = attn->n_heads / attn->n_kv_heads;
-    size_t block = size_max(1, ATTN_ROWS / group), n_blocks = (b->batch->n_rows + block - 1) / block;
-    struct range tasks = share(n_kv * n_blocks, 1, ith, nth);
+    /* Tasks: KV heads x parts of the heads that share one (several only where more than ATTN_ROWS do) x blocks of rows. */
+    size_t group = attn->n_heads / attn->n_kv_heads, part = size_min(group, ATTN_ROWS), n_parts = (group + part - 1) / part;
+    size_t block = ATTN_ROWS / part, n_blocks = (b->batch->n_rows + block - 1) / block;
+    struct range tasks = share(n_kv * n_parts * n_blocks, 1, ith, nth);
     for (size_t t = tasks.from; t < tasks.to; t++) {
-        size_t row = t % n_blocks * block;
-        attend(b, &b->workers[ith], attn, t / n_blocks, row, size_min(row + block, b->batch->n_rows));
+        size_t row = t % n_blocks * block, first = t / n_blocks % n_parts * part, head = t / n_blocks / n_parts;
+        attend(b, &b->workers[ith], attn, head, head * group + first, size_min(part, group - first), row,
+               size_min(row + block, b->batch->n_rows));
     }
 }
 
@@ -386,9 +389,6 @@ static int survey(struct backend *b, struct widths *w, struct err *e)
         const struct op *op = &b->g->ops[i];
         if (op->code == OP_MATMUL) w->k = size_max(w->k, op->w->ne[0]);
         if (op->code == OP_ATTENTION) w->head = size_max(w->head, op->head_dim);
-        if (op->code == OP_ATTENTION && op->n_heads / op->n_kv_heads > ATTN_ROWS)
-            return fail(e, ERR_UNSUPPORTED, "%u query heads share a KV head; at most %d are supported",
-                        op->n_heads / op->n_kv_heads, ATTN_ROWS);
         if (op->code != OP_ROPE) continue;
         size_t r = 0;
         while (r < b->n_ropes && b->ropes[r] != op->rope) r++;

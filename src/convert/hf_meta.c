@@ -52,7 +52,7 @@ static void put_rope(struct gguf_writer *w, const struct model *m)
         /* Readers multiply by 0.1 ln(factor) + 1 themselves. */
         if (hp->rope_factor > 1) attn /= 0.1 * num_log(hp->rope_factor) + 1;
     }
-    if ((float)attn != 1.0f) put_f32(w, m, "rope.scaling.attn_factor", attn);
+    if ((float)attn != 1.0f || hp->rope_scaling == ROPE_LONGROPE) put_f32(w, m, "rope.scaling.attn_factor", attn);
 }
 
 static void put_hparams(struct gguf_writer *w, const struct model *m)

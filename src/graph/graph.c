@@ -125,6 +125,14 @@ value_id graph_gather(struct graph *g, value_id x)
 
 /* ---- phases ------------------------------------------------------------------------------------------ */
 
+/* Whether an op behind `end` reads v: then v must really be written, and may not vanish inside a phase. */
+static bool read_later(const struct graph *g, value_id v, const struct op *end)
+{
+    for (const struct op *p = end; p < g->ops + g->n_ops; p++)
+        if (p->src[0] == v || p->src[1] == v) return true;
+    return false;
+}
+
 /* Length of the phase that starts at op i. */
 static uint32_t phase_length(const struct graph *g, uint32_t i)
 {
@@ -143,6 +151,7 @@ static uint32_t phase_length(const struct graph *g, uint32_t i)
     value_id x = p->src[0];
     uint32_t n = 0;
     for (; p < end && n < 3 && p->code == OP_MATMUL && p->src[0] == x; p++) n++;
+    if (norm && read_later(g, x, p)) return 1;
     if (p < end && n == 2 && p->code == OP_SWIGLU && p->src[0] == p[-2].dst && p->src[1] == p[-1].dst)
         p++;
     else if (p < end && n == 1 && p->code == OP_ADD && (p->src[0] == p[-1].dst || p->src[1] == p[-1].dst))

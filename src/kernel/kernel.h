@@ -111,7 +111,7 @@ int kernels_init(struct kernels *k, const char *level, struct err *e);
 
 float num_exp(float x);                /* the exp of arithmetic.md */
 double num_log(double x);              /* natural logarithm, x > 0, normal; error below 1e-15 relative */
-double num_exp_f64(double x);          /* |x| < 700; error below 1e-15 relative */
+double num_exp_f64(double x);          /* error below 1e-15 relative; +inf above 709, +0 below -708 */
 double num_pow(double base, double y); /* base > 0 */
 /* cos and sin of |x| < 2^24 or so, error below 1e-15. */
 void num_sincos(double x, double *s, double *c);

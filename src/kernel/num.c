@@ -64,6 +64,8 @@ static double pow2_f64(int n)
 
 double num_exp_f64(double x)
 {
+    if (!(x <= 709.0)) return x > 0 ? (double)INFINITY : x; /* NaN stays NaN */
+    if (x < -708.0) return 0.0;
     double n = x * 0x1.71547652b82fep+0;
     n = (n + 0x1.8p+52) - 0x1.8p+52; /* to nearest */
     double r = fma(n, -0x1.62e42fefap-1, x);

@@ -89,7 +89,13 @@ static int scaling_by_name(const struct files *f, struct str name, enum rope_sca
                 files_path(f), STR_ARG(name));
 }
 
-/* An array of n positive factors of the JSON object. */
+/* Divisors of rotary frequencies; the range keeps every angle in the range of num_sincos. */
+static bool divisor_ok(float v)
+{
+    return v >= 1e-6f && v <= 1e6f;
+}
+
+/* An array of n of them from the JSON object. */
 static int factors(const struct files *f, const struct json *obj, const char *key, size_t n, struct arena *a, const float **out,
                    struct err *e)
 {
@@ -100,8 +106,8 @@ static int factors(const struct files *f, const struct json *obj, const char *ke
     if (!v) return fail_nomem(e, key, n * sizeof *v);
     for (size_t i = 0; i < n; i++) {
         v[i] = (float)j->v[i].f;
-        if ((j->v[i].type != JSON_INT && j->v[i].type != JSON_REAL) || !(v[i] > 0 && v[i] < INFINITY))
-            return fail(e, ERR_FORMAT, "%s: %s[%zu] is not a positive number", files_path(f), key, i);
+        if ((j->v[i].type != JSON_INT && j->v[i].type != JSON_REAL) || !divisor_ok(v[i]))
+            return fail(e, ERR_FORMAT, "%s: %s[%zu] is not a number from 1e-6 to 1e6", files_path(f), key, i);
     }
     *out = v;
     return 0;
@@ -118,8 +124,9 @@ static int factor_tensor(const struct files *f, const char *name, size_t n, stru
     if (!v) return fail_nomem(e, name, n * sizeof *v);
     memcpy(v, t->data, n * sizeof *v);
     for (size_t i = 0; i < n; i++)
-        if (!(v[i] > 0 && v[i] < INFINITY))
-            return fail(e, ERR_FORMAT, "%s: tensor %s holds %g; factors are positive", files_path(f), name, (double)v[i]);
+        if (!divisor_ok(v[i]))
+            return fail(e, ERR_FORMAT, "%s: tensor %s holds %g; expected factors from 1e-6 to 1e6", files_path(f), name,
+                        (double)v[i]);
     *out = v;
     return 0;
 }
@@ -194,6 +201,7 @@ static int rope_from_hf(const struct files *f, const struct json *config, struct
 static int rope_from_gguf(const struct files *f, const char *prefix, struct arena *a, struct hparams *hp, struct err *e)
 {
     static const struct row keys[] = {
+        {"rope.scale_linear", NULL, offsetof(struct hparams, rope_factor), F64, 1e-3, 1e6, false}, /* older files */
         {"rope.scaling.factor", NULL, offsetof(struct hparams, rope_factor), F64, 1e-3, 1e6, false},
         {"rope.scaling.original_context_length", NULL, offsetof(struct hparams, rope_n_ctx), U32, 1, 1 << 28, false},
         {"rope.scaling.attn_factor", NULL, offsetof(struct hparams, rope_attn_factor), F64, 1e-6, 1e6, false},
@@ -201,9 +209,9 @@ static int rope_from_gguf(const struct files *f, const char *prefix, struct aren
         {"rope.scaling.yarn_beta_slow", NULL, offsetof(struct hparams, rope_low), F64, 1e-6, 1e6, false},
     };
     char key[96];
-    struct str type = STR("none");
+    struct str type = STR("linear"); /* what files without a type mean; without a factor it changes nothing */
     (void)snprintf(key, sizeof key, "%s.rope.scaling.type", prefix);
-    (void)gguf_get_str(files_gguf(f), key, &type);
+    if (gguf_find(files_gguf(f), key) && !gguf_get_str(files_gguf(f), key, &type)) return wrong(f, key, e);
     TRY(scaling_by_name(f, type, &hp->rope_scaling, e));
     hp->rope_n_ctx = hp->n_ctx_train;
     hp->rope_low = 1, hp->rope_high = 32;

@@ -46,7 +46,7 @@ void model_rope(const struct model *m, uint32_t n, float *inv_freq, float *scale
 {
     const struct hparams *hp = &m->hp;
     double theta = hp->rope_theta;
-    if (hp->rope_scaling == ROPE_DYNAMIC && n > hp->rope_n_ctx) {
+    if (hp->rope_scaling == ROPE_DYNAMIC && n > hp->rope_n_ctx && hp->rope_dim > 2) {
         double grow = hp->rope_factor * n / hp->rope_n_ctx - (hp->rope_factor - 1);
         theta *= num_pow(grow, hp->rope_dim / (hp->rope_dim - 2.0));
     }

@@ -51,7 +51,7 @@ static bool advance(struct stream *s, enum stop_reason *why)
 {
     size_t partial, stop = find_stop(buf_view(&s->held), s->o->stop, s->o->n_stop, &partial);
     bool found = stop < s->held.n;
-    if (emit(s, size_min(stop, partial)) && !found) {
+    if (emit(s, found ? stop : partial) && !found) {
         *why = STOP_CALLBACK;
         return true;
     }
@@ -117,7 +117,7 @@ int generate(struct session *s, const struct tok *t, struct sampler *sampler, co
     int rc = buf_reserve(&st.held, 4096);
     rc = rc < 0 ? fail(e, rc, "%s", err_text(rc)) : loop(s, sampler, &st, r, start, e);
     /* Whatever ended it, text that was held back and is no stop string belongs to the answer. */
-    if (r->stop != STOP_STRING && detok_end(&st.detok, &st.held, NULL) == 0) {
+    if (r->stop != STOP_STRING && r->stop != STOP_CALLBACK && detok_end(&st.detok, &st.held, NULL) == 0) {
         enum stop_reason why;
         if (!advance(&st, &why)) (void)emit(&st, st.held.n);
     }

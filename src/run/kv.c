@@ -3,7 +3,7 @@
 
 int kv_init(struct kv *kv, const struct hparams *hp, enum qtype type, uint32_t n_ctx, struct err *e)
 {
-    *kv = (struct kv){.n_pages = (n_ctx + KV_PAGE - 1) / KV_PAGE};
+    *kv = (struct kv){.n_pages = n_ctx / KV_PAGE + (n_ctx % KV_PAGE != 0)};
     size_t tile = (size_t)KV_PAGE * hp->head_dim * qtypes[type].block_bytes;
     size_t head = 2 * tile, layer, page, bytes = 0;
     bool ok =

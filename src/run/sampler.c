@@ -2,8 +2,8 @@
  * top-p, min-p, temperature, draw. Everything is computed in a fixed order with our own exp, and the random number of a step is
  * a function of the seed and the number of the step, so the same seed draws the same tokens on every machine.
  *
- * Candidates are ordered by logit, ties by the smaller id. Probabilities are exp(logit - largest) in f32, summed in f64 in
- * candidate order. */
+ * Candidates that top-k, top-p or min-p chose among are ordered by logit, ties by the smaller id; where none of them is on, by
+ * id. Probabilities are exp(logit - largest) in f32, summed in f64 in candidate order. */
 #include <math.h>
 
 #include "run/run.h"
@@ -201,11 +201,10 @@ int sampler_pick(struct sampler *s, const struct sampling *p, const float *logit
         n = sorted ? cut_sorted(c, n, top, p, total) : cut_unsorted(c, n, top, p, total);
         total = 0;
     }
-    float inv = 1.0f / p->temperature;
-    for (size_t i = 0; i < n; i++) total += (double)num_exp((c[i].logit - top) * inv);
+    for (size_t i = 0; i < n; i++) total += (double)num_exp((c[i].logit - top) / p->temperature);
     double goal = uniform(p->seed, step) * total;
     for (size_t i = 0; i < n; i++) {
-        sum += (double)num_exp((c[i].logit - top) * inv);
+        sum += (double)num_exp((c[i].logit - top) / p->temperature);
         *out = c[i].id;
         if (sum > goal) break;
     }

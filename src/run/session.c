@@ -196,6 +196,8 @@ int session_sync(struct session *s, const int32_t *ids, size_t n, uint32_t *reus
     while (same < s->n_tokens && same < n && s->tokens[same] == ids[same]) same++;
     if (same == n) same--; /* the last token is computed again for its logits */
     session_truncate(s, same);
-    *reused = same;
-    return session_eval(s, ids + same, n - same, NULL, NULL, e);
+    uint32_t rope_class = s->rope_class;
+    TRY(session_eval(s, ids + same, n - same, NULL, NULL, e));
+    *reused = s->rope_class == rope_class ? same : 0; /* with new frequencies all was computed anew */
+    return 0;
 }

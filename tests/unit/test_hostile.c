@@ -229,11 +229,32 @@ static void generation_config_json(void **state)
     damage(folder, scratch_path(folder, "generation_config.json"), SIZE_MAX);
 }
 
+static void impossible_sizes_are_refused(void **state)
+{
+    quern_error e = {0};
+    quern_model *m;
+    quern_session *s;
+    (void)state;
+    assert_int_equal(quern_model_open(gguf_path, NULL, &m, &e), 0);
+    const quern_session_options wrong[] = {
+        {.n_ctx = UINT32_MAX}, {.n_threads = 100000}, {.kv_type = "q9"}, {.cpu_level = "none"}};
+    for (size_t i = 0; i < COUNT_OF(wrong); i++) {
+        assert_int_equal(quern_session_new(m, &wrong[i], &s, &e), QUERN_ERR_ARG);
+        assert_true(e.message[0]);
+    }
+    quern_model_close(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gguf),        cmocka_unit_test(safetensors),           cmocka_unit_test(tokenizer_json),
-        cmocka_unit_test(config_json), cmocka_unit_test(tokenizer_config_json), cmocka_unit_test(generation_config_json),
+        cmocka_unit_test(impossible_sizes_are_refused),
+        cmocka_unit_test(gguf),
+        cmocka_unit_test(safetensors),
+        cmocka_unit_test(tokenizer_json),
+        cmocka_unit_test(config_json),
+        cmocka_unit_test(tokenizer_config_json),
+        cmocka_unit_test(generation_config_json),
     };
     return cmocka_run_group_tests_name("hostile", tests, setup, teardown);
 }

@@ -129,8 +129,12 @@ static void greedy_takes_the_first_of_the_best(void **state)
     p.n_bias = 2;
     assert_int_equal(sampler_pick(&s, &p, l, NULL, 0, 0, &id, &e), 0);
     assert_int_equal(id, 5);
-    for (int i = 0; i < N; i++) l[i] = NAN;
     p.n_bias = 0;
+    p.temperature = 1e-39f; /* the smallest temperatures are greedy, too */
+    l[77] = 3.5f;
+    assert_int_equal(sampler_pick(&s, &p, l, NULL, 0, 0, &id, &e), 0);
+    assert_int_equal(id, 77);
+    for (int i = 0; i < N; i++) l[i] = NAN;
     assert_int_equal(sampler_pick(&s, &p, l, NULL, 0, 0, &id, &e), ERR_FORMAT);
     sampler_fini(&s);
 }

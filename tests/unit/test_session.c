@@ -247,6 +247,19 @@ static void stop_strings_never_show(void **state)
         assert_int_equal(h.n, first);
         assert_memory_equal(h.text, all.text, first);
     }
+    /* A longer one that begins further left and does not complete: what stands before the complete one still comes out. */
+    char longer[16] = {0};
+    memcpy(longer, all.text + 2, 4);
+    strcat(longer, "zz");
+    struct str two[2] = {str_of(longer), {all.text + 4, 2}};
+    if (utf8_valid(two[0]) && utf8_valid(two[1])) {
+        size_t first = (size_t)((char *)memmem(all.text, all.n, two[1].p, 2) - all.text);
+        o = options_of(&h, 1);
+        o.stop = two, o.n_stop = 2;
+        assert_int_equal(generate(s, fx.tok, &fx.sampler, ids, 20, &o, &r, &e), 0);
+        assert_int_equal(r.stop, STOP_STRING);
+        assert_int_equal(h.n, first);
+    }
     /* One that begins as the end of the text does, and never completes: the text comes out whole. */
     char tail[8] = {0};
     memcpy(tail, all.text + all.n - 1, 1);
@@ -281,6 +294,7 @@ static void generation_ends_for_every_reason(void **state)
     h.stop_after = 1;
     assert_int_equal(generate(s, fx.tok, &fx.sampler, ids, 20, &o, &r, &e), 0);
     assert_int_equal(r.stop, STOP_CALLBACK);
+    assert_int_equal(h.pieces, 1); /* and is not called again */
     o = options_of(&h, -1);
     assert_int_equal(generate(s, fx.tok, &fx.sampler, ids, 20, &o, &r, &e), ERR_ARG);
     o = options_of(&h, 0);

@@ -83,6 +83,7 @@ int cli_print(struct buf *b, int rc)
 int buf_f64(struct buf *b, double v)
 {
     char text[F64_TEXT_MAX];
+    if (v - v != 0) return buf_z(b, "null"); /* JSON has no infinities */
     return buf_put(b, text, f64_text(v, text));
 }
 

@@ -113,18 +113,9 @@ int model_open_args(const struct model_args *args, const struct words *words, bo
 
 bool model_has_template(const quern_model *model)
 {
-    quern_string text = {0};
-    struct arena a = {0};
-    struct json *root = NULL;
-    bool has = false;
-    if (quern_model_describe(model, &text, NULL) == 0 &&
-        json_parse(&a, (struct str){text.text, text.length}, "description", &root, NULL) == 0) {
-        const struct json *template = json_find(root, "chat_template");
-        has = template && template->type == JSON_STRING && template->s.n > 0;
-    }
-    arena_fini(&a);
-    quern_string_free(&text);
-    return has;
+    quern_model_info info;
+    quern_model_get_info(model, &info);
+    return info.has_chat_template;
 }
 
 /* ---- how to compute ------------------------------------------------------------------------------------------ */
