@@ -16,7 +16,7 @@ verdict $? "suggests none" "$W/err"
 ran "an unknown option" 2 "$QUERN" run --tempt 0.5
 holds "suggests the nearest" "$W/err" "did you mean --temp?"
 ran "an option that another command has" 2 "$QUERN" doctor --kv f32
-for bad in "--top-p 1.5" "--top-p -0.1" "--temp cold" "--temp nan" "--temp 1e999" "-n 0" "-n 12x" "-n 99999999999" "-c 0" \
+for bad in "--top-p 1.5" "--top-p -0.1" "--temp cold" "--temp nan" "--temp 1e999" "-n 0" "-n 12x" "-n 99999999999" "-c -1" \
     "-t 0" "-t -1" "-b 0" "--seed 1.5" "--seed 99999999999999999999" "--kv q4_0" "-fa=maybe" "-ngl many" "--top-k -3" \
     "--logit-bias 5" "--logit-bias x+1" "--logit-bias 5+nan" "--mmap=1" "--temp" "--no-such-thing"; do
     # shellcheck disable=SC2086 # a list of options
@@ -92,6 +92,26 @@ same "leaves the old file" "$W/expected" "$W/old.bin"
 beside_old >"$W/left"
 [ ! -s "$W/left" ]
 verdict $? "and nothing beside it" "$W/left"
+
+# What would destroy a model, or go where whole files cannot go.
+cp "$DEMO" "$W/model.gguf"
+ran "logits over a model" 2 "$QUERN" logits "$DEMO" --tokens 1,2 --out "$W/model.gguf"
+same "leaves the model" "$DEMO" "$W/model.gguf"
+ran "logits to -" 2 "$QUERN" logits "$DEMO" --tokens 1,2 --out -
+ran "quantize to -" 2 "$QUERN" quantize "$DEMO" - q8_0
+ran "MODEL given twice" 2 "$QUERN" run -m "$DEMO" "$DEMO"
+ran "types in any case" 0 "$QUERN" quantize "$DEMO" "$W/f16.gguf" F16 --dry-run
+ran "a context of 0 is the default" 0 "$QUERN" run "$DEMO" -p hi -c 0 -n 1
+rm -f "$W/model.gguf"
+
+# A termination while a file is written.
+if [ -n "$limit" ]; then
+    timeout -s TERM 0.1 "$QUERN" quantize "$DEMO" "$W/old.bin" f32 2>"$W/err" </dev/null || true
+    beside_old >"$W/left"
+    [ ! -s "$W/left" ]
+    verdict $? "a termination leaves no temporary file"
+    printf 'before' >"$W/old.bin"
+fi
 
 # An interrupt while a file is written.
 if [ -n "$limit" ]; then

@@ -71,7 +71,7 @@ void answer_end(const struct answer *a, const quern_session *session, const quer
     cli_note(
         "the context of %u tokens is full (%u of the prompt, %u of the answer), so the answer ends here; -c N makes room for "
         "more",
-        info.n_ctx, result->n_prompt, result->n_generated);
+        info.n_ctx, result->n_prompt, info.n_ctx - result->n_prompt);
 }
 
 void answer_stats(const quern_model *model, const quern_session *session, const quern_result *result, uint64_t seed,

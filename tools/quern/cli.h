@@ -101,6 +101,7 @@ int cli_finish(int exit_code);
 int cli_read_stdin(struct buf *out, struct err *e);
 int cli_read_file(const char *path, struct buf *out, struct err *e); /* "-" is stdin */
 bool cli_same_file(const char *a, const char *b);
+bool cli_is_model(const char *path); /* an existing file of weights, which nothing but a model should replace */
 
 /* Token ids, parted by commas or white space, with or without the brackets of a JSON array; appends int32_t to out. */
 int cli_ids_parse(struct str text, struct buf *out, struct err *e);
@@ -116,6 +117,8 @@ static inline size_t ids_count(const struct buf *b)
 /* SIGINT sets a flag (read by cli_interrupted) and cancels the session, which may be NULL. restart: system calls go on after
  * it; without it a read returns early. cli_interrupt_clear forgets an earlier one. */
 void cli_interrupt_catch(quern_session *session, bool restart);
+/* SIGTERM and a closed terminal count as interrupts too: for commands that would leave a half-written file behind. */
+void cli_terminate_catch(void);
 void cli_interrupt_clear(void);
 bool cli_interrupted(void);
 
@@ -150,7 +153,7 @@ extern const struct opt model_opts[];
 struct compute_args {
     int64_t n_batch, n_ubatch, n_threads;
     const char *cpu, *kv, *cache_k, *cache_v, *flash, *gpu_layers;
-    bool mmap;
+    bool mmap, no_mmap, mlock;
 };
 extern const struct opt compute_opts[];
 

@@ -5,6 +5,7 @@
 #include "cli.h"
 
 #include <stdio.h>
+#include <strings.h>
 
 bool word_next(struct str *rest, struct str *word)
 {
@@ -22,7 +23,7 @@ static bool words_have(const char *words, struct str wanted)
 {
     struct str rest = str_of(words), word;
     while (word_next(&rest, &word)) {
-        if (str_eq(word, wanted)) return true;
+        if (word.n == wanted.n && strncasecmp(word.p, wanted.p, word.n) == 0) return true;
     }
     return false;
 }
@@ -102,6 +103,8 @@ static int assign(const struct opt *o, void *base, struct str name, const char *
         if (!words_have(o->choices, str_of(value))) {
             return fail(e, ERR_ARG, "%.*s must be one of: %s; not '%.100s'", STR_ARG(name), o->choices, value);
         }
+        for (char *p = (char *)value; *p; p++)
+            if (*p >= 'A' && *p <= 'Z') *p = (char)(*p | 0x20); /* choices are lower case, and so is what commands see */
         *(const char **)member = value;
         return 0;
     case OPT_LIST: {

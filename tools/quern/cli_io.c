@@ -120,6 +120,15 @@ int cli_read_file(const char *path, struct buf *out, struct err *e)
     return rc;
 }
 
+bool cli_is_model(const char *path)
+{
+    struct map m;
+    if (!vfs_exists(path) || vfs_is_dir(path) || vfs_map(path, &m, NULL) < 0) return false;
+    bool is = m.n > 8 && (memcmp(m.p, "GGUF", 4) == 0 || m.p[8] == '{'); /* GGUF; safetensors: a length, then JSON */
+    vfs_unmap(&m);
+    return is;
+}
+
 bool cli_same_file(const char *a, const char *b)
 {
     struct stat sa, sb;
@@ -172,6 +181,14 @@ void cli_interrupt_catch(quern_session *session, bool restart)
     struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = restart ? SA_RESTART : 0};
     sigemptyset(&act.sa_mask);
     sigaction(SIGINT, &act, NULL);
+}
+
+void cli_terminate_catch(void)
+{
+    struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
+    sigemptyset(&act.sa_mask);
+    sigaction(SIGTERM, &act, NULL);
+    sigaction(SIGHUP, &act, NULL);
 }
 
 void cli_interrupt_clear(void)

@@ -144,6 +144,8 @@ const struct opt compute_opts[] = {
     {"-ngl --gpu-layers --n-gpu-layers", "N", "accepted; this build has no GPU backend and computes all layers on the CPU",
      .kind = OPT_TEXT, COMPUTE(gpu_layers)},
     {"--mmap", NULL, "accepted; weights are always used in place from a read-only mapping", .kind = OPT_FLAG, COMPUTE(mmap)},
+    {"--no-mmap", NULL, "accepted with a note: weights are mapped all the same", .kind = OPT_FLAG, COMPUTE(no_mmap)},
+    {"--mlock", NULL, "accepted with a note: weights are not locked in memory yet", .kind = OPT_FLAG, COMPUTE(mlock)},
     {0},
 };
 
@@ -173,6 +175,8 @@ int compute_session(const struct command *c, const struct compute_args *args, qu
     }
     int rc = check_gpu_layers(c, args->gpu_layers);
     if (rc != CLI_OK) return rc;
+    if (args->no_mmap) cli_note("--no-mmap: weights are always used in place from a read-only mapping");
+    if (args->mlock) cli_note("--mlock has no effect yet: the system may drop pages of the mapped weights and read them again");
     quern_model_info info;
     quern_model_get_info(model, &info);
     if (n_ctx > info.n_ctx_train && !n_expected) {

@@ -72,6 +72,8 @@ typedef int convert_fn(const char *path, const char *out_path, const quern_conve
 static int convert(const struct command *c, const struct convert_args *args, const char *in, const char *out, convert_fn *fn)
 {
     if (!vfs_exists(in) && !vfs_is_dir(in)) return cli_fail("%s: no such file or folder", in);
+    if (strcmp(out, "-") == 0)
+        return cli_usage(c, "the result is a file that is replaced as a whole; it cannot go to standard output");
     if (would_overwrite(in, out)) return cli_usage(c, "%s is part of what is read; give the result another name", out);
     struct progress progress;
     quern_convert_options options = {
@@ -84,6 +86,7 @@ static int convert(const struct command *c, const struct convert_args *args, con
     quern_convert_result result = {0};
     quern_error e = {0};
     cli_interrupt_catch(NULL, true);
+    cli_terminate_catch();
     progress_start(&progress, c->name, true);
     int rc = fn(in, out, &options, &result, &e);
     progress_end(&progress);

@@ -61,6 +61,7 @@ static int logits(const struct command *c, const struct logits_args *args, quern
     if (exit_code != CLI_OK) return exit_code;
     struct err e = {0};
     struct out *out = NULL;
+    cli_terminate_catch();
     cli_interrupt_catch(session, true); /* so that no half-written file is left behind */
     int rc = out_open(args->out, &out, &e);
     if (rc == 0) rc = write_rows(session, ids_of(ids), ids_count(ids), info.n_vocab, out, &e);
@@ -94,6 +95,9 @@ static int run(const struct command *c, int argc, char **argv)
     if (!args_parse(c, &args, argc, argv, &words, &exit_code)) return exit_code;
     if (!args.tokens == !args.tokens_file) return cli_usage(c, "give the token ids with --tokens or with --tokens-file");
     if (!args.out) return cli_usage(c, "--out FILE is missing");
+    if (strcmp(args.out, "-") == 0)
+        return cli_usage(c, "--out is a file that is replaced as a whole; it cannot be standard output");
+    if (cli_is_model(args.out)) return cli_usage(c, "%s is a model; give the numbers another file", args.out);
     struct buf ids = {0};
     quern_model *model = NULL;
     exit_code = read_ids(c, &args, &ids);

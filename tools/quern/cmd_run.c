@@ -16,8 +16,9 @@ static const struct opt prompt_opts[] = {
     {"-p --prompt", "TEXT", "answer TEXT once", .kind = OPT_TEXT, RUN(prompt)},
     {"-f --file", "FILE", "answer the text of FILE once; - is standard input", .kind = OPT_TEXT, RUN(file)},
     {"--system", "TEXT", "system message of the conversation", .kind = OPT_TEXT, RUN(system)},
-    {"-c --ctx-size", "N", "tokens that prompt and answers may take; default: what the model was trained for, at most 4096",
-     .kind = OPT_INT, .min = 1, .max = 1 << 24, RUN(n_ctx)},
+    {"-c --ctx-size --ctx", "N",
+     "tokens that prompt and answers may take; default, or 0: what the model was trained for, at most 4096", .kind = OPT_INT,
+     .min = 0, .max = 1 << 24, RUN(n_ctx)},
     {"--raw", NULL, "no chat template: the model continues the prompt", .kind = OPT_FLAG, RUN(raw)},
     {"--tokens", "IDS", "continue these token ids, given as 1,2,3", .kind = OPT_TEXT, RUN(tokens)},
     {"--print-tokens", NULL, "print the ids of the answer, parted by commas, not its text", .kind = OPT_FLAG,
@@ -49,6 +50,9 @@ static int sort_words(const struct command *c, struct run_args *args, struct wor
                          has_prompt ? "unexpected argument '%.100s'; there is a prompt already"
                                     : "unexpected argument '%.100s'; a prompt of several words goes in quotes",
                          words->p[most]);
+    }
+    if (args->model.model && words->n == 1 && model_looks_like(words->p[0])) {
+        return cli_usage(c, "MODEL is given twice: %.100s and %.100s", args->model.model, words->p[0]);
     }
     if (!args->model.model && (words->n == 2 || (words->n == 1 && (has_prompt || model_looks_like(words->p[0]))))) {
         args->model.model = words->p[0];

@@ -75,7 +75,9 @@ int conversation_save(const struct conversation *v, const char *path, struct err
     if (rc == 0) rc = conversation_json(v, &text);
     if (rc == 0) rc = buf_z(&text, "}\n");
     struct out *out = NULL;
-    if (rc < 0) {
+    if (cli_is_model(path)) {
+        rc = fail(e, ERR_ARG, "%s is a model; give the conversation another file", path);
+    } else if (rc < 0) {
         fail_nomem(e, "the conversation", text.n);
     } else {
         rc = out_open(path, &out, e);

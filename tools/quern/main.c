@@ -70,5 +70,6 @@ static int dispatch(int argc, char **argv)
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file limit becomes a failed write, with its message */
     return cli_finish(dispatch(argc, argv));
 }
