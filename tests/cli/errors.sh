@@ -104,6 +104,20 @@ ran "types in any case" 0 "$QUERN" quantize "$DEMO" "$W/f16.gguf" F16 --dry-run
 ran "a context of 0 is the default" 0 "$QUERN" run "$DEMO" -p hi -c 0 -n 1
 rm -f "$W/model.gguf"
 
+# A model that becomes shorter while it is in use: one line, no crash.
+if [ -n "$limit" ]; then
+    cp "$DEMO" "$W/shrinks.gguf"
+    "$QUERN" run "$W/shrinks.gguf" -p "Tell me a story." --ignore-eos -n 2000 -t 1 --cpu scalar >/dev/null 2>"$W/err" </dev/null &
+    pid=$!
+    sleep 2
+    : >"$W/shrinks.gguf"
+    wait $pid
+    [ $? = 1 ]
+    verdict $? "a model that is emptied while it runs" "$W/err"
+    one_line "one plain line"
+    rm -f "$W/shrinks.gguf"
+fi
+
 # A termination while a file is written.
 if [ -n "$limit" ]; then
     timeout -s TERM 0.1 "$QUERN" quantize "$DEMO" "$W/old.bin" f32 2>"$W/err" </dev/null || true

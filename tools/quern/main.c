@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <unistd.h>
 
 extern const struct command command_run, command_show, command_doctor, command_tokenize, command_detokenize, command_render,
     command_logits, command_perplexity, command_convert, command_quantize, command_completion;
@@ -67,9 +68,19 @@ static int dispatch(int argc, char **argv)
     return c ? c->run(c, argc - 2, argv + 2) : unknown_command(name);
 }
 
+/* A page of a mapped file is gone: somebody made the file shorter, or the disk failed. There is nothing to go on with. */
+static void on_lost_page(int sig)
+{
+    static const char text[] = "quern: a model file became shorter or unreadable while it was in use\n";
+    (void)sig;
+    if (write(STDERR_FILENO, text, sizeof text - 1) < 0) _exit(1);
+    _exit(1);
+}
+
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGBUS, on_lost_page);
     signal(SIGXFSZ, SIG_IGN); /* a file limit becomes a failed write, with its message */
     return cli_finish(dispatch(argc, argv));
 }
