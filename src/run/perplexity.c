@@ -7,7 +7,7 @@
 struct score {
     const struct kernels *k;
     const int32_t *window; /* tokens of the running window */
-    size_t n, from;        /* its length; first token that is scored */
+    size_t n, from;        /* its length; first token that is scored (second half: from logits n / 2 on, as llama.cpp counts) */
     uint32_t n_vocab;
     float *p;   /* [n_vocab] */
     double sum; /* of -log p over all scored tokens */
@@ -34,13 +34,14 @@ int perplexity(struct session *s, const int32_t *ids, size_t n, const struct per
                struct perplexity_result *out, struct err *e)
 {
     size_t n_windows = n / o->n_ctx;
-    if (o->n_ctx < 2) return fail(e, ERR_ARG, "a window of %u tokens scores nothing; expected 2 or more", o->n_ctx);
+    if (o->n_ctx < (o->second_half ? 3 : 2))
+        return fail(e, ERR_ARG, "a window of %u tokens scores nothing; expected more", o->n_ctx);
     if (o->n_ctx > session_n_ctx(s))
         return fail(e, ERR_CONTEXT, "windows of %u tokens do not fit the context of %u", o->n_ctx, session_n_ctx(s));
     if (n_windows == 0) return fail(e, ERR_ARG, "the text has %zu tokens; one window needs %u", n, o->n_ctx);
     struct score sc = {.k = session_kernels(s),
                        .n = o->n_ctx,
-                       .from = o->second_half ? o->n_ctx / 2 : 1,
+                       .from = o->second_half ? o->n_ctx / 2 + 1 : 1,
                        .n_vocab = session_model(s)->hp.n_vocab};
     sc.p = mem_array(sc.n_vocab, sizeof *sc.p);
     int32_t *window = mem_array(o->n_ctx, sizeof *window);

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The demo model: what it says, and its perplexities against the figures that transformers gives for it (demo-model/README.md
-# of the shared reference data). Weights in bf16 must come within 0.1 %, the shipped Q8_0 within 0.3 % of that.
+# of the shared reference data). Weights in bf16 come within 0.01 % (0.1 % are allowed, but would
+# hide a window that is one token off), the shipped Q8_0 within 0.3 % of that.
 set -eu
 
 n=0
@@ -43,7 +44,7 @@ while read -r model want flags; do
     # shellcheck disable=SC2086 # flags
     case $model in
     shipped) check "$name (Q8_0)" near "$(perplexity "$SOURCE_ROOT/share/Llama-Quern-34M-Q8_0.gguf" $flags)" "$want" 0.003 ;;
-    *) check "$name" near "$(perplexity "$shared/demo-model/$model" $flags)" "$want" 0.001 ;;
+    *) check "$name" near "$(perplexity "$shared/demo-model/$model" $flags)" "$want" 0.0001 ;;
     esac
 done <<EOF
 main 14.9431
