@@ -13,10 +13,8 @@
 
 /* Prepared activations of some rows: the buffers behind struct act. */
 struct act_buf {
-    float *norm; /* [rows][k] */
-    int8_t *q;   /* [rows][k] */
-    float *d;    /* [rows][k / 32] */
-    int32_t *s;  /* [rows][k / 32] */
+    float *norm;                     /* [rows][k] */
+    struct act_mem q[ARITH_256 + 1]; /* of the kinds that the graph uses */
 };
 
 struct worker {
@@ -33,6 +31,7 @@ struct backend {
     struct kernels k;
     struct pool *pool;
     uint32_t max_rows, max_out;
+    unsigned kinds;     /* bits 1 << qarith: of the matrices of the graph */
     float *rows, *outs; /* the values */
     struct act_buf shared;
     struct worker *workers; /* [threads] */
@@ -74,8 +73,10 @@ static void run_embed(struct backend *b, const struct op *op, unsigned ith, unsi
     size_t cols = op->w->ne[0], row_bytes = op->w->bytes / op->w->ne[1];
     struct range r = share(batch->n_rows, 1, ith, nth);
     for (size_t m = r.from; m < r.to; m++) {
-        const uint8_t *row = (const uint8_t *)op->w->data + (size_t)batch->tokens[m] * row_bytes;
-        b->k.to_float[op->w->type](row, dst + m * cols, cols);
+        const size_t id = (size_t)batch->tokens[m];
+        const struct qside *side = op->w->side;
+        const struct qrow row = {(const uint8_t *)op->w->data + id * row_bytes, side, side ? id * (cols / side->group) : 0};
+        b->k.to_float[op->w->type](&row, dst + m * cols, cols);
         for (size_t i = 0; i < b->n_ropes; i++) {
             size_t n = b->ropes[i]->n_pairs;
             float *a = b->angles[i] + m * 2 * n;
@@ -114,31 +115,35 @@ static void run_rows(struct backend *b, const struct op *op, unsigned ith, unsig
 
 /* ---- matrix products --------------------------------------------------------------------------------------------- */
 
-/* Rows [from, to) of x, normalised and quantised as the weights want them, into buf. */
-static void prepare(const struct backend *b, const struct act_buf *buf, const struct op *norm, enum act_kind kind,
+/* Rows [from, to) of x, normalised and quantised for all kinds of weights of a phase, into buf. */
+static void prepare(const struct backend *b, const struct act_buf *buf, const struct op *norm, unsigned kinds, bool pack,
                     const float *x, size_t k, struct range rows)
 {
-    for (size_t m = rows.from; m < rows.to; m++) {
-        const float *xm = x + m * k;
-        if (norm) {
-            b->k.rms_norm(xm, norm->vec, norm->f, k, buf->norm + m * k);
-            xm = buf->norm + m * k;
-        }
-        if (kind == ACT_Q8) b->k.quant_act(xm, k, buf->q + m * k, buf->d + m * (k / ACT_BLOCK), buf->s + m * (k / ACT_BLOCK));
-    }
+    for (size_t m = rows.from; norm && m < rows.to; m++) b->k.rms_norm(x + m * k, norm->vec, norm->f, k, buf->norm + m * k);
+    for (enum qarith q = ARITH_32; q <= ARITH_256; q++)
+        if (kinds & 1u << q) act_quantise(&b->k, q, norm ? buf->norm : x, k, rows.from, rows.to, pack, &buf->q[q]);
+}
+
+static bool packs(const struct backend *b, uint32_t n)
+{
+    return b->k.pack_cols && n >= b->k.pack_min;
 }
 
 /* Rows [r0, r1) of one product, with its bias. */
-static void product(struct backend *b, struct worker *w, const struct op *op, const struct act *act, uint32_t n, size_t r0,
-                    size_t r1)
+static void product(struct backend *b, struct worker *w, const struct op *op, const struct act_buf *buf, const float *x,
+                    uint32_t n, size_t r0, size_t r1)
 {
     if (r0 >= r1) return;
     size_t cols = op->w->ne[1];
-    struct mm mm = {.w = op->w->data,
+    bool pack = packs(b, n);
+    const struct act_mem *q = &buf->q[qtypes[op->w->type].arith];
+    struct mm mm = {.type = op->w->type,
+                    .w = op->w->data,
                     .row_bytes = op->w->bytes / cols,
+                    .side = op->w->side,
                     .k = op->w->ne[0],
                     .n_rows = n,
-                    .act = *act,
+                    .act = {.f = x, .stride = op->w->ne[0], .q = q->q, .d = q->d, .s = q->s, .packed = pack ? q->packed : NULL},
                     .dst = value_rows(b, op->dst, NULL),
                     .dst_stride = cols,
                     .scratch = w->mm_scratch};
@@ -163,25 +168,22 @@ static void run_matmul(struct backend *b, const struct op *op, uint32_t n_ops, u
     const float *x = value_rows(b, norm ? norm->src[0] : mat->src[0], &n);
     if (n == 0) return;
     size_t k = mat->w->ne[0];
-    struct act act = {.f = x, .stride = k};
-    enum act_kind kind = b->k.act[mat->w->type];
-    bool mixed = false; /* matrices of one phase may differ in type */
-    for (const struct op *m = mat + 1; m < op; m++) mixed |= b->k.act[m->w->type] != kind;
-    if (mixed) kind = ACT_Q8;
-    if (norm || kind == ACT_Q8) {
-        bool small = n <= SMALL_ROWS;
-        const struct act_buf *buf = small ? &w->small : &b->shared;
-        prepare(b, buf, norm, kind, x, k, small ? (struct range){0, n} : share(n, 1, ith, nth));
+    unsigned kinds = 0;
+    for (const struct op *m = mat; m < op; m++) kinds |= 1u << qtypes[m->w->type].arith;
+    const bool small = n <= SMALL_ROWS, pack = packs(b, n);
+    const struct act_buf *buf = small ? &w->small : &b->shared;
+    if (norm || kinds != 1u << ARITH_FLOAT) {
+        struct range rows = small ? (struct range){0, n} : share(n, pack ? b->k.pack_cols : 1, ith, nth);
+        prepare(b, buf, norm, kinds, pack, x, k, rows);
         if (!small) pool_barrier(b->pool);
-        if (norm) act.f = buf->norm;
-        act.q = buf->q, act.d = buf->d, act.s = buf->s;
+        if (norm) x = buf->norm;
     }
 
     if (last && last->code == OP_SWIGLU) {
         size_t cols = mat->w->ne[1];
         struct range r = share(cols, ROW_UNIT, ith, nth);
-        product(b, w, mat, &act, n, r.from, r.to);
-        product(b, w, mat + 1, &act, n, r.from, r.to);
+        product(b, w, mat, buf, x, n, r.from, r.to);
+        product(b, w, mat + 1, buf, x, n, r.from, r.to);
         const float *gate = value_rows(b, last->src[0], NULL), *up = value_rows(b, last->src[1], NULL);
         float *dst = value_rows(b, last->dst, NULL);
         for (size_t m = 0; m < n && r.from < r.to; m++)
@@ -193,7 +195,7 @@ static void run_matmul(struct backend *b, const struct op *op, uint32_t n_ops, u
     struct range r = share(total, ROW_UNIT, ith, nth);
     size_t at = 0;
     for (const struct op *m = mat; m < op; at += m->w->ne[1], m++)
-        product(b, w, m, &act, n, size_max(r.from, at) - at, size_min(r.to, at + m->w->ne[1]) - size_min(at, r.to));
+        product(b, w, m, buf, x, n, size_max(r.from, at) - at, size_min(r.to, at + m->w->ne[1]) - size_min(at, r.to));
     if (last && r.from < r.to) {
         const float *p = value_rows(b, last->src[0], NULL), *q = value_rows(b, last->src[1], NULL);
         float *dst = value_rows(b, last->dst, NULL);
@@ -388,6 +390,7 @@ static int survey(struct backend *b, struct widths *w, struct err *e)
     for (uint32_t i = 0; i < b->g->n_ops; i++) {
         const struct op *op = &b->g->ops[i];
         if (op->code == OP_MATMUL) w->k = size_max(w->k, op->w->ne[0]);
+        if (op->code == OP_MATMUL) b->kinds |= 1u << qtypes[op->w->type].arith;
         if (op->code == OP_ATTENTION) w->head = size_max(w->head, op->head_dim);
         if (op->code != OP_ROPE) continue;
         size_t r = 0;
@@ -415,25 +418,30 @@ static void *carve(struct carve *c, size_t n, size_t size)
     return c->base ? c->base + start : NULL;
 }
 
-static void carve_act(struct carve *c, struct act_buf *a, size_t rows, size_t k)
+static void carve_act(struct carve *c, const struct backend *b, struct act_buf *a, size_t rows, size_t k)
 {
     size_t n = 0;
     if (!size_mul(rows, k, &n)) c->overflow = true;
     a->norm = carve(c, n, sizeof *a->norm);
-    a->q = carve(c, n, sizeof *a->q);
-    a->d = carve(c, n / ACT_BLOCK + rows, sizeof *a->d);
-    a->s = carve(c, n / ACT_BLOCK + rows, sizeof *a->s);
+    for (enum qarith q = ARITH_32; q <= ARITH_256; q++) {
+        if (!(b->kinds & 1u << q)) continue;
+        struct act_mem *m = &a->q[q];
+        m->q = carve(c, n, sizeof *m->q);
+        m->d = carve(c, rows, act_scales(q, k) * sizeof *m->d);
+        m->s = carve(c, rows, act_sums(q, k) * sizeof *m->s);
+        if (b->k.pack_cols) m->packed = carve(c, rows + b->k.pack_cols, k * sizeof *m->packed);
+    }
 }
 
 static void carve_all(struct backend *b, struct carve *c, const struct widths *w, unsigned n_threads)
 {
     b->rows = carve(c, b->g->row_floats, b->max_rows * sizeof(float));
     b->outs = carve(c, b->g->out_floats, b->max_out * sizeof(float));
-    carve_act(c, &b->shared, b->max_rows, w->k);
+    carve_act(c, b, &b->shared, b->max_rows, w->k);
     for (size_t i = 0; i < b->n_ropes; i++) b->angles[i] = carve(c, b->max_rows, 2 * b->ropes[i]->n_pairs * sizeof(float));
     for (unsigned t = 0; t < n_threads; t++) {
         struct worker *wk = &b->workers[t];
-        carve_act(c, &wk->small, SMALL_ROWS, w->k);
+        carve_act(c, b, &wk->small, SMALL_ROWS, w->k);
         wk->mm_scratch = carve(c, 1, MM_SCRATCH);
         wk->attn_scratch = carve(c, ATTN_SCRATCH, sizeof(float));
         wk->attn_q = carve(c, ATTN_ROWS, w->head * sizeof(float));

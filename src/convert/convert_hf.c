@@ -29,7 +29,7 @@ static int add_divisors(struct transfer *t, const struct hparams *hp, const char
     float *v = arena_array(&t->a, n, sizeof *v);
     if (!made || !v) return fail_nomem(e, name, n * sizeof *v);
     for (uint32_t i = 0; i < n; i++) v[i] = values ? values[i] : llama3_divisor(hp, i);
-    *made = (struct tensor){str_of(name), QTYPE_F32, 1, {n, 1, 1, 1}, v, n * sizeof *v};
+    *made = (struct tensor){str_of(name), QTYPE_F32, 1, {n, 1, 1, 1}, v, n * sizeof *v, NULL};
     t->items[t->n++] = (struct transfer_item){.src = made, .name = made->name, .type = QTYPE_F32};
     return 0;
 }

@@ -120,7 +120,7 @@ static int write_part(void *ctx, const struct part *p, int layer, struct err *e)
     float scale = sqrtf(3.0f / (float)n);
     for (uint64_t r = 0; r < rows; r++) {
         for (uint64_t i = 0; i < n; i++) w->row[i] = p->out == W_NONE ? 1.0f : scale * next_random(&w->state);
-        qtypes[type].from_float(w->row, w->packed, n);
+        qtypes[type].quantize(w->row, NULL, w->packed, n);
         TRY(gguf_write_data(w->w, w->packed, bytes, e));
         w->done += bytes;
         if (r % 256 == 0 && w->on_progress && w->on_progress(w->user, w->done, w->all))

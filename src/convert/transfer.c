@@ -28,10 +28,11 @@ int transfer_init(struct transfer *t, const struct files *src, const char *out_p
 {
     *t = (struct transfer){.src = src, .out_path = opts->dry_run ? NULL : out_path, .opts = opts, .as_stored = !opts->type};
     if (!opts->dry_run && !out_path) return fail(e, ERR_ARG, "%s: no file name to write to", files_path(src));
-    if (opts->type && !qtype_by_name(str_of(opts->type), &t->type)) {
+    if (opts->type && (!qtype_by_name(str_of(opts->type), &t->type) || !qtypes[t->type].quantize)) {
         struct buf names = {0};
-        for (unsigned i = 0; i < QTYPE_COUNT; i++) (void)buf_printf(&names, "%s%s", i ? ", " : "", qtypes[i].name);
-        int rc = fail(e, ERR_ARG, "type \"%s\" is not known; Quern writes %.*s", opts->type, STR_ARG(buf_view(&names)));
+        for (unsigned i = 0; i < QTYPE_COUNT; i++)
+            if (qtypes[i].quantize) (void)buf_printf(&names, "%s%s", names.n ? ", " : "", qtypes[i].name);
+        int rc = fail(e, ERR_ARG, "type \"%s\" cannot be written; Quern writes %.*s", opts->type, STR_ARG(buf_view(&names)));
         buf_fini(&names);
         return rc;
     }
@@ -119,9 +120,9 @@ static int put_converted(struct stream *s, const uint8_t *p, uint64_t n)
     const struct qtype_info *from = &qtypes[s->item->src->type], *to = &qtypes[s->item->type];
     for (size_t piece; n; n -= piece, p += piece / from->block_n * from->block_bytes) {
         piece = size_min((size_t)n, CHUNK);
-        from->to_float(p, s->floats, piece);
+        qtype_to_float(s->item->src->type, p, s->floats, piece);
         TRY(check_range(s, s->floats, piece));
-        to->from_float(s->floats, s->bytes, piece);
+        to->quantize(s->floats, NULL, s->bytes, piece);
         TRY(put(s, s->bytes, piece / to->block_n * to->block_bytes));
     }
     return 0;

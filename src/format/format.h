@@ -19,6 +19,7 @@ struct tensor {
                                * [rows, cols] is ne {cols, rows}. */
     const void *data;         /* borrowed: in the map. Aligned to 1 byte only */
     uint64_t bytes;           /* checked against the file */
+    const struct qside *side; /* scales that are tensors of their own; NULL: there are none */
 };
 
 /* An open model: a GGUF file (with all its splits) or a Hugging Face folder. Immutable after open; any thread may read it. */

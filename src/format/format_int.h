@@ -42,7 +42,7 @@ bool tensor_bytes(struct tensor *t);
 int fail_shape(const struct tensor *t, const char *file, struct err *e);
 
 /* "f32, f16, ..." */
-const char *known_types(char out[64]);
+const char *known_types(char out[256]);
 
 /* The Hugging Face side of files_open. */
 struct hf_files {

@@ -122,13 +122,13 @@ int fail_shape(const struct tensor *t, const char *file, struct err *e)
                 (unsigned long long)t->ne[3]);
 }
 
-const char *known_types(char out[64])
+const char *known_types(char out[256])
 {
     size_t n = 0;
     for (unsigned t = 0; t < QTYPE_COUNT; t++) {
         struct str parts[] = {str_of(n ? ", " : ""), str_of(qtypes[t].name)};
         for (size_t i = 0; i < COUNT_OF(parts); i++) {
-            size_t take = size_min(parts[i].n, 63 - n);
+            size_t take = size_min(parts[i].n, 255 - n);
             memcpy(out + n, parts[i].p, take);
             n += take;
         }

@@ -46,6 +46,17 @@ unsigned cpu_features(void)
 }
 #endif
 
+void act_quantise(const struct kernels *kn, enum qarith arith, const float *x, size_t k, size_t from, size_t to, bool pack,
+                  const struct act_mem *mem)
+{
+    const size_t n_d = act_scales(arith, k), n_s = act_sums(arith, k);
+    for (size_t m = from; m < to; m++)
+        (arith == ARITH_256 ? kn->quant_act_256 : kn->quant_act_32)(x + m * k, k, mem->q + m * k, mem->d + m * n_d,
+                                                                    mem->s + m * n_s);
+    for (size_t m = from; pack && m < to; m += kn->pack_cols)
+        kn->pack_act(mem->q + m * k, size_min(to - m, kn->pack_cols), k, mem->packed + m * k);
+}
+
 static const struct level {
     const char *name;
     unsigned needs;

@@ -28,36 +28,51 @@ const char *cpu_level(unsigned i);
 
 /* ---- activations ---------------------------------------------------------------------------------- */
 
-/* What the left side of a matrix product looks like for a weight type. */
-enum act_kind {
-    ACT_F32, /* as they are: for F32, F16, BF16 weights */
-    ACT_Q8,  /* int8 per 32 with an f32 scale: for types with blocks of 32 */
-};
-#define ACT_BLOCK 32
+#define ACT_BLOCK 32 /* activations that share a scale, for ARITH_32 */
 
-/* n_rows rows of K activations, K the row length of the weights. */
+/* n_rows rows of K activations, K the row length of the weights, as the weights' arithmetic wants them. */
 struct act {
-    const float *f;   /* ACT_F32: [n_rows][stride] */
-    size_t stride;    /* in floats, >= K */
-    const int8_t *q;  /* ACT_Q8: [n_rows][K] */
-    const float *d;   /* ACT_Q8: [n_rows][K / 32], the scale of each block */
-    const int32_t *s; /* ACT_Q8: [n_rows][K / 32], the sum of each block's q */
+    const float *f; /* ARITH_FLOAT: [n_rows][stride] */
+    size_t stride;  /* in floats, >= K */
+    /* Quantised: int8 with an f32 scale for each 32 (ARITH_32) or each 256 (ARITH_256). */
+    const int8_t *q;  /* [n_rows][K] */
+    const float *d;   /* [n_rows][K / 32] or [n_rows][K / 256] */
+    const int16_t *s; /* sums of q: ARITH_32: [n_rows][K / 32]; ARITH_256: [n_rows][K / 16] */
+    /* The same q in the order of kernels.pack_cols: [n_rows / pack_cols, rounded up][K / 4][pack_cols][4]; rows past the last
+     * are any bytes. NULL where pack_cols is 0 or n_rows < pack_min. */
+    const int8_t *packed;
+};
+
+/* The buffers behind the quantised members of an act. */
+struct act_mem {
+    int8_t *q;
+    float *d;
+    int16_t *s;
+    int8_t *packed; /* where kernels.pack_cols is not 0: a whole number of groups */
 };
 
 /* ---- the table --------------------------------------------------------------------------------------- */
 
 /* One matrix product: dst[m][r] = dot(weight row r, activation row m). */
 struct mm {
+    enum qtype type;
     const uint8_t *w; /* weight rows, row_bytes apart */
     size_t row_bytes;
-    size_t k;      /* row length; a multiple of the type's block */
-    size_t n_rows; /* activation rows m, 1.. */
+    const struct qside *side; /* of the weights; NULL for most types */
+    size_t k;                 /* row length; a multiple of the type's block */
+    size_t n_rows;            /* activation rows m, 1.. */
     struct act act;
     float *dst; /* [n_rows][dst_stride], indexed by weight row */
     size_t dst_stride;
     void *scratch; /* MM_SCRATCH bytes, 64-aligned, of this thread */
 };
 #define MM_SCRATCH (256 * 1024)
+
+/* Weight row r of a product. */
+static inline struct qrow mm_row(const struct mm *a, size_t r)
+{
+    return (struct qrow){a->w + r * a->row_bytes, a->side, a->side ? r * (a->k / a->side->group) : 0};
+}
 
 #define ATTN_TILE 64   /* positions in a tile of the KV cache */
 #define ATTN_CHUNK 256 /* positions whose softmax state is merged as one; a multiple of ATTN_TILE */
@@ -79,15 +94,19 @@ struct attn_tile {
 
 struct kernels {
     const char *level;
-    enum act_kind act[QTYPE_COUNT];
+    /* How products want quantised activations packed, for n_rows >= pack_min (struct act); 0: not at all. */
+    uint32_t pack_cols, pack_min;
     /* dst[m][r] for weight rows r0 <= r < r1 and all m. */
     void (*mm[QTYPE_COUNT])(const struct mm *a, size_t r0, size_t r1);
     /* Weights as floats, for embedding rows; n a multiple of the block. */
-    void (*to_float[QTYPE_COUNT])(const void *src, float *dst, size_t n);
-    /* Floats in a type, for the KV cache: as quant.h's from_float. */
+    void (*to_float[QTYPE_COUNT])(const struct qrow *row, float *dst, size_t n);
+    /* Floats in a type, for the KV cache, as quant.h's quantize; NULL for types that a cache cannot have. */
     void (*from_float[QTYPE_COUNT])(const float *src, void *dst, size_t n);
-    /* Quantises one row of n activations, n a multiple of 32. */
-    void (*quant_act)(const float *x, size_t n, int8_t *q, float *d, int32_t *s);
+    /* Quantises one row of n activations, n a multiple of 32 or 256. */
+    void (*quant_act_32)(const float *x, size_t n, int8_t *q, float *d, int16_t *s);
+    void (*quant_act_256)(const float *x, size_t n, int8_t *q, float *d, int16_t *s);
+    /* Packs n <= pack_cols rows of k quantised activations: dst [k / 4][pack_cols][4]. NULL where pack_cols is 0. */
+    void (*pack_act)(const int8_t *q, size_t n, size_t k, int8_t *dst);
     /* y[i] = (x[i] * 1/sqrt(mean(x*x) + eps)) * w[i]; y may be x. */
     void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
     /* y[i] = silu(g[i]) * u[i]; y may be g or u. */
@@ -103,6 +122,20 @@ struct kernels {
     /* y[i] = exp(x[i]); y may be x. */
     void (*exp)(const float *x, size_t n, float *y);
 };
+
+/* Quantises rows [from, to) of x [..][k] for an arithmetic other than ARITH_FLOAT; rows of mem and x correspond. pack: also
+ * packs them; from is then a multiple of pack_cols. */
+void act_quantise(const struct kernels *kn, enum qarith arith, const float *x, size_t k, size_t from, size_t to, bool pack,
+                  const struct act_mem *mem);
+/* Numbers of scales and of sums that a row of k has. */
+static inline size_t act_scales(enum qarith arith, size_t k)
+{
+    return arith == ARITH_256 ? k / QSUPER : k / ACT_BLOCK;
+}
+static inline size_t act_sums(enum qarith arith, size_t k)
+{
+    return arith == ARITH_256 ? k / QSUB : k / ACT_BLOCK;
+}
 
 /* Fills k for a level by name; NULL: the best of this machine. Unknown or not runnable here: an error that lists the levels. */
 int kernels_init(struct kernels *k, const char *level, struct err *e);

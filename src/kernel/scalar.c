@@ -17,91 +17,99 @@ static float fold(const float lane[LANES])
 
 /* ---- matrix product -------------------------------------------------------------------------------- */
 
-static float f32_at(const uint8_t *row, size_t i)
-{
-    uint32_t bits = load_u32(row + 4 * i);
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-static float f16_at(const uint8_t *row, size_t i)
-{
-    return f16_to_f32(load_u16(row + 2 * i));
-}
-static float bf16_at(const uint8_t *row, size_t i)
-{
-    return bf16_to_f32(load_u16(row + 2 * i));
-}
+enum { PIECE = 256 }; /* weights widened at a time; a multiple of every block and of LANES */
 
-static float dot_float(const uint8_t *row, float (*at)(const uint8_t *, size_t), const float *x, size_t k)
+static float dot_float(enum qtype t, const struct qrow *row, const float *x, size_t k)
 {
-    float lane[LANES] = {0};
-    for (size_t i = 0; i < k; i += LANES)
-        for (size_t l = 0; l < LANES; l++)
-            lane[l] = i + l < k ? fmaf(at(row, i + l), x[i + l], lane[l]) : fmaf(0.0f, 0.0f, lane[l]);
+    float lane[LANES] = {0}, w[PIECE];
+    for (size_t from = 0; from < k; from += PIECE) {
+        size_t n = size_min(PIECE, k - from);
+        qtypes[t].row_to_float(row, from, w, n);
+        for (size_t i = 0; i < n; i += LANES)
+            for (size_t l = 0; l < LANES; l++)
+                lane[l] = i + l < n ? fmaf(w[i + l], x[from + i + l], lane[l]) : fmaf(0.0f, 0.0f, lane[l]);
+    }
     return fold(lane);
 }
 
-static void mm_float(const struct mm *a, size_t r0, size_t r1, float (*at)(const uint8_t *, size_t))
+/* One chain for the scaled sums, and one for the minima. */
+static float dot_32(enum qtype t, const struct qrow *row, const int8_t *q, const float *d, const int16_t *s, size_t k)
 {
-    for (size_t m = 0; m < a->n_rows; m++)
-        for (size_t r = r0; r < r1; r++)
-            a->dst[m * a->dst_stride + r] = dot_float(a->w + r * a->row_bytes, at, a->act.f + m * a->act.stride, a->k);
-}
-static void mm_f32_scalar(const struct mm *a, size_t r0, size_t r1)
-{
-    mm_float(a, r0, r1, f32_at);
-}
-static void mm_f16_scalar(const struct mm *a, size_t r0, size_t r1)
-{
-    mm_float(a, r0, r1, f16_at);
-}
-static void mm_bf16_scalar(const struct mm *a, size_t r0, size_t r1)
-{
-    mm_float(a, r0, r1, bf16_at);
-}
-
-/* Q8_0: 34 bytes for 32 weights, f16 scale, then 32 int8. */
-static float dot_q8_0(const uint8_t *row, const int8_t *q, const float *d, size_t k)
-{
-    float acc = 0.0f;
-    for (size_t b = 0; b < k / ACT_BLOCK; b++, row += 34, q += ACT_BLOCK) {
+    const struct qtype_info *info = &qtypes[t];
+    struct qblock w;
+    float acc = 0.0f, min = 0.0f;
+    for (size_t b = 0; b < k / ACT_BLOCK; b++, q += ACT_BLOCK) {
         int32_t sum = 0;
-        for (size_t i = 0; i < ACT_BLOCK; i++) sum += (int8_t)row[2 + i] * q[i];
-        acc = fmaf(f16_to_f32(load_u16(row)) * d[b], (float)sum, acc);
+        info->unpack(row, b, &w);
+        for (size_t i = 0; i < ACT_BLOCK; i++) sum += (w.u[i] - info->off) * q[i];
+        acc = fmaf(w.d * d[b], (float)sum, acc);
+        if (info->has_min) min = fmaf(w.m * d[b], (float)s[b], min);
     }
-    return acc;
+    return info->has_min ? acc + min : acc;
 }
 
-static void mm_q8_0_scalar(const struct mm *a, size_t r0, size_t r1)
+static float dot_256(enum qtype t, const struct qrow *row, const int8_t *q, const float *d, const int16_t *s, size_t k)
 {
+    const struct qtype_info *info = &qtypes[t];
+    struct qblock w;
+    float acc = 0.0f, min = 0.0f;
+    for (size_t b = 0; b < k / QSUPER; b++, q += QSUPER, s += QSUPER / QSUB) {
+        int32_t sum = 0, min_sum = 0;
+        info->unpack(row, b, &w);
+        for (size_t i = 0; i < QSUPER; i++) sum += w.sc[i / QSUB] * (w.u[i] - info->off) * q[i];
+        acc = fmaf(w.d * d[b], (float)sum, acc);
+        if (!info->has_min) continue;
+        for (size_t i = 0; i < QSUPER / QSUB; i++) min_sum += w.mn[i] * s[i];
+        min = fmaf(w.m * d[b], (float)min_sum, min);
+    }
+    return info->has_min ? acc - min : acc;
+}
+
+static void mm_scalar(const struct mm *a, size_t r0, size_t r1)
+{
+    const enum qarith arith = qtypes[a->type].arith;
     for (size_t m = 0; m < a->n_rows; m++)
-        for (size_t r = r0; r < r1; r++)
-            a->dst[m * a->dst_stride + r] =
-                dot_q8_0(a->w + r * a->row_bytes, a->act.q + m * a->k, a->act.d + m * (a->k / ACT_BLOCK), a->k);
+        for (size_t r = r0; r < r1; r++) {
+            const struct qrow row = mm_row(a, r);
+            const int8_t *q = a->act.q + m * a->k;
+            float *y = &a->dst[m * a->dst_stride + r];
+            if (arith == ARITH_FLOAT)
+                *y = dot_float(a->type, &row, a->act.f + m * a->act.stride, a->k);
+            else if (arith == ARITH_32)
+                *y = dot_32(a->type, &row, q, a->act.d + m * (a->k / ACT_BLOCK), a->act.s + m * (a->k / ACT_BLOCK), a->k);
+            else
+                *y = dot_256(a->type, &row, q, a->act.d + m * (a->k / QSUPER), a->act.s + m * (a->k / QSUB), a->k);
+        }
 }
 
-static void quant_act_scalar(const float *x, size_t n, int8_t *q, float *d, int32_t *s)
+/* One block of n activations that share a scale; a sum for each n_sum of them. */
+static void quant_block(const float *x, size_t n, size_t n_sum, int8_t *q, float *d, int16_t *s)
 {
-    for (size_t b = 0; b < n / ACT_BLOCK; b++, x += ACT_BLOCK, q += ACT_BLOCK) {
-        uint32_t top = 0;
-        for (size_t i = 0; i < ACT_BLOCK; i++) {
-            uint32_t bits = load_u32(x + i) & 0x7fffffffu;
-            if (bits > top) top = bits;
-        }
-        float amax;
-        memcpy(&amax, &top, sizeof amax);
-        bool finite = top < 0x7f800000u;
-        float id = finite && amax >= 0x1p-100f ? 127.0f / amax : 0.0f;
-        d[b] = !finite ? NAN : amax >= 0x1p-100f ? amax / 127.0f : 0.0f;
-        int32_t sum = 0;
-        for (size_t i = 0; i < ACT_BLOCK; i++) {
-            float v = id != 0.0f ? x[i] * id : 0.0f;
-            q[i] = (int8_t)((v + 0x1.8p+23f) - 0x1.8p+23f); /* to nearest even */
-            sum += q[i];
-        }
-        s[b] = sum;
+    uint32_t top = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits = load_u32(x + i) & 0x7fffffffu;
+        if (bits > top) top = bits;
     }
+    float amax;
+    memcpy(&amax, &top, sizeof amax);
+    bool finite = top < 0x7f800000u;
+    float id = finite && amax >= 0x1p-100f ? 127.0f / amax : 0.0f;
+    *d = !finite ? NAN : amax >= 0x1p-100f ? amax / 127.0f : 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        float v = id != 0.0f ? x[i] * id : 0.0f;
+        q[i] = (int8_t)((v + 0x1.8p+23f) - 0x1.8p+23f); /* to nearest even */
+        s[i / n_sum] = (int16_t)(i % n_sum ? s[i / n_sum] + q[i] : q[i]);
+    }
+}
+
+static void quant_act_32_scalar(const float *x, size_t n, int8_t *q, float *d, int16_t *s)
+{
+    for (size_t i = 0; i < n; i += ACT_BLOCK) quant_block(x + i, ACT_BLOCK, ACT_BLOCK, q + i, d++, s++);
+}
+
+static void quant_act_256_scalar(const float *x, size_t n, int8_t *q, float *d, int16_t *s)
+{
+    for (size_t i = 0; i < n; i += QSUPER) quant_block(x + i, QSUPER, QSUB, q + i, d++, s + i / QSUB);
 }
 
 /* ---- elementwise --------------------------------------------------------------------------------------- */
@@ -142,6 +150,19 @@ static void rope_scalar(float *x, const float *cos_t, const float *sin_t, size_t
 }
 
 /* ---- attention -------------------------------------------------------------------------------------------- */
+
+static float f32_at(const uint8_t *p, size_t i)
+{
+    uint32_t bits = load_u32(p + 4 * i);
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static float f16_at(const uint8_t *p, size_t i)
+{
+    return f16_to_f32(load_u16(p + 2 * i));
+}
 
 /* The larger of two; the first where they are equal or one is NaN. */
 static float max_f32(float a, float b)
@@ -198,26 +219,48 @@ static void attn_merge_scalar(float *m, float *l, float *o, float m2, float l2, 
     *m = t;
 }
 
+/* ---- weights as floats, floats as cache entries ------------------------------------------------------------- */
+
+#define T(NAME, name, id, block_n, bytes, ARITH, off, min, W)                          \
+    static void to_float_##NAME##_scalar(const struct qrow *row, float *dst, size_t n) \
+    {                                                                                  \
+        qtypes[QTYPE_##NAME].row_to_float(row, 0, dst, n);                             \
+    }
+#include "quant/types.def"
+#undef T
+
+static void from_float_f32_scalar(const float *src, void *dst, size_t n)
+{
+    qtypes[QTYPE_F32].quantize(src, NULL, dst, n);
+}
+
+static void from_float_f16_scalar(const float *src, void *dst, size_t n)
+{
+    qtypes[QTYPE_F16].quantize(src, NULL, dst, n);
+}
+
 void kernels_init_scalar(struct kernels *k)
 {
     *k = (struct kernels){
         .level = "scalar",
-        .act = {[QTYPE_F32] = ACT_F32, [QTYPE_F16] = ACT_F32, [QTYPE_BF16] = ACT_F32, [QTYPE_Q8_0] = ACT_Q8},
-        .mm = {[QTYPE_F32] = mm_f32_scalar,
-               [QTYPE_F16] = mm_f16_scalar,
-               [QTYPE_BF16] = mm_bf16_scalar,
-               [QTYPE_Q8_0] = mm_q8_0_scalar},
-        .quant_act = quant_act_scalar,
+        .quant_act_32 = quant_act_32_scalar,
+        .quant_act_256 = quant_act_256_scalar,
         .rms_norm = rms_norm_scalar,
         .swiglu = swiglu_scalar,
         .add = add_scalar,
         .rope = rope_scalar,
+        .to_float =
+            {
+#define T(NAME, name, id, block_n, bytes, ARITH, off, min, W) [QTYPE_##NAME] = to_float_##NAME##_scalar,
+#include "quant/types.def"
+#undef T
+            },
+        .from_float = {[QTYPE_F32] = from_float_f32_scalar, [QTYPE_F16] = from_float_f16_scalar},
         .attn_tile = {[QTYPE_F32] = attn_tile_f32_scalar, [QTYPE_F16] = attn_tile_f16_scalar},
         .attn_merge = attn_merge_scalar,
         .exp = exp_scalar,
     };
     for (size_t t = 0; t < QTYPE_COUNT; t++) {
-        k->to_float[t] = qtypes[t].to_float;
-        k->from_float[t] = qtypes[t].from_float;
+        k->mm[t] = mm_scalar;
     }
 }

@@ -85,7 +85,7 @@ static int vector_of(struct model *m, const struct tensor *t, uint64_t n, const 
     if (t->ne[0] != n || t->n_dims != 1) return wrong_shape(m, t, n, 1, e);
     float *v = arena_array(&m->arena, n, sizeof *v);
     if (!v) return fail_nomem(e, "norm weights", n * sizeof *v);
-    qtypes[t->type].to_float(t->data, v, n);
+    qtype_to_float(t->type, t->data, v, n);
     *out = v;
     m->parameters += n;
     return 0;

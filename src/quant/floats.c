@@ -70,24 +70,25 @@ uint16_t f32_to_bf16(float f)
     return (uint16_t)shift_rne(u, 16);
 }
 
-void to_float_F32(const void *src, float *dst, size_t n)
+void row_to_float_F32(const struct qrow *row, size_t from, float *dst, size_t n)
 {
-    memcpy(dst, src, n * sizeof *dst);
+    memcpy(dst, row->data + from * sizeof *dst, n * sizeof *dst);
 }
 
-void from_float_F32(const float *src, void *dst, size_t n)
+void quantize_F32(const float *src, const float *importance, void *dst, size_t n)
 {
+    (void)importance;
     memcpy(dst, src, n * sizeof *src);
 }
 
-void to_float_F16(const void *src, float *dst, size_t n)
+void row_to_float_F16(const struct qrow *row, size_t from, float *dst, size_t n)
 {
-    const uint8_t *p = src;
-    for (size_t i = 0; i < n; i++) dst[i] = f16_to_f32(load_u16(p + 2 * i));
+    for (size_t i = 0; i < n; i++) dst[i] = f16_to_f32(load_u16(row->data + 2 * (from + i)));
 }
 
-void from_float_F16(const float *src, void *dst, size_t n)
+void quantize_F16(const float *src, const float *importance, void *dst, size_t n)
 {
+    (void)importance;
     uint8_t *p = dst;
     for (size_t i = 0; i < n; i++) {
         uint16_t h = f32_to_f16(src[i]);
@@ -95,14 +96,14 @@ void from_float_F16(const float *src, void *dst, size_t n)
     }
 }
 
-void to_float_BF16(const void *src, float *dst, size_t n)
+void row_to_float_BF16(const struct qrow *row, size_t from, float *dst, size_t n)
 {
-    const uint8_t *p = src;
-    for (size_t i = 0; i < n; i++) dst[i] = bf16_to_f32(load_u16(p + 2 * i));
+    for (size_t i = 0; i < n; i++) dst[i] = bf16_to_f32(load_u16(row->data + 2 * (from + i)));
 }
 
-void from_float_BF16(const float *src, void *dst, size_t n)
+void quantize_BF16(const float *src, const float *importance, void *dst, size_t n)
 {
+    (void)importance;
     uint8_t *p = dst;
     for (size_t i = 0; i < n; i++) {
         uint16_t h = f32_to_bf16(src[i]);

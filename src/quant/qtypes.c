@@ -2,11 +2,55 @@
  * messages ("blk.0.ffn_up.weight is q4_k (12)"), for a file must be refused by name and not by number. */
 #include "quant/quant_int.h"
 
+#define UNPACK_FLOAT(NAME) NULL
+#define UNPACK_32(NAME) unpack_##NAME
+#define UNPACK_256(NAME) unpack_##NAME
+#define WRITE_R(NAME) NULL
+#define WRITE_W(NAME) quantize_##NAME
+
+/* Floats of the integer types, by the definition of struct qblock. */
+static void block_floats(enum qtype t, const struct qblock *q, float *dst)
+{
+    const struct qtype_info *info = &qtypes[t];
+    for (size_t i = 0; i < info->block_n; i++) {
+        float v = (float)(q->u[i] - info->off);
+        if (info->arith == ARITH_32)
+            dst[i] = info->has_min ? q->d * v + q->m : q->d * v;
+        else
+            dst[i] = info->has_min ? q->d * (float)q->sc[i / QSUB] * v - q->m * (float)q->mn[i / QSUB]
+                                   : q->d * (float)q->sc[i / QSUB] * v;
+    }
+}
+
+#define BLOCKS(NAME)                                                                     \
+    void row_to_float_##NAME(const struct qrow *row, size_t from, float *dst, size_t n)  \
+    {                                                                                    \
+        struct qblock q;                                                                 \
+        const size_t block_n = qtypes[QTYPE_##NAME].block_n;                             \
+        for (size_t b = from / block_n; b < (from + n) / block_n; b++, dst += block_n) { \
+            unpack_##NAME(row, b, &q);                                                   \
+            block_floats(QTYPE_##NAME, &q, dst);                                         \
+        }                                                                                \
+    }
+#define DEFINE_FLOAT(NAME)
+#define DEFINE_32(NAME) BLOCKS(NAME)
+#define DEFINE_256(NAME) BLOCKS(NAME)
+#define T(NAME, name, id, block_n, bytes, ARITH, off, min, W) DEFINE_##ARITH(NAME)
+#include "quant/types.def"
+#undef T
+
 const struct qtype_info qtypes[QTYPE_COUNT] = {
-#define T(NAME, name, id, block_n, bytes) [QTYPE_##NAME] = {name, id, block_n, bytes, to_float_##NAME, from_float_##NAME},
+#define T(NAME, name, id, block_n, bytes, ARITH, off, min, W)                                                                 \
+    [QTYPE_##NAME] = {name,           id, block_n, bytes, ARITH_##ARITH, off, min, UNPACK_##ARITH(NAME), row_to_float_##NAME, \
+                      WRITE_##W(NAME)},
 #include "quant/types.def"
 #undef T
 };
+
+void qtype_to_float(enum qtype t, const void *src, float *dst, size_t n)
+{
+    qtypes[t].row_to_float(&(struct qrow){.data = src}, 0, dst, n);
+}
 
 /* Indexed by the number in the file. 4, 5, 31..33 and 36..38 were withdrawn from the format. */
 static const char *const ggml_names[] = {
@@ -44,7 +88,7 @@ bool qtype_by_name(struct str name, enum qtype *out)
 bool qtype_by_ggml(uint32_t id, enum qtype *out)
 {
     for (unsigned t = 0; t < QTYPE_COUNT; t++) {
-        if (qtypes[t].ggml_id != id) continue;
+        if (qtypes[t].ggml_id != id || id == NO_GGML) continue;
         *out = (enum qtype)t;
         return true;
     }

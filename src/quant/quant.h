@@ -1,15 +1,55 @@
-/* quant: how numbers lie in files. One row of types.def and one file per family; nobody else knows a block layout
- * except the kernels of that type. */
+/* quant: how numbers lie in files. One row of types.def for each type and one file per family; nobody else knows a block
+ * layout except the kernels of that type. */
 #ifndef QUERN_QUANT_H
 #define QUERN_QUANT_H
 
 #include "base/base.h"
 
 enum qtype {
-#define T(NAME, name, id, block_n, bytes) QTYPE_##NAME,
+#define T(NAME, name, id, block_n, bytes, ARITH, off, min, W) QTYPE_##NAME,
 #include "quant/types.def"
 #undef T
     QTYPE_COUNT
+};
+#define NO_GGML UINT32_MAX
+
+/* How products with a type are computed. */
+enum qarith {
+    ARITH_FLOAT, /* the weight is widened to f32 */
+    ARITH_32,    /* integers with a float scale (and a float minimum) for each 32 weights */
+    ARITH_256,   /* integers with an integer scale (and minimum) for each 16 of 256 weights, and float scales for all of them */
+};
+
+#define QSUPER 256 /* weights of the largest block */
+#define QSUB 16    /* weights that share sc and mn */
+
+/* One block taken apart: block_n weights, in order.
+ *
+ *   ARITH_32    w[i] = d * (u[i] - off) [+ m]
+ *   ARITH_256   w[i] = (d * sc[i / 16]) * (u[i] - off) [- m * mn[i / 16]]
+ *
+ * each operation rounded once to f32, brackets where the type has a minimum. off is a constant of the type: u is unsigned, so
+ * that every instruction set can multiply it. Members that a type has no use for are left alone.
+ * Bounds: |sc| <= 128, 0 <= mn <= 63, |u - off| <= 128 (255 where off is 0). */
+struct qblock {
+    uint8_t u[QSUPER];
+    int16_t sc[QSUPER / QSUB], mn[QSUPER / QSUB];
+    float d, m;
+};
+
+/* Scales that lie in tensors of their own (MLX): of each group of weights of a row, one scale, and one bias where the type has
+ * a minimum. Borrowed; aligned to 1 byte only. */
+struct qside {
+    const uint8_t *scales, *biases; /* [rows][row length / group]; biases NULL where min is false */
+    enum qtype type;                /* of scales and biases: F32, F16, BF16 (microscaling types have u8 scales of their own) */
+    uint32_t group;                 /* weights; a multiple of 32, or 16 */
+};
+
+/* One row of weights as it lies. */
+struct qrow {
+    const uint8_t *data;
+    const struct qside *side; /* NULL: the blocks hold everything */
+    size_t first_group;       /* index of the row's first group in the arrays of side */
 };
 
 struct qtype_info {
@@ -17,11 +57,21 @@ struct qtype_info {
     uint32_t ggml_id;
     uint32_t block_n;     /* weights per block */
     uint32_t block_bytes; /* bytes per block */
-    /* n weights, a multiple of block_n; src and dst need no alignment beyond that of a byte on the quantised side. */
-    void (*to_float)(const void *src, float *dst, size_t n);
-    void (*from_float)(const float *src, void *dst, size_t n);
+    enum qarith arith;
+    uint8_t off;
+    bool has_min;
+    /* Takes block number `block` of the row apart. NULL for ARITH_FLOAT. */
+    void (*unpack)(const struct qrow *row, size_t block, struct qblock *out);
+    /* Weights from .. from + n - 1 of a row, both multiples of block_n. */
+    void (*row_to_float)(const struct qrow *row, size_t from, float *dst, size_t n);
+    /* n a multiple of block_n; NULL where Quern does not write the type. importance: [n] weights >= 0 of the squared errors of
+     * each column, or NULL: all alike. Deterministic: the same floats give the same bytes on every machine. */
+    void (*quantize)(const float *src, const float *importance, void *dst, size_t n);
 };
 extern const struct qtype_info qtypes[QTYPE_COUNT];
+
+/* n weights from src on, of a type whose blocks hold everything; n a multiple of block_n. */
+void qtype_to_float(enum qtype t, const void *src, float *dst, size_t n);
 
 bool qtype_by_name(struct str name, enum qtype *out); /* any case */
 bool qtype_by_ggml(uint32_t id, enum qtype *out);

@@ -1,13 +1,18 @@
-/* quant_int: what the files of this room share. Every row of types.def asks for two functions by name, so a new type is a row
- * and a file that defines them; the linker names what is missing. Contracts: struct qtype_info in quant.h. */
+/* quant_int: what the files of this room share. Every row of types.def asks for functions by name, so a new type is a row and
+ * a file that defines them; the linker names what is missing. Contracts: struct qtype_info in quant.h.
+ *
+ *   FLOAT      row_to_float_NAME
+ *   32, 256    unpack_NAME
+ *   W          quantize_NAME */
 #ifndef QUERN_QUANT_INT_H
 #define QUERN_QUANT_INT_H
 
 #include "quant/quant.h"
 
-#define T(NAME, name, id, block_n, bytes)                        \
-    void to_float_##NAME(const void *src, float *dst, size_t n); \
-    void from_float_##NAME(const float *src, void *dst, size_t n);
+#define T(NAME, name, id, block_n, bytes, ARITH, off, min, W)                            \
+    void unpack_##NAME(const struct qrow *row, size_t block, struct qblock *out);        \
+    void row_to_float_##NAME(const struct qrow *row, size_t from, float *dst, size_t n); \
+    void quantize_##NAME(const float *src, const float *importance, void *dst, size_t n);
 #include "quant/types.def"
 #undef T
 

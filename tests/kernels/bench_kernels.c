@@ -42,8 +42,8 @@ struct bench {
     enum qtype type;
     struct attn_tile attn;
     float *x, *y, *z, *cos, *sin;
-    int8_t *q;
-    int32_t *s;
+    struct act_mem mem;
+    enum qarith arith;
     bool neox;
 };
 
@@ -53,7 +53,7 @@ static void run_mm(const struct kernels *k, struct bench *b)
 }
 static void run_to_float(const struct kernels *k, struct bench *b)
 {
-    k->to_float[b->type](b->mm.w, b->y, N);
+    k->to_float[b->type](&(struct qrow){.data = b->mm.w}, b->y, N);
 }
 static void run_attn(const struct kernels *k, struct bench *b)
 {
@@ -61,7 +61,7 @@ static void run_attn(const struct kernels *k, struct bench *b)
 }
 static void run_quant_act(const struct kernels *k, struct bench *b)
 {
-    k->quant_act(b->x, N, b->q, b->z, b->s);
+    act_quantise(k, b->arith, b->x, N, 0, 1, false, &b->mem);
 }
 static void run_rms_norm(const struct kernels *k, struct bench *b)
 {
@@ -114,12 +114,24 @@ static void bench_one(const struct kernels *now, struct bench *b, const char *na
     printf("%-8s %-28s %9.0f ns %8.2f %s %7.1f x scalar\n", now->level, name, t, work / t, unit, t0 / t);
 }
 
+/* Ordinary activations: floats at x, and the same quantised and packed for a level. */
+static void fill_act(const struct kernels *now, enum qarith arith, struct act *a, size_t n_rows, size_t k, float *x,
+                     const struct act_mem *mem)
+{
+    *a = (struct act){.f = x, .stride = k, .q = mem->q, .d = mem->d, .s = mem->s};
+    for (size_t i = 0; i < n_rows * k; i++) x[i] = random_float();
+    if (arith == ARITH_FLOAT) return;
+    act_quantise(now, arith, x, k, 0, n_rows, now->pack_cols != 0, mem);
+    a->packed = now->pack_cols ? mem->packed : NULL;
+}
+
 static void bench_level(const struct kernels *now, struct bench *b)
 {
     char name[40];
-    for (size_t i = 0; i < n_mm_types; i++) {
-        const enum qtype t = b->type = mm_types[i];
+    for (enum qtype t = 0; t < QTYPE_COUNT; t++) {
         const struct qtype_info *info = &qtypes[t];
+        b->type = b->mm.type = t;
+        fill_act(now, info->arith, &b->mm.act, COLS, K, b->x, &b->mem);
         b->mm.row_bytes = K / info->block_n * info->block_bytes;
         fill_weights(t, (uint8_t *)(uintptr_t)b->mm.w, K * ROWS);
         static const size_t cols[] = {1, 2, 4, 8, 12, 16, 32, COLS};
@@ -143,7 +155,10 @@ static void bench_level(const struct kernels *now, struct bench *b)
             bench_one(now, b, name, run_attn, 4.0 * DIM * ATTN_TILE * (double)rows[r], "Gop/s");
         }
     }
-    bench_one(now, b, "quant_act", run_quant_act, N * 5.0, "GB/s");
+    b->arith = ARITH_32;
+    bench_one(now, b, "quant_act_32", run_quant_act, N * 5.0, "GB/s");
+    b->arith = ARITH_256;
+    bench_one(now, b, "quant_act_256", run_quant_act, N * 5.0, "GB/s");
     bench_one(now, b, "rms_norm", run_rms_norm, N * 12.0, "GB/s");
     bench_one(now, b, "swiglu", run_swiglu, N * 12.0, "GB/s");
     bench_one(now, b, "add", run_add, N * 12.0, "GB/s");
@@ -153,16 +168,6 @@ static void bench_level(const struct kernels *now, struct bench *b)
     }
     bench_one(now, b, "exp", run_exp, N * 8.0, "GB/s");
     bench_one(now, b, "attn_merge", run_merge, N * 12.0, "GB/s");
-}
-
-/* Ordinary activations: floats at x, and the same quantised. */
-static void fill_act(struct act *a, size_t n_rows, size_t k, float *x, int8_t *q, float *d, int32_t *s)
-{
-    struct kernels best;
-    kernels_init(&best, NULL, NULL);
-    *a = (struct act){.f = x, .stride = k, .q = q, .d = d, .s = s};
-    for (size_t i = 0; i < n_rows * k; i++) x[i] = random_float();
-    for (size_t m = 0; m < n_rows; m++) best.quant_act(x + m * k, k, q + m * k, d + m * (k / 32), s + m * (k / 32));
 }
 
 static void bench_all_levels(struct arena *mem)
@@ -176,10 +181,8 @@ static void bench_all_levels(struct arena *mem)
                       .z = arena_array(mem, N, 4),
                       .cos = arena_array(mem, N, 4),
                       .sin = arena_array(mem, N, 4),
-                      .q = arena_array(mem, COLS * K, 1),
-                      .s = arena_array(mem, COLS * K / 32, 4)};
-    float *d = arena_array(mem, COLS * K / 32, 4);
-    fill_act(&b.mm.act, COLS, K, b.x, b.q, d, b.s);
+                      .mem = {arena_array(mem, COLS * K, 1), arena_array(mem, COLS * K / 32, 4),
+                              arena_array(mem, COLS * K / 16, 2), arena_array(mem, COLS * K * 2, 1)}};
     b.mm.w = arena_array(mem, K * ROWS, 4);
     b.mm.k = K;
     b.mm.dst = b.y;
@@ -207,7 +210,7 @@ static void bench_all_levels(struct arena *mem)
 
 #define BIG ((size_t)3 << 29)     /* bytes of weights: more than any cache */
 #define STRETCH ((size_t)3 << 25) /* bytes of one measurement: short, so that some of them meet no other program */
-enum { PREFILL_COLS = 512, PREFILL_ROWS = 256, MAX_THREADS = 64 };
+enum { PREFILL_COLS = 512, PREFILL_ROWS = 256, MAX_THREADS = 64, K_MAX = 8192 };
 typedef uint64_t wide __attribute__((vector_size(16)));
 
 struct job {
@@ -220,6 +223,8 @@ struct job {
     size_t at;          /* where the stretch being measured begins */
     uint8_t *scratch;
     wide sink[MAX_THREADS];
+    float *x; /* PREFILL_COLS * K_MAX activations */
+    struct act_mem mem;
     double work[MAX_THREADS], ns[MAX_THREADS]; /* of each thread in this stretch */
 };
 
@@ -327,13 +332,14 @@ static void bench_shape(struct pool *pool, struct job *j, size_t k, size_t n_row
     const struct qtype_info *info = &qtypes[j->type];
     char name[60];
     j->n_rows = n_rows;
-    j->mm.k = j->mm.act.stride = k;
+    j->mm.k = k;
     j->mm.dst_stride = n_rows;
     j->mm.row_bytes = k / info->block_n * info->block_bytes;
     snprintf(name, sizeof name, "decode mm_%s %zux%zu", info->name, n_rows, k);
     if (wanted(j->k->level, name)) {
         double read = 0.0, rate = 0.0;
         j->mm.n_rows = 1;
+        fill_act(j->k, qtypes[j->type].arith, &j->mm.act, 1, k, j->x, &j->mem);
         for (int i = 0; i < 3 * RUNS; i++) {
             j->at = (size_t)(2 * i) * STRETCH % BIG;
             read = fmax(read, rate_of(pool, j, read_part, 1));
@@ -347,8 +353,9 @@ static void bench_shape(struct pool *pool, struct job *j, size_t k, size_t n_row
     if (wanted(j->k->level, name)) {
         double top = 0.0, rate = 0.0;
         j->mm.n_rows = PREFILL_COLS;
+        fill_act(j->k, qtypes[j->type].arith, &j->mm.act, PREFILL_COLS, k, j->x, &j->mem);
         j->n_rows = PREFILL_ROWS;
-        j->int8 = j->k->act[j->type] == ACT_Q8;
+        j->int8 = qtypes[j->type].arith != ARITH_FLOAT;
         for (int i = 0; i < 2 * RUNS; i++) {
             j->at = (size_t)i * STRETCH % BIG;
             top = fmax(top, rate_of(pool, j, peak_part, 1));
@@ -363,25 +370,25 @@ static void bench_shape(struct pool *pool, struct job *j, size_t k, size_t n_row
 static int bench_machine(unsigned n_threads, struct arena *mem)
 {
     static struct job j;
-    const size_t k_max = 8192;
     struct pool *pool = NULL;
     struct err e;
+    const size_t most = PREFILL_COLS * K_MAX;
     uint8_t *big = mem_pages(BIG);
-    float *x = arena_array(mem, PREFILL_COLS * k_max, 4), *d = arena_array(mem, PREFILL_COLS * k_max / 32, 4);
-    int8_t *q = arena_array(mem, PREFILL_COLS * k_max, 1);
-    int32_t *s = arena_array(mem, PREFILL_COLS * k_max / 32, 4);
-    j.mm.dst = arena_array(mem, PREFILL_COLS * k_max, 4);
+    j.x = arena_array(mem, most, 4);
+    j.mem = (struct act_mem){arena_array(mem, most, 1), arena_array(mem, most / 32, 4), arena_array(mem, most / 16, 2),
+                             arena_array(mem, most + 64 * K_MAX, 1)};
+    j.mm.dst = arena_array(mem, most, 4);
     j.scratch = mem_pages((size_t)n_threads * MM_SCRATCH);
     j.big = big;
-    if (!big || !x || !d || !q || !s || !j.mm.dst || !j.scratch || pool_new(n_threads, &pool, &e) < 0) {
+    if (!big || !j.x || !j.mem.q || !j.mem.d || !j.mem.s || !j.mem.packed || !j.mm.dst || !j.scratch ||
+        pool_new(n_threads, &pool, &e) < 0) {
         printf("no memory or threads\n");
         return 1;
     }
-    fill_act(&j.mm.act, PREFILL_COLS, k_max, x, q, d, s);
-    for (size_t i = 0; i < n_mm_types; i++) {
-        j.type = mm_types[i];
-        const size_t unit = (size_t)qtypes[j.type].block_bytes * 1024;
-        fill_weights(j.type, big, 1024 * qtypes[j.type].block_n);
+    for (enum qtype t = 0; t < QTYPE_COUNT; t++) {
+        j.type = j.mm.type = t;
+        const size_t unit = (size_t)qtypes[t].block_bytes * 1024;
+        fill_weights(t, big, 1024 * qtypes[t].block_n);
         for (size_t at = unit; at + unit <= BIG; at += unit) memcpy(big + at, big, unit);
         for (unsigned l = 1; cpu_level(l); l++) {
             struct kernels now;

@@ -4,9 +4,6 @@
 
 #include "kernel/kernel.h"
 
-extern const enum qtype mm_types[];
-extern const size_t n_mm_types;
-
 uint64_t random_bits(void);
 float random_float(void); /* -1..1 */
 /* Ordinary weights of a type, n a multiple of its block. */

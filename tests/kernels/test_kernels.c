@@ -17,8 +17,15 @@
 
 #include "kernel_tests.h"
 
-const enum qtype mm_types[] = {QTYPE_F32, QTYPE_F16, QTYPE_BF16, QTYPE_Q8_0};
-const size_t n_mm_types = COUNT_OF(mm_types);
+/* Where the f16 numbers of a block are. */
+static const struct {
+    size_t n, at[2];
+} halves[QTYPE_COUNT] = {
+    [QTYPE_Q8_0] = {1, {0}},    [QTYPE_Q4_0] = {1, {0}},    [QTYPE_Q4_1] = {2, {0, 2}},   [QTYPE_Q5_0] = {1, {0}},
+    [QTYPE_Q5_1] = {2, {0, 2}}, [QTYPE_IQ4_NL] = {1, {0}},  [QTYPE_Q2_K] = {2, {80, 82}}, [QTYPE_Q3_K] = {1, {108}},
+    [QTYPE_Q4_K] = {2, {0, 2}}, [QTYPE_Q5_K] = {2, {0, 2}}, [QTYPE_Q6_K] = {1, {208}},    [QTYPE_IQ4_XS] = {1, {0}},
+    [QTYPE_TQ1_0] = {1, {52}},  [QTYPE_TQ2_0] = {1, {64}},
+};
 
 /* ---- results ----------------------------------------------------------------------------------------- */
 
@@ -155,21 +162,29 @@ static void fill_floats(enum kind kind, float *x, size_t n)
     for (size_t i = 0; i < n; i++) x[i] = draw(kind, i);
 }
 
+/* One block of integers: any bytes or all the same, and scales of the kind. */
+static void fill_block(enum kind kind, enum qtype t, uint8_t *block, size_t i)
+{
+    for (size_t j = 0; j < qtypes[t].block_bytes; j++)
+        block[j] = kind == EQUAL       ? 0x80
+                   : kind == ALTERNATE ? (j % 2 ? 0x80 : 0x7f)
+                   : kind == ZEROS     ? 0
+                                       : (uint8_t)random_bits();
+    if (t == QTYPE_MXFP4 && (kind == ORDINARY || kind == CANCEL)) block[0] = (uint8_t)(116 + below(8));
+    for (size_t j = 0; j < halves[t].n; j++) {
+        uint16_t h = kind == ORDINARY || kind == CANCEL ? f32_to_f16(0.02f * fabsf(random_float())) : draw_half(kind, i);
+        memcpy(block + halves[t].at[j], &h, 2);
+    }
+}
+
 static void fill_kind(enum kind kind, enum qtype t, uint8_t *w, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
+    const struct qtype_info *info = &qtypes[t];
+    for (size_t b = 0; info->unpack && b < n / info->block_n; b++) fill_block(kind, t, w + b * info->block_bytes, b);
+    for (size_t i = 0; !info->unpack && i < n; i++) {
         float f = t == QTYPE_F32 ? draw(kind, i) : 0.0f;
         uint16_t h = t == QTYPE_BF16 ? f32_to_bf16(draw(kind, i)) : t == QTYPE_F16 ? draw_half(kind, i) : 0;
-        if (t == QTYPE_F32) memcpy(w + 4 * i, &f, 4);
-        if (t == QTYPE_F16 || t == QTYPE_BF16) memcpy(w + 2 * i, &h, 2);
-        if (t != QTYPE_Q8_0) continue;
-        uint8_t *block = w + i / 32 * 34;
-        if (i % 32 == 0) {
-            h = kind == ORDINARY || kind == CANCEL ? f32_to_f16(0.02f * fabsf(random_float())) : draw_half(kind, i / 32);
-            memcpy(block, &h, 2);
-        }
-        uint8_t any = (uint8_t)random_bits();
-        block[2 + i % 32] = kind == EQUAL ? 0x80 : kind == ALTERNATE ? (i % 2 ? 0x80 : 0x7f) : kind == ZEROS ? 0 : any;
+        memcpy(w + info->block_bytes * i, t == QTYPE_F32 ? (const void *)&f : &h, info->block_bytes);
     }
 }
 
@@ -180,7 +195,7 @@ void fill_weights(enum qtype t, uint8_t *w, size_t n)
 
 /* ---- memory that ends at an unreadable page ---------------------------------------------------------------- */
 
-enum { AREAS = 10, AREA_BYTES = 4 << 20 };
+enum { AREAS = 11, AREA_BYTES = 4 << 20 };
 static uint8_t *areas[AREAS]; /* each AREA_BYTES between two pages that fault */
 
 static void areas_init(void)
@@ -207,7 +222,7 @@ static void *area(size_t i, size_t n, size_t skip)
 }
 
 /* Areas by use: REF and OUT hold an output of scalar and of the kernel under test, with REF2, OUT2 a second one. */
-enum { REF, OUT, REF2, OUT2, IN0, IN1, IN2, IN3, IN4, SCRATCH };
+enum { REF, OUT, REF2, OUT2, IN0, IN1, IN2, IN3, IN4, SCRATCH, PACKED };
 
 /* Canaries before an output: a kernel that writes below it changes them. Above it is the page. */
 enum { CANARY = 64 };
@@ -232,24 +247,35 @@ static bool same_floats(size_t ref, size_t out, size_t n, const char *what)
 /* ---- matrix products ------------------------------------------------------------------------------------------ */
 
 /* Quantised activations: rows that the quantiser could have made, and the extremes of its range. */
-static void fill_act_q8(enum kind kind, size_t n_rows, size_t k, int8_t *q, float *d, int32_t *s)
+static void fill_act_q(enum kind kind, enum qarith arith, size_t n_rows, size_t k, const struct act_mem *mem)
 {
     struct kernels ref;
     kernels_init_scalar(&ref);
+    const size_t n_d = act_scales(arith, k), n_s = act_sums(arith, k), per_s = k / n_s;
     float *x = area(IN4, k * 4, 0);
     for (size_t m = 0; m < n_rows; m++) {
-        int8_t *qm = q + m * k;
-        float *dm = d + m * (k / 32);
+        const struct act_mem row = {mem->q + m * k, mem->d + m * n_d, mem->s + m * n_s, NULL};
         fill_floats(kind, x, k);
-        ref.quant_act(x, k, qm, dm, s + m * (k / 32));
+        act_quantise(&ref, arith, x, k, 0, 1, false, &row);
         if (kind != LARGE && kind != TINY) continue;
-        for (size_t b = 0; b < k / 32; b++) {
-            dm[b] = kind == LARGE ? 1e30f : draw(TINY, b);
-            int32_t sum = 0;
-            for (size_t i = 0; i < 32; i++) sum += qm[32 * b + i] = b % 2 || i % 2 ? -127 : 127;
-            s[m * (k / 32) + b] = sum;
+        for (size_t b = 0; b < n_d; b++) row.d[b] = kind == LARGE ? 1e30f : draw(TINY, b);
+        for (size_t i = 0; i < k; i++) row.q[i] = i / 32 % 2 || i % 2 ? -127 : 127;
+        for (size_t b = 0; b < n_s; b++) {
+            row.s[b] = 0;
+            for (size_t i = 0; i < per_s; i++) row.s[b] = (int16_t)(row.s[b] + row.q[b * per_s + i]);
         }
     }
+}
+
+/* The same activations, packed as a table wants them; NULL where it does not. */
+static const int8_t *packed_for(const struct kernels *now, const struct act *a, size_t n_rows, size_t k)
+{
+    if (!now->pack_cols || n_rows < now->pack_min) return NULL;
+    const size_t cols = now->pack_cols, groups = (n_rows + cols - 1) / cols;
+    int8_t *packed = area(PACKED, groups * cols * k, 0);
+    memset(packed, 0x55, groups * cols * k);
+    for (size_t m = 0; m < n_rows; m += cols) now->pack_act(a->q + m * k, size_min(n_rows - m, cols), k, packed + m * k);
+    return packed;
 }
 
 /* One product of n weight rows of length k with n_cols activation rows, by both tables; random row range and paddings. */
@@ -257,22 +283,22 @@ static bool mm_case(const struct kernels *ref, const struct kernels *now, enum q
                     enum kind kind)
 {
     const size_t row = k / qtypes[t].block_n * qtypes[t].block_bytes, row_bytes = row + (below(4) ? 0 : below(9));
-    const size_t w_bytes = (n - 1) * row_bytes + row, n_blocks = k / ACT_BLOCK, stride = k + below(3);
+    const size_t w_bytes = (n - 1) * row_bytes + row, stride = k + below(3);
+    const enum qarith arith = qtypes[t].arith;
     uint8_t *w = area(IN0, w_bytes, below(2) ? 0 : below(4));
     for (size_t r = 0; r < n; r++) fill_kind(kind, t, w + r * row_bytes, k);
-    struct mm a = {.w = w, .row_bytes = row_bytes, .k = k, .n_rows = n_cols, .dst_stride = n + below(3)};
-    if (now->act[t] == ACT_F32) {
+    struct mm a = {.type = t, .w = w, .row_bytes = row_bytes, .k = k, .n_rows = n_cols, .dst_stride = n + below(3)};
+    if (arith == ARITH_FLOAT) {
         size_t n_floats = (n_cols - 1) * stride + k;
         float *x = area(IN1, n_floats * 4, 0);
         fill_floats(kind, x, n_floats);
         a.act.f = x;
         a.act.stride = stride;
     } else {
-        int8_t *q = area(IN1, n_cols * k, 0);
-        float *d = area(IN2, n_cols * n_blocks * 4, 0);
-        int32_t *s = area(IN3, n_cols * n_blocks * 4, 0);
-        fill_act_q8(kind, n_cols, k, q, d, s);
-        a.act = (struct act){.q = q, .d = d, .s = s};
+        const struct act_mem mem = {area(IN1, n_cols * k, 0), area(IN2, n_cols * act_scales(arith, k) * 4, 0),
+                                    area(IN3, n_cols * act_sums(arith, k) * 2, 0), NULL};
+        fill_act_q(kind, arith, n_cols, k, &mem);
+        a.act = (struct act){.q = mem.q, .d = mem.d, .s = mem.s};
     }
     const size_t r0 = below(3) ? 0 : below(n), r1 = r0 + 1 + (below(3) ? n - r0 - 1 : below(n - r0));
     const size_t n_out = (n_cols - 1) * a.dst_stride + n;
@@ -280,6 +306,7 @@ static bool mm_case(const struct kernels *ref, const struct kernels *now, enum q
     a.dst = out_floats(REF, n_out);
     ref->mm[t](&a, r0, r1);
     a.dst = out_floats(OUT, n_out);
+    if (arith != ARITH_FLOAT) a.act.packed = packed_for(now, &a.act, n_cols, k);
     now->mm[t](&a, r0, r1);
     if (same_floats(REF, OUT, n_out, "dst")) return true;
     where("k %zu, rows %zu..%zu of %zu, %zu columns, %s", k, r0, r1, n, n_cols, kind_names[kind]);
@@ -296,10 +323,10 @@ static void test_mm(const struct kernels *ref, const struct kernels *now, enum q
         /* Every number of rows and columns, short rows. */
         for (size_t n = 1; ok && n <= 40; n++)
             for (size_t c = 0; ok && c < COUNT_OF(col_list); c++)
-                ok = mm_case(ref, now, t, unit == 1 ? 1 + below(40) : 32 * (1 + below(3)), n, col_list[c],
+                ok = mm_case(ref, now, t, unit == 1 ? 1 + below(40) : unit * (1 + below(3)), n, col_list[c],
                              (enum kind)below(KINDS));
         /* Every short row length, every kind of numbers. */
-        for (size_t k = step; ok && k <= 70 * step; k += step)
+        for (size_t k = step; ok && k <= (unit == QSUPER ? 12 : 70) * step; k += step)
             for (int kind = 0; ok && kind < KINDS; kind++)
                 ok = mm_case(ref, now, t, k, 1 + below(unit == 1 ? 40 : 9), 1 + below(unit == 1 ? 20 : 6), (enum kind)kind);
         for (size_t i = 0; ok && i < COUNT_OF(k_list); i++)
@@ -313,8 +340,9 @@ static void test_mm(const struct kernels *ref, const struct kernels *now, enum q
         ok = mm_case(ref, now, t, k, 1 + below(40), 131072 / k + 1 + below(20), (enum kind)(i % KINDS));
     }
     /* Blocks of columns, and both with several blocks of rows and of K. */
-    ok = ok && mm_case(ref, now, t, 32, 3, 1600, ORDINARY) && mm_case(ref, now, t, 544, 37, 200, ORDINARY) &&
-         mm_case(ref, now, t, 2080, 70, 7, WIDE) && mm_case(ref, now, t, 1056, 33, 40, CANCEL);
+    const size_t align = size_max(unit, 32);
+    ok = ok && mm_case(ref, now, t, align, 3, 1600, ORDINARY) && mm_case(ref, now, t, 544 / align * align, 37, 200, ORDINARY) &&
+         mm_case(ref, now, t, 2080 / align * align, 70, 7, WIDE) && mm_case(ref, now, t, 1056 / align * align, 33, 40, CANCEL);
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------------------------- */
@@ -327,15 +355,17 @@ static void test_to_float(const struct kernels *ref, const struct kernels *now, 
         size_t n = unit * (1 + (i < 100 ? i : below(2000 / unit))), bytes = n / unit * qtypes[t].block_bytes;
         uint8_t *w = area(IN0, bytes, below(4));
         fill_kind((enum kind)(i % KINDS), t, w, n);
-        ref->to_float[t](w, out_floats(REF, n), n);
-        now->to_float[t](w, out_floats(OUT, n), n);
+        const struct qrow row = {.data = w};
+        ref->to_float[t](&row, out_floats(REF, n), n);
+        now->to_float[t](&row, out_floats(OUT, n), n);
         ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
     }
     if (!ok || (t != QTYPE_F16 && t != QTYPE_BF16)) return;
     uint8_t *all = area(IN0, 65536 * 2, 0); /* every number there is */
     for (size_t i = 0; i < 65536; i++) memcpy(all + 2 * i, &(uint16_t){(uint16_t)i}, 2);
-    ref->to_float[t](all, out_floats(REF, 65536), 65536);
-    now->to_float[t](all, out_floats(OUT, 65536), 65536);
+    const struct qrow row = {.data = all};
+    ref->to_float[t](&row, out_floats(REF, 65536), 65536);
+    now->to_float[t](&row, out_floats(OUT, 65536), 65536);
     same_floats(REF, OUT, 65536, "all numbers");
 }
 
@@ -358,26 +388,50 @@ static void test_from_float(const struct kernels *ref, const struct kernels *now
     }
 }
 
-static void test_quant_act(const struct kernels *ref, const struct kernels *now)
+static void test_quant_act(const struct kernels *ref, const struct kernels *now, enum qarith arith)
 {
     static const float tops[] = {0x1p-100f, 0x1.fffffep-101f, FLT_MAX, 0x1p-149f, 127.0f, 1.0f};
     bool ok = true;
     for (size_t i = 0; ok && i < 2000; i++) {
-        size_t n = 32 * (1 + below(9)), n_blocks = n / 32;
+        const size_t n = (arith == ARITH_256 ? QSUPER : 32) * (1 + below(9)), n_d = act_scales(arith, n);
+        const size_t sum_bytes = act_sums(arith, n) * 2;
         float *x = area(IN0, n * 4, 0);
         fill_floats((enum kind)(i % KINDS), x, n);
         if (i % 5 == 0) /* a block whose largest magnitude sits at a border; halves of steps between */
-            for (size_t j = 0; j < 32; j++) x[j] = tops[i / 5 % COUNT_OF(tops)] * (j == 7 ? 1.0f : (float)j / 254.0f);
+            for (size_t j = 0; j < n / n_d; j++)
+                x[j] = tops[i / 5 % COUNT_OF(tops)] * (j == 7 ? 1.0f : (float)(j % 254) / 254.0f);
         int8_t *q0 = area(REF2, n, 0), *q1 = area(OUT2, n, 0);
-        int32_t *s0 = area(IN1, n_blocks * 4, 0), *s1 = area(IN2, n_blocks * 4, 0);
+        int16_t *s0 = area(IN1, sum_bytes, 0), *s1 = area(IN2, sum_bytes, 0);
         memset(q0 - CANARY, 0x5a, n + CANARY);
         memset(q1 - CANARY, 0x5a, n + CANARY);
-        memset(s0 - CANARY, 0x5a, CANARY * 4 + n_blocks * 4);
-        memset(s1 - CANARY, 0x5a, CANARY * 4 + n_blocks * 4);
-        ref->quant_act(x, n, q0, out_floats(REF, n_blocks), s0);
-        now->quant_act(x, n, q1, out_floats(OUT, n_blocks), s1);
-        ok = same_floats(REF, OUT, n_blocks, "d") && (memcmp(q0 - CANARY, q1 - CANARY, n + CANARY) == 0 || differs("q")) &&
-             (memcmp(s0 - CANARY, s1 - CANARY, CANARY * 4 + n_blocks * 4) == 0 || differs("s"));
+        memset((uint8_t *)s0 - CANARY, 0x5a, CANARY + sum_bytes);
+        memset((uint8_t *)s1 - CANARY, 0x5a, CANARY + sum_bytes);
+        const struct act_mem m0 = {q0, out_floats(REF, n_d), s0, NULL}, m1 = {q1, out_floats(OUT, n_d), s1, NULL};
+        act_quantise(ref, arith, x, n, 0, 1, false, &m0);
+        act_quantise(now, arith, x, n, 0, 1, false, &m1);
+        ok = same_floats(REF, OUT, n_d, "d") && (memcmp(q0 - CANARY, q1 - CANARY, n + CANARY) == 0 || differs("q")) &&
+             (memcmp((uint8_t *)s0 - CANARY, (uint8_t *)s1 - CANARY, CANARY + sum_bytes) == 0 || differs("s"));
+    }
+}
+
+/* Packed rows against the definition of struct act. */
+static void test_pack_act(const struct kernels *now)
+{
+    const size_t cols = now->pack_cols;
+    for (size_t i = 0; i < 400; i++) {
+        const size_t k = 32 * (1 + below(40)), n = 1 + below(cols);
+        int8_t *q = area(IN0, n * k, 0), *dst = area(OUT, cols * k, 0);
+        for (size_t j = 0; j < n * k; j++) q[j] = (int8_t)random_bits();
+        memset(dst - CANARY, 0x5a, cols * k + CANARY);
+        now->pack_act(q, n, k, dst);
+        for (size_t c = 0; c < n; c++)
+            for (size_t j = 0; j < k; j++)
+                if (dst[(j / 4 * cols + c) * 4 + j % 4] != q[c * k + j]) {
+                    differs("row %zu of %zu, element %zu of %zu", c, n, j, k);
+                    return;
+                }
+        for (size_t j = 1; j <= CANARY; j++)
+            if (dst[-(ptrdiff_t)j] != 0x5a) differs("canary");
     }
 }
 
@@ -489,8 +543,8 @@ static bool attn_case(const struct kernels *ref, const struct kernels *now, enum
         fill_kind(kind, t, v, ATTN_TILE * v_dim);
         const float stale[2] = {NAN, INFINITY};
         for (size_t j = most; j < ATTN_TILE; j++) {
-            for (size_t d = 0; d < head_dim; d++) qtypes[t].from_float(&stale[d % 2], k + (d * ATTN_TILE + j) * bytes, 1);
-            for (size_t d = 0; d < v_dim; d++) qtypes[t].from_float(&stale[d % 2], v + (j * v_dim + d) * bytes, 1);
+            for (size_t d = 0; d < head_dim; d++) ref->from_float[t](&stale[d % 2], k + (d * ATTN_TILE + j) * bytes, 1);
+            for (size_t d = 0; d < v_dim; d++) ref->from_float[t](&stale[d % 2], v + (j * v_dim + d) * bytes, 1);
         }
         a.m = m0, a.l = m0 + n, a.o = o0;
         ref->attn_tile[t](&a);
@@ -540,25 +594,29 @@ static void test_attn_merge(const struct kernels *ref, const struct kernels *now
 /* ---- one level --------------------------------------------------------------------------------------------------------------
  */
 
-/* True the first time that a function is seen, at whichever level. */
-static bool fresh(void (*fn)(void))
+/* True the first time that a function is seen for a type, at whichever level. */
+static bool fresh(void (*fn)(void), size_t type)
 {
-    static void (*seen[200])(void);
+    static struct {
+        void (*fn)(void);
+        size_t type;
+    } seen[1000];
     static size_t n_seen;
     for (size_t i = 0; i < n_seen; i++)
-        if (seen[i] == fn) return false;
-    if (n_seen < COUNT_OF(seen)) seen[n_seen++] = fn;
+        if (seen[i].fn == fn && seen[i].type == type) return false;
+    if (n_seen < COUNT_OF(seen)) seen[n_seen].fn = fn, seen[n_seen++].type = type;
     return true;
 }
-#define FRESH(fn) ((fn) && fresh((void (*)(void))(fn)))
+#define FRESH(fn, type) ((fn) && fresh((void (*)(void))(fn), type))
 
 /* Runs test where the entry is new at this level; at the level of scalar itself only notes it. */
-#define EACH(entry, name, test)                                       \
-    do {                                                              \
-        if (FRESH(now.entry) && !is_ref && wanted(now.level, name)) { \
-            test;                                                     \
-            report(now.level, name);                                  \
-        }                                                             \
+#define EACH(entry, name, test) EACH_OF(entry, QTYPE_COUNT, name, test)
+#define EACH_OF(entry, type, name, test)                                    \
+    do {                                                                    \
+        if (FRESH(now.entry, type) && !is_ref && wanted(now.level, name)) { \
+            test;                                                           \
+            report(now.level, name);                                        \
+        }                                                                   \
     } while (0)
 
 static void test_level(const char *level, bool is_ref)
@@ -572,18 +630,19 @@ static void test_level(const char *level, bool is_ref)
         return;
     }
     char name[40];
-    for (size_t i = 0; i < n_mm_types; i++) {
-        enum qtype t = mm_types[i];
+    for (enum qtype t = 0; t < QTYPE_COUNT; t++) {
         snprintf(name, sizeof name, "mm_%s", qtypes[t].name);
-        EACH(mm[t], name, test_mm(&ref, &now, t));
+        EACH_OF(mm[t], t, name, test_mm(&ref, &now, t));
         snprintf(name, sizeof name, "to_float_%s", qtypes[t].name);
-        EACH(to_float[t], name, test_to_float(&ref, &now, t));
+        EACH_OF(to_float[t], t, name, test_to_float(&ref, &now, t));
         snprintf(name, sizeof name, "from_float_%s", qtypes[t].name);
-        EACH(from_float[t], name, test_from_float(&ref, &now, t));
+        EACH_OF(from_float[t], t, name, test_from_float(&ref, &now, t));
         snprintf(name, sizeof name, "attn_tile_%s", qtypes[t].name);
-        EACH(attn_tile[t], name, test_attn(&ref, &now, t));
+        EACH_OF(attn_tile[t], t, name, test_attn(&ref, &now, t));
     }
-    EACH(quant_act, "quant_act", test_quant_act(&ref, &now));
+    EACH(quant_act_32, "quant_act_32", test_quant_act(&ref, &now, ARITH_32));
+    EACH(quant_act_256, "quant_act_256", test_quant_act(&ref, &now, ARITH_256));
+    EACH(pack_act, "pack_act", test_pack_act(&now));
     EACH(rms_norm, "rms_norm", test_rms_norm(&ref, &now));
     EACH(swiglu, "swiglu", test_binary(ref.swiglu, now.swiglu, 30.0f));
     EACH(add, "add", test_binary(ref.add, now.add, 1.0f));
@@ -595,41 +654,53 @@ static void test_level(const char *level, bool is_ref)
 /* ---- scalar against double precision
  * --------------------------------------------------------------------------------------------- */
 
-/* Floats: 16 lanes of k / 16 fmas and four adds, each off by half an ulp of a partial sum, which sum|w x| bounds. Q8_0: the
- * product of scales and the fma, per block. */
+/* Floats: 16 lanes of k / 16 fmas and four adds, each off by half an ulp of a partial sum, which sum|w x| bounds. Integers:
+ * the product of scales, the widened sum and the fma, per block, twice where there is a minimum. */
 static void test_mm_truth(const struct kernels *ref, enum qtype t)
 {
+    const struct qtype_info *info = &qtypes[t];
     bool ok = true;
     for (size_t i = 0; ok && i < 200; i++) {
-        size_t k = t == QTYPE_Q8_0 ? 32 * (1 + below(40)) : 1 + below(1500), n_blocks = k / 32;
-        uint8_t *w = area(IN0, k / qtypes[t].block_n * qtypes[t].block_bytes, 0);
-        float *x = area(IN1, k * 4, 0), *wide = area(IN2, k * 4, 0), *d = area(IN3, n_blocks * 4, 0), y;
-        int8_t *q = area(IN4, k, 0);
-        int32_t *s = area(REF, n_blocks * 4, 0);
-        fill_kind(i % 2 ? CANCEL : ORDINARY, t, w, k);
+        const size_t k = info->arith == ARITH_FLOAT ? 1 + below(1500) : info->block_n * (1 + below(10240 / QSUPER));
+        const size_t act_n = info->arith == ARITH_256 ? QSUPER : 32;
+        uint8_t *w = area(IN0, k / info->block_n * info->block_bytes, 0);
+        float *x = area(IN1, k * 4, 0), *wide = area(IN2, k * 4, 0), y;
+        const struct act_mem mem = {area(IN4, k, 0), area(IN3, k / 32 * 4 + 4, 0), area(REF, k / 16 * 2 + 2, 0), NULL};
+        const struct qrow row = {.data = w};
+        fill_kind(i % 2 && !info->unpack ? CANCEL : ORDINARY, t, w, k);
         fill_floats(ORDINARY, x, k);
-        ref->to_float[t](w, wide, k);
-        if (t == QTYPE_Q8_0) {
-            ref->quant_act(x, k, q, d, s);
+        if (info->unpack) {
+            act_quantise(ref, info->arith, x, k, 0, 1, false, &mem);
             for (size_t j = 0; j < k; j++) {
-                double err = fabs((double)d[j / 32] * q[j] - (double)x[j]);
-                if (err > 0.50001 * (double)d[j / 32])
-                    ok = differs("activation %zu off by %g, step %g", j, err, (double)d[j / 32]);
+                double err = fabs((double)mem.d[j / act_n] * mem.q[j] - (double)x[j]);
+                if (err > 0.50001 * (double)mem.d[j / act_n])
+                    ok = differs("activation %zu off by %g, step %g", j, err, (double)mem.d[j / act_n]);
             }
+        } else {
+            ref->to_float[t](&row, wide, k);
         }
         struct mm a = {
-            .w = w, .row_bytes = 0, .k = k, .n_rows = 1, .dst = &y, .dst_stride = 1, .scratch = area(SCRATCH, MM_SCRATCH, 0)};
-        a.act = (struct act){.f = x, .stride = k, .q = q, .d = d, .s = s};
+            .type = t, .w = w, .k = k, .n_rows = 1, .dst = &y, .dst_stride = 1, .scratch = area(SCRATCH, MM_SCRATCH, 0)};
+        a.act = (struct act){.f = x, .stride = k, .q = mem.q, .d = mem.d, .s = mem.s};
         ref->mm[t](&a, 0, 1);
-        double sum = 0.0, mass = 0.0, scale = 0.0;
+        double sum = 0.0, mass = 0.0;
+        struct qblock b;
         for (size_t j = 0; j < k; j++) {
-            /* A block's weights are d times an integer; d * integer in double is exact, as a float it would not be. */
-            if (t == QTYPE_Q8_0) scale = (double)f16_to_f32(load_u16(w + j / 32 * 34)) * (double)d[j / 32];
-            double p = t == QTYPE_Q8_0 ? scale * (int8_t)w[j / 32 * 34 + 2 + j % 32] * q[j] : (double)wide[j] * (double)x[j];
-            sum += p;
-            mass += fabs(p);
+            const size_t in = j % info->block_n;
+            double weight, min = 0.0, scale = 1.0;
+            if (info->unpack) {
+                if (in == 0) info->unpack(&row, j / info->block_n, &b);
+                scale = (double)mem.d[j / act_n] * mem.q[j];
+                weight = (double)b.d * (b.u[in] - info->off);
+                if (info->arith == ARITH_256) weight *= b.sc[in / QSUB];
+                if (info->has_min) min = info->arith == ARITH_256 ? -(double)b.m * b.mn[in / QSUB] : (double)b.m;
+            } else {
+                weight = (double)wide[j] * (double)x[j];
+            }
+            sum += (weight + min) * scale;
+            mass += (fabs(weight) + fabs(min)) * fabs(scale);
         }
-        double bound = ((double)(t == QTYPE_Q8_0 ? 2 * n_blocks : k / 16) + 20.0) * 0x1p-24 * mass;
+        double bound = ((double)(info->unpack ? 3 * k / act_n : k / 16) + 20.0) * 0x1p-24 * mass;
         if (fabs((double)y - sum) > bound) ok = differs("k %zu: %.9g, exactly %.17g, bound %g", k, (double)y, sum, bound);
     }
 }
@@ -703,10 +774,10 @@ static void test_truth(void)
     struct kernels ref;
     kernels_init_scalar(&ref);
     char name[40];
-    for (size_t i = 0; i < n_mm_types; i++) {
-        snprintf(name, sizeof name, "mm_%s near exact", qtypes[mm_types[i]].name);
+    for (enum qtype t = 0; t < QTYPE_COUNT; t++) {
+        snprintf(name, sizeof name, "mm_%s near exact", qtypes[t].name);
         if (!wanted("scalar", name)) continue;
-        test_mm_truth(&ref, mm_types[i]);
+        test_mm_truth(&ref, t);
         report("scalar", name);
     }
     static const struct {

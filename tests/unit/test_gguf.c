@@ -69,7 +69,7 @@ static int write_small(const char *path, struct err *e)
     float x[64];
     uint8_t q[68];
     for (int i = 0; i < 64; i++) x[i] = (float)(i - 20);
-    qtypes[QTYPE_Q8_0].from_float(x, q, 64);
+    qtypes[QTYPE_Q8_0].quantize(x, NULL, q, 64);
     int rc = gguf_add_tensor(w, STR("norm.weight"), QTYPE_F32, 1, (const uint64_t[]){5}, e);
     if (rc == 0) rc = gguf_add_tensor(w, STR("q.weight"), QTYPE_Q8_0, 2, (const uint64_t[]){32, 2}, e);
     if (rc == 0) rc = gguf_add_tensor(w, STR("h.weight"), QTYPE_F16, 3, (const uint64_t[]){3, 1, 2}, e);
@@ -147,7 +147,7 @@ static void round_trip(void **state)
     assert_true(str_is(t->name, "q.weight") && t->type == QTYPE_Q8_0 && t->n_dims == 2);
     assert_true(t->ne[0] == 32 && t->ne[1] == 2 && t->ne[2] == 1 && t->ne[3] == 1 && t->bytes == 68);
     float x[64];
-    qtypes[QTYPE_Q8_0].to_float(t->data, x, 64);
+    qtype_to_float(QTYPE_Q8_0, t->data, x, 64);
     for (int k = 0; k < 64; k++) assert_true(x[k] > (float)(k - 20) - 0.2f && x[k] < (float)(k - 20) + 0.2f);
     assert_memory_equal(gguf_tensor(g, 2)->data, "abcdefghijkl", 12);
     for (size_t k = 0; k < 3; k++) assert_int_equal(((const uint8_t *)gguf_tensor(g, k)->data - m.p) % 64, 0);
@@ -554,7 +554,7 @@ static void hostile_tensors(void **state)
         {"t", 8, 0, 1 << 20, "outside of the file"},
         {"t", 8, 0, UINT64_MAX - 31, "outside of the file"},
         {"t", 33, 8, 0, "multiple of 32"},
-        {"t", 256, 12, 0, "q4_k (number 12)"},
+        {"t", 256, 9, 0, "q8_1 (number 9)"},
         {"t", 256, 99, 0, "? (number 99)"},
         {"", 8, 0, 0, "name of tensor 0"},
         {"a\x7f", 8, 0, 0, "name of tensor 0"},
@@ -570,7 +570,7 @@ static void hostile_tensors(void **state)
     }
     /* Without data the types of others are no obstacle: their vocabulary can be read. */
     header(&b, 3, 1, 0);
-    tensor1(&b, "t", 256, 12, 0);
+    tensor1(&b, "t", 256, 9, 0);
     struct gguf *g;
     assert_int_equal(gguf_parse(buf_view(&b), "x", false, &g, NULL), 0);
     assert_int_equal(gguf_tensor(g, 0)->type, QTYPE_COUNT);

@@ -213,8 +213,8 @@ static void attn_tile_f16_neon(const struct attn_tile *a)
     size_t seen = 0;
     for (size_t i = 0; i < a->n_rows; i++) seen = size_max(seen, a->valid[i]);
     float *k = a->scratch, *v = k + ATTN_DIM_MAX * ATTN_TILE;
-    to_float_f16_neon(a->k, k, a->head_dim * ATTN_TILE);
-    to_float_f16_neon(a->v, v, seen * a->v_dim);
+    widen_f16_neon(a->k, k, a->head_dim * ATTN_TILE);
+    widen_f16_neon(a->v, v, seen * a->v_dim);
     attn_all(a, (const uint8_t *)k, (const uint8_t *)v, &attn_f32);
 }
 

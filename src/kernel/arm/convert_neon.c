@@ -19,9 +19,14 @@ TILE_INLINE void widen(const uint8_t *src, float *dst, size_t n, load8_fn *load8
     memcpy(dst, out, n * sizeof *dst);
 }
 
-void to_float_f16_neon(const void *src, float *dst, size_t n)
+void widen_f16_neon(const void *src, float *dst, size_t n)
 {
     widen(src, dst, n, load8_f16);
+}
+
+static void to_float_f16_neon(const struct qrow *row, float *dst, size_t n)
+{
+    widen(row->data, dst, n, load8_f16);
 }
 
 static void from_float_f16_neon(const float *src, void *dst, size_t n)
@@ -35,14 +40,14 @@ static void from_float_f16_neon(const float *src, void *dst, size_t n)
     }
 }
 
-static void to_float_bf16_neon(const void *src, float *dst, size_t n)
+static void to_float_bf16_neon(const struct qrow *row, float *dst, size_t n)
 {
-    widen(src, dst, n, load8_bf16);
+    widen(row->data, dst, n, load8_bf16);
 }
 
-static void to_float_q8_0_neon(const void *src, float *dst, size_t n)
+static void to_float_q8_0_neon(const struct qrow *row, float *dst, size_t n)
 {
-    const uint8_t *in = src;
+    const uint8_t *in = row->data;
     for (size_t b = 0; b < n / 32; b++, in += 34, dst += 32) {
         float d = f16_to_f32(load_u16(in));
         for (size_t i = 0; i < 32; i += 8) {
@@ -62,7 +67,7 @@ static inline int16x8_t quant8(const float *x, float id)
     return vmovn_high_s32(vmovn_s32(low), high);
 }
 
-static void quant_act_neon(const float *x, size_t n, int8_t *q, float *d, int32_t *s)
+static void quant_act_32_neon(const float *x, size_t n, int8_t *q, float *d, int16_t *s)
 {
     for (size_t b = 0; b < n / ACT_BLOCK; b++, x += ACT_BLOCK, q += ACT_BLOCK) {
         uint32x4_t max = vdupq_n_u32(0);
@@ -90,5 +95,5 @@ void convert_init_neon(struct kernels *k)
     k->from_float[QTYPE_F16] = from_float_f16_neon;
     k->to_float[QTYPE_BF16] = to_float_bf16_neon;
     k->to_float[QTYPE_Q8_0] = to_float_q8_0_neon;
-    k->quant_act = quant_act_neon;
+    k->quant_act_32 = quant_act_32_neon;
 }

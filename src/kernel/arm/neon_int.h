@@ -93,7 +93,7 @@ static inline float32x4_t exp_f32x4(float32x4_t x)
     return vbslq_f32(vcltq_f32(x, vdupq_n_f32(-87.0f)), vdupq_n_f32(0.0f), y);
 }
 
-void to_float_f16_neon(const void *src, float *dst, size_t n);
+void widen_f16_neon(const void *src, float *dst, size_t n);
 
 /* The files of this folder, called by kernels_init_neon. */
 void attn_init_neon(struct kernels *k);

@@ -18,7 +18,7 @@ ALWAYS int32_t sum_all(__m256i v)
     return _mm_cvtsi128_si32(_mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1)));
 }
 
-static void quant_act_avx2(const float *x, size_t n, int8_t *q, float *d, int32_t *s)
+static void quant_act_32_avx2(const float *x, size_t n, int8_t *q, float *d, int16_t *s)
 {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     for (size_t b = 0; b < n / ACT_BLOCK; b++, x += ACT_BLOCK, q += ACT_BLOCK) {
@@ -35,7 +35,7 @@ static void quant_act_avx2(const float *x, size_t n, int8_t *q, float *d, int32_
         __m256i v[4];
         UNROLL for (int i = 0; i < 4; i++) v[i] =
             _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), id)), keep);
-        s[b] = sum_all(_mm256_add_epi32(_mm256_add_epi32(v[0], v[1]), _mm256_add_epi32(v[2], v[3])));
+        s[b] = (int16_t)sum_all(_mm256_add_epi32(_mm256_add_epi32(v[0], v[1]), _mm256_add_epi32(v[2], v[3])));
         /* The packs work in each half of a register: dwords come out in the order 0, 2, 4, 6, 1, 3, 5, 7. */
         __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
         bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
@@ -64,7 +64,7 @@ void kernels_init_avx2(struct kernels *k)
     k->to_float[QTYPE_BF16] = to_float_bf16_avx2;
     k->to_float[QTYPE_Q8_0] = to_float_q8_0_avx2;
     k->from_float[QTYPE_F16] = from_float_f16_avx2;
-    k->quant_act = quant_act_avx2;
+    k->quant_act_32 = quant_act_32_avx2;
     k->rms_norm = rms_norm_avx2;
     k->swiglu = swiglu_avx2;
     k->add = add_avx2;

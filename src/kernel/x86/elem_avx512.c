@@ -4,7 +4,7 @@
 
 #include "kernel/x86/elem_tmpl.h"
 
-static void quant_act_avx512(const float *x, size_t n, int8_t *q, float *d, int32_t *s)
+static void quant_act_32_avx512(const float *x, size_t n, int8_t *q, float *d, int16_t *s)
 {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     for (size_t b = 0; b < n / ACT_BLOCK; b++, x += ACT_BLOCK, q += ACT_BLOCK) {
@@ -22,7 +22,7 @@ static void quant_act_avx512(const float *x, size_t n, int8_t *q, float *d, int3
         __m512i q1 = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(x1, id));
         _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8(q0));
         _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtepi32_epi8(q1));
-        s[b] = _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
+        s[b] = (int16_t)_mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
     }
 }
 
@@ -35,7 +35,7 @@ void kernels_init_avx512(struct kernels *k)
     k->to_float[QTYPE_F16] = to_float_f16_avx512;
     k->to_float[QTYPE_BF16] = to_float_bf16_avx512;
     k->to_float[QTYPE_Q8_0] = to_float_q8_0_avx512;
-    k->quant_act = quant_act_avx512;
+    k->quant_act_32 = quant_act_32_avx512;
     k->rms_norm = rms_norm_avx512;
     k->swiglu = swiglu_avx512;
     k->add = add_avx512;

@@ -75,23 +75,23 @@ static void KERNEL(attn_merge)(float *m, float *l, float *o, float m2, float l2,
     *m = t;
 }
 
-static void KERNEL(to_float_f16)(const void *src, float *dst, size_t n)
+static void KERNEL(to_float_f16)(const struct qrow *row, float *dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *p = row->data;
     for (size_t i = 0; i < n; i += VL)
         v_store_n(dst + i, n - i < VL ? v_load_as_n(p + 2 * i, n - i, QTYPE_F16) : v_load_as(p + 2 * i, QTYPE_F16), n - i);
 }
 
-static void KERNEL(to_float_bf16)(const void *src, float *dst, size_t n)
+static void KERNEL(to_float_bf16)(const struct qrow *row, float *dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *p = row->data;
     for (size_t i = 0; i < n; i += VL)
         v_store_n(dst + i, n - i < VL ? v_load_as_n(p + 2 * i, n - i, QTYPE_BF16) : v_load_as(p + 2 * i, QTYPE_BF16), n - i);
 }
 
-static void KERNEL(to_float_q8_0)(const void *src, float *dst, size_t n)
+static void KERNEL(to_float_q8_0)(const struct qrow *row, float *dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *p = row->data;
     for (size_t b = 0; b < n / 32; b++, dst += 32, p += 34)
         for (size_t i = 0; i < 32; i += VL) v_store(dst + i, v_mul(v_set1(_cvtsh_ss(load_u16(p))), v_load_i8(p + 2 + i)));
 }

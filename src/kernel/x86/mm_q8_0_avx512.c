@@ -60,7 +60,7 @@ ALWAYS void group_step(__m256 *acc, const uint8_t *const p[GROUP], __m512 dw, co
     for (size_t m = 0; m < n_cols; m++) {
         const int8_t *q8 = a->act.q + m * a->k + b * ACT_BLOCK;
         const float *d = a->act.d + m * n_blocks + b;
-        const int32_t *s = a->act.s + m * n_blocks + b;
+        const int16_t *s = a->act.s + m * n_blocks + b;
         __m512i q = two ? _mm512_loadu_si512(q8) : _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)q8));
         __m512i off = _mm512_mask_set1_epi32(_mm512_set1_epi32(s[0]), 0xff00, two ? s[1] : 0);
         __m512 dx = _mm512_mask_broadcastss_ps(_mm512_set1_ps(d[0]), 0xff00, _mm_set_ss(two ? d[1] : 0.0f));
@@ -163,7 +163,7 @@ ALWAYS void tile_body(const struct tile *t, const unsigned nc)
     __m512 acc[PANEL_COLS][2];
     UNROLL for (unsigned c = 0; c < nc; c++)
     {
-        __m512i s = _mm512_maskz_loadu_epi32(lanes(t->n_blocks), t->s + c * stride);
+        __m512i s = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(lanes(t->n_blocks), t->s + c * stride));
         prefetch_scales(t, c, nc);
         _mm512_storeu_si512(off[c], _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(s, 7)));
         UNROLL for (int h = 0; h < 2; h++) acc[c][h] = t->first ? _mm512_setzero_ps() : _mm512_load_ps(t->state[c] + 16 * h);

@@ -30,7 +30,7 @@ struct tile {
     size_t n_blocks;
     const int8_t *q; /* the activations, and those of the following tile behind them */
     const float *d;
-    const int32_t *s;
+    const int16_t *s;
     size_t k;         /* row lengths: of q k, of d and s k / 32 */
     const uint8_t *w; /* the panel's weights as they are stored; w + fetch begins a share of the next one's */
     size_t row_bytes, fetch, fetch_rows;
