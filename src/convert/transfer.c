@@ -21,6 +21,18 @@ static const struct {
     [QTYPE_F16] = {1, 0x1.ffdffep15f},     /* the next float, 65520, rounds to infinity */
     [QTYPE_BF16] = {32, 0x1.fefffep127f},  /* likewise */
     [QTYPE_Q8_0] = {7, 65504.0f * 127.0f}, /* the scale is a half */
+    [QTYPE_Q4_0] = {2, 65504.0f * 8.0f},
+    [QTYPE_Q4_1] = {3, 65504.0f},
+    [QTYPE_Q5_0] = {8, 65504.0f * 16.0f},
+    [QTYPE_Q5_1] = {9, 65504.0f},
+    [QTYPE_IQ4_NL] = {25, 65504.0f * 127.0f},
+    [QTYPE_MXFP4] = {38, 0x1p100f},
+    [QTYPE_Q2_K] = {10, 65504.0f * 15.0f},
+    [QTYPE_Q3_K] = {12, 65504.0f * 32.0f * 4.0f},
+    [QTYPE_Q4_K] = {15, 65504.0f * 63.0f},
+    [QTYPE_Q5_K] = {17, 65504.0f * 63.0f},
+    [QTYPE_Q6_K] = {18, 65504.0f * 128.0f * 32.0f},
+    [QTYPE_IQ4_XS] = {30, 65504.0f * 32.0f * 127.0f},
 };
 
 int transfer_init(struct transfer *t, const struct files *src, const char *out_path, const struct convert_opts *opts,
