@@ -394,9 +394,11 @@ static float largest(const float *x, size_t n)
 void quant_search(const struct qfit *f, const float *src, const float *importance, void *dst, size_t n)
 {
     const struct qtype_info *t = &qtypes[f->type];
+    const float zeros[QSUPER] = {0};
     uint8_t *p = dst;
     for (size_t i = 0; i < n; i += t->block_n, p += t->block_bytes) {
         struct qblock b = {0};
+        to_index(f, zeros, t->block_n, b.u);
         float w[QSUPER], max = largest(src + i, t->block_n);
         if (max >= TINY && max <= LARGE) {
             quant_weights(src + i, importance ? importance + i : NULL, t->block_n, w);
