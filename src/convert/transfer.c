@@ -12,6 +12,7 @@
 #include <math.h>
 
 enum { CHUNK = 65536, QUANTIZATION_VERSION = 2 };
+#define HALF_MAX 65504.0f
 
 static const struct {
     uint32_t file_type; /* general.file_type of a file whose matrices are of this type */
@@ -20,7 +21,19 @@ static const struct {
     [QTYPE_F32] = {0, FLT_MAX},
     [QTYPE_F16] = {1, 0x1.ffdffep15f},     /* the next float, 65520, rounds to infinity */
     [QTYPE_BF16] = {32, 0x1.fefffep127f},  /* likewise */
-    [QTYPE_Q8_0] = {7, 65504.0f * 127.0f}, /* the scale is a half */
+    [QTYPE_Q8_0] = {7, HALF_MAX * 127.0f}, /* the scale is a half; so are those of the types below, with fewer levels */
+    [QTYPE_Q4_0] = {2, HALF_MAX},
+    [QTYPE_Q4_1] = {3, HALF_MAX},
+    [QTYPE_Q5_0] = {8, HALF_MAX},
+    [QTYPE_Q5_1] = {9, HALF_MAX},
+    [QTYPE_IQ4_NL] = {25, HALF_MAX},
+    [QTYPE_MXFP4] = {38, 0x1p100f},
+    [QTYPE_Q2_K] = {10, HALF_MAX},
+    [QTYPE_Q3_K] = {12, HALF_MAX},
+    [QTYPE_Q4_K] = {15, HALF_MAX},
+    [QTYPE_Q5_K] = {17, HALF_MAX},
+    [QTYPE_Q6_K] = {18, HALF_MAX},
+    [QTYPE_IQ4_XS] = {30, HALF_MAX},
 };
 
 int transfer_init(struct transfer *t, const struct files *src, const char *out_path, const struct convert_opts *opts,

@@ -1,4 +1,5 @@
-/* quant: conversions against an independent computation in double, golden Q8_0 blocks, the table of types. */
+/* quant: conversions against an independent computation in double, golden Q8_0 blocks, the types that are written by search,
+ * the table of types. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -193,6 +194,138 @@ static void rows_need_no_alignment(void **state)
     }
 }
 
+/* ---- types written by search ----------------------------------------------------------------------------------- */
+
+enum { SEARCH_N = 1024 };
+
+/* Largest relative root mean square error of samples(), and FNV-1a of the bytes they become: the same on every machine. */
+static const struct {
+    enum qtype type;
+    double rms;
+    uint64_t hash;
+} searched[] = {
+    {QTYPE_Q4_0, 0.0851, 0xc201e20701c376e1},   {QTYPE_Q4_1, 0.0730, 0xdaf9019c7dfd1ec5},
+    {QTYPE_Q5_0, 0.0420, 0x82835781fbe34ab4},   {QTYPE_Q5_1, 0.0351, 0x20ee115a7627b38a},
+    {QTYPE_IQ4_NL, 0.0759, 0x1fceca7c3092183e}, {QTYPE_MXFP4, 0.1154, 0xb208b0e1f9af4f0a},
+    {QTYPE_Q2_K, 0.2722, 0x3e47dca0ec618c4e},   {QTYPE_Q3_K, 0.1505, 0x3eae3c0fe87cc85e},
+    {QTYPE_Q4_K, 0.0740, 0xdbffa7e95b875bbf},   {QTYPE_Q5_K, 0.0355, 0xc0e1de0c08719996},
+    {QTYPE_Q6_K, 0.0169, 0x8b0aabd5dfd9ef54},   {QTYPE_IQ4_XS, 0.0763, 0x43cdfe3f7cee2913},
+};
+
+/* About normal with mean 0 and deviation 0.03: sums of 8 uniform numbers, exact in float. */
+static void samples(uint32_t seed, float x[SEARCH_N])
+{
+    for (size_t i = 0; i < SEARCH_N; i++) {
+        int32_t sum = 0;
+        for (int k = 0; k < 8; k++) {
+            seed = seed * 1664525u + 1013904223u;
+            sum += (int32_t)(seed >> 16) - 32768;
+        }
+        x[i] = (float)sum * 0x1p-20f;
+    }
+}
+
+static double relative_error(const float *x, const float *y, const float *weight)
+{
+    double err = 0, all = 0;
+    for (size_t i = 0; i < SEARCH_N; i++) {
+        double w = weight ? (double)weight[i] : 1.0, d = (double)x[i] - (double)y[i];
+        err += w * d * d;
+        all += w * (double)x[i] * (double)x[i];
+    }
+    return sqrt(err / all);
+}
+
+static void there_and_back(enum qtype t, const float *x, const float *importance, float *y)
+{
+    uint8_t bytes[SEARCH_N * 2];
+    qtypes[t].quantize(x, importance, bytes, SEARCH_N);
+    qtype_to_float(t, bytes, y, SEARCH_N);
+}
+
+static void search_errors_are_small(void **state)
+{
+    (void)state;
+    float x[SEARCH_N], y[SEARCH_N], z[SEARCH_N];
+    samples(1, x);
+    for (size_t i = 0; i < COUNT_OF(searched); i++) {
+        there_and_back(searched[i].type, x, NULL, y);
+        double err = relative_error(x, y, NULL);
+        if (err > searched[i].rms) fail_msg("%s: relative error %.5f", qtypes[searched[i].type].name, err);
+        /* What is on levels already stays nearly there. */
+        there_and_back(searched[i].type, y, NULL, z);
+        err = relative_error(y, z, NULL);
+        if (err > searched[i].rms / 4) fail_msg("%s: error %.5f the second time", qtypes[searched[i].type].name, err);
+    }
+}
+
+static void search_gives_the_same_bytes_everywhere(void **state)
+{
+    (void)state;
+    float x[SEARCH_N];
+    samples(2, x);
+    for (size_t i = 0; i < COUNT_OF(searched); i++) {
+        const struct qtype_info *t = &qtypes[searched[i].type];
+        uint8_t bytes[SEARCH_N * 2];
+        t->quantize(x, NULL, bytes, SEARCH_N);
+        uint64_t hash = 0xcbf29ce484222325u;
+        for (size_t k = 0; k < SEARCH_N / t->block_n * t->block_bytes; k++) hash = (hash ^ bytes[k]) * 0x100000001b3u;
+        if (hash != searched[i].hash) fail_msg("%s: hash 0x%016llx", t->name, (unsigned long long)hash);
+    }
+}
+
+/* Columns that matter get the smaller errors; importance that says nothing changes nothing. */
+static void importance_counts(void **state)
+{
+    (void)state;
+    float x[SEARCH_N], importance[SEARCH_N], y[SEARCH_N], z[SEARCH_N];
+    samples(3, x);
+    for (size_t i = 0; i < COUNT_OF(searched); i++) {
+        enum qtype t = searched[i].type;
+        for (size_t k = 0; k < SEARCH_N; k++) importance[k] = k % 5 ? 0.125f : 4.0f;
+        there_and_back(t, x, NULL, y);
+        there_and_back(t, x, importance, z);
+        if (relative_error(x, z, importance) >= relative_error(x, y, importance)) fail_msg("%s", qtypes[t].name);
+        const float nothing[] = {0.0f, NAN, INFINITY};
+        for (size_t v = 0; v < COUNT_OF(nothing); v++) {
+            for (size_t k = 0; k < SEARCH_N; k++) importance[k] = nothing[v];
+            there_and_back(t, x, importance, z);
+            assert_memory_equal(y, z, sizeof y);
+        }
+    }
+}
+
+static void search_of_odd_rows(void **state)
+{
+    (void)state;
+    float x[SEARCH_N], y[SEARCH_N], importance[SEARCH_N];
+    for (size_t i = 0; i < COUNT_OF(searched); i++) {
+        enum qtype t = searched[i].type;
+        memset(x, 0, sizeof x);
+        there_and_back(t, x, NULL, y);
+        assert_memory_equal(x, y, sizeof y);
+        const float same[] = {1.0f, -0.3f, 65504.0f, 0x1p-12f};
+        for (size_t v = 0; v < COUNT_OF(same); v++) {
+            for (size_t k = 0; k < SEARCH_N; k++) x[k] = same[v];
+            there_and_back(t, x, NULL, y);
+            double err = relative_error(x, y, NULL);
+            if (!(err <= 0.17)) fail_msg("%s: all %g, error %.4f", qtypes[t].name, (double)same[v], err);
+        }
+        for (size_t k = 0; k < SEARCH_N; k++) x[k] = k % 2 ? 1e-44f : -1e-30f;
+        there_and_back(t, x, NULL, y);
+        for (size_t k = 0; k < SEARCH_N; k++) assert_true(fabsf(y[k]) <= 2e-30f);
+        /* Whatever these become, nothing traps. */
+        const float bad[] = {NAN, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, 1e20f};
+        for (size_t v = 0; v < COUNT_OF(bad); v++) {
+            samples(4, x);
+            for (size_t k = v; k < SEARCH_N; k += 37) x[k] = bad[v];
+            there_and_back(t, x, NULL, y);
+            for (size_t k = 0; k < SEARCH_N; k++) importance[k] = k % 64 < 32 ? 0.0f : 1e30f;
+            there_and_back(t, x, importance, y);
+        }
+    }
+}
+
 static void table_and_names(void **state)
 {
     (void)state;
@@ -224,10 +357,18 @@ static void table_and_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(f16_widens_exactly),       cmocka_unit_test(narrowing_rounds_to_nearest_even),
-        cmocka_unit_test(nan_and_infinity_survive), cmocka_unit_test(q8_0_golden),
-        cmocka_unit_test(q8_0_rounds_half_away),    cmocka_unit_test(q8_0_not_finite),
-        cmocka_unit_test(rows_need_no_alignment),   cmocka_unit_test(table_and_names),
+        cmocka_unit_test(f16_widens_exactly),
+        cmocka_unit_test(narrowing_rounds_to_nearest_even),
+        cmocka_unit_test(nan_and_infinity_survive),
+        cmocka_unit_test(q8_0_golden),
+        cmocka_unit_test(q8_0_rounds_half_away),
+        cmocka_unit_test(q8_0_not_finite),
+        cmocka_unit_test(rows_need_no_alignment),
+        cmocka_unit_test(search_errors_are_small),
+        cmocka_unit_test(search_gives_the_same_bytes_everywhere),
+        cmocka_unit_test(importance_counts),
+        cmocka_unit_test(search_of_odd_rows),
+        cmocka_unit_test(table_and_names),
     };
     return cmocka_run_group_tests_name("quant", tests, NULL, NULL);
 }
