@@ -2,7 +2,7 @@
  * useful ones of all combinations of levels are kept (codebook_tables.h); an index names it. IQ2 and IQ3 keep magnitudes there,
  * and the signs beside them.
  *
- *   IQ2_XXS   66 bytes: d f16 @0, then for each 32: index u8[4], signs u7[4] and scale u4 in an u32
+ *   IQ2_XXS   66 bytes: d f16 @0, then for each 32: index u8[4], signs u7[4] and scale u4 in a u32
  *   IQ2_XS    74 bytes: d f16 @0, index u9 and signs u7 in u16[32] @2, scales u8[8] @66
  *   IQ2_S     82 bytes: d f16 @0, index u8[32] @2, signs u8[32] @34, high u8[8] @66, scales u8[8] @74
  *             w = d / 8 * (2 * scale + 1) * +-{8, 25, 43}
@@ -103,10 +103,10 @@ void unpack_IQ3_S(const struct qrow *row, size_t block, struct qblock *out)
     }
 }
 
-/* high: three bits of the index, and whether the point moves down by an eighth instead of up. */
-static void put_shifted(uint8_t u[8], uint8_t index, unsigned high, bool minus)
+/* high: three bits of the index; minus: 1 where the point moves down by an eighth, 0 where up. A branch would be a guess. */
+static void put_shifted(uint8_t u[8], uint8_t index, unsigned high, unsigned minus)
 {
-    const uint64_t q = points_iq1[index | (high & 7) << 8] - (minus ? BYTES(2) : 0);
+    const uint64_t q = points_iq1[index | (high & 7) << 8] - BYTES(2) * minus;
     memcpy(u, &q, sizeof q);
 }
 
