@@ -17,14 +17,15 @@
 
 #include "kernel_tests.h"
 
-/* Where the f16 numbers of a block are. */
+/* Where the f16 numbers of a block are. That of IQ1_M is the top 4 bits of each u16 from byte 48 on. */
 static const struct {
     size_t n, at[2];
 } halves[QTYPE_COUNT] = {
     [QTYPE_Q8_0] = {1, {0}},    [QTYPE_Q4_0] = {1, {0}},    [QTYPE_Q4_1] = {2, {0, 2}},   [QTYPE_Q5_0] = {1, {0}},
     [QTYPE_Q5_1] = {2, {0, 2}}, [QTYPE_IQ4_NL] = {1, {0}},  [QTYPE_Q2_K] = {2, {80, 82}}, [QTYPE_Q3_K] = {1, {108}},
     [QTYPE_Q4_K] = {2, {0, 2}}, [QTYPE_Q5_K] = {2, {0, 2}}, [QTYPE_Q6_K] = {1, {208}},    [QTYPE_IQ4_XS] = {1, {0}},
-    [QTYPE_TQ1_0] = {1, {52}},  [QTYPE_TQ2_0] = {1, {64}},
+    [QTYPE_TQ1_0] = {1, {52}},  [QTYPE_TQ2_0] = {1, {64}},  [QTYPE_IQ2_XXS] = {1, {0}},   [QTYPE_IQ2_XS] = {1, {0}},
+    [QTYPE_IQ2_S] = {1, {0}},   [QTYPE_IQ3_XXS] = {1, {0}}, [QTYPE_IQ3_S] = {1, {0}},     [QTYPE_IQ1_S] = {1, {0}},
 };
 
 /* ---- results ----------------------------------------------------------------------------------------- */
@@ -162,6 +163,11 @@ static void fill_floats(enum kind kind, float *x, size_t n)
     for (size_t i = 0; i < n; i++) x[i] = draw(kind, i);
 }
 
+static uint16_t draw_scale(enum kind kind, size_t i)
+{
+    return kind == ORDINARY || kind == CANCEL ? f32_to_f16(0.02f * fabsf(random_float())) : draw_half(kind, i);
+}
+
 /* One block of integers: any bytes or all the same, and scales of the kind. */
 static void fill_block(enum kind kind, enum qtype t, uint8_t *block, size_t i)
 {
@@ -172,9 +178,12 @@ static void fill_block(enum kind kind, enum qtype t, uint8_t *block, size_t i)
                                        : (uint8_t)random_bits();
     if (t == QTYPE_MXFP4 && (kind == ORDINARY || kind == CANCEL)) block[0] = (uint8_t)(116 + below(8));
     for (size_t j = 0; j < halves[t].n; j++) {
-        uint16_t h = kind == ORDINARY || kind == CANCEL ? f32_to_f16(0.02f * fabsf(random_float())) : draw_half(kind, i);
+        uint16_t h = draw_scale(kind, i);
         memcpy(block + halves[t].at[j], &h, 2);
     }
+    if (t != QTYPE_IQ1_M) return;
+    uint16_t h = draw_scale(kind, i);
+    for (size_t j = 0; j < 4; j++) block[49 + 2 * j] = (uint8_t)((block[49 + 2 * j] & 15) | (h >> 4 * j & 15) << 4);
 }
 
 static void fill_kind(enum kind kind, enum qtype t, uint8_t *w, size_t n)

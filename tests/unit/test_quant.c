@@ -1,11 +1,13 @@
-/* quant: conversions against an independent computation in double, golden Q8_0 blocks, the types that are written by search,
- * the table of types. */
+/* quant: conversions against an independent computation in double, golden blocks of every type, hostile ones, the types that
+ * are written by search, the table of types. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
 #include <stdint.h>
 #include <float.h>
+#include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
 
 #include "quant/quant.h"
 
@@ -179,6 +181,111 @@ static void q8_0_not_finite(void **state)
     assert_int_equal(load_u16(block), 0x7c00);
     assert_int_equal((int8_t)block[2], 127);
     assert_int_equal((int8_t)block[3], -127);
+}
+
+/* FNV-1a of the bits of n floats; all NaN are one. */
+static uint64_t hash_floats(uint64_t hash, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (unsigned shift = 0; shift < 32; shift += 8) {
+            uint32_t u = isnan(x[i]) ? 0x7fc00000u : bits(x[i]);
+            hash = (hash ^ (u >> shift & 255)) * UINT64_C(0x100000001b3);
+        }
+    return hash;
+}
+
+static void fill_noise(uint64_t *state, uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+        p[i] = (uint8_t)(*state >> 56);
+    }
+}
+
+/* What the reference implementation of the format makes of 256 blocks of noise, of which any bytes are valid: a hash of all
+ * floats, and the first four. The noise of a type starts from 100 + its number in files. */
+static const struct {
+    uint64_t hash;
+    float first[4];
+} golden[QTYPE_COUNT] = {
+    [QTYPE_Q8_0] = {UINT64_C(0x54602cdf3ea842bd), {0.791992188f, 1.32411194f, -0.445495605f, 0.136123657f}},
+    [QTYPE_Q4_0] = {UINT64_C(0x7610e556a6b80841), {-0.799804688f, 0.133300781f, 0.666503906f, 0.133300781f}},
+    [QTYPE_Q4_1] = {UINT64_C(0xbe4fbc4090a5495e), {0.029227674f, 0.0179743171f, 0.0269770026f, 0.029227674f}},
+    [QTYPE_Q5_0] = {UINT64_C(0xb092752308f11738), {-316.09375f, 632.1875f, -677.34375f, 180.625f}},
+    [QTYPE_Q5_1] = {UINT64_C(0x7f07af34dfff2a29), {7371.01172f, 7364.27051f, 7372.50977f, 7370.2627f}},
+    [QTYPE_IQ4_NL] = {UINT64_C(0xb8bd7244afb3d27f), {-0.00345885754f, -0.00820243359f, 0.00681889057f, -0.0102777481f}},
+    [QTYPE_MXFP4] = {UINT64_C(0x60d6f2a3bcd0b104), {4.51389831e-36f, 6.01853108e-36f, -7.52316385e-37f, 0.0f}},
+    [QTYPE_Q2_K] = {UINT64_C(0x1657be2d892731ff), {-0.0106544495f, -0.0106544495f, 0.0f, -0.0106544495f}},
+    [QTYPE_Q3_K] = {UINT64_C(0xfef286f7ca2d23ac), {3526.0f, 3526.0f, 10578.0f, 7052.0f}},
+    [QTYPE_Q4_K] = {UINT64_C(0xbe6c2ab55d7f3e3a), {-7514.92969f, -7511.07227f, -7538.07422f, -7511.07227f}},
+    [QTYPE_Q5_K] = {UINT64_C(0x3b5d108eb7bd7f58), {-881.803711f, -941.852539f, -903.639648f, -944.582031f}},
+    [QTYPE_Q6_K] = {UINT64_C(0x9640ca0b1d3ed970), {0.293569565f, 0.244641304f, -0.366961956f, -0.207945108f}},
+    [QTYPE_IQ4_XS] = {UINT64_C(0xbe98e6b70f9cae43), {-1402.81348f, 895.772461f, -169.013672f, 16.9013672f}},
+    [QTYPE_TQ1_0] = {UINT64_C(0x5c809beb086d8509), {1012.0f, -1012.0f, -0.0f, -1012.0f}},
+    [QTYPE_TQ2_0] = {UINT64_C(0x2c62a013ae429eff), {0.000712871552f, -0.000356435776f, 0.000356435776f, -0.000356435776f}},
+    [QTYPE_IQ2_XXS] = {UINT64_C(0xec70c4a49fb706f0), {27405.0f, 147301.875f, 27405.0f, -85640.625f}},
+    [QTYPE_IQ2_XS] = {UINT64_C(0xadc1cbf34e16d810), {-65.296875f, -65.296875f, -65.296875f, -204.052734f}},
+    [QTYPE_IQ2_S] = {UINT64_C(0x1b71f7d68cff58f5), {358.398438f, -114.6875f, 114.6875f, -358.398438f}},
+    [QTYPE_IQ3_XXS] = {UINT64_C(0x7680b22510db3840), {118.316162f, -13.1462402f, -13.1462402f, 118.316162f}},
+    [QTYPE_IQ3_S] = {UINT64_C(0x709042aeafb22db1), {40040.0f, 280280.0f, 40040.0f, -200200.0f}},
+    [QTYPE_IQ1_S] = {UINT64_C(0x7382f379a043c66f), {0.0606393814f, 0.00673770905f, 0.00673770905f, 0.0606393814f}},
+    [QTYPE_IQ1_M] = {UINT64_C(0x020f92f3f5162bba), {-12.7011719f, -12.7011719f, 1.81445312f, 1.81445312f}},
+};
+
+static void blocks_golden(void **state)
+{
+    (void)state;
+    for (enum qtype t = 0; t < QTYPE_COUNT; t++) {
+        const struct qtype_info *info = &qtypes[t];
+        if (!info->unpack || info->ggml_id == NO_GGML) continue;
+        uint64_t noise = 100 + info->ggml_id, hash = UINT64_C(0xcbf29ce484222325);
+        for (int b = 0; b < 256; b++) {
+            uint8_t block[256];
+            float x[QSUPER];
+            fill_noise(&noise, block, info->block_bytes);
+            qtype_to_float(t, block, x, info->block_n);
+            for (int i = 0; b == 0 && i < 4; i++)
+                if (bits(x[i]) != bits(golden[t].first[i]))
+                    fail_msg("%s: weight %d is %.9g, not %.9g", info->name, i, (double)x[i], (double)golden[t].first[i]);
+            hash = hash_floats(hash, x, info->block_n);
+        }
+        if (hash != golden[t].hash) fail_msg("%s: the hash is %016" PRIx64, info->name, hash);
+    }
+}
+
+static void check_bounds(enum qtype t, const struct qblock *q)
+{
+    const struct qtype_info *info = &qtypes[t];
+    for (size_t i = 0; i < info->block_n; i++) assert_in_range(abs(q->u[i] - info->off), 0, info->off ? 128 : 255);
+    for (size_t s = 0; info->arith == ARITH_256 && s < QSUPER / QSUB; s++) {
+        assert_in_range(abs(q->sc[s]), 0, 128);
+        if (info->has_min) assert_in_range(q->mn[s], 0, 63);
+    }
+}
+
+/* No bytes lead unpack outside of its block, which ends here with the allocation, or of struct qblock's bounds. */
+static void blocks_hostile(void **state)
+{
+    (void)state;
+    for (enum qtype t = 0; t < QTYPE_COUNT; t++) {
+        const struct qtype_info *info = &qtypes[t];
+        if (!info->unpack || info->ggml_id == NO_GGML) continue;
+        uint8_t *row = malloc(2 * info->block_bytes);
+        uint64_t noise = t;
+        struct qblock q;
+        assert_non_null(row);
+        for (int i = 0; i < 1000; i++) {
+            if (i < 2)
+                memset(row, i ? 0xff : 0, 2 * info->block_bytes);
+            else
+                fill_noise(&noise, row, 2 * info->block_bytes);
+            for (size_t b = 0; b < 2; b++) {
+                info->unpack(&(struct qrow){.data = row}, b, &q);
+                check_bounds(t, &q);
+            }
+        }
+        free(row);
+    }
 }
 
 static void rows_need_no_alignment(void **state)
@@ -368,6 +475,8 @@ int main(void)
         cmocka_unit_test(search_gives_the_same_bytes_everywhere),
         cmocka_unit_test(importance_counts),
         cmocka_unit_test(search_of_odd_rows),
+        cmocka_unit_test(blocks_golden),
+        cmocka_unit_test(blocks_hostile),
         cmocka_unit_test(table_and_names),
     };
     return cmocka_run_group_tests_name("quant", tests, NULL, NULL);
