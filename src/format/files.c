@@ -211,9 +211,11 @@ static int collect(struct files *f, struct err *e)
 
 static int join_matrices(struct files *f, struct err *e)
 {
-    size_t n = f->n;
-    TRY(hf_join(&f->hf.hf, f->path, &f->names, &f->a, f->tensors, &f->n, e));
-    if (f->n == n) return 0;
+    const struct tensor **joined;
+    size_t n;
+    TRY(hf_join(&f->hf.hf, f->path, &f->names, &f->a, f->tensors, f->n, &joined, &n, e));
+    f->tensors = joined;
+    f->n = n;
     f->part_of = NULL;
     TRY(names_init(&f->names, &f->a, f->n, name_at, f, e));
     (void)names_enter_all(&f->names, f->n); /* the names that are left are unique, as all were */

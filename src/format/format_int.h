@@ -60,10 +60,10 @@ int hf_weight_files(const char *dir, struct arena *a, char ***paths, size_t *n, 
  * 0 where there is no such tensor. */
 int hf_check_index(const char *path, struct str (*in_file)(const void *ctx, struct str name), const void *ctx, struct err *e);
 
-/* Makes one tensor of the parts of each quantised matrix of an MLX folder, in place: *n shrinks. names is over tensors as they
- * come; the new ones are in a. Afterwards no tensor is of type QTYPE_COUNT. */
-int hf_join(const struct hf *hf, const char *path, const struct names *names, struct arena *a, const struct tensor **tensors,
-            size_t *n, struct err *e);
+/* The tensors of a folder, with one in place of the parts of each quantised matrix of MLX. names is over the n tensors; the new
+ * list and what is new in it are in a. No tensor of it is of type QTYPE_COUNT. */
+int hf_join(const struct hf *hf, const char *path, const struct names *names, struct arena *a,
+            const struct tensor *const *tensors, size_t n, const struct tensor ***out, size_t *n_out, struct err *e);
 
 /* What a file that Quern cannot open seems to be, from its first bytes: "a ZIP archive (a PyTorch checkpoint?)". */
 const char *sniff(struct str bytes);

@@ -244,22 +244,19 @@ static int replace(const struct join *j, const struct tensor *t, const struct te
     return 0;
 }
 
-int hf_join(const struct hf *hf, const char *path, const struct names *names, struct arena *a, const struct tensor **tensors,
-            size_t *n, struct err *e)
+int hf_join(const struct hf *hf, const char *path, const struct names *names, struct arena *a,
+            const struct tensor *const *tensors, size_t n, const struct tensor ***out, size_t *n_out, struct err *e)
 {
     struct arena scratch = {.limit = a->limit};
-    struct join j = {.path = path, .a = a, .names = names, .config = hf_quantization(hf), .e = e};
-    /* The list is overwritten while siblings are still looked up in the old one. */
-    const struct tensor **raw = arena_array(&scratch, size_max(*n, 1), sizeof *raw);
-    int rc = raw ? index_overrides(&j, &scratch) : fail_nomem(e, "list of tensors", *n * sizeof *raw);
-    size_t n_new = 0;
-    if (raw) memcpy(raw, tensors, *n * sizeof *raw);
-    j.raw = raw;
-    for (size_t i = 0; rc == 0 && i < *n; i++) {
-        rc = replace(&j, raw[i], &tensors[n_new]);
-        n_new += rc == 0 && tensors[n_new];
+    struct join j = {.path = path, .a = a, .names = names, .raw = tensors, .config = hf_quantization(hf), .e = e};
+    const struct tensor **list = arena_array(a, size_max(n, 1), sizeof *list);
+    int rc = list ? index_overrides(&j, &scratch) : fail_nomem(e, "list of tensors", n * sizeof *list);
+    *n_out = 0;
+    for (size_t i = 0; rc == 0 && i < n; i++) {
+        rc = replace(&j, tensors[i], &list[*n_out]);
+        *n_out += rc == 0 && list[*n_out];
     }
-    if (rc == 0) *n = n_new;
     arena_fini(&scratch);
+    *out = list;
     return rc;
 }
