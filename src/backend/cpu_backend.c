@@ -70,12 +70,10 @@ static void run_embed(struct backend *b, const struct op *op, unsigned ith, unsi
 {
     const struct batch *batch = b->batch;
     float *dst = value_rows(b, op->dst, NULL);
-    size_t cols = op->w->ne[0], row_bytes = op->w->bytes / op->w->ne[1];
+    size_t cols = op->w->ne[0];
     struct range r = share(batch->n_rows, 1, ith, nth);
     for (size_t m = r.from; m < r.to; m++) {
-        const size_t id = (size_t)batch->tokens[m];
-        const struct qside *side = op->w->side;
-        const struct qrow row = {(const uint8_t *)op->w->data + id * row_bytes, side, side ? id * (cols / side->group) : 0};
+        const struct qrow row = tensor_row(op->w, (size_t)batch->tokens[m]);
         b->k.to_float[op->w->type](&row, dst + m * cols, cols);
         for (size_t i = 0; i < b->n_ropes; i++) {
             size_t n = b->ropes[i]->n_pairs;
@@ -139,7 +137,7 @@ static void product(struct backend *b, struct worker *w, const struct op *op, co
     const struct act_mem *q = &buf->q[qtypes[op->w->type].arith];
     struct mm mm = {.type = op->w->type,
                     .w = op->w->data,
-                    .row_bytes = op->w->bytes / cols,
+                    .row_bytes = tensor_row_bytes(op->w),
                     .side = op->w->side,
                     .k = op->w->ne[0],
                     .n_rows = n,

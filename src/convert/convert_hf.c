@@ -88,6 +88,11 @@ static int make_item(struct transfer *t, const struct hparams *hp, const struct 
     buf_fini(&gguf);
     if (!name) return fail_nomem(e, "name of a tensor", s.n);
     *item = (struct transfer_item){.src = src, .name = s, .type = transfer_type(t, src, s)};
+    if (qtypes[item->type].ggml_id == NO_GGML)
+        return fail(e, ERR_ARG,
+                    "%s: tensor \"%.*s\" is %s, a type that GGUF files don't have; say which one the new file is to have (q8_0 "
+                    "comes close to all of MLX's)",
+                    files_path(t->src), STR_ARG(src->name), qtypes[item->type].name);
     if (has_part(s, STR(".attn_q."))) item->heads = hp->n_heads;
     if (has_part(s, STR(".attn_k."))) item->heads = hp->n_kv_heads;
     return 0;

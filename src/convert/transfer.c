@@ -64,8 +64,9 @@ enum qtype transfer_type(const struct transfer *t, const struct tensor *src, str
     if (src->n_dims < 2) return QTYPE_F32;
     bool matrix =
         str_ends(name, STR(".weight")) && !str_ends(name, STR("_norm.weight")) && !str_ends(name, STR("ffn_gate_inp.weight"));
-    if (t->as_stored || !matrix || src->ne[0] % qtypes[t->type].block_n) return src->type;
-    return t->type;
+    if (!t->as_stored && matrix && src->ne[0] % qtypes[t->type].block_n == 0) return t->type;
+    /* What is not converted stays as it is, where a file can hold that. */
+    return t->as_stored || qtypes[src->type].ggml_id != NO_GGML ? src->type : QTYPE_F32;
 }
 
 void transfer_put_types(struct transfer *t)
@@ -127,13 +128,15 @@ static int check_range(const struct stream *s, const float *x, size_t n)
                 STR_ARG(s->item->src->name), (double)x[bad], qtypes[s->item->type].name, (double)largest);
 }
 
-/* n weights of the source that begin at a block. */
-static int put_converted(struct stream *s, const uint8_t *p, uint64_t n)
+/* n weights of the source from number `from` on, where a block begins. Rows follow each other without a gap, and so do their
+ * groups of scales, so the tensor is one long row here. */
+static int put_converted(struct stream *s, uint64_t from, uint64_t n)
 {
-    const struct qtype_info *from = &qtypes[s->item->src->type], *to = &qtypes[s->item->type];
-    for (size_t piece; n; n -= piece, p += piece / from->block_n * from->block_bytes) {
+    const struct qtype_info *to = &qtypes[s->item->type];
+    const struct qrow all = tensor_row(s->item->src, 0);
+    for (size_t piece; n; n -= piece, from += piece) {
         piece = size_min((size_t)n, CHUNK);
-        qtype_to_float(s->item->src->type, p, s->floats, piece);
+        qtypes[s->item->src->type].row_to_float(&all, from, s->floats, piece);
         TRY(check_range(s, s->floats, piece));
         to->quantize(s->floats, NULL, s->bytes, piece);
         TRY(put(s, s->bytes, piece / to->block_n * to->block_bytes));
@@ -145,7 +148,7 @@ static int put_rows(struct stream *s, uint64_t row, uint64_t n_rows)
 {
     const uint8_t *p = (const uint8_t *)s->item->src->data + row * s->row_bytes;
     if (s->item->src->type == s->item->type) return put_same(s, p, n_rows * s->row_bytes);
-    return put_converted(s, p, n_rows * s->row_len);
+    return put_converted(s, row * s->row_len, n_rows * s->row_len);
 }
 
 static int put_tensor(struct stream *s, const struct transfer_item *item)
@@ -155,7 +158,7 @@ static int put_tensor(struct stream *s, const struct transfer_item *item)
     uint64_t n_rows = vector ? src->ne[0] : src->ne[1] * src->ne[2] * src->ne[3];
     s->item = item;
     s->row_len = vector ? 1 : src->ne[0];
-    s->row_bytes = src->bytes / n_rows;
+    s->row_bytes = vector ? src->bytes / n_rows : tensor_row_bytes(src);
     if (!item->heads) return put_rows(s, 0, n_rows);
     uint64_t dim = n_rows / item->heads;
     for (uint64_t row = 0; row < n_rows; row++) {

@@ -25,7 +25,7 @@ struct files {
     struct part *parts; /* [n_parts] */
     size_t n_parts;
     const struct tensor **tensors; /* [n], in the order of the parts */
-    uint32_t *part_of;             /* [n] */
+    uint32_t *part_of;             /* [n]; of a folder only until its quantised matrices are joined */
     size_t n;
     struct names names;
     uint64_t bytes;
@@ -209,6 +209,19 @@ static int collect(struct files *f, struct err *e)
     return 0;
 }
 
+static int join_matrices(struct files *f, struct err *e)
+{
+    const struct tensor **joined;
+    size_t n;
+    TRY(hf_join(&f->hf.hf, f->path, &f->names, &f->a, f->tensors, f->n, &joined, &n, e));
+    f->tensors = joined;
+    f->n = n;
+    f->part_of = NULL;
+    TRY(names_init(&f->names, &f->a, f->n, name_at, f, e));
+    (void)names_enter_all(&f->names, f->n); /* the names that are left are unique, as all were */
+    return 0;
+}
+
 static int open_path(struct files *f, struct err *e)
 {
     char *index = NULL;
@@ -222,7 +235,8 @@ static int open_path(struct files *f, struct err *e)
         TRY(open_gguf(f, e));
     }
     TRY(collect(f, e));
-    return index ? hf_check_index(index, file_of, f, e) : 0;
+    if (index) TRY(hf_check_index(index, file_of, f, e));
+    return f->kind == FILES_HF ? join_matrices(f, e) : 0;
 }
 
 int files_open(const char *path, struct files **out, struct err *e)

@@ -1,5 +1,5 @@
 /* format: model files as validated descriptors. Bytes on disk (GGUF v2/v3, also split; safetensors, also sharded; Hugging Face
- * folders) go in; names, shapes, types and in-bounds pointers into the read-only maps come out. Nothing is copied, and
+ * and MLX folders) go in; names, shapes, types and in-bounds pointers into the read-only maps come out. Nothing is copied, and
  * after a successful open no later room can be led outside of a file. */
 #ifndef QUERN_FORMAT_H
 #define QUERN_FORMAT_H
@@ -18,9 +18,22 @@ struct tensor {
     uint64_t ne[TENSOR_DIMS]; /* ne[0] is the row length (runs fastest), GGUF's order; unused ones are 1. A safetensors shape
                                * [rows, cols] is ne {cols, rows}. */
     const void *data;         /* borrowed: in the map. Aligned to 1 byte only */
-    uint64_t bytes;           /* checked against the file */
+    uint64_t bytes;           /* checked against the file; those of side are counted, too */
     const struct qside *side; /* scales that are tensors of their own; NULL: there are none */
 };
+
+/* From one row of data to the next. */
+static inline size_t tensor_row_bytes(const struct tensor *t)
+{
+    const struct qtype_info *q = &qtypes[t->type];
+    return (size_t)t->ne[0] / q->block_n * q->block_bytes;
+}
+/* Row r, counted over all dimensions but the first. */
+static inline struct qrow tensor_row(const struct tensor *t, size_t r)
+{
+    return (struct qrow){(const uint8_t *)t->data + r * tensor_row_bytes(t), t->side,
+                         t->side ? r * ((size_t)t->ne[0] / t->side->group) : 0};
+}
 
 /* An open model: a GGUF file (with all its splits) or a Hugging Face folder. Immutable after open; any thread may read it. */
 struct files;
@@ -138,7 +151,8 @@ uint64_t gguf_writer_file_bytes(const struct gguf_writer *w); /* of the whole fi
 
 /* ---- safetensors ---------------------------------------------------------------------------------------- */
 
-/* One safetensors file from memory; the array of tensors is in arena, their data in bytes. */
+/* One safetensors file from memory; the array of tensors is in arena, their data in bytes. Integers (U32 and U8, of which only
+ * files_open makes weights) are of type QTYPE_COUNT. */
 int safetensors_parse(struct str bytes, const char *name, struct arena *a, struct tensor **tensors, size_t *n, struct err *e);
 
 /* ---- Hugging Face folder ---------------------------------------------------------------------------------- */
@@ -155,5 +169,7 @@ struct hf {
 };
 /* NULL for a GGUF file. */
 const struct hf *files_hf(const struct files *f);
+/* What config.json says about MLX's quantised matrices, which files_open has read; NULL where it says nothing. */
+const struct json *hf_quantization(const struct hf *hf);
 
 #endif

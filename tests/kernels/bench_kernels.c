@@ -53,7 +53,7 @@ static void run_mm(const struct kernels *k, struct bench *b)
 }
 static void run_to_float(const struct kernels *k, struct bench *b)
 {
-    k->to_float[b->type](&(struct qrow){.data = b->mm.w}, b->y, N);
+    k->to_float[b->type](&(struct qrow){.data = b->mm.w, .side = b->mm.side}, b->y, N);
 }
 static void run_attn(const struct kernels *k, struct bench *b)
 {
@@ -126,12 +126,25 @@ static void fill_act(const struct kernels *now, enum qarith arith, struct act *a
     a->packed = pack ? mem->packed : NULL;
 }
 
+/* Scales and biases for any matrix that is measured, all of one ordinary value; NULL where the type has none. They are few
+ * enough to stay in a cache, and are not counted as bytes read. */
+static const struct qside *side_for(enum qtype t)
+{
+    static uint8_t same[8192 * 2048 / 16];
+    static struct qside side = {.scales = same, .biases = same, .type = QTYPE_F16};
+    if (!has_side(t)) return NULL;
+    memset(same, 0x38, sizeof same);
+    side.group = t == QTYPE_MLX_NVFP4 ? 16 : qtypes[t].has_min ? 64 : 32;
+    return &side;
+}
+
 static void bench_level(const struct kernels *now, struct bench *b)
 {
     char name[40];
     for (enum qtype t = 0; t < QTYPE_COUNT; t++) {
         const struct qtype_info *info = &qtypes[t];
         b->type = b->mm.type = t;
+        b->mm.side = side_for(t);
         b->mm.row_bytes = K / info->block_n * info->block_bytes;
         fill_weights(t, (uint8_t *)(uintptr_t)b->mm.w, K * ROWS);
         static const size_t cols[] = {1, 2, 4, 8, 12, 16, 32, COLS};
@@ -388,6 +401,7 @@ static int bench_machine(unsigned n_threads, struct arena *mem)
     }
     for (enum qtype t = 0; t < QTYPE_COUNT; t++) {
         j.type = j.mm.type = t;
+        j.mm.side = side_for(t);
         const size_t unit = (size_t)qtypes[t].block_bytes * 1024;
         fill_weights(t, big, 1024 * qtypes[t].block_n);
         for (size_t at = unit; at + unit <= BIG; at += unit) memcpy(big + at, big, unit);

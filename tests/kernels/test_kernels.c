@@ -177,6 +177,8 @@ static void fill_block(enum kind kind, enum qtype t, uint8_t *block, size_t i)
                    : kind == ZEROS     ? 0
                                        : (uint8_t)random_bits();
     if (t == QTYPE_MXFP4 && (kind == ORDINARY || kind == CANCEL)) block[0] = (uint8_t)(116 + below(8));
+    for (size_t j = 0; t == QTYPE_MLX_MXFP8 && kind != SPECIAL && j < qtypes[t].block_bytes; j++)
+        if ((block[j] & 0x7f) == 0x7f) block[j] ^= 1; /* else a NaN */
     for (size_t j = 0; j < halves[t].n; j++) {
         uint16_t h = draw_scale(kind, i);
         memcpy(block + halves[t].at[j], &h, 2);
@@ -189,11 +191,40 @@ static void fill_block(enum kind kind, enum qtype t, uint8_t *block, size_t i)
 static void fill_kind(enum kind kind, enum qtype t, uint8_t *w, size_t n)
 {
     const struct qtype_info *info = &qtypes[t];
-    for (size_t b = 0; info->unpack && b < n / info->block_n; b++) fill_block(kind, t, w + b * info->block_bytes, b);
-    for (size_t i = 0; !info->unpack && i < n; i++) {
+    const bool blocks = info->block_n > 1;
+    for (size_t b = 0; blocks && b < n / info->block_n; b++) fill_block(kind, t, w + b * info->block_bytes, b);
+    for (size_t i = 0; !blocks && i < n; i++) {
         float f = t == QTYPE_F32 ? draw(kind, i) : 0.0f;
         uint16_t h = t == QTYPE_BF16 ? f32_to_bf16(draw(kind, i)) : t == QTYPE_F16 ? draw_half(kind, i) : 0;
         memcpy(w + info->block_bytes * i, t == QTYPE_F32 ? (const void *)&f : &h, info->block_bytes);
+    }
+}
+
+bool has_side(enum qtype t)
+{
+    return t >= QTYPE_MLX2 && t <= QTYPE_MLX_NVFP4;
+}
+
+/* A group size that a type may have and that divides k. */
+static uint32_t side_group(enum qtype t, size_t k)
+{
+    static const uint32_t sizes[] = {32, 64, 128};
+    uint32_t group = t == QTYPE_MLX_NVFP4 ? 16 : qtypes[t].has_min ? sizes[below(COUNT_OF(sizes))] : 32;
+    while (k % group) group /= 2;
+    return group;
+}
+
+/* n scales or biases in p. */
+static void fill_side(enum kind kind, enum qtype t, enum qtype side, uint8_t *p, size_t n)
+{
+    const bool plain = kind == ORDINARY || kind == CANCEL;
+    for (size_t i = 0; i < n; i++) {
+        float f = plain ? 0.02f * random_float() : draw(kind, i);
+        uint16_t h = side == QTYPE_BF16 ? f32_to_bf16(f) : plain ? f32_to_f16(f) : draw_half(kind, i);
+        uint8_t b = !plain ? (uint8_t)random_bits() : (uint8_t)(t == QTYPE_MLX_NVFP4 ? below(0x7f) : 116 + below(8));
+        const void *from = !qtypes[t].has_min ? (const void *)&b : side == QTYPE_F32 ? (const void *)&f : &h;
+        const size_t size = !qtypes[t].has_min ? 1 : qtypes[side].block_bytes;
+        memcpy(p + i * size, from, size);
     }
 }
 
@@ -204,7 +235,7 @@ void fill_weights(enum qtype t, uint8_t *w, size_t n)
 
 /* ---- memory that ends at an unreadable page ---------------------------------------------------------------- */
 
-enum { AREAS = 11, AREA_BYTES = 4 << 20 };
+enum { AREAS = 13, AREA_BYTES = 4 << 20 };
 static uint8_t *areas[AREAS]; /* each AREA_BYTES between two pages that fault */
 
 static void areas_init(void)
@@ -231,7 +262,7 @@ static void *area(size_t i, size_t n, size_t skip)
 }
 
 /* Areas by use: REF and OUT hold an output of scalar and of the kernel under test, with REF2, OUT2 a second one. */
-enum { REF, OUT, REF2, OUT2, IN0, IN1, IN2, IN3, IN4, SCRATCH, PACKED };
+enum { REF, OUT, REF2, OUT2, IN0, IN1, IN2, IN3, IN4, SCRATCH, PACKED, SCALES, BIASES };
 
 /* Canaries before an output: a kernel that writes below it changes them. Above it is the page. */
 enum { CANARY = 64 };
@@ -251,6 +282,23 @@ static bool same_floats(size_t ref, size_t out, size_t n, const char *what)
         if (load_u32(a + i) != load_u32(b + i) && !(isnan(a[i]) && isnan(b[i])))
             return differs("%s: [%zu] of %zu is %a, scalar %a", what, i, n, (double)b[i], (double)a[i]);
     return memcmp((const uint8_t *)a - CANARY, (const uint8_t *)b - CANARY, CANARY) == 0 || differs("%s: canary", what);
+}
+
+/* Scales and biases for rows of k weights, n_rows of them, at any alignment; NULL where the type has none. */
+static const struct qside *make_side(enum kind kind, enum qtype t, size_t n_rows, size_t k, struct qside *side)
+{
+    static const enum qtype types[] = {QTYPE_F32, QTYPE_F16, QTYPE_BF16};
+    if (!has_side(t)) return NULL;
+    *side = (struct qside){.type = types[below(COUNT_OF(types))], .group = side_group(t, k)};
+    const size_t n = n_rows * (k / side->group), bytes = n * (qtypes[t].has_min ? qtypes[side->type].block_bytes : 1);
+    uint8_t *scales = area(SCALES, bytes, below(4));
+    fill_side(kind, t, side->type, scales, n);
+    side->scales = scales;
+    if (!qtypes[t].has_min) return side;
+    uint8_t *biases = area(BIASES, bytes, below(4));
+    fill_side(kind, t, side->type, biases, n);
+    side->biases = biases;
+    return side;
 }
 
 /* ---- matrix products ------------------------------------------------------------------------------------------ */
@@ -296,7 +344,9 @@ static bool mm_case(const struct kernels *ref, const struct kernels *now, enum q
     const enum qarith arith = qtypes[t].arith;
     uint8_t *w = area(IN0, w_bytes, below(2) ? 0 : below(4));
     for (size_t r = 0; r < n; r++) fill_kind(kind, t, w + r * row_bytes, k);
+    struct qside side;
     struct mm a = {.type = t, .w = w, .row_bytes = row_bytes, .k = k, .n_rows = n_cols, .dst_stride = n + below(3)};
+    a.side = make_side(kind, t, n, k, &side);
     if (arith == ARITH_FLOAT) {
         size_t n_floats = (n_cols - 1) * stride + k;
         float *x = area(IN1, n_floats * 4, 0);
@@ -364,7 +414,9 @@ static void test_to_float(const struct kernels *ref, const struct kernels *now, 
         size_t n = unit * (1 + (i < 100 ? i : below(2000 / unit))), bytes = n / unit * qtypes[t].block_bytes;
         uint8_t *w = area(IN0, bytes, below(4));
         fill_kind((enum kind)(i % KINDS), t, w, n);
-        const struct qrow row = {.data = w};
+        struct qside side;
+        struct qrow row = {.data = w, .side = make_side((enum kind)(i % KINDS), t, 3, n, &side)};
+        if (row.side) row.first_group = below(3) * (n / side.group);
         ref->to_float[t](&row, out_floats(REF, n), n);
         now->to_float[t](&row, out_floats(OUT, n), n);
         ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
@@ -670,12 +722,14 @@ static void test_mm_truth(const struct kernels *ref, enum qtype t)
     const struct qtype_info *info = &qtypes[t];
     bool ok = true;
     for (size_t i = 0; ok && i < 200; i++) {
-        const size_t k = info->arith == ARITH_FLOAT ? 1 + below(1500) : info->block_n * (1 + below(10240 / QSUPER));
+        const size_t k = info->arith == ARITH_FLOAT ? info->block_n * (1 + below(1500 / info->block_n))
+                                                    : info->block_n * (1 + below(10240 / QSUPER));
         const size_t act_n = info->arith == ARITH_256 ? QSUPER : 32;
         uint8_t *w = area(IN0, k / info->block_n * info->block_bytes, 0);
         float *x = area(IN1, k * 4, 0), *wide = area(IN2, k * 4, 0), y;
         const struct act_mem mem = {area(IN4, k, 0), area(IN3, k / 32 * 4 + 4, 0), area(REF, k / 16 * 2 + 2, 0), NULL};
-        const struct qrow row = {.data = w};
+        struct qside side;
+        const struct qrow row = {.data = w, .side = make_side(ORDINARY, t, 1, k, &side)};
         fill_kind(i % 2 && !info->unpack ? CANCEL : ORDINARY, t, w, k);
         fill_floats(ORDINARY, x, k);
         if (info->unpack) {
@@ -690,6 +744,7 @@ static void test_mm_truth(const struct kernels *ref, enum qtype t)
         }
         struct mm a = {
             .type = t, .w = w, .k = k, .n_rows = 1, .dst = &y, .dst_stride = 1, .scratch = area(SCRATCH, MM_SCRATCH, 0)};
+        a.side = row.side;
         a.act = (struct act){.f = x, .stride = k, .q = mem.q, .d = mem.d, .s = mem.s};
         ref->mm[t](&a, 0, 1);
         double sum = 0.0, mass = 0.0;

@@ -433,6 +433,127 @@ static void search_of_odd_rows(void **state)
     }
 }
 
+/* ---- MLX's types, whose scales lie apart ------------------------------------------------------------------------- */
+
+enum { K = 256, ROWS = 3 };
+
+/* Random bytes. */
+static void noise(uint8_t *p, size_t n)
+{
+    static uint32_t lcg = 99;
+    for (size_t i = 0; i < n; i++) {
+        lcg = lcg * 1664525u + 1013904223u;
+        p[i] = (uint8_t)(lcg >> 24);
+    }
+}
+
+/* Bits at .. at + n - 1 of a stream, lowest first. */
+static unsigned bits_at(const uint8_t *p, size_t at, unsigned n)
+{
+    unsigned v = 0;
+    for (unsigned i = 0; i < n; i++) v |= (p[(at + i) / 8] >> (at + i) % 8 & 1u) << i;
+    return v;
+}
+
+/* All weights of the last of ROWS rows, in two pieces, against want(ctx, i). */
+static void check_row(enum qtype t, const uint8_t *data, const struct qside *side, double (*want)(const void *, size_t),
+                      const void *ctx)
+{
+    uint64_t row_bytes;
+    float w[K];
+    assert_true(qtype_row_bytes(t, K, &row_bytes));
+    const struct qrow row = {data + (ROWS - 1) * row_bytes, side, (ROWS - 1) * (K / side->group)};
+    qtypes[t].row_to_float(&row, 0, w, 96);
+    qtypes[t].row_to_float(&row, 96, w + 96, K - 96);
+    for (size_t i = 0; i < K; i++) {
+        double exact = want(ctx, (ROWS - 1) * K + i), bound = 1.5e-7 * (fabs(exact) + 4);
+        if (isnan(exact) ? !isnan(w[i]) : fabs((double)w[i] - exact) > bound)
+            fail_msg("%s: weight %zu is %.9g, expected %.9g", qtypes[t].name, i, (double)w[i], exact);
+    }
+}
+
+struct affine {
+    const uint8_t *data;
+    const float *scales, *biases;
+    unsigned bits, group;
+};
+
+static double affine_weight(const void *ctx, size_t i)
+{
+    const struct affine *a = ctx;
+    return (double)a->scales[i / a->group] * bits_at(a->data, i * a->bits, a->bits) + (double)a->biases[i / a->group];
+}
+
+static void mlx_affine(void **state)
+{
+    (void)state;
+    static const struct {
+        enum qtype type;
+        unsigned bits;
+    } types[] = {{QTYPE_MLX2, 2}, {QTYPE_MLX3, 3}, {QTYPE_MLX4, 4}, {QTYPE_MLX5, 5}, {QTYPE_MLX6, 6}, {QTYPE_MLX8, 8}};
+    static const enum qtype sides[] = {QTYPE_F32, QTYPE_F16, QTYPE_BF16};
+    for (size_t i = 0; i < 9 * COUNT_OF(types); i++) {
+        const enum qtype side_type = sides[i % 3];
+        const unsigned group = 32u << i / 3 % 3, n = ROWS * K / group;
+        float scales[ROWS * K / 32], biases[ROWS * K / 32];
+        uint8_t data[ROWS * K], packed[2][sizeof scales + 1];
+        noise(data, sizeof data);
+        for (unsigned g = 0; g < n; g++) { /* numbers that every type has */
+            scales[g] = (float)(1 + g % 50) / 64;
+            biases[g] = -(float)(g % 77) / 8;
+        }
+        qtypes[side_type].quantize(scales, NULL, packed[0] + 1, n); /* aligned to nothing */
+        qtypes[side_type].quantize(biases, NULL, packed[1] + 1, n);
+        const struct qside side = {packed[0] + 1, packed[1] + 1, side_type, group};
+        const struct affine a = {data, scales, biases, types[i / 9].bits, group};
+        check_row(types[i / 9].type, data, &side, affine_weight, &a);
+    }
+}
+
+static double e2m1_value(unsigned b)
+{
+    static const double v[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+    return b & 8 ? -v[b & 7] : v[b];
+}
+
+static double e4m3_value(unsigned b)
+{
+    int exp = b >> 3 & 15, mant = b & 7;
+    double v = (b & 0x7f) == 0x7f ? NAN : exp ? ldexp(8 + mant, exp - 10) : ldexp(mant, -9);
+    return b & 0x80 ? -v : v;
+}
+
+static double mxfp4_weight(const void *ctx, size_t i)
+{
+    const struct qside *s = ctx;
+    return ldexp(e2m1_value(bits_at(s->biases, 4 * i, 4)), s->scales[i / 32] - 127);
+}
+static double mxfp8_weight(const void *ctx, size_t i)
+{
+    const struct qside *s = ctx;
+    return ldexp(e4m3_value(s->biases[i]), s->scales[i / 32] - 127);
+}
+static double nvfp4_weight(const void *ctx, size_t i)
+{
+    const struct qside *s = ctx;
+    return e4m3_value(s->scales[i / 16]) * e2m1_value(bits_at(s->biases, 4 * i, 4));
+}
+
+static void mlx_microscaling(void **state)
+{
+    (void)state;
+    uint8_t data[ROWS * K], scales[ROWS * K / 16];
+    noise(scales, sizeof scales);
+    noise(data, sizeof data);
+    for (unsigned i = 0; i < K; i++) data[(ROWS - 1) * K + i] = (uint8_t)i; /* every e4m3 there is */
+    struct qside side = {scales, NULL, QTYPE_F32, 16}, expect = {scales, data, QTYPE_F32, 0};
+    check_row(QTYPE_MLX_NVFP4, data, &side, nvfp4_weight, &expect);
+    for (size_t i = 0; i < sizeof scales; i++) scales[i] = (uint8_t)(100 + scales[i] % 30);
+    side.group = 32;
+    check_row(QTYPE_MLX_MXFP4, data, &side, mxfp4_weight, &expect);
+    check_row(QTYPE_MLX_MXFP8, data, &side, mxfp8_weight, &expect);
+}
+
 static void table_and_names(void **state)
 {
     (void)state;
@@ -477,6 +598,8 @@ int main(void)
         cmocka_unit_test(search_of_odd_rows),
         cmocka_unit_test(blocks_golden),
         cmocka_unit_test(blocks_hostile),
+        cmocka_unit_test(mlx_affine),
+        cmocka_unit_test(mlx_microscaling),
         cmocka_unit_test(table_and_names),
     };
     return cmocka_run_group_tests_name("quant", tests, NULL, NULL);

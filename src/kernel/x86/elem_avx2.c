@@ -56,6 +56,8 @@ static void from_float_f16_avx2(const float *src, void *dst, size_t n)
 
 void kernels_init_avx2(struct kernels *k)
 {
+    for (size_t t = 0; t < QTYPE_COUNT; t++)
+        if (qtypes[t].arith == ARITH_FLOAT) k->mm[t] = mm_any_float_avx2;
     k->mm[QTYPE_F32] = mm_f32_avx2;
     k->mm[QTYPE_F16] = mm_f16_avx2;
     k->mm[QTYPE_BF16] = mm_bf16_avx2;

@@ -38,6 +38,8 @@ static void quant_act_256_avx512(const float *x, size_t n, int8_t *q, float *d, 
 
 void kernels_init_avx512(struct kernels *k)
 {
+    for (size_t t = 0; t < QTYPE_COUNT; t++)
+        if (qtypes[t].arith == ARITH_FLOAT) k->mm[t] = mm_any_float_avx512;
     k->mm[QTYPE_F32] = mm_f32_avx512;
     k->mm[QTYPE_F16] = mm_f16_avx512;
     k->mm[QTYPE_BF16] = mm_bf16_avx512;
