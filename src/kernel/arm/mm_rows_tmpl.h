@@ -92,6 +92,14 @@ TILE_INLINE void block_sums(int32x4_t *sum, const struct quad *w, const struct h
     }
 }
 
+/* Asks for a share of the four rows that come next, which lie one after the other: a single stream, over the borders of pages
+ * too, however short the rows are. */
+TILE_INLINE void fetch_next(const struct mm *a, size_t r, size_t block, const size_t bytes)
+{
+    const uint8_t *p = a->w + (r + QUAD) * a->row_bytes + block * QUAD * bytes;
+    UNROLL for (size_t i = 0; i < QUAD * bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
 /* Weight rows r..r+3 (those from r1 on are row r1 - 1 once more, and not stored) with activation rows m..m+M-1, of which
  * those from n_rows on are treated alike. */
 TILE_INLINE void rows_tile(const struct mm *a, size_t r, size_t r1, size_t m, head_fn *head, weights_fn *weights,
@@ -112,7 +120,10 @@ TILE_INLINE void rows_tile(const struct mm *a, size_t r, size_t r1, size_t m, he
     for (size_t b = 0; b < blocks; b++) {
         struct head h;
         int32x4_t sum[4];
-        if (!t.wide) quad_at(&w, b, t.bytes);
+        if (!t.wide) {
+            quad_at(&w, b, t.bytes);
+            fetch_next(a, r, b, t.bytes);
+        }
         head(&w, b, &h);
         block_sums(sum, &w, &h, x, weights, t, M);
         UNROLL for (size_t j = 0; j < M; j++)
