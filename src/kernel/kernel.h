@@ -19,11 +19,12 @@ enum {                  /* CPU features that kernels use */
        CPU_AVX512 = 2,  /* AVX-512 F, BW, VL, DQ and VNNI */
        CPU_NEON = 4,    /* arm64 baseline */
        CPU_DOTPROD = 8, /* arm64 SDOT */
+       CPU_I8MM = 16,   /* arm64 SMMLA, and SDOT */
 };
 unsigned cpu_features(void); /* of this machine, and enabled by the system */
 
-/* Levels from slowest to fastest: "scalar", then "avx2", "avx512" or "neon", "dotprod". i counts from 0; NULL past the end.
- * Only levels that this machine can run are listed. */
+/* Levels from slowest to fastest: "scalar", then "avx2", "avx512" or "neon", "dotprod", "i8mm". i counts from 0; NULL past the
+ * end. Only levels that this machine can run are listed. */
 const char *cpu_level(unsigned i);
 
 /* ---- activations ---------------------------------------------------------------------------------- */
@@ -38,8 +39,8 @@ struct act {
     const int8_t *q;  /* [n_rows][K] */
     const float *d;   /* [n_rows][K / 32] or [n_rows][K / 256] */
     const int16_t *s; /* sums of q: ARITH_32: [n_rows][K / 32]; ARITH_256: [n_rows][K / 16] */
-    /* The same q in the order of kernels.pack_cols: [n_rows / pack_cols, rounded up][K / 4][pack_cols][4]; rows past the last
-     * are any bytes. NULL where pack_cols is 0 or n_rows < pack_min. */
+    /* The same q in the order of kernels.pack_cols: [n_rows / pack_cols, rounded up][K / u][pack_cols][u] with
+     * u = kernels.pack_unit; rows past the last are any bytes. NULL where pack_cols is 0 or n_rows < pack_min. */
     const int8_t *packed;
 };
 
@@ -96,6 +97,7 @@ struct kernels {
     const char *level;
     /* How products want quantised activations packed, for n_rows >= pack_min (struct act); 0: not at all. */
     uint32_t pack_cols, pack_min;
+    uint32_t pack_unit; /* elements of a row that lie together: 4 or 8 */
     /* dst[m][r] for weight rows r0 <= r < r1 and all m. */
     void (*mm[QTYPE_COUNT])(const struct mm *a, size_t r0, size_t r1);
     /* Weights as floats, for embedding rows; n a multiple of the block. */
@@ -105,7 +107,8 @@ struct kernels {
     /* Quantises one row of n activations, n a multiple of 32 or 256. */
     void (*quant_act_32)(const float *x, size_t n, int8_t *q, float *d, int16_t *s);
     void (*quant_act_256)(const float *x, size_t n, int8_t *q, float *d, int16_t *s);
-    /* Packs n <= pack_cols rows of k quantised activations: dst [k / 4][pack_cols][4]. NULL where pack_cols is 0. */
+    /* Packs n <= pack_cols rows of k quantised activations: dst [k / pack_unit][pack_cols][pack_unit]. NULL where pack_cols is
+     * 0. */
     void (*pack_act)(const int8_t *q, size_t n, size_t k, int8_t *dst);
     /* y[i] = (x[i] * 1/sqrt(mean(x*x) + eps)) * w[i]; y may be x. */
     void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
@@ -157,5 +160,6 @@ void kernels_init_avx2(struct kernels *k);
 void kernels_init_avx512(struct kernels *k);
 void kernels_init_neon(struct kernels *k);
 void kernels_init_dotprod(struct kernels *k);
+void kernels_init_i8mm(struct kernels *k);
 
 #endif

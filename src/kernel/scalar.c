@@ -243,6 +243,7 @@ void kernels_init_scalar(struct kernels *k)
 {
     *k = (struct kernels){
         .level = "scalar",
+        .pack_unit = 4,
         .quant_act_32 = quant_act_32_scalar,
         .quant_act_256 = quant_act_256_scalar,
         .rms_norm = rms_norm_scalar,

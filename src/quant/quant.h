@@ -30,7 +30,7 @@ enum qarith {
  *
  * each operation rounded once to f32, brackets where the type has a minimum. off is a constant of the type: u is unsigned, so
  * that every instruction set can multiply it. Members that a type has no use for are left alone.
- * Bounds: |sc| <= 128, 0 <= mn <= 63, |u - off| <= 128 (255 where off is 0). */
+ * Bounds: sc fits int8, 0 <= mn <= 63, |u - off| <= 128 (255 where off is 0, in blocks of 32 only). */
 struct qblock {
     uint8_t u[QSUPER];
     int16_t sc[QSUPER / QSUB], mn[QSUPER / QSUB];

@@ -478,7 +478,7 @@ static void test_quant_act(const struct kernels *ref, const struct kernels *now,
 /* Packed rows against the definition of struct act. */
 static void test_pack_act(const struct kernels *now)
 {
-    const size_t cols = now->pack_cols;
+    const size_t cols = now->pack_cols, unit = now->pack_unit;
     for (size_t i = 0; i < 400; i++) {
         const size_t k = 32 * (1 + below(40)), n = 1 + below(cols);
         int8_t *q = area(IN0, n * k, 0), *dst = area(OUT, cols * k, 0);
@@ -487,7 +487,7 @@ static void test_pack_act(const struct kernels *now)
         now->pack_act(q, n, k, dst);
         for (size_t c = 0; c < n; c++)
             for (size_t j = 0; j < k; j++)
-                if (dst[(j / 4 * cols + c) * 4 + j % 4] != q[c * k + j]) {
+                if (dst[(j / unit * cols + c) * unit + j % unit] != q[c * k + j]) {
                     differs("row %zu of %zu, element %zu of %zu", c, n, j, k);
                     return;
                 }

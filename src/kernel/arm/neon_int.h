@@ -100,6 +100,9 @@ void attn_init_neon(struct kernels *k);
 void convert_init_neon(struct kernels *k);
 void elem_init_neon(struct kernels *k);
 void mm_float_init_neon(struct kernels *k);
-void mm_q8_0_init_neon(struct kernels *k);
+void mm_int_init_neon(struct kernels *k);
+
+/* Products with one activation row, which no wider instruction helps. */
+void mm_rows_dotprod(const struct mm *a, size_t r0, size_t r1);
 
 #endif
