@@ -164,7 +164,7 @@ static float f16_at(const uint8_t *p, size_t i)
     return f16_to_f32(load_u16(p + 2 * i));
 }
 
-/* The larger of two; the first where they are equal or one is NaN. */
+/* The larger of two; the first where one is NaN. */
 static float max_f32(float a, float b)
 {
     return b > a ? b : a;
@@ -183,6 +183,7 @@ static void attn_row(const struct attn_tile *a, size_t row, float (*at)(const ui
         for (size_t d = 0; d < a->head_dim; d++) s[j] = fmaf(q[d], at(k, d * ATTN_TILE + j), s[j]);
         top = max_f32(top, s[j]);
     }
+    top += 0.0f; /* no -0: which of two equal zeros came first cannot show */
     float c = num_exp(a->m[row] - top);
     float lane[LANES] = {0};
     for (size_t j = 0; j < n; j++) {

@@ -53,18 +53,13 @@ TILE_INLINE void scores(const uint8_t *k, const float *q, size_t head_dim, size_
     }
 }
 
-/* The larger of m and s[0..63], the first of them where there are several: it matters for zeros, which differ in sign.
- * vmaxnm passes over NaN. */
+/* The largest of m and s[0..63], never -0. vmaxnm passes over NaN. */
 static float row_max(const float *s, float m)
 {
     float32x4_t max = vld1q_f32(s);
     for (size_t j = 4; j < ATTN_TILE; j += 4) max = vmaxnmq_f32(max, vld1q_f32(s + j));
     float top = vmaxnmvq_f32(max);
-    if (top == 0.0f) {
-        while (*s != 0.0f) s++;
-        top = *s;
-    }
-    return top > m ? top : m;
+    return (top > m ? top : m) + 0.0f;
 }
 
 /* Turns the scores of n positions into their weights p, updates m and l, and returns the factor c of what was summed before.

@@ -39,17 +39,12 @@ ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, const enum qty
     }
 }
 
-/* The running maximum of scalar code: the first of equal ones (+0 and -0 are equal), and never a NaN score. Which zero it is
- * shows in the state, so that rare case looks again. */
+/* The running maximum: never a NaN score, never -0. */
 static float running_max(float m, const float *s, size_t n)
 {
     vec top = v_set1(m);
     for (size_t j = 0; j < n; j += VL) top = v_max(v_first_n(v_load(s + j), n - j, v_set1(-INFINITY)), top);
-    float t = v_max_all(top);
-    if (t != 0.0f) return t;
-    if (m == 0.0f) return m;
-    while (*s != 0.0f) s++;
-    return *s;
+    return v_max_all(top) + 0.0f;
 }
 
 /* Turns the scores of one row into its p[0..63] (0 where it sees nothing), updates m and l and returns the factor for o. */
