@@ -211,26 +211,18 @@ static uint8_t *tile_at(const struct kv_view *kv, uint32_t layer, size_t head, s
     return kv->pages[page] + layer * kv->layer_bytes + head * kv->head_bytes;
 }
 
-/* Keys and values of one head, all rows of the batch, into the tiles. A key is a column of its tile, so it is packed aside and
- * its elements are scattered. */
+/* Keys and values of one head, all rows of the batch, into the tiles. */
 static void store_head(const struct backend *b, const struct op *op, size_t head)
 {
     const struct batch *batch = b->batch;
-    enum qtype type = batch->kv->type;
-    size_t dim = op->head_dim, cols = (size_t)op->n_kv_heads * dim, size = qtypes[type].block_bytes;
+    const struct kv_view *kv = batch->kv;
+    size_t dim = op->head_dim, cols = (size_t)op->n_kv_heads * dim;
     const float *k = value_rows(b, op->src[0], NULL) + head * dim, *v = value_rows(b, op->src[1], NULL) + head * dim;
-    uint8_t packed[ATTN_DIM_MAX * sizeof(float)];
     for (size_t m = 0; m < batch->n_rows; m++, k += cols, v += cols) {
         size_t pos = batch->pos + m, in = pos % KV_PAGE;
-        uint8_t *kt = tile_at(batch->kv, op->layer, head, pos / KV_PAGE), *vt = kt + batch->kv->k_bytes;
-        b->k.from_float[type](v, vt + in * dim * size, dim);
-        b->k.from_float[type](k, packed, dim);
-        uint8_t *column = kt + in * size;
-        if (size == 2) {
-            for (size_t d = 0; d < dim; d++) memcpy(column + d * KV_PAGE * 2, packed + d * 2, 2);
-        } else {
-            for (size_t d = 0; d < dim; d++) memcpy(column + d * KV_PAGE * 4, packed + d * 4, 4);
-        }
+        uint8_t *tile = tile_at(kv, op->layer, head, pos / KV_PAGE);
+        attn_store_k(&b->k, kv->k_type, k, dim, tile, in);
+        attn_store_v(&b->k, kv->v_type, v, dim, tile + kv->k_bytes, in);
     }
 }
 
@@ -273,6 +265,8 @@ static void attend(struct backend *b, struct worker *w, const struct op *op, siz
             const uint8_t *tile = tile_at(batch->kv, op->layer, head, pos / KV_PAGE);
             struct attn_tile t = {.k = tile,
                                   .v = tile + batch->kv->k_bytes,
+                                  .k_type = batch->kv->k_type,
+                                  .v_type = batch->kv->v_type,
                                   .head_dim = dim,
                                   .v_dim = dim,
                                   .n_rows = n,
@@ -282,7 +276,7 @@ static void attend(struct backend *b, struct worker *w, const struct op *op, siz
                                   .l = l,
                                   .o = o,
                                   .scratch = w->attn_scratch};
-            b->k.attn_tile[batch->kv->type](&t);
+            b->k.attn_tile(&t);
         }
         for (size_t i = 0; !first && i < n; i++)
             if (w->attn_end[i] > chunk)

@@ -77,11 +77,40 @@ static inline struct qrow mm_row(const struct mm *a, size_t r)
 #define ATTN_TILE 64   /* positions in a tile of the KV cache */
 #define ATTN_CHUNK 256 /* positions whose softmax state is merged as one; a multiple of ATTN_TILE */
 #define ATTN_DIM_MAX 512
+#define KV_BLOCK 32 /* elements of a key or a value that share a scale, in quantised caches */
+
+/* A tile of the KV cache: ATTN_TILE keys, or as many values, of one head, in one of the cache's types. In keys the position
+ * runs fastest, values lie row by row. B = dim / KV_BLOCK, rounded up:
+ *
+ *                    keys                                              values
+ *   F32, F16, BF16   [dim][64]                                         [64][dim]
+ *   Q8_0             int8 [dim][64]                                    int8 [64][32 B]
+ *   Q4_0             u8 [(dim + 1) / 2][64]: elements 2i and 2i + 1    u8 [64][16 B]: byte i of a block: elements i and i + 16
+ *   both, behind     f16 scales [B][64]                                f16 scales [64][B]
+ *
+ * Of two nibbles the low one comes first; an element of Q4_0 is its nibble - 8. What follows dim in the last block is zero.
+ * A quantised tile has 1/16 of a byte per element for scales: 8.5 or 4.5 bits to an element where 32 divides dim. */
+static inline size_t attn_blocks(size_t dim)
+{
+    return (dim + KV_BLOCK - 1) / KV_BLOCK;
+}
+unsigned attn_bits(enum qtype t); /* of an element; 0: no type for a cache */
+size_t attn_k_bytes(enum qtype t, size_t dim);
+size_t attn_v_bytes(enum qtype t, size_t dim);
+/* Where the scales of a quantised tile begin. */
+static inline size_t attn_k_scales(unsigned bits, size_t dim)
+{
+    return (dim * bits + 7) / 8 * ATTN_TILE;
+}
+static inline size_t attn_v_scales(unsigned bits, size_t dim)
+{
+    return attn_blocks(dim) * KV_BLOCK / 8 * bits * ATTN_TILE;
+}
 
 /* One tile of keys and values against n_rows query rows (docs/arithmetic.md, "Attention"). Updates the running state. */
 struct attn_tile {
-    const void *k;          /* [head_dim][ATTN_TILE]: position runs fastest */
-    const void *v;          /* [ATTN_TILE][v_dim] */
+    const void *k, *v;
+    enum qtype k_type, v_type;
     size_t head_dim, v_dim; /* 1..ATTN_DIM_MAX */
     size_t n_rows;
     const float *q;        /* [n_rows][head_dim], already multiplied by the score scale */
@@ -100,8 +129,9 @@ struct kernels {
     void (*mm[QTYPE_COUNT])(const struct mm *a, size_t r0, size_t r1);
     /* Weights as floats, for embedding rows; n a multiple of the block. */
     void (*to_float[QTYPE_COUNT])(const struct qrow *row, float *dst, size_t n);
-    /* Floats in a type, for the KV cache, as quant.h's quantize; NULL for types that a cache cannot have. */
-    void (*from_float[QTYPE_COUNT])(const float *src, void *dst, size_t n);
+    /* A key or value of n floats in a cache type, before it is laid into its tile; NULL for types that a cache cannot have.
+     * q: [n] elements or, quantised, one byte for each of them and of the zeros that fill the last block, with scales in d. */
+    void (*from_float[QTYPE_COUNT])(const float *src, size_t n, void *q, uint16_t *d);
     /* Quantises one row of n activations, n a multiple of 32 or 256. */
     void (*quant_act_32)(const float *x, size_t n, int8_t *q, float *d, int16_t *s);
     void (*quant_act_256)(const float *x, size_t n, int8_t *q, float *d, int16_t *s);
@@ -115,8 +145,7 @@ struct kernels {
     void (*add)(const float *a, const float *b, size_t n, float *y);
     /* Rotates n_pairs pairs of x in place: (x[i], x[i + n_pairs]) where neox, else (x[2i], x[2i + 1]). */
     void (*rope)(float *x, const float *cos, const float *sin, size_t n_pairs, bool neox);
-    /* By the type of the KV cache: QTYPE_F32 and QTYPE_F16; NULL elsewhere. K and V have the same type. */
-    void (*attn_tile[QTYPE_COUNT])(const struct attn_tile *a);
+    void (*attn_tile)(const struct attn_tile *a);
     /* Merges the state (m2, l2, o2) of a later chunk into (m, l, o), n values. */
     void (*attn_merge)(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n);
     /* y[i] = exp(x[i]); y may be x. */
@@ -137,6 +166,10 @@ static inline size_t act_sums(enum qarith arith, size_t k)
     return arith == ARITH_256 ? k / QSUB : k / ACT_BLOCK;
 }
 
+/* Makes dim floats the key or the value of position pos, below ATTN_TILE, of a tile. */
+void attn_store_k(const struct kernels *kn, enum qtype t, const float *x, size_t dim, void *tile, size_t pos);
+void attn_store_v(const struct kernels *kn, enum qtype t, const float *x, size_t dim, void *tile, size_t pos);
+
 /* Fills k for a level by name; NULL: the best of this machine. Unknown or not runnable here: an error that lists the levels. */
 int kernels_init(struct kernels *k, const char *level, struct err *e);
 
@@ -151,7 +184,20 @@ void num_sincos(double x, double *s, double *c);
 /* cos[i], sin[i] of the angle (float)pos * inv_freq[i], times scale. */
 void rope_angles(uint32_t pos, const float *inv_freq, size_t n, float scale, float *cos, float *sin);
 
-/* Private to this room: each instruction set overwrites the entries that it does better. */
+/* Private to this room: how a block of a quantised cache is made from floats, and its scale (f16), with *id = 1 / scale or,
+ * where all elements become 0, 0. low and high: the smallest and the largest element, and 0; finite: none is infinite or NaN.
+ */
+struct kv_rule {
+    float steps;       /* the element that is farthest from 0 becomes so many, */
+    float bottom, top; /* others lie in this range, */
+    float off;         /* and all are kept with this added */
+};
+extern const struct kv_rule kv_q8_0, kv_q4_0;
+uint16_t kv_scale(const struct kv_rule *rule, float low, float high, bool finite, float *id);
+/* Private to this room: tiles as floats, keys [dim][ATTN_TILE] and the first n values [n][dim]; and the tables of the levels,
+ * of which each overwrites the entries that it does better. */
+void attn_widen_k(enum qtype t, const void *tile, size_t dim, float *dst);
+void attn_widen_v(enum qtype t, const void *tile, size_t dim, size_t n, float *dst);
 void kernels_init_scalar(struct kernels *k);
 void kernels_init_avx2(struct kernels *k);
 void kernels_init_avx512(struct kernels *k);

@@ -4,7 +4,8 @@
  * fastest), the weighted sum of values has the elements of a value there: both are chains of multiply-adds by a scalar, without
  * any horizontal sum but the one of l. Either way 16 accumulators grow at a time, 64 / R positions or elements of each row.
  *
- * An f16 tile is widened as it is loaded; where many query rows would widen it again and again, once into scratch. */
+ * An f16 tile is widened as it is loaded; where many query rows would widen it again and again, once into scratch, as tiles of
+ * the other types always are. */
 #include "kernel/arm/neon_int.h"
 
 /* Elements of a tile at p; f16 ones have no alignment that matters. */
@@ -129,7 +130,7 @@ TILE_INLINE void values_rows(const struct values *w, load4_fn *load4, load1_fn *
     }
 }
 
-/* Of one cache type, for 1, 2 and 4 query rows. */
+/* Of one cache type that is read as it is, for 1, 2 and 4 query rows. */
 struct attn_type {
     void (*scores[3])(const uint8_t *k, const float *q, size_t head_dim, size_t n, float s[][ATTN_TILE]);
     void (*values[3])(const struct values *w);
@@ -156,9 +157,107 @@ struct attn_type {
 ATTN_TYPE(f32, 4)
 ATTN_TYPE(f16, 2)
 
+/* ---- tiles as floats ------------------------------------------------------------------------------------------- */
+
+static inline struct f32x8 floats_of(int8x8_t q)
+{
+    int16x8_t wide = vmovl_s8(q);
+    return (struct f32x8){{vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))), vcvtq_f32_s32(vmovl_high_s16(wide))}};
+}
+static inline struct f32x8 load8_i8(const uint8_t *p)
+{
+    return floats_of(vreinterpret_s8_u8(vld1_u8(p)));
+}
+/* Low (0) or high (1) halves of eight bytes, less 8. */
+static inline struct f32x8 load8_i4(const uint8_t *p, size_t half)
+{
+    uint8x8_t bytes = vld1_u8(p), u = half ? vshr_n_u8(bytes, 4) : vand_u8(bytes, vdup_n_u8(15));
+    return floats_of(vsub_s8(vreinterpret_s8_u8(u), vdup_n_s8(8)));
+}
+
+TILE_INLINE void widen_k(const struct attn_tile *a, float *dst, const unsigned bits)
+{
+    const uint8_t *k = a->k, *scales = k + attn_k_scales(bits, a->head_dim);
+    for (size_t d = 0; d < a->head_dim; d++)
+        for (size_t j = 0; j < ATTN_TILE; j += 8) {
+            struct f32x8 scale = load8_f16(scales + (d / KV_BLOCK * ATTN_TILE + j) * 2);
+            struct f32x8 x = bits == 8 ? load8_i8(k + d * ATTN_TILE + j) : load8_i4(k + d / 2 * ATTN_TILE + j, d % 2);
+            for (size_t h = 0; h < 2; h++) vst1q_f32(dst + d * ATTN_TILE + j + 4 * h, vmulq_f32(scale.v[h], x.v[h]));
+        }
+}
+
+TILE_INLINE void widen_v(const struct attn_tile *a, size_t n, float *dst, const unsigned bits)
+{
+    const uint8_t *v = a->v, *scales = v + attn_v_scales(bits, a->v_dim);
+    for (size_t j = 0; j < n; j++)
+        for (size_t d = 0; d < a->v_dim; d += 8) {
+            const size_t block = j * attn_blocks(a->v_dim) + d / KV_BLOCK, in = d % KV_BLOCK;
+            const float scale = f16_to_f32(load_u16(scales + 2 * block));
+            struct f32x8 x = bits == 8 ? load8_i8(v + block * KV_BLOCK + in) : load8_i4(v + block * 16 + in % 16, in / 16);
+            float out[8];
+            for (size_t h = 0; h < 2; h++) vst1q_f32(out + 4 * h, vmulq_n_f32(x.v[h], scale));
+            memcpy(dst + j * a->v_dim + d, out, size_min(a->v_dim - d, 8) * sizeof *out);
+        }
+}
+
+static void k_f16(const struct attn_tile *a, size_t n, float *dst)
+{
+    (void)n;
+    widen_f16_neon(a->k, dst, a->head_dim * ATTN_TILE);
+}
+static void v_f16(const struct attn_tile *a, size_t n, float *dst)
+{
+    widen_f16_neon(a->v, dst, n * a->v_dim);
+}
+static void k_bf16(const struct attn_tile *a, size_t n, float *dst)
+{
+    (void)n;
+    widen_bf16_neon(a->k, dst, a->head_dim * ATTN_TILE);
+}
+static void v_bf16(const struct attn_tile *a, size_t n, float *dst)
+{
+    widen_bf16_neon(a->v, dst, n * a->v_dim);
+}
+static void k_q8_0(const struct attn_tile *a, size_t n, float *dst)
+{
+    (void)n;
+    widen_k(a, dst, 8);
+}
+static void v_q8_0(const struct attn_tile *a, size_t n, float *dst)
+{
+    widen_v(a, n, dst, 8);
+}
+static void k_q4_0(const struct attn_tile *a, size_t n, float *dst)
+{
+    (void)n;
+    widen_k(a, dst, 4);
+}
+static void v_q4_0(const struct attn_tile *a, size_t n, float *dst)
+{
+    widen_v(a, n, dst, 4);
+}
+
+/* A tile of keys and the first n values as floats. */
+static const struct {
+    void (*k)(const struct attn_tile *a, size_t n, float *dst);
+    void (*v)(const struct attn_tile *a, size_t n, float *dst);
+} widen_of[QTYPE_COUNT] = {
+    [QTYPE_F16] = {k_f16, v_f16},
+    [QTYPE_BF16] = {k_bf16, v_bf16},
+    [QTYPE_Q8_0] = {k_q8_0, v_q8_0},
+    [QTYPE_Q4_0] = {k_q4_0, v_q4_0},
+};
+
+/* ---- rows --------------------------------------------------------------------------------------------------------- */
+
+/* Keys and values, of the types that their functions read. */
+struct source {
+    const uint8_t *k, *v;
+    const struct attn_type *k_type, *v_type;
+};
+
 /* 1 << log query rows from row on, which all see something. */
-static void attn_rows(const struct attn_tile *a, const uint8_t *k, const uint8_t *v, size_t row, size_t log,
-                      const struct attn_type *type)
+static void attn_rows(const struct attn_tile *a, const struct source *from, size_t row, size_t log)
 {
     const uint32_t *valid = a->valid + row;
     size_t rows = (size_t)1 << log, least = ATTN_TILE, most = 0;
@@ -167,50 +266,50 @@ static void attn_rows(const struct attn_tile *a, const uint8_t *k, const uint8_t
         most = size_max(most, valid[i]);
     }
     float s[4][ATTN_TILE], c[4];
-    type->scores[log](k, a->q + row * a->head_dim, a->head_dim, most, s);
+    from->k_type->scores[log](from->k, a->q + row * a->head_dim, a->head_dim, most, s);
     for (size_t i = 0; i < rows; i++) c[i] = softmax(s[i], valid[i], a->m + row + i, a->l + row + i);
-    struct values all = {v, a->v_dim, 0, least, (const float(*)[ATTN_TILE])s, c, a->o + row * a->v_dim};
-    type->values[log](&all);
+    struct values all = {from->v, a->v_dim, 0, least, (const float(*)[ATTN_TILE])s, c, a->o + row * a->v_dim};
+    from->v_type->values[log](&all);
     /* What only some of the rows see, one row at a time; their o has been scaled. */
     for (size_t i = 0; i < rows; i++) {
         if (valid[i] == least) continue;
-        struct values rest = {
-            v, a->v_dim, least, valid[i], (const float(*)[ATTN_TILE])s + i, &(const float){1.0f}, a->o + (row + i) * a->v_dim};
-        type->values[0](&rest);
+        struct values rest = {from->v,
+                              a->v_dim,
+                              least,
+                              valid[i],
+                              (const float(*)[ATTN_TILE])s + i,
+                              &(const float){1.0f},
+                              a->o + (row + i) * a->v_dim};
+        from->v_type->values[0](&rest);
     }
 }
 
-static void attn_all(const struct attn_tile *a, const uint8_t *k, const uint8_t *v, const struct attn_type *type)
+/* From this many query rows on (two groups of four) an f16 tile is widened beforehand, others always. */
+enum { WIDEN_MIN = 12 };
+
+static void attn_tile_neon(const struct attn_tile *a)
 {
+    size_t seen = 0;
+    for (size_t i = 0; i < a->n_rows; i++) seen = size_max(seen, a->valid[i]);
+    const bool f16 = a->n_rows < WIDEN_MIN;
+    struct source from = {a->k, a->v, f16 && a->k_type == QTYPE_F16 ? &attn_f16 : &attn_f32,
+                          f16 && a->v_type == QTYPE_F16 ? &attn_f16 : &attn_f32};
+    float *k = a->scratch, *v = k + ATTN_DIM_MAX * ATTN_TILE;
+    if (a->k_type != QTYPE_F32 && from.k_type == &attn_f32) {
+        widen_of[a->k_type].k(a, ATTN_TILE, k);
+        from.k = (const uint8_t *)k;
+    }
+    if (a->v_type != QTYPE_F32 && from.v_type == &attn_f32) {
+        widen_of[a->v_type].v(a, seen, v);
+        from.v = (const uint8_t *)v;
+    }
     for (size_t row = 0; row < a->n_rows;) {
         size_t seeing = 0;
         while (seeing < 4 && row + seeing < a->n_rows && a->valid[row + seeing] > 0) seeing++;
         size_t log = seeing == 4 ? 2 : seeing >= 2 ? 1 : 0;
-        if (seeing > 0) attn_rows(a, k, v, row, log, type);
+        if (seeing > 0) attn_rows(a, &from, row, log);
         row += (size_t)1 << log;
     }
-}
-
-static void attn_tile_f32_neon(const struct attn_tile *a)
-{
-    attn_all(a, a->k, a->v, &attn_f32);
-}
-
-/* From this many query rows on (two groups of four) a tile is widened beforehand. */
-enum { WIDEN_MIN = 12 };
-
-static void attn_tile_f16_neon(const struct attn_tile *a)
-{
-    if (a->n_rows < WIDEN_MIN) {
-        attn_all(a, a->k, a->v, &attn_f16);
-        return;
-    }
-    size_t seen = 0;
-    for (size_t i = 0; i < a->n_rows; i++) seen = size_max(seen, a->valid[i]);
-    float *k = a->scratch, *v = k + ATTN_DIM_MAX * ATTN_TILE;
-    widen_f16_neon(a->k, k, a->head_dim * ATTN_TILE);
-    widen_f16_neon(a->v, v, seen * a->v_dim);
-    attn_all(a, (const uint8_t *)k, (const uint8_t *)v, &attn_f32);
 }
 
 static void attn_merge_neon(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n)
@@ -226,7 +325,6 @@ static void attn_merge_neon(float *m, float *l, float *o, float m2, float l2, co
 
 void attn_init_neon(struct kernels *k)
 {
-    k->attn_tile[QTYPE_F32] = attn_tile_f32_neon;
-    k->attn_tile[QTYPE_F16] = attn_tile_f16_neon;
+    k->attn_tile = attn_tile_neon;
     k->attn_merge = attn_merge_neon;
 }
