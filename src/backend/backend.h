@@ -34,10 +34,11 @@ struct batch {
 struct backend;
 
 struct backend_options {
-    uint32_t n_threads;    /* 0: cpu_threads() */
-    uint32_t max_rows;     /* largest batch */
-    uint32_t max_out;      /* most rows with logits in one batch, 1.. max_rows */
-    const char *cpu_level; /* NULL: the best */
+    uint32_t n_threads;     /* 0: cpu_threads() */
+    uint32_t max_rows;      /* largest batch */
+    uint32_t max_out;       /* most rows with logits in one batch, 1.. max_rows */
+    uint32_t max_positions; /* of the sequences: decode steps split their attention up to here */
+    const char *cpu_level;  /* NULL: the best */
 };
 
 /* Opens the CPU for the graph (which must outlive it) and reserves all memory that runs will need. */

@@ -43,8 +43,11 @@ static int open_parts(struct session *s, const struct session_options *o, struct
     TRY(kernels_init(&s->kernels, o->cpu_level, e));
     graph_init(&s->graph, &s->arena);
     TRY(graph_plan(&s->graph, hp->arch->record(s->m, &s->rope, &s->graph), e));
-    struct backend_options bo = {
-        .n_threads = o->n_threads, .max_rows = s->n_batch, .max_out = s->max_out, .cpu_level = o->cpu_level};
+    struct backend_options bo = {.n_threads = o->n_threads,
+                                 .max_rows = s->n_batch,
+                                 .max_out = s->max_out,
+                                 .max_positions = s->n_ctx,
+                                 .cpu_level = o->cpu_level};
     TRY(backend_open_cpu(&s->graph, &bo, &s->be, e));
     return kv_init(&s->kv, hp, o->k_type, o->v_type, s->n_ctx, e);
 }

@@ -51,8 +51,21 @@ ALWAYS vec load_v(const uint8_t *v, size_t dim, size_t j, size_t d, size_t n, co
     return n >= VL ? v_load_as(p, t) : v_load_as_n(p, n, t);
 }
 
+/* What is needed after the loop that is running: each of its rounds asks for `step` bytes more. With few rows the arithmetic of
+ * a tile is as fast as memory, and neither may wait for the other; the tiles of a head lie too far apart for the processor to
+ * guess. */
+struct ahead {
+    const uint8_t *p; /* NULL: nothing */
+    size_t step;
+};
+ALWAYS void ask(const struct ahead *ahead, size_t round)
+{
+    if (!ahead->p) return;
+    for (size_t at = 0; at < ahead->step; at += 64) fetch_l1(ahead->p, round * ahead->step + at);
+}
+
 /* p[nr][64] = scores of rows r.. */
-ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, const enum qtype t, const unsigned nr)
+ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, struct ahead ahead, const enum qtype t, const unsigned nr)
 {
     const float *q = a->q + r * a->head_dim;
     const uint8_t *k = a->k;
@@ -65,6 +78,7 @@ ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, const enum qty
             const size_t end = size_min(a->head_dim, block + KV_BLOCK);
             for (size_t d = block; d < end; d++) {
                 vec x[ROWS_MAX];
+                ask(&ahead, d);
                 UNROLL for (unsigned i = 0; i < nr; i++) x[i] = v_set1(q[i * a->head_dim + d]);
                 UNROLL for (unsigned h = 0; h < REGS; h++)
                 {
@@ -124,7 +138,7 @@ static void soften(const struct attn_tile *a, size_t r, size_t nr, float *p, flo
 
 /* o[d..] of rows r.. times factor, plus positions j0..j1-1: nz registers, of whose elements n exist (all, where nz is REGS). */
 ALWAYS void values(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, size_t j1, size_t d,
-                   size_t n, const enum qtype t, const unsigned nr, const unsigned nz)
+                   size_t n, struct ahead ahead, const enum qtype t, const unsigned nr, const unsigned nz)
 {
     float *o = a->o + r * a->v_dim + d;
     vec acc[ROWS_MAX][REGS];
@@ -135,6 +149,7 @@ ALWAYS void values(const struct attn_tile *a, size_t r, const float *p, const fl
     }
     for (size_t j = j0; j < j1; j++) {
         vec w[ROWS_MAX];
+        ask(&ahead, j);
         UNROLL for (unsigned i = 0; i < nr; i++) w[i] = v_set1(p[i * ATTN_TILE + j]);
         UNROLL for (unsigned h = 0; h < nz; h++)
         {
@@ -147,26 +162,29 @@ ALWAYS void values(const struct attn_tile *a, size_t r, const float *p, const fl
 }
 
 ALWAYS void all_values(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, size_t j1,
-                       const enum qtype t, const unsigned nr)
+                       struct ahead ahead, const enum qtype t, const unsigned nr)
 {
+    const struct ahead nothing = {NULL, 0};
     size_t d = 0;
-    for (; d + REGS * VL <= a->v_dim; d += REGS * VL) values(a, r, p, factor, j0, j1, d, REGS * VL, t, nr, REGS);
-    for (; d < a->v_dim; d += VL) values(a, r, p, factor, j0, j1, d, a->v_dim - d, t, nr, 1);
+    for (; d + REGS * VL <= a->v_dim; d += REGS * VL)
+        values(a, r, p, factor, j0, j1, d, REGS * VL, d == 0 ? ahead : nothing, t, nr, REGS);
+    for (; d < a->v_dim; d += VL) values(a, r, p, factor, j0, j1, d, a->v_dim - d, d == 0 ? ahead : nothing, t, nr, 1);
 }
 
-typedef void scores_fn(const struct attn_tile *a, size_t r, float *p);
-typedef void values_fn(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, size_t j1);
+typedef void scores_fn(const struct attn_tile *a, size_t r, float *p, struct ahead ahead);
+typedef void values_fn(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, size_t j1,
+                       struct ahead ahead);
 typedef void widen_fn(const struct attn_tile *a, size_t n, float *dst);
 
 #define ROWS(TYPE, nr)                                                                                                    \
-    static void scores_##TYPE##_##nr(const struct attn_tile *a, size_t r, float *p)                                       \
+    static void scores_##TYPE##_##nr(const struct attn_tile *a, size_t r, float *p, struct ahead ahead)                   \
     {                                                                                                                     \
-        scores(a, r, p, QTYPE_##TYPE, nr);                                                                                \
+        scores(a, r, p, ahead, QTYPE_##TYPE, nr);                                                                         \
     }                                                                                                                     \
     static void values_##TYPE##_##nr(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, \
-                                     size_t j1)                                                                           \
+                                     size_t j1, struct ahead ahead)                                                       \
     {                                                                                                                     \
-        all_values(a, r, p, factor, j0, j1, QTYPE_##TYPE, nr);                                                            \
+        all_values(a, r, p, factor, j0, j1, ahead, QTYPE_##TYPE, nr);                                                     \
     }
 #define ROW_FUNCTIONS(TYPE) EACH_NR(ROWS, TYPE)
 DIRECT_TYPES(ROW_FUNCTIONS)
@@ -227,20 +245,22 @@ static const struct {
     [QTYPE_Q4_0] = {widen_k_Q4_0, widen_v_Q4_0},
 };
 
-/* Rows r..r+nr-1, each of which sees something. */
-static void attn_group(const struct attn_tile *a, size_t r, size_t nr)
+/* Rows r..r+nr-1, each of which sees something. The scores of the first group ask for the values, its values for what is next.
+ */
+static void attn_group(const struct attn_tile *a, size_t r, size_t nr, struct ahead v, struct ahead next)
 {
     values_fn *const *values_fns = values_of[a->v_type];
     float *p = a->scratch + SCRATCH_P;
     float factor[ROWS_MAX];
     size_t common = ATTN_TILE;
-    scores_of[a->k_type][nr - 1](a, r, p);
+    scores_of[a->k_type][nr - 1](a, r, p, v);
     soften(a, r, nr, p, factor);
     for (size_t i = 0; i < nr; i++) common = size_min(common, a->valid[r + i]);
-    values_fns[nr - 1](a, r, p, factor, 0, common);
+    values_fns[nr - 1](a, r, p, factor, 0, common, next);
     const float one = 1.0f;
     for (size_t i = 0; i < nr; i++)
-        if (a->valid[r + i] > common) values_fns[0](a, r + i, p + i * ATTN_TILE, &one, common, a->valid[r + i]);
+        if (a->valid[r + i] > common)
+            values_fns[0](a, r + i, p + i * ATTN_TILE, &one, common, a->valid[r + i], (struct ahead){NULL, 0});
 }
 
 /* Quantised tiles are read as they are by up to so many rows, floats by any number: to take their elements out again for each
@@ -255,6 +275,8 @@ static bool widens(enum qtype t, bool direct, size_t n_rows)
 void KERNEL(attn_tile)(const struct attn_tile *a)
 {
     struct attn_tile now = *a;
+    struct ahead v = {a->v, attn_v_bytes(a->v_type, a->v_dim) / a->head_dim};
+    struct ahead next = {a->next, attn_k_bytes(a->k_type, a->head_dim) / ATTN_TILE};
     size_t seen = 0;
     for (size_t r = 0; r < a->n_rows; r++) seen = size_max(seen, a->valid[r]);
     if (widens(a->k_type, scores_of[a->k_type][0] != NULL, a->n_rows)) {
@@ -276,7 +298,8 @@ void KERNEL(attn_tile)(const struct attn_tile *a)
         const size_t left = a->n_rows - r, groups = (left + ROWS_MAX - 1) / ROWS_MAX, most = (left + groups - 1) / groups;
         size_t nr = 0;
         while (nr < most && a->valid[r + nr] > 0) nr++;
-        if (nr > 0) attn_group(&now, r, nr);
+        if (nr > 0) attn_group(&now, r, nr, v, next);
+        v.p = next.p = NULL;
         r += size_max(nr, 1);
     }
 }
