@@ -161,10 +161,21 @@ ALWAYS void values(const struct attn_tile *a, size_t r, const float *p, const fl
         v_store_n(o + i * a->v_dim + h * VL, acc[i][h], nz == REGS ? VL : n);
 }
 
+/* The scales of the first n values as floats, and room for VL - 1 more: whole registers are stored, which loads soon after can
+ * be served from. */
+ALWAYS void widen_v_scales(const struct attn_tile *a, size_t n, float *dst, const enum qtype t)
+{
+    const uint8_t *scales = (const uint8_t *)a->v + attn_v_scales(bits_of(t), a->v_dim);
+    n *= attn_blocks(a->v_dim);
+    for (size_t i = 0; i < n; i += VL)
+        v_store(dst + i, n - i < VL ? v_load_as_n(scales + 2 * i, n - i, QTYPE_F16) : v_load_as(scales + 2 * i, QTYPE_F16));
+}
+
 ALWAYS void all_values(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, size_t j1,
                        struct ahead ahead, const enum qtype t, const unsigned nr)
 {
     const struct ahead nothing = {NULL, 0};
+    if (bits_of(t) < 16) widen_v_scales(a, j1, a->scratch + SCRATCH_V, t);
     size_t d = 0;
     for (; d + REGS * VL <= a->v_dim; d += REGS * VL)
         values(a, r, p, factor, j0, j1, d, REGS * VL, d == 0 ? ahead : nothing, t, nr, REGS);
@@ -196,16 +207,6 @@ DIRECT_TYPES(ROW_FUNCTIONS)
 #define VALUES_LINE(TYPE) [QTYPE_##TYPE] = {EACH_NR(VALUES_NAME, TYPE)},
 static scores_fn *const scores_of[QTYPE_COUNT][ROWS_MAX] = {DIRECT_TYPES(SCORES_LINE)};
 static values_fn *const values_of[QTYPE_COUNT][ROWS_MAX] = {DIRECT_TYPES(VALUES_LINE)};
-
-/* The scales of the first n values as floats. */
-ALWAYS void widen_v_scales(const struct attn_tile *a, size_t n, float *dst, const enum qtype t)
-{
-    const uint8_t *scales = (const uint8_t *)a->v + attn_v_scales(bits_of(t), a->v_dim);
-    n *= attn_blocks(a->v_dim);
-    for (size_t i = 0; i < n; i += VL)
-        v_store_n(dst + i, n - i < VL ? v_load_as_n(scales + 2 * i, n - i, QTYPE_F16) : v_load_as(scales + 2 * i, QTYPE_F16),
-                  n - i);
-}
 
 /* All keys, the first n values, as floats. */
 ALWAYS void widen_k(const struct attn_tile *a, float *dst, const enum qtype t)
@@ -288,10 +289,6 @@ void KERNEL(attn_tile)(const struct attn_tile *a)
         widen_of[a->v_type].v(a, seen, a->scratch + SCRATCH_V);
         now.v = a->scratch + SCRATCH_V;
         now.v_type = QTYPE_F32;
-    } else if (a->v_type == QTYPE_Q8_0) {
-        widen_v_scales(a, seen, a->scratch + SCRATCH_V, QTYPE_Q8_0);
-    } else if (a->v_type == QTYPE_Q4_0) {
-        widen_v_scales(a, seen, a->scratch + SCRATCH_V, QTYPE_Q4_0);
     }
     for (size_t r = 0; r < a->n_rows;) {
         /* As many rows as make all groups alike: 8 are 4 and 4. */
