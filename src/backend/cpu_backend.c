@@ -22,6 +22,7 @@ struct worker {
     uint8_t *mm_scratch;
     float *attn_scratch;
     float *attn_q;              /* [ATTN_ROWS][head_dim] queries */
+    struct act_mem attn_quant;  /* the same, quantised, in whole blocks */
     float *attn_all, *attn_one; /* states (struct attn_state) of ATTN_ROWS rows: of the chunks so far, of the running one */
     uint32_t attn_end[ATTN_ROWS], attn_valid[ATTN_ROWS];
 };
@@ -285,6 +286,11 @@ static void attn_queries(const struct backend *b, struct worker *w, const struct
         const float *from = q + (u->row0 + i / u->group) * cols + (u->head0 + i % u->group) * dim;
         for (size_t d = 0; d < dim; d++) w->attn_q[i * dim + d] = from[d] * u->op->f;
         w->attn_end[i] = b->batch->pos + (uint32_t)(u->row0 + i / u->group) + 1;
+        if (!attn_quantised(b->batch->kv->k_type)) continue;
+        const size_t blocks = attn_blocks(dim), k = blocks * KV_BLOCK;
+        float row[ATTN_DIM_MAX] = {0};
+        memcpy(row, w->attn_q + i * dim, dim * sizeof *row);
+        b->k.quant_act_32(row, k, w->attn_quant.q + i * k, w->attn_quant.d + i * blocks, w->attn_quant.s + i * blocks);
     }
 }
 
@@ -310,6 +316,7 @@ static void attn_chunk(const struct backend *b, struct worker *w, const struct a
                               .v_dim = dim,
                               .n_rows = n,
                               .q = w->attn_q,
+                              .quant = {.q = w->attn_quant.q, .d = w->attn_quant.d, .s = w->attn_quant.s},
                               .valid = w->attn_valid,
                               .m = s.m,
                               .l = s.l,
@@ -575,6 +582,10 @@ static void carve_all(struct backend *b, struct carve *c, const struct widths *w
         wk->mm_scratch = carve(c, 1, MM_SCRATCH);
         wk->attn_scratch = carve(c, ATTN_SCRATCH, sizeof(float));
         wk->attn_q = carve(c, ATTN_ROWS, w->head * sizeof(float));
+        const size_t blocks = attn_blocks(w->head);
+        wk->attn_quant.q = carve(c, ATTN_ROWS, blocks * KV_BLOCK);
+        wk->attn_quant.d = carve(c, ATTN_ROWS, blocks * sizeof(float));
+        wk->attn_quant.s = carve(c, ATTN_ROWS, blocks * sizeof(int16_t));
         wk->attn_all = carve(c, attn_state_floats(ATTN_ROWS, w->head), sizeof(float));
         wk->attn_one = carve(c, attn_state_floats(ATTN_ROWS, w->head), sizeof(float));
     }

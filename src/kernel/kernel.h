@@ -80,29 +80,28 @@ static inline struct qrow mm_row(const struct mm *a, size_t r)
 #define KV_BLOCK 32 /* elements of a key or a value that share a scale, in quantised caches */
 
 /* A tile of the KV cache: ATTN_TILE keys, or as many values, of one head, in one of the cache's types. In keys the position
- * runs fastest, values lie row by row. B = dim / KV_BLOCK, rounded up:
+ * runs fastest, values lie row by row. B = dim / KV_BLOCK, rounded up; what follows dim in the last block is zero.
  *
  *                    keys                                              values
  *   F32, F16, BF16   [dim][64]                                         [64][dim]
- *   Q8_0             int8 [dim][64]                                    int8 [64][32 B]
- *   Q4_0             u8 [(dim + 1) / 2][64]: elements 2i and 2i + 1    u8 [64][16 B]: byte i of a block: elements i and i + 16
+ *   Q8_0             int8 [8 B][64][4]                                 int8 [64][32 B]
+ *   Q4_0             u8 [4 B][64][4]: elements 8i + c and 8i + 4 + c   u8 [64][16 B]: byte i of a block: elements i and i + 16
  *   both, behind     f16 scales [B][64]                                f16 scales [64][B]
  *
- * Of two nibbles the low one comes first; an element of Q4_0 is its nibble - 8. What follows dim in the last block is zero.
- * A quantised tile has 1/16 of a byte per element for scales: 8.5 or 4.5 bits to an element where 32 divides dim. */
+ * Quantised keys go into integer products: four elements of a position lie together. Of two nibbles the low one comes first; an
+ * element of Q4_0 is its nibble - 8. An element takes 8.5 or 4.5 bits where 32 divides dim. */
 static inline size_t attn_blocks(size_t dim)
 {
     return (dim + KV_BLOCK - 1) / KV_BLOCK;
 }
 unsigned attn_bits(enum qtype t); /* of an element; 0: no type for a cache */
-size_t attn_k_bytes(enum qtype t, size_t dim);
-size_t attn_v_bytes(enum qtype t, size_t dim);
-/* Where the scales of a quantised tile begin. */
-static inline size_t attn_k_scales(unsigned bits, size_t dim)
+static inline bool attn_quantised(enum qtype t)
 {
-    return (dim * bits + 7) / 8 * ATTN_TILE;
+    return attn_bits(t) < 16;
 }
-static inline size_t attn_v_scales(unsigned bits, size_t dim)
+size_t attn_bytes(enum qtype t, size_t dim); /* of a tile of keys, or of values */
+/* Where the scales of a quantised tile begin. */
+static inline size_t attn_scales(unsigned bits, size_t dim)
 {
     return attn_blocks(dim) * KV_BLOCK / 8 * bits * ATTN_TILE;
 }
@@ -114,6 +113,7 @@ struct attn_tile {
     size_t head_dim, v_dim; /* 1..ATTN_DIM_MAX */
     size_t n_rows;
     const float *q;        /* [n_rows][head_dim], already multiplied by the score scale */
+    struct act quant;      /* where keys are quantised: q as ARITH_32 has it, rows filled up with zeros to whole blocks */
     const uint32_t *valid; /* [n_rows]: the row sees positions 0..valid-1 of the tile; 0 leaves its state as it is */
     float *m, *l;          /* [n_rows] running maximum (-inf at first) and sum */
     float *o;              /* [n_rows][v_dim] running weighted sum of values */
@@ -195,10 +195,11 @@ struct kv_rule {
 };
 extern const struct kv_rule kv_q8_0, kv_q4_0;
 uint16_t kv_scale(const struct kv_rule *rule, float low, float high, bool finite, float *id);
-/* Private to this room: tiles as floats, keys [dim][ATTN_TILE] and the first n values [n][dim]; and the tables of the levels,
- * of which each overwrites the entries that it does better. */
-void attn_widen_k(enum qtype t, const void *tile, size_t dim, float *dst);
-void attn_widen_v(enum qtype t, const void *tile, size_t dim, size_t n, float *dst);
+/* Private to this room: one position of a tile, as the specification reads it, and the tables of the levels, of which each
+ * overwrites the entries that it does better. The key: dim elements or, quantised, all integers of its blocks, and their
+ * scales. */
+void attn_key(enum qtype t, const void *tile, size_t dim, size_t pos, float *x, float *d);
+void attn_value(enum qtype t, const void *tile, size_t dim, size_t pos, float *x);
 void kernels_init_scalar(struct kernels *k);
 void kernels_init_avx2(struct kernels *k);
 void kernels_init_avx512(struct kernels *k);

@@ -26,10 +26,19 @@ static float i8_at(const uint8_t *p, size_t i)
     return (float)(int8_t)p[i];
 }
 
+static float k_q8_0(const uint8_t *tile, size_t dim, size_t j, size_t d)
+{
+    (void)dim;
+    return i8_at(tile, (d / 4 * ATTN_TILE + j) * 4 + d % 4);
+}
 static float k_q4_0(const uint8_t *tile, size_t dim, size_t j, size_t d)
 {
     (void)dim;
-    return (float)((tile[d / 2 * ATTN_TILE + j] >> d % 2 * 4 & 15) - 8);
+    return (float)((tile[(d / 8 * ATTN_TILE + j) * 4 + d % 4] >> d / 4 % 2 * 4 & 15) - 8);
+}
+static float v_q8_0(const uint8_t *tile, size_t dim, size_t j, size_t d)
+{
+    return i8_at(tile, j * attn_blocks(dim) * KV_BLOCK + d);
 }
 static float v_q4_0(const uint8_t *tile, size_t dim, size_t j, size_t d)
 {
@@ -38,7 +47,7 @@ static float v_q4_0(const uint8_t *tile, size_t dim, size_t j, size_t d)
 }
 
 /* Element d of the key or value of position j, for quantised types without its scale. */
-#define ELEMENTS(type, v_stride)                                               \
+#define FLOATS(type)                                                           \
     static float k_##type(const uint8_t *tile, size_t dim, size_t j, size_t d) \
     {                                                                          \
         (void)dim;                                                             \
@@ -46,20 +55,19 @@ static float v_q4_0(const uint8_t *tile, size_t dim, size_t j, size_t d)
     }                                                                          \
     static float v_##type(const uint8_t *tile, size_t dim, size_t j, size_t d) \
     {                                                                          \
-        return type##_at(tile, j * (v_stride) + d);                            \
+        return type##_at(tile, j * dim + d);                                   \
     }
-ELEMENTS(f32, dim)
-ELEMENTS(f16, dim)
-ELEMENTS(bf16, dim)
-ELEMENTS(i8, attn_blocks(dim) * KV_BLOCK)
+FLOATS(f32)
+FLOATS(f16)
+FLOATS(bf16)
 
 static const struct {
     unsigned bits;
     float (*k)(const uint8_t *tile, size_t dim, size_t j, size_t d);
     float (*v)(const uint8_t *tile, size_t dim, size_t j, size_t d);
 } types[QTYPE_COUNT] = {
-    [QTYPE_F32] = {32, k_f32, v_f32}, [QTYPE_F16] = {16, k_f16, v_f16},   [QTYPE_BF16] = {16, k_bf16, v_bf16},
-    [QTYPE_Q8_0] = {8, k_i8, v_i8},   [QTYPE_Q4_0] = {4, k_q4_0, v_q4_0},
+    [QTYPE_F32] = {32, k_f32, v_f32},   [QTYPE_F16] = {16, k_f16, v_f16},   [QTYPE_BF16] = {16, k_bf16, v_bf16},
+    [QTYPE_Q8_0] = {8, k_q8_0, v_q8_0}, [QTYPE_Q4_0] = {4, k_q4_0, v_q4_0},
 };
 
 unsigned attn_bits(enum qtype t)
@@ -67,40 +75,27 @@ unsigned attn_bits(enum qtype t)
     return types[t].bits;
 }
 
-static bool scaled(enum qtype t)
+size_t attn_bytes(enum qtype t, size_t dim)
 {
-    return types[t].bits < 16;
+    if (attn_quantised(t)) return attn_scales(types[t].bits, dim) + attn_blocks(dim) * ATTN_TILE * 2;
+    return ATTN_TILE * dim * types[t].bits / 8;
 }
 
-size_t attn_k_bytes(enum qtype t, size_t dim)
+void attn_key(enum qtype t, const void *tile, size_t dim, size_t pos, float *x, float *d)
 {
-    return attn_k_scales(types[t].bits, dim) + (scaled(t) ? 2 * ATTN_TILE * attn_blocks(dim) : 0);
+    const bool quantised = attn_quantised(t);
+    const uint8_t *scales = (const uint8_t *)tile + attn_scales(types[t].bits, dim);
+    for (size_t i = 0; i < (quantised ? attn_blocks(dim) * KV_BLOCK : dim); i++) x[i] = types[t].k(tile, dim, pos, i);
+    for (size_t b = 0; quantised && b < attn_blocks(dim); b++) d[b] = f16_at(scales, b * ATTN_TILE + pos);
 }
 
-size_t attn_v_bytes(enum qtype t, size_t dim)
+void attn_value(enum qtype t, const void *tile, size_t dim, size_t pos, float *x)
 {
-    return scaled(t) ? attn_v_scales(types[t].bits, dim) + 2 * ATTN_TILE * attn_blocks(dim)
-                     : ATTN_TILE * dim * types[t].bits / 8;
-}
-
-void attn_widen_k(enum qtype t, const void *tile, size_t dim, float *dst)
-{
-    const uint8_t *scales = (const uint8_t *)tile + attn_k_scales(types[t].bits, dim);
-    for (size_t d = 0; d < dim; d++)
-        for (size_t j = 0; j < ATTN_TILE; j++) {
-            float x = types[t].k(tile, dim, j, d);
-            dst[d * ATTN_TILE + j] = scaled(t) ? f16_at(scales, d / KV_BLOCK * ATTN_TILE + j) * x : x;
-        }
-}
-
-void attn_widen_v(enum qtype t, const void *tile, size_t dim, size_t n, float *dst)
-{
-    const uint8_t *scales = (const uint8_t *)tile + attn_v_scales(types[t].bits, dim);
-    for (size_t j = 0; j < n; j++)
-        for (size_t d = 0; d < dim; d++) {
-            float x = types[t].v(tile, dim, j, d);
-            dst[j * dim + d] = scaled(t) ? f16_at(scales, j * attn_blocks(dim) + d / KV_BLOCK) * x : x;
-        }
+    const uint8_t *scales = (const uint8_t *)tile + attn_scales(types[t].bits, dim);
+    for (size_t i = 0; i < dim; i++) {
+        x[i] = types[t].v(tile, dim, pos, i);
+        if (attn_quantised(t)) x[i] = f16_at(scales, pos * attn_blocks(dim) + i / KV_BLOCK) * x[i];
+    }
 }
 
 const struct kv_rule kv_q8_0 = {127.0f, -127.0f, 127.0f, 0.0f}, kv_q4_0 = {-8.0f, -8.0f, 7.0f, 8.0f};
@@ -118,19 +113,21 @@ void attn_store_k(const struct kernels *kn, enum qtype t, const float *x, size_t
     uint8_t q[BYTES_MAX], *to = tile;
     uint16_t d[BLOCKS_MAX];
     const unsigned bits = types[t].bits;
+    const size_t blocks = attn_blocks(dim);
     kn->from_float[t](x, dim, q, d);
     if (bits == 32) {
         for (size_t i = 0; i < dim; i++) memcpy(to + (i * ATTN_TILE + pos) * 4, q + 4 * i, 4);
     } else if (bits == 16) {
         for (size_t i = 0; i < dim; i++) memcpy(to + (i * ATTN_TILE + pos) * 2, q + 2 * i, 2);
     } else if (bits == 8) {
-        for (size_t i = 0; i < dim; i++) to[i * ATTN_TILE + pos] = q[i];
+        for (size_t i = 0; i < blocks * KV_BLOCK / 4; i++) memcpy(to + (i * ATTN_TILE + pos) * 4, q + 4 * i, 4);
     } else {
-        for (size_t i = 0; i < dim; i += 2) to[i / 2 * ATTN_TILE + pos] = (uint8_t)(q[i] | q[i + 1] << 4);
+        for (size_t i = 0; i < blocks * KV_BLOCK / 8; i++)
+            for (size_t c = 0; c < 4; c++) to[(i * ATTN_TILE + pos) * 4 + c] = (uint8_t)(q[8 * i + c] | q[8 * i + 4 + c] << 4);
     }
-    if (!scaled(t)) return;
-    to += attn_k_scales(bits, dim);
-    for (size_t b = 0; b < attn_blocks(dim); b++) memcpy(to + (b * ATTN_TILE + pos) * 2, &d[b], 2);
+    if (!attn_quantised(t)) return;
+    to += attn_scales(bits, dim);
+    for (size_t b = 0; b < blocks; b++) memcpy(to + (b * ATTN_TILE + pos) * 2, &d[b], 2);
 }
 
 void attn_store_v(const struct kernels *kn, enum qtype t, const float *x, size_t dim, void *tile, size_t pos)
@@ -139,12 +136,12 @@ void attn_store_v(const struct kernels *kn, enum qtype t, const float *x, size_t
     uint16_t d[BLOCKS_MAX];
     const unsigned bits = types[t].bits;
     const size_t blocks = attn_blocks(dim);
-    if (!scaled(t)) {
+    if (!attn_quantised(t)) {
         kn->from_float[t](x, dim, to + pos * dim * bits / 8, d);
         return;
     }
     kn->from_float[t](x, dim, q, d);
-    memcpy(to + attn_v_scales(bits, dim) + pos * blocks * 2, d, blocks * 2);
+    memcpy(to + attn_scales(bits, dim) + pos * blocks * 2, d, blocks * 2);
     to += pos * blocks * KV_BLOCK / 8 * bits;
     if (bits == 8)
         memcpy(to, q, blocks * KV_BLOCK);

@@ -157,16 +157,38 @@ static float max_f32(float a, float b)
     return b > a ? b : a;
 }
 
-static void attn_row(const struct attn_tile *a, size_t row, const float *k, const float *v)
+static float score_floats(const struct attn_tile *a, size_t row, const float *key)
 {
     const float *q = a->q + row * a->head_dim;
+    float s = 0.0f;
+    for (size_t d = 0; d < a->head_dim; d++) s = fmaf(q[d], key[d], s);
+    return s;
+}
+
+/* The key's integers and their scales. */
+static float score_integers(const struct attn_tile *a, size_t row, const float *key, const float *scale)
+{
+    const size_t blocks = attn_blocks(a->head_dim);
+    const int8_t *q = a->quant.q + row * blocks * KV_BLOCK;
+    const float *d = a->quant.d + row * blocks;
+    float s = 0.0f;
+    for (size_t b = 0; b < blocks; b++) {
+        int32_t sum = 0;
+        for (size_t i = b * KV_BLOCK; i < (b + 1) * KV_BLOCK; i++) sum += q[i] * (int32_t)key[i];
+        s = fmaf(d[b] * scale[b], (float)sum, s);
+    }
+    return s;
+}
+
+static void attn_row(const struct attn_tile *a, size_t row)
+{
     float *o = a->o + row * a->v_dim;
     size_t n = a->valid[row];
-    float s[ATTN_TILE];
+    float s[ATTN_TILE], x[ATTN_DIM_MAX], scale[ATTN_DIM_MAX / KV_BLOCK];
     float top = a->m[row];
     for (size_t j = 0; j < n; j++) {
-        s[j] = 0.0f;
-        for (size_t d = 0; d < a->head_dim; d++) s[j] = fmaf(q[d], k[d * ATTN_TILE + j], s[j]);
+        attn_key(a->k_type, a->k, a->head_dim, j, x, scale);
+        s[j] = attn_quantised(a->k_type) ? score_integers(a, row, x, scale) : score_floats(a, row, x);
         top = max_f32(top, s[j]);
     }
     top += 0.0f; /* no -0: which of two equal zeros came first cannot show */
@@ -178,20 +200,17 @@ static void attn_row(const struct attn_tile *a, size_t row, const float *k, cons
     }
     a->l[row] = fmaf(a->l[row], c, fold(lane));
     a->m[row] = top;
-    for (size_t d = 0; d < a->v_dim; d++) {
-        float acc = o[d] * c;
-        for (size_t j = 0; j < n; j++) acc = fmaf(s[j], v[j * a->v_dim + d], acc);
-        o[d] = acc;
+    for (size_t d = 0; d < a->v_dim; d++) o[d] = o[d] * c;
+    for (size_t j = 0; j < n; j++) {
+        attn_value(a->v_type, a->v, a->v_dim, j, x);
+        for (size_t d = 0; d < a->v_dim; d++) o[d] = fmaf(s[j], x[d], o[d]);
     }
 }
 
 static void attn_tile_scalar(const struct attn_tile *a)
 {
-    float *k = a->scratch, *v = k + ATTN_DIM_MAX * ATTN_TILE;
-    attn_widen_k(a->k_type, a->k, a->head_dim, k);
-    attn_widen_v(a->v_type, a->v, a->v_dim, ATTN_TILE, v);
     for (size_t r = 0; r < a->n_rows; r++)
-        if (a->valid[r] > 0) attn_row(a, r, k, v);
+        if (a->valid[r] > 0) attn_row(a, r);
 }
 
 static void attn_merge_scalar(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n)

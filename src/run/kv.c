@@ -4,8 +4,8 @@
 int kv_init(struct kv *kv, const struct hparams *hp, enum qtype k_type, enum qtype v_type, uint32_t n_ctx, struct err *e)
 {
     *kv = (struct kv){.n_pages = n_ctx / KV_PAGE + (n_ctx % KV_PAGE != 0)};
-    size_t k_bytes = attn_k_bytes(k_type, hp->head_dim), layer, page, bytes = 0;
-    size_t head = k_bytes + attn_v_bytes(v_type, hp->head_dim);
+    size_t k_bytes = attn_bytes(k_type, hp->head_dim), layer, page, bytes = 0;
+    size_t head = k_bytes + attn_bytes(v_type, hp->head_dim);
     bool ok =
         size_mul(head, hp->n_kv_heads, &layer) && size_mul(layer, hp->n_layers, &page) && size_mul(page, kv->n_pages, &bytes);
     kv->pages = mem_array(kv->n_pages, sizeof *kv->pages);

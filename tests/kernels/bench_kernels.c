@@ -138,13 +138,14 @@ static void bench_attn(const struct kernels *now, struct bench *b)
     char name[40];
     for (size_t i = 0; i < COUNT_OF(types) * 2; i++) {
         enum qtype t = types[i / 2];
-        size_t dim = i % 2 ? 128 : 64, bytes = attn_k_bytes(t, dim) + attn_v_bytes(t, dim);
+        size_t dim = i % 2 ? 128 : 64, bytes = 2 * attn_bytes(t, dim);
         b->attn.k_type = b->attn.v_type = t;
         b->attn.head_dim = b->attn.v_dim = dim;
         for (size_t j = 0; j < ATTN_TILE; j++) {
             attn_store_k(now, t, b->x + j * dim, dim, (void *)(uintptr_t)b->attn.k, j);
             attn_store_v(now, t, b->x + j * dim, dim, (void *)(uintptr_t)b->attn.v, j);
         }
+        if (attn_quantised(t)) fill_act(now, ARITH_32, &b->attn.quant, COLS, dim, b->x, &b->mem);
         for (size_t r = 0; r < COUNT_OF(rows); r++) {
             const bool few = rows[r] < COLS;
             b->attn.n_rows = rows[r];

@@ -195,7 +195,7 @@ void fill_weights(enum qtype t, uint8_t *w, size_t n)
 
 /* ---- memory that ends at an unreadable page ---------------------------------------------------------------- */
 
-enum { AREAS = 11, AREA_BYTES = 4 << 20 };
+enum { AREAS = 13, AREA_BYTES = 4 << 20 };
 static uint8_t *areas[AREAS]; /* each AREA_BYTES between two pages that fault */
 
 static void areas_init(void)
@@ -222,7 +222,7 @@ static void *area(size_t i, size_t n, size_t skip)
 }
 
 /* Areas by use: REF and OUT hold an output of scalar and of the kernel under test, with REF2, OUT2 a second one. */
-enum { REF, OUT, REF2, OUT2, IN0, IN1, IN2, IN3, IN4, SCRATCH, PACKED };
+enum { REF, OUT, REF2, OUT2, IN0, IN1, IN2, IN3, IN4, SCRATCH, PACKED, SCALES, SUMS };
 
 /* Canaries before an output: a kernel that writes below it changes them. Above it is the page. */
 enum { CANARY = 64 };
@@ -551,9 +551,8 @@ static void fill_tiles(const struct kernels *ref, const struct attn_shape *s, en
 {
     const size_t blocks_k = attn_blocks(s->head_dim), blocks_v = attn_blocks(s->v_dim);
     fill_tile(kind, s->k, k, ATTN_TILE * (attn_bits(s->k) < 16 ? blocks_k : s->head_dim),
-              attn_k_scales(attn_bits(s->k), s->head_dim));
-    fill_tile(kind, s->v, v, ATTN_TILE * (attn_bits(s->v) < 16 ? blocks_v : s->v_dim),
-              attn_v_scales(attn_bits(s->v), s->v_dim));
+              attn_scales(attn_bits(s->k), s->head_dim));
+    fill_tile(kind, s->v, v, ATTN_TILE * (attn_bits(s->v) < 16 ? blocks_v : s->v_dim), attn_scales(attn_bits(s->v), s->v_dim));
     float stale[ATTN_DIM_MAX];
     for (size_t d = 0; d < ATTN_DIM_MAX; d++) stale[d] = d % 2 ? INFINITY : NAN;
     for (size_t j = seen; j < ATTN_TILE; j++) {
@@ -562,12 +561,25 @@ static void fill_tiles(const struct kernels *ref, const struct attn_shape *s, en
     }
 }
 
+/* The queries, quantised. */
+static struct act fill_queries(const struct kernels *ref, const float *q, size_t n, size_t dim)
+{
+    const size_t blocks = attn_blocks(dim), k = blocks * KV_BLOCK;
+    const struct act_mem mem = {area(IN4, n * k, 0), area(SCALES, n * blocks * 4, 0), area(SUMS, n * blocks * 2, 0), NULL};
+    for (size_t i = 0; i < n; i++) {
+        float row[ATTN_DIM_MAX] = {0};
+        memcpy(row, q + i * dim, dim * sizeof *q);
+        ref->quant_act_32(row, k, mem.q + i * k, mem.d + i * blocks, mem.s + i * blocks);
+    }
+    return (struct act){.q = mem.q, .d = mem.d, .s = mem.s};
+}
+
 /* A few tiles in a row over the same state. */
 static bool attn_case(const struct kernels *ref, const struct kernels *now, const struct attn_shape *s, size_t n,
                       enum kind kind)
 {
     const size_t n_out = n * s->v_dim;
-    uint8_t *k = area(IN0, attn_k_bytes(s->k, s->head_dim), 0), *v = area(IN1, attn_v_bytes(s->v, s->v_dim), 0);
+    uint8_t *k = area(IN0, attn_bytes(s->k, s->head_dim), 0), *v = area(IN1, attn_bytes(s->v, s->v_dim), 0);
     float *q = area(IN2, n * s->head_dim * 4, 0);
     uint32_t *valid = area(IN3, n * 4, 0);
     float *o0 = out_floats(REF, n_out), *o1 = out_floats(OUT, n_out);
@@ -579,6 +591,7 @@ static bool attn_case(const struct kernels *ref, const struct kernels *now, cons
     a.n_rows = n, a.q = q, a.valid = valid;
     a.scratch = area(SCRATCH, ATTN_SCRATCH * 4, 0);
     fill_floats(kind, q, n * s->head_dim);
+    if (attn_quantised(s->k)) a.quant = fill_queries(ref, q, n, s->head_dim);
     for (size_t tile = 0; tile < 3; tile++) {
         fill_tiles(ref, s, kind, fill_valid(valid, n), k, v);
         a.m = m0, a.l = m0 + n, a.o = o0;

@@ -175,20 +175,9 @@ static inline struct f32x8 load8_i4(const uint8_t *p, size_t half)
     return floats_of(vsub_s8(vreinterpret_s8_u8(u), vdup_n_s8(8)));
 }
 
-TILE_INLINE void widen_k(const struct attn_tile *a, float *dst, const unsigned bits)
-{
-    const uint8_t *k = a->k, *scales = k + attn_k_scales(bits, a->head_dim);
-    for (size_t d = 0; d < a->head_dim; d++)
-        for (size_t j = 0; j < ATTN_TILE; j += 8) {
-            struct f32x8 scale = load8_f16(scales + (d / KV_BLOCK * ATTN_TILE + j) * 2);
-            struct f32x8 x = bits == 8 ? load8_i8(k + d * ATTN_TILE + j) : load8_i4(k + d / 2 * ATTN_TILE + j, d % 2);
-            for (size_t h = 0; h < 2; h++) vst1q_f32(dst + d * ATTN_TILE + j + 4 * h, vmulq_f32(scale.v[h], x.v[h]));
-        }
-}
-
 TILE_INLINE void widen_v(const struct attn_tile *a, size_t n, float *dst, const unsigned bits)
 {
-    const uint8_t *v = a->v, *scales = v + attn_v_scales(bits, a->v_dim);
+    const uint8_t *v = a->v, *scales = v + attn_scales(bits, a->v_dim);
     for (size_t j = 0; j < n; j++)
         for (size_t d = 0; d < a->v_dim; d += 8) {
             const size_t block = j * attn_blocks(a->v_dim) + d / KV_BLOCK, in = d % KV_BLOCK;
@@ -200,57 +189,116 @@ TILE_INLINE void widen_v(const struct attn_tile *a, size_t n, float *dst, const 
         }
 }
 
-static void k_f16(const struct attn_tile *a, size_t n, float *dst)
+static void k_f16(const struct attn_tile *a, float *dst)
 {
-    (void)n;
     widen_f16_neon(a->k, dst, a->head_dim * ATTN_TILE);
 }
 static void v_f16(const struct attn_tile *a, size_t n, float *dst)
 {
     widen_f16_neon(a->v, dst, n * a->v_dim);
 }
-static void k_bf16(const struct attn_tile *a, size_t n, float *dst)
+static void k_bf16(const struct attn_tile *a, float *dst)
 {
-    (void)n;
     widen_bf16_neon(a->k, dst, a->head_dim * ATTN_TILE);
 }
 static void v_bf16(const struct attn_tile *a, size_t n, float *dst)
 {
     widen_bf16_neon(a->v, dst, n * a->v_dim);
 }
-static void k_q8_0(const struct attn_tile *a, size_t n, float *dst)
-{
-    (void)n;
-    widen_k(a, dst, 8);
-}
 static void v_q8_0(const struct attn_tile *a, size_t n, float *dst)
 {
     widen_v(a, n, dst, 8);
-}
-static void k_q4_0(const struct attn_tile *a, size_t n, float *dst)
-{
-    (void)n;
-    widen_k(a, dst, 4);
 }
 static void v_q4_0(const struct attn_tile *a, size_t n, float *dst)
 {
     widen_v(a, n, dst, 4);
 }
 
-/* A tile of keys and the first n values as floats. */
+/* A tile of keys, where its products are of floats, and the first n values as floats. */
 static const struct {
-    void (*k)(const struct attn_tile *a, size_t n, float *dst);
+    void (*k)(const struct attn_tile *a, float *dst);
     void (*v)(const struct attn_tile *a, size_t n, float *dst);
 } widen_of[QTYPE_COUNT] = {
     [QTYPE_F16] = {k_f16, v_f16},
     [QTYPE_BF16] = {k_bf16, v_bf16},
-    [QTYPE_Q8_0] = {k_q8_0, v_q8_0},
-    [QTYPE_Q4_0] = {k_q4_0, v_q4_0},
+    [QTYPE_Q8_0] = {NULL, v_q8_0},
+    [QTYPE_Q4_0] = {NULL, v_q4_0},
+};
+
+/* ---- quantised keys ----------------------------------------------------------------------------------------------- */
+
+/* Four elements of four keys times four of a query. Two products fit 16 bits. */
+static inline int32x4_t dot4(int32x4_t acc, int8x16_t k, int8x16_t q)
+{
+    int16x8_t low = vmull_s8(vget_low_s8(k), vget_low_s8(q)), high = vmull_high_s8(k, q);
+    return vpadalq_s16(acc, vpaddq_s16(low, high));
+}
+
+/* Four elements of four keys, group d of a block. */
+static inline int8x16_t load_fours(const uint8_t *k, size_t d, const unsigned bits)
+{
+    if (bits == 8) return vreinterpretq_s8_u8(vld1q_u8(k + d * ATTN_TILE * 4));
+    uint8x16_t both = vld1q_u8(k + d / 2 * ATTN_TILE * 4), u = d % 2 ? vshrq_n_u8(both, 4) : vandq_u8(both, vdupq_n_u8(15));
+    return vsubq_s8(vreinterpretq_s8_u8(u), vdupq_n_s8(8));
+}
+
+/* As scores, from the row of a on. */
+TILE_INLINE void integer_scores(const struct attn_tile *a, size_t row, size_t n, float s[][ATTN_TILE], const unsigned bits,
+                                const size_t R)
+{
+    const size_t blocks = attn_blocks(a->head_dim);
+    const uint8_t *scales = (const uint8_t *)a->k + attn_scales(bits, a->head_dim);
+    for (size_t b = 0; b < blocks; b++)
+        for (size_t p = 0; p < n; p += 16) {
+            const uint8_t *k = (const uint8_t *)a->k + (b * bits * ATTN_TILE + p) * 4;
+            int32x4_t acc[16];
+            UNROLL for (size_t o = 0; o < 4 * R; o++) acc[o] = vdupq_n_s32(0);
+            for (size_t d = 0; d < KV_BLOCK / 4; d++) {
+                UNROLL for (size_t v = 0; v < 4; v++)
+                {
+                    int8x16_t key = load_fours(k + 16 * v, d, bits);
+                    UNROLL for (size_t i = 0; i < R; i++)
+                    {
+                        uint32_t q = load_u32(a->quant.q + ((row + i) * blocks + b) * KV_BLOCK + 4 * d);
+                        acc[4 * i + v] = dot4(acc[4 * i + v], key, vreinterpretq_s8_u32(vdupq_n_u32(q)));
+                    }
+                }
+            }
+            UNROLL for (size_t v = 0; v < 4; v++)
+            {
+                float32x4_t dk = load4_f16(scales + (b * ATTN_TILE + p + 4 * v) * 2);
+                UNROLL for (size_t i = 0; i < R; i++)
+                {
+                    float *to = s[i] + p + 4 * v;
+                    float32x4_t d = vmulq_n_f32(dk, a->quant.d[(row + i) * blocks + b]);
+                    vst1q_f32(to, vfmaq_f32(b ? vld1q_f32(to) : vdupq_n_f32(0.0f), d, vcvtq_f32_s32(acc[4 * i + v])));
+                }
+            }
+        }
+}
+
+#define INTEGER_SCORES(type, bits, R)                                                                              \
+    static void integer_scores_##type##_##R(const struct attn_tile *a, size_t row, size_t n, float s[][ATTN_TILE]) \
+    {                                                                                                              \
+        integer_scores(a, row, n, s, bits, R);                                                                     \
+    }
+INTEGER_SCORES(q8_0, 8, 1)
+INTEGER_SCORES(q8_0, 8, 2)
+INTEGER_SCORES(q8_0, 8, 4)
+INTEGER_SCORES(q4_0, 4, 1)
+INTEGER_SCORES(q4_0, 4, 2)
+INTEGER_SCORES(q4_0, 4, 4)
+
+/* For 1, 2 and 4 query rows. */
+static void (*const integer_scores_of[QTYPE_COUNT][3])(const struct attn_tile *a, size_t row, size_t n,
+                                                       float s[][ATTN_TILE]) = {
+    [QTYPE_Q8_0] = {integer_scores_q8_0_1, integer_scores_q8_0_2, integer_scores_q8_0_4},
+    [QTYPE_Q4_0] = {integer_scores_q4_0_1, integer_scores_q4_0_2, integer_scores_q4_0_4},
 };
 
 /* ---- rows --------------------------------------------------------------------------------------------------------- */
 
-/* Keys and values, of the types that their functions read. */
+/* Keys and values, of the types that their functions read; of keys, where they are not quantised. */
 struct source {
     const uint8_t *k, *v;
     const struct attn_type *k_type, *v_type;
@@ -266,7 +314,10 @@ static void attn_rows(const struct attn_tile *a, const struct source *from, size
         most = size_max(most, valid[i]);
     }
     float s[4][ATTN_TILE], c[4];
-    from->k_type->scores[log](from->k, a->q + row * a->head_dim, a->head_dim, most, s);
+    if (attn_quantised(a->k_type))
+        integer_scores_of[a->k_type][log](a, row, most, s);
+    else
+        from->k_type->scores[log](from->k, a->q + row * a->head_dim, a->head_dim, most, s);
     for (size_t i = 0; i < rows; i++) c[i] = softmax(s[i], valid[i], a->m + row + i, a->l + row + i);
     struct values all = {from->v, a->v_dim, 0, least, (const float(*)[ATTN_TILE])s, c, a->o + row * a->v_dim};
     from->v_type->values[log](&all);
@@ -284,7 +335,8 @@ static void attn_rows(const struct attn_tile *a, const struct source *from, size
     }
 }
 
-/* From this many query rows on (two groups of four) an f16 tile is widened beforehand, others always. */
+/* From this many query rows on (two groups of four) an f16 tile is widened beforehand, others always; but keys of integers
+ * never. */
 enum { WIDEN_MIN = 12 };
 
 static void attn_tile_neon(const struct attn_tile *a)
@@ -295,11 +347,11 @@ static void attn_tile_neon(const struct attn_tile *a)
     struct source from = {a->k, a->v, f16 && a->k_type == QTYPE_F16 ? &attn_f16 : &attn_f32,
                           f16 && a->v_type == QTYPE_F16 ? &attn_f16 : &attn_f32};
     float *k = a->scratch, *v = k + ATTN_DIM_MAX * ATTN_TILE;
-    if (a->k_type != QTYPE_F32 && from.k_type == &attn_f32) {
-        widen_of[a->k_type].k(a, ATTN_TILE, k);
+    if (widen_of[a->k_type].k && from.k_type == &attn_f32) {
+        widen_of[a->k_type].k(a, k);
         from.k = (const uint8_t *)k;
     }
-    if (a->v_type != QTYPE_F32 && from.v_type == &attn_f32) {
+    if (widen_of[a->v_type].v && from.v_type == &attn_f32) {
         widen_of[a->v_type].v(a, seen, v);
         from.v = (const uint8_t *)v;
     }

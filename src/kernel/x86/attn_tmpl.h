@@ -1,9 +1,9 @@
 /* attn_tmpl: one tile of 64 positions against query rows, ROWS_MAX of them at a time, in the vocabulary of a vec_ header.
- * attn_<isa>.c defines ROWS_MAX, EACH_NR (1 to ROWS_MAX) and DIRECT_TYPES (F32 and others) and includes it once.
+ * attn_<isa>.c defines ROWS_MAX, EACH_NR (1 to ROWS_MAX), and the types that it reads as they are, and includes it once.
  *
- * Scores: lanes are positions, four registers of them at a time; each d is one broadcast of q[d] and four fmas per row.
- * Positions past a row's valid ones hold whatever the cache held before; their lanes are computed and then replaced, never
- * added up.
+ * Scores: lanes are positions, four registers of them at a time; each d is one broadcast of q[d] and four fmas per row, or four
+ * d are one of bytes and four integer products. Positions past a row's valid ones hold whatever the cache held before; their
+ * lanes are computed and then replaced, never added up.
  *
  * Values: lanes are elements of v, and j runs in order over the positions that all rows of the group see; what single rows see
  * beyond that (the diagonal of a prompt) follows row by row, which is the same order for each output.
@@ -23,21 +23,6 @@ enum {
 ALWAYS unsigned bits_of(const enum qtype t)
 {
     return t == QTYPE_F32 ? 32 : t == QTYPE_Q8_0 ? 8 : t == QTYPE_Q4_0 ? 4 : 16;
-}
-
-/* Element d of VL keys from position j on; scale: theirs, for quantised types. */
-ALWAYS vec load_k(const uint8_t *k, size_t d, size_t j, vec scale, const enum qtype t)
-{
-    if (t == QTYPE_Q8_0) return v_mul(scale, v_load_i8(k + d * ATTN_TILE + j));
-    if (t == QTYPE_Q4_0) return v_mul(scale, v_load_i4(k + d / 2 * ATTN_TILE + j, (int)(d % 2 * 4)));
-    return v_load_as(k + (d * ATTN_TILE + j) * (bits_of(t) / 8), t);
-}
-
-/* Scales of VL keys from position j on, in the block of element d. */
-ALWAYS vec load_k_scale(const uint8_t *k, size_t dim, size_t d, size_t j, const enum qtype t)
-{
-    if (bits_of(t) >= 16) return v_zero();
-    return v_load_as(k + attn_k_scales(bits_of(t), dim) + (d / KV_BLOCK * ATTN_TILE + j) * 2, QTYPE_F16);
 }
 
 /* Elements d .. d + VL - 1 of the value of position j; d a multiple of VL. n of them exist (all where it is VL). scales: of
@@ -64,32 +49,83 @@ ALWAYS void ask(const struct ahead *ahead, size_t round)
     for (size_t at = 0; at < ahead->step; at += 64) fetch_l1(ahead->p, round * ahead->step + at);
 }
 
-/* p[nr][64] = scores of rows r.. */
-ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, struct ahead ahead, const enum qtype t, const unsigned nr)
+/* Float keys. */
+ALWAYS void scores_floats(const struct attn_tile *a, size_t r, float *p, struct ahead ahead, const enum qtype t,
+                          const unsigned nr)
 {
+    const size_t bytes = bits_of(t) / 8;
     const float *q = a->q + r * a->head_dim;
-    const uint8_t *k = a->k;
     for (size_t j = 0; j < ATTN_TILE; j += REGS * VL) {
+        const uint8_t *k = (const uint8_t *)a->k + j * bytes;
         vec acc[ROWS_MAX][REGS];
         UNROLL for (unsigned i = 0; i < nr; i++) UNROLL for (unsigned h = 0; h < REGS; h++) acc[i][h] = v_zero();
-        for (size_t block = 0; block < a->head_dim; block += KV_BLOCK) {
-            vec scale[REGS];
-            UNROLL for (unsigned h = 0; h < REGS; h++) scale[h] = load_k_scale(k, a->head_dim, block, j + h * VL, t);
-            const size_t end = size_min(a->head_dim, block + KV_BLOCK);
-            for (size_t d = block; d < end; d++) {
-                vec x[ROWS_MAX];
-                ask(&ahead, d);
-                UNROLL for (unsigned i = 0; i < nr; i++) x[i] = v_set1(q[i * a->head_dim + d]);
-                UNROLL for (unsigned h = 0; h < REGS; h++)
-                {
-                    vec key = load_k(k, d, j + h * VL, scale[h], t);
-                    UNROLL for (unsigned i = 0; i < nr; i++) acc[i][h] = v_fma(x[i], key, acc[i][h]);
-                }
+        for (size_t d = 0; d < a->head_dim; d++, k += ATTN_TILE * bytes) {
+            vec x[ROWS_MAX];
+            ask(&ahead, d);
+            UNROLL for (unsigned i = 0; i < nr; i++) x[i] = v_set1(q[i * a->head_dim + d]);
+            UNROLL for (unsigned h = 0; h < REGS; h++)
+            {
+                vec key = v_load_as(k + h * VL * bytes, t);
+                UNROLL for (unsigned i = 0; i < nr; i++) acc[i][h] = v_fma(x[i], key, acc[i][h]);
             }
         }
         UNROLL for (unsigned i = 0; i < nr; i++) UNROLL for (unsigned h = 0; h < REGS; h++)
             v_store(p + i * ATTN_TILE + j + h * VL, acc[i][h]);
     }
+}
+
+/* Four elements of VL keys from k on times four of a query, added to acc, less what off keeps. */
+ALWAYS ivec dot4(ivec acc, ivec k, ivec q, const bool high, const enum qtype t)
+{
+    return t == QTYPE_Q8_0 ? vi_dot_i8(acc, k, q) : vi_dot_u8(acc, high ? vi_high_half(k) : vi_low_half(k), q);
+}
+
+/* Quantised keys: sums of products of integers for each block, scaled and added up in p, since the registers are taken. */
+ALWAYS void scores_integers(const struct attn_tile *a, size_t r, float *p, struct ahead ahead, const enum qtype t,
+                            const unsigned nr)
+{
+    const size_t blocks = attn_blocks(a->head_dim), fours = KV_BLOCK / 4, rows = fours * bits_of(t) / 8;
+    const int off = t == QTYPE_Q8_0 ? I8_OFF : 8;
+    for (size_t b = 0; b < blocks; b++)
+        for (size_t j = 0; j < ATTN_TILE; j += REGS * VL) {
+            const uint8_t *k = (const uint8_t *)a->k + (b * rows * ATTN_TILE + j) * 4;
+            const uint8_t *scale = (const uint8_t *)a->k + attn_scales(bits_of(t), a->head_dim) + (b * ATTN_TILE + j) * 2;
+            const int8_t *q = a->quant.q + (r * blocks + b) * KV_BLOCK;
+            ivec acc[ROWS_MAX][REGS];
+            UNROLL for (unsigned i = 0; i < nr; i++) UNROLL for (unsigned h = 0; h < REGS; h++) acc[i][h] =
+                vi_set1(-off * a->quant.s[(r + i) * blocks + b]);
+            for (size_t d = 0; d < fours; d++) {
+                const bool high = t == QTYPE_Q4_0 && d % 2;
+                ivec x[ROWS_MAX];
+                ask(&ahead, b * fours + d);
+                UNROLL for (unsigned i = 0; i < nr; i++) x[i] = vi_set1((int)load_u32(q + i * blocks * KV_BLOCK + 4 * d));
+                UNROLL for (unsigned h = 0; h < REGS; h++)
+                {
+                    ivec key = vi_load(k + h * VL * 4);
+                    UNROLL for (unsigned i = 0; i < nr; i++) acc[i][h] = dot4(acc[i][h], key, x[i], high, t);
+                }
+                if (t == QTYPE_Q8_0 || high) k += ATTN_TILE * 4;
+            }
+            UNROLL for (unsigned i = 0; i < nr; i++)
+            {
+                const vec dq = v_set1(a->quant.d[(r + i) * blocks + b]);
+                UNROLL for (unsigned h = 0; h < REGS; h++)
+                {
+                    float *s = p + i * ATTN_TILE + j + h * VL;
+                    vec d = v_mul(dq, v_load_as(scale + h * VL * 2, QTYPE_F16));
+                    v_store(s, v_fma(d, vi_to_float(acc[i][h]), b ? v_load(s) : v_zero()));
+                }
+            }
+        }
+}
+
+/* p[nr][64] = scores of rows r.. */
+ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, struct ahead ahead, const enum qtype t, const unsigned nr)
+{
+    if (bits_of(t) < 16)
+        scores_integers(a, r, p, ahead, t, nr);
+    else
+        scores_floats(a, r, p, ahead, t, nr);
 }
 
 /* The running maximum: never a NaN score, never -0. */
@@ -165,7 +201,7 @@ ALWAYS void values(const struct attn_tile *a, size_t r, const float *p, const fl
  * be served from. */
 ALWAYS void widen_v_scales(const struct attn_tile *a, size_t n, float *dst, const enum qtype t)
 {
-    const uint8_t *scales = (const uint8_t *)a->v + attn_v_scales(bits_of(t), a->v_dim);
+    const uint8_t *scales = (const uint8_t *)a->v + attn_scales(bits_of(t), a->v_dim);
     n *= attn_blocks(a->v_dim);
     for (size_t i = 0; i < n; i += VL)
         v_store(dst + i, n - i < VL ? v_load_as_n(scales + 2 * i, n - i, QTYPE_F16) : v_load_as(scales + 2 * i, QTYPE_F16));
@@ -185,35 +221,35 @@ ALWAYS void all_values(const struct attn_tile *a, size_t r, const float *p, cons
 typedef void scores_fn(const struct attn_tile *a, size_t r, float *p, struct ahead ahead);
 typedef void values_fn(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, size_t j1,
                        struct ahead ahead);
-typedef void widen_fn(const struct attn_tile *a, size_t n, float *dst);
 
-#define ROWS(TYPE, nr)                                                                                                    \
-    static void scores_##TYPE##_##nr(const struct attn_tile *a, size_t r, float *p, struct ahead ahead)                   \
-    {                                                                                                                     \
-        scores(a, r, p, ahead, QTYPE_##TYPE, nr);                                                                         \
-    }                                                                                                                     \
+#define SCORES(TYPE, nr)                                                                                \
+    static void scores_##TYPE##_##nr(const struct attn_tile *a, size_t r, float *p, struct ahead ahead) \
+    {                                                                                                   \
+        scores(a, r, p, ahead, QTYPE_##TYPE, nr);                                                       \
+    }
+#define VALUES(TYPE, nr)                                                                                                  \
     static void values_##TYPE##_##nr(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, \
                                      size_t j1, struct ahead ahead)                                                       \
     {                                                                                                                     \
         all_values(a, r, p, factor, j0, j1, ahead, QTYPE_##TYPE, nr);                                                     \
     }
-#define ROW_FUNCTIONS(TYPE) EACH_NR(ROWS, TYPE)
-DIRECT_TYPES(ROW_FUNCTIONS)
+#define SCORES_TYPE(TYPE) EACH_NR(SCORES, TYPE)
+#define VALUES_TYPE(TYPE) EACH_NR(VALUES, TYPE)
+DIRECT_K(SCORES_TYPE)
+DIRECT_V(VALUES_TYPE)
 
 /* By type and nr - 1; NULL for types that are always widened. */
 #define SCORES_NAME(TYPE, nr) scores_##TYPE##_##nr,
 #define VALUES_NAME(TYPE, nr) values_##TYPE##_##nr,
 #define SCORES_LINE(TYPE) [QTYPE_##TYPE] = {EACH_NR(SCORES_NAME, TYPE)},
 #define VALUES_LINE(TYPE) [QTYPE_##TYPE] = {EACH_NR(VALUES_NAME, TYPE)},
-static scores_fn *const scores_of[QTYPE_COUNT][ROWS_MAX] = {DIRECT_TYPES(SCORES_LINE)};
-static values_fn *const values_of[QTYPE_COUNT][ROWS_MAX] = {DIRECT_TYPES(VALUES_LINE)};
+static scores_fn *const scores_of[QTYPE_COUNT][ROWS_MAX] = {DIRECT_K(SCORES_LINE)};
+static values_fn *const values_of[QTYPE_COUNT][ROWS_MAX] = {DIRECT_V(VALUES_LINE)};
 
-/* All keys, the first n values, as floats. */
+/* Keys of two bytes as floats; the first n values. */
 ALWAYS void widen_k(const struct attn_tile *a, float *dst, const enum qtype t)
 {
-    for (size_t d = 0; d < a->head_dim; d++)
-        UNROLL for (size_t j = 0; j < ATTN_TILE; j += VL)
-            v_store(dst + d * ATTN_TILE + j, load_k(a->k, d, j, load_k_scale(a->k, a->head_dim, d, j, t), t));
+    for (size_t i = 0; i < a->head_dim * ATTN_TILE; i += VL) v_store(dst + i, v_load_as((const uint8_t *)a->k + 2 * i, t));
 }
 ALWAYS void widen_v(const struct attn_tile *a, size_t n, float *dst, const enum qtype t)
 {
@@ -223,27 +259,31 @@ ALWAYS void widen_v(const struct attn_tile *a, size_t n, float *dst, const enum 
         for (size_t d = 0; d < a->v_dim; d += VL)
             v_store_n(dst + j * a->v_dim + d, load_v(a->v, a->v_dim, j, d, a->v_dim - d, scales, t), a->v_dim - d);
 }
-#define WIDEN(TYPE)                                                             \
-    static void widen_k_##TYPE(const struct attn_tile *a, size_t n, float *dst) \
-    {                                                                           \
-        (void)n;                                                                \
-        widen_k(a, dst, QTYPE_##TYPE);                                          \
-    }                                                                           \
+static void widen_k_F16(const struct attn_tile *a, float *dst)
+{
+    widen_k(a, dst, QTYPE_F16);
+}
+static void widen_k_BF16(const struct attn_tile *a, float *dst)
+{
+    widen_k(a, dst, QTYPE_BF16);
+}
+#define WIDEN_V(TYPE)                                                           \
     static void widen_v_##TYPE(const struct attn_tile *a, size_t n, float *dst) \
     {                                                                           \
         widen_v(a, n, dst, QTYPE_##TYPE);                                       \
     }
-WIDEN(F16)
-WIDEN(BF16)
-WIDEN(Q8_0)
-WIDEN(Q4_0)
+WIDEN_V(F16)
+WIDEN_V(BF16)
+WIDEN_V(Q8_0)
+WIDEN_V(Q4_0)
 static const struct {
-    widen_fn *k, *v;
+    void (*k)(const struct attn_tile *a, float *dst);
+    void (*v)(const struct attn_tile *a, size_t n, float *dst);
 } widen_of[QTYPE_COUNT] = {
     [QTYPE_F16] = {widen_k_F16, widen_v_F16},
     [QTYPE_BF16] = {widen_k_BF16, widen_v_BF16},
-    [QTYPE_Q8_0] = {widen_k_Q8_0, widen_v_Q8_0},
-    [QTYPE_Q4_0] = {widen_k_Q4_0, widen_v_Q4_0},
+    [QTYPE_Q8_0] = {NULL, widen_v_Q8_0},
+    [QTYPE_Q4_0] = {NULL, widen_v_Q4_0},
 };
 
 /* Rows r..r+nr-1, each of which sees something. The scores of the first group ask for the values, its values for what is next.
@@ -264,28 +304,24 @@ static void attn_group(const struct attn_tile *a, size_t r, size_t nr, struct ah
             values_fns[0](a, r + i, p + i * ATTN_TILE, &one, common, a->valid[r + i], (struct ahead){NULL, 0});
 }
 
-/* Quantised tiles are read as they are by up to so many rows, floats by any number: to take their elements out again for each
+/* Quantised values are read as they are by up to so many rows, floats by any number: to take their elements out again for each
  * group of rows is cheaper than to widen them once. */
 enum { DIRECT_ROWS = 2 * ROWS_MAX };
-
-static bool widens(enum qtype t, bool direct, size_t n_rows)
-{
-    return !direct || ((t == QTYPE_Q8_0 || t == QTYPE_Q4_0) && n_rows > DIRECT_ROWS);
-}
 
 void KERNEL(attn_tile)(const struct attn_tile *a)
 {
     struct attn_tile now = *a;
-    struct ahead v = {a->v, attn_v_bytes(a->v_type, a->v_dim) / a->head_dim};
-    struct ahead next = {a->next, attn_k_bytes(a->k_type, a->head_dim) / ATTN_TILE};
+    const size_t rounds = attn_quantised(a->k_type) ? attn_blocks(a->head_dim) * KV_BLOCK / 4 : a->head_dim;
+    struct ahead v = {a->v, attn_bytes(a->v_type, a->v_dim) / rounds};
+    struct ahead next = {a->next, attn_bytes(a->k_type, a->head_dim) / ATTN_TILE};
     size_t seen = 0;
     for (size_t r = 0; r < a->n_rows; r++) seen = size_max(seen, a->valid[r]);
-    if (widens(a->k_type, scores_of[a->k_type][0] != NULL, a->n_rows)) {
-        widen_of[a->k_type].k(a, ATTN_TILE, a->scratch);
+    if (!scores_of[a->k_type][0]) {
+        widen_of[a->k_type].k(a, a->scratch);
         now.k = a->scratch;
         now.k_type = QTYPE_F32;
     }
-    if (widens(a->v_type, values_of[a->v_type][0] != NULL, a->n_rows)) {
+    if (!values_of[a->v_type][0] || (attn_quantised(a->v_type) && a->n_rows > DIRECT_ROWS)) {
         widen_of[a->v_type].v(a, seen, a->scratch + SCRATCH_V);
         now.v = a->scratch + SCRATCH_V;
         now.v_type = QTYPE_F32;

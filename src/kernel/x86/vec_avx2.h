@@ -117,6 +117,39 @@ ALWAYS void v_store_f16_n(void *p, vec v, size_t n)
     memcpy(p, h, 2 * size_min(n, VL));
 }
 
+/* Registers of bytes, four to each lane of VL. The products add four of them, times four int8 within -127..127, to the lane's
+ * integer: of u8 up to 128 (two products must fit 16 bits); or of int8 that count as I8_OFF more than they are. */
+typedef __m256i ivec;
+enum { I8_OFF = 0 };
+ALWAYS ivec vi_load(const void *p)
+{
+    return _mm256_loadu_si256(p);
+}
+ALWAYS ivec vi_set1(int x)
+{
+    return _mm256_set1_epi32(x);
+}
+ALWAYS ivec vi_low_half(ivec a)
+{
+    return _mm256_and_si256(a, _mm256_set1_epi8(15));
+}
+ALWAYS ivec vi_high_half(ivec a)
+{
+    return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15));
+}
+ALWAYS ivec vi_dot_u8(ivec acc, ivec u, ivec q)
+{
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, q), _mm256_set1_epi16(1)));
+}
+ALWAYS ivec vi_dot_i8(ivec acc, ivec i, ivec q)
+{
+    return vi_dot_u8(acc, _mm256_abs_epi8(i), _mm256_sign_epi8(q, i));
+}
+ALWAYS vec vi_to_float(ivec a)
+{
+    return _mm256_cvtepi32_ps(a);
+}
+
 ALWAYS vec v_add(vec a, vec b)
 {
     return _mm256_add_ps(a, b);

@@ -105,6 +105,39 @@ ALWAYS void v_store_f16_n(void *p, vec v, size_t n)
     _mm256_mask_storeu_epi16(p, lanes(n), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 
+/* Registers of bytes, four to each lane of VL. The products add four of them, times four int8 within -127..127, to the lane's
+ * integer: of u8; or of int8 that count as I8_OFF more than they are. */
+typedef __m512i ivec;
+enum { I8_OFF = 128 };
+ALWAYS ivec vi_load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+ALWAYS ivec vi_set1(int x)
+{
+    return _mm512_set1_epi32(x);
+}
+ALWAYS ivec vi_low_half(ivec a)
+{
+    return _mm512_and_si512(a, _mm512_set1_epi8(15));
+}
+ALWAYS ivec vi_high_half(ivec a)
+{
+    return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15));
+}
+ALWAYS ivec vi_dot_u8(ivec acc, ivec u, ivec q)
+{
+    return _mm512_dpbusd_epi32(acc, u, q);
+}
+ALWAYS ivec vi_dot_i8(ivec acc, ivec i, ivec q)
+{
+    return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(i, _mm512_set1_epi8(-128)), q);
+}
+ALWAYS vec vi_to_float(ivec a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+
 ALWAYS vec v_add(vec a, vec b)
 {
     return _mm512_add_ps(a, b);
