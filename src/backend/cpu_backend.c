@@ -294,8 +294,8 @@ static void attn_queries(const struct backend *b, struct worker *w, const struct
     }
 }
 
-/* The state of the chunk that begins at position `chunk`, for the queries in the worker. next: keys that the thread reads after
- * it, or NULL. */
+/* The state of the chunk that begins at position `chunk`, for the queries in the worker. next: the tile that the thread reads
+ * after it, or NULL. */
 static void attn_chunk(const struct backend *b, struct worker *w, const struct attn_unit *u, uint32_t chunk,
                        struct attn_state s, const uint8_t *next)
 {
@@ -322,7 +322,8 @@ static void attn_chunk(const struct backend *b, struct worker *w, const struct a
                               .l = s.l,
                               .o = s.o,
                               .scratch = w->attn_scratch,
-                              .next = end - pos > ATTN_TILE ? unit_tile(b, u, pos + ATTN_TILE) : next};
+                              .next = end - pos > ATTN_TILE ? unit_tile(b, u, pos + ATTN_TILE) : next,
+                              .next_bytes = kv->head_bytes};
         b->k.attn_tile(&t);
     }
 }

@@ -118,7 +118,8 @@ struct attn_tile {
     float *m, *l;          /* [n_rows] running maximum (-inf at first) and sum */
     float *o;              /* [n_rows][v_dim] running weighted sum of values */
     float *scratch;        /* ATTN_SCRATCH floats, 64-aligned, of this thread */
-    const void *next;      /* the keys that this thread reads next, of the same type and size, or NULL: a hint for the memory */
+    const void *next;      /* next_bytes that this thread reads after this tile, or NULL: a hint for the memory */
+    size_t next_bytes;
 };
 #define ATTN_SCRATCH (2 * ATTN_DIM_MAX * ATTN_TILE + 64 * ATTN_TILE)
 

@@ -46,7 +46,7 @@ struct ahead {
 ALWAYS void ask(const struct ahead *ahead, size_t round)
 {
     if (!ahead->p) return;
-    for (size_t at = 0; at < ahead->step; at += 64) fetch_l1(ahead->p, round * ahead->step + at);
+    for (size_t at = 0; at < ahead->step; at += 64) fetch_l2(ahead->p, round * ahead->step + at);
 }
 
 /* Float keys. */
@@ -288,16 +288,16 @@ static const struct {
 
 /* Rows r..r+nr-1, each of which sees something. The scores of the first group ask for the values, its values for what is next.
  */
-static void attn_group(const struct attn_tile *a, size_t r, size_t nr, struct ahead v, struct ahead next)
+static void attn_group(const struct attn_tile *a, size_t r, size_t nr, struct ahead in_scores, struct ahead in_values)
 {
     values_fn *const *values_fns = values_of[a->v_type];
     float *p = a->scratch + SCRATCH_P;
     float factor[ROWS_MAX];
     size_t common = ATTN_TILE;
-    scores_of[a->k_type][nr - 1](a, r, p, v);
+    scores_of[a->k_type][nr - 1](a, r, p, in_scores);
     soften(a, r, nr, p, factor);
     for (size_t i = 0; i < nr; i++) common = size_min(common, a->valid[r + i]);
-    values_fns[nr - 1](a, r, p, factor, 0, common, next);
+    values_fns[nr - 1](a, r, p, factor, 0, common, in_values);
     const float one = 1.0f;
     for (size_t i = 0; i < nr; i++)
         if (a->valid[r + i] > common)
@@ -311,9 +311,12 @@ enum { DIRECT_ROWS = 2 * ROWS_MAX };
 void KERNEL(attn_tile)(const struct attn_tile *a)
 {
     struct attn_tile now = *a;
-    const size_t rounds = attn_quantised(a->k_type) ? attn_blocks(a->head_dim) * KV_BLOCK / 4 : a->head_dim;
-    struct ahead v = {a->v, attn_bytes(a->v_type, a->v_dim) / rounds};
-    struct ahead next = {a->next, attn_bytes(a->k_type, a->head_dim) / ATTN_TILE};
+    /* Shared out over the rounds of scores and values by the time that they take. */
+    const bool integers = attn_quantised(a->k_type);
+    const size_t rounds = integers ? attn_blocks(a->head_dim) * KV_BLOCK / 4 : a->head_dim;
+    const size_t first = integers ? a->next_bytes / 4 : a->next_bytes / 2;
+    struct ahead in_scores = {a->next, first / rounds};
+    struct ahead in_values = {a->next ? (const uint8_t *)a->next + first : NULL, (a->next_bytes - first) / ATTN_TILE};
     size_t seen = 0;
     for (size_t r = 0; r < a->n_rows; r++) seen = size_max(seen, a->valid[r]);
     if (!scores_of[a->k_type][0]) {
@@ -331,8 +334,8 @@ void KERNEL(attn_tile)(const struct attn_tile *a)
         const size_t left = a->n_rows - r, groups = (left + ROWS_MAX - 1) / ROWS_MAX, most = (left + groups - 1) / groups;
         size_t nr = 0;
         while (nr < most && a->valid[r + nr] > 0) nr++;
-        if (nr > 0) attn_group(&now, r, nr, v, next);
-        v.p = next.p = NULL;
+        if (nr > 0) attn_group(&now, r, nr, in_scores, in_values);
+        in_scores.p = in_values.p = NULL;
         r += size_max(nr, 1);
     }
 }
