@@ -136,13 +136,13 @@ QUERN_API int quern_render(const quern_model *model, const char *messages_json, 
 typedef struct quern_session quern_session;
 
 typedef struct quern_session_options {
-    uint32_t n_ctx;        /* tokens the session can hold; 0: the model's training context, at most 4096 */
-    uint32_t n_batch;      /* most tokens computed at once in prefill; 0: 512 */
-    uint32_t n_threads;    /* 0: what the machine and its limits allow */
-    uint32_t n_expected;   /* tokens the sequence will reach, where known; models whose rotary embedding depends on the
-                            * length (LongRoPE, dynamic) then use the right one from the start. 0: as tokens come */
-    const char *kv_type;   /* "f16" (default) or "f32" */
-    const char *cpu_level; /* "scalar", "avx2", ...; NULL: the best. The results are the same */
+    uint32_t n_ctx;              /* tokens the session can hold; 0: the model's training context, at most 4096 */
+    uint32_t n_batch;            /* most tokens computed at once in prefill; 0: 512 */
+    uint32_t n_threads;          /* 0: what the machine and its limits allow */
+    uint32_t n_expected;         /* tokens the sequence will reach, where known; models whose rotary embedding depends on the
+                                  * length (LongRoPE, dynamic) then use the right one from the start. 0: as tokens come */
+    const char *k_type, *v_type; /* of the cached keys and values: "f16" (NULL), "f32", "bf16", "q8_0", "q4_0" */
+    const char *cpu_level;       /* "scalar", "avx2", ...; NULL: the best. The results are the same */
 } quern_session_options;
 
 /* Reserves everything that later calls need: the KV cache, activations, logits, threads. */
@@ -152,7 +152,7 @@ QUERN_API void quern_session_free(quern_session **session);
 
 typedef struct quern_session_info {
     uint32_t n_ctx, n_batch, n_threads, n_tokens; /* n_tokens: held now */
-    const char *kv_type, *cpu_level;
+    const char *k_type, *v_type, *cpu_level;
     uint64_t kv_bytes, compute_bytes; /* KV cache; activations, logits and scratch */
 } quern_session_info;
 QUERN_API void quern_session_get_info(const quern_session *session, quern_session_info *out);

@@ -73,7 +73,7 @@ END
     "$QUERN" completion bash >"$W/completion"
     ran "bash completes" 0 bash "$W/try.bash" "$W/completion"
     prints "commands, choices and options" "tokenize
-f16 f32
+f16 f32 bf16 q8_0 q4_0
 --threads"
 else
     skip "bash completes" "no bash here"

@@ -57,7 +57,7 @@ static void run_to_float(const struct kernels *k, struct bench *b)
 }
 static void run_attn(const struct kernels *k, struct bench *b)
 {
-    k->attn_tile[b->type](&b->attn);
+    k->attn_tile(&b->attn);
 }
 static void run_quant_act(const struct kernels *k, struct bench *b)
 {
@@ -91,16 +91,21 @@ static void run_merge(const struct kernels *k, struct bench *b)
 
 typedef void run_fn(const struct kernels *k, struct bench *b);
 
-/* Nanoseconds of one call: the best of the stretches of 0.2 ms or one call that fit 20 ms. Short, so that one of them meets no
- * other program. */
+static double time_of_calls(size_t n, run_fn *run, const struct kernels *k, struct bench *b)
+{
+    double start = cpu_ns();
+    for (size_t i = 0; i < n; i++) run(k, b);
+    return cpu_ns() - start;
+}
+
+/* Nanoseconds of one call: the best of the stretches that fit 20 ms. A stretch has calls for 0.1 ms: too many for the clock,
+ * which takes as long as a small kernel, to show, and so short that one of them meets no other program. */
 static double time_of(run_fn *run, const struct kernels *k, struct bench *b)
 {
+    size_t n = 1;
+    while (time_of_calls(n, run, k, b) < 1e5) n *= 2;
     double best = INFINITY;
-    for (double begin = cpu_ns(); cpu_ns() - begin < 2e7;) {
-        double start = cpu_ns(), took = 0.0, calls = 0.0;
-        for (; took < 2e5; took = cpu_ns() - start, calls++) run(k, b);
-        best = fmin(best, took / calls);
-    }
+    for (double begin = cpu_ns(); cpu_ns() - begin < 2e7;) best = fmin(best, time_of_calls(n, run, k, b) / (double)n);
     return best;
 }
 
@@ -138,6 +143,32 @@ static const struct qside *side_for(enum qtype t)
     return &side;
 }
 
+/* Heads of 64 and of 128. Few rows are measured by the bytes of the tile, many by their arithmetic. */
+static void bench_attn(const struct kernels *now, struct bench *b)
+{
+    static const enum qtype types[] = {QTYPE_F32, QTYPE_F16, QTYPE_BF16, QTYPE_Q8_0, QTYPE_Q4_0};
+    static const size_t rows[] = {1, 4, 6, 8, COLS};
+    char name[40];
+    for (size_t i = 0; i < COUNT_OF(types) * 2; i++) {
+        enum qtype t = types[i / 2];
+        size_t dim = i % 2 ? 128 : 64, bytes = 2 * attn_bytes(t, dim);
+        b->attn.k_type = b->attn.v_type = t;
+        b->attn.head_dim = b->attn.v_dim = dim;
+        for (size_t j = 0; j < ATTN_TILE; j++) {
+            attn_store_k(now, t, b->x + j * dim, dim, (void *)(uintptr_t)b->attn.k, j);
+            attn_store_v(now, t, b->x + j * dim, dim, (void *)(uintptr_t)b->attn.v, j);
+        }
+        if (attn_quantised(t)) fill_act(now, ARITH_32, &b->attn.quant, COLS, dim, b->x, &b->mem);
+        for (size_t r = 0; r < COUNT_OF(rows); r++) {
+            const bool few = rows[r] < COLS;
+            b->attn.n_rows = rows[r];
+            snprintf(name, sizeof name, "attn_tile_%s %zu by %zu", qtypes[t].name, dim, rows[r]);
+            bench_one(now, b, name, run_attn, few ? (double)bytes : 4.0 * (double)(dim * ATTN_TILE * rows[r]),
+                      few ? "GB/s" : "Gop/s");
+        }
+    }
+}
+
 static void bench_level(const struct kernels *now, struct bench *b)
 {
     char name[40];
@@ -157,18 +188,7 @@ static void bench_level(const struct kernels *now, struct bench *b)
         snprintf(name, sizeof name, "to_float_%s", info->name);
         bench_one(now, b, name, run_to_float, N * (4.0 + info->block_bytes / (double)info->block_n), "GB/s");
     }
-    static const enum qtype kv_types[] = {QTYPE_F32, QTYPE_F16};
-    for (size_t i = 0; i < COUNT_OF(kv_types); i++) {
-        b->type = kv_types[i];
-        fill_weights(b->type, (uint8_t *)(uintptr_t)b->attn.k, DIM * ATTN_TILE);
-        fill_weights(b->type, (uint8_t *)(uintptr_t)b->attn.v, DIM * ATTN_TILE);
-        static const size_t rows[] = {1, 4, 8, COLS};
-        for (size_t r = 0; r < COUNT_OF(rows); r++) {
-            b->attn.n_rows = rows[r];
-            snprintf(name, sizeof name, "attn_tile_%s 128 by %zu", qtypes[b->type].name, rows[r]);
-            bench_one(now, b, name, run_attn, 4.0 * DIM * ATTN_TILE * (double)rows[r], "Gop/s");
-        }
-    }
+    bench_attn(now, b);
     b->arith = ARITH_32;
     bench_one(now, b, "quant_act_32", run_quant_act, N * 5.0, "GB/s");
     b->arith = ARITH_256;

@@ -235,7 +235,7 @@ void fill_weights(enum qtype t, uint8_t *w, size_t n)
 
 /* ---- memory that ends at an unreadable page ---------------------------------------------------------------- */
 
-enum { AREAS = 13, AREA_BYTES = 4 << 20 };
+enum { AREAS = 14, AREA_BYTES = 4 << 20 };
 static uint8_t *areas[AREAS]; /* each AREA_BYTES between two pages that fault */
 
 static void areas_init(void)
@@ -262,7 +262,7 @@ static void *area(size_t i, size_t n, size_t skip)
 }
 
 /* Areas by use: REF and OUT hold an output of scalar and of the kernel under test, with REF2, OUT2 a second one. */
-enum { REF, OUT, REF2, OUT2, IN0, IN1, IN2, IN3, IN4, SCRATCH, PACKED, SCALES, BIASES };
+enum { REF, OUT, REF2, OUT2, IN0, IN1, IN2, IN3, IN4, SCRATCH, PACKED, SCALES, BIASES, SUMS };
 
 /* Canaries before an output: a kernel that writes below it changes them. Above it is the page. */
 enum { CANARY = 64 };
@@ -432,20 +432,25 @@ static void test_to_float(const struct kernels *ref, const struct kernels *now, 
 
 static void test_from_float(const struct kernels *ref, const struct kernels *now, enum qtype t)
 {
-    const size_t unit = qtypes[t].block_n;
+    const bool blocks = attn_bits(t) < 16;
     bool ok = true;
     for (size_t i = 0; ok && i < 2000; i++) {
-        size_t n = unit * (1 + (i < 100 ? i : below(600 / unit))), bytes = n / unit * qtypes[t].block_bytes;
+        size_t n = 1 + (i < 100 ? i : below(ATTN_DIM_MAX)), bytes = blocks ? attn_blocks(n) * KV_BLOCK : n * attn_bits(t) / 8;
+        size_t n_d = blocks ? attn_blocks(n) : 1;
         float *x = area(IN0, n * 4, 0);
         fill_floats((enum kind)(i % KINDS), x, n);
+        if (i % 5 == 0)
+            for (size_t j = 0; j < n; j++) x[j] *= 0x1p-22f; /* scales around the smallest */
         uint8_t *want = area(REF, bytes, 0), *got = area(OUT, bytes, 0);
-        ref->from_float[t](x, want, n);
-        now->from_float[t](x, got, n);
-        for (size_t j = 0; ok && j < n; j++) {
-            bool same = memcmp(want + j / unit * qtypes[t].block_bytes, got + j / unit * qtypes[t].block_bytes,
-                               qtypes[t].block_bytes) == 0;
-            if (!same && !isnan(x[j])) ok = differs("%s: element %zu of %zu", kind_names[i % KINDS], j, n);
-        }
+        uint16_t *want_d = area(REF2, n_d * 2, 0), *got_d = area(OUT2, n_d * 2, 0);
+        ref->from_float[t](x, n, want, want_d);
+        now->from_float[t](x, n, got, got_d);
+        const size_t size = bytes / (blocks ? bytes : n);
+        for (size_t j = 0; ok && j < bytes / size; j++)
+            if (memcmp(want + j * size, got + j * size, size) != 0 && (blocks || !isnan(x[j])))
+                ok = differs("%s: element %zu of %zu", kind_names[i % KINDS], j, n);
+        for (size_t b = 0; ok && blocks && b < n_d; b++)
+            if (want_d[b] != got_d[b]) ok = differs("%s: scale %zu of %zu elements", kind_names[i % KINDS], b, n);
     }
 }
 
@@ -582,54 +587,98 @@ static size_t fill_valid(uint32_t *valid, size_t n)
     return most;
 }
 
-/* A few tiles in a row over the same state. Positions that no row sees hold NaN and infinity. */
-static bool attn_case(const struct kernels *ref, const struct kernels *now, enum qtype t, size_t head_dim, size_t v_dim,
-                      size_t n, enum kind kind)
+/* Types of a cache. */
+static const enum qtype kv_types[] = {QTYPE_F32, QTYPE_F16, QTYPE_BF16, QTYPE_Q8_0, QTYPE_Q4_0};
+
+struct attn_shape {
+    enum qtype k, v;
+    size_t head_dim, v_dim;
+};
+
+/* Fills a tile as its layout allows, with numbers of the kind or, for quantised types, any integers. */
+static void fill_tile(enum kind kind, enum qtype t, uint8_t *tile, size_t n, size_t scales)
 {
-    const size_t bytes = qtypes[t].block_bytes, n_out = n * v_dim;
-    uint8_t *k = area(IN0, head_dim * ATTN_TILE * bytes, 0), *v = area(IN1, ATTN_TILE * v_dim * bytes, 0);
-    float *q = area(IN2, n * head_dim * 4, 0);
+    if (attn_bits(t) >= 16) {
+        fill_kind(kind, t, tile, n);
+        return;
+    }
+    for (size_t i = 0; i < scales; i++) tile[i] = (uint8_t)random_bits();
+    for (size_t i = 0; i < n; i++) memcpy(tile + scales + 2 * i, &(uint16_t){draw_half(kind, i)}, 2);
+}
+
+/* Fills both tiles. Positions from `seen` on hold NaN and infinity. */
+static void fill_tiles(const struct kernels *ref, const struct attn_shape *s, enum kind kind, size_t seen, uint8_t *k,
+                       uint8_t *v)
+{
+    const size_t blocks_k = attn_blocks(s->head_dim), blocks_v = attn_blocks(s->v_dim);
+    fill_tile(kind, s->k, k, ATTN_TILE * (attn_bits(s->k) < 16 ? blocks_k : s->head_dim),
+              attn_scales(attn_bits(s->k), s->head_dim));
+    fill_tile(kind, s->v, v, ATTN_TILE * (attn_bits(s->v) < 16 ? blocks_v : s->v_dim), attn_scales(attn_bits(s->v), s->v_dim));
+    float stale[ATTN_DIM_MAX];
+    for (size_t d = 0; d < ATTN_DIM_MAX; d++) stale[d] = d % 2 ? INFINITY : NAN;
+    for (size_t j = seen; j < ATTN_TILE; j++) {
+        attn_store_k(ref, s->k, stale, s->head_dim, k, j);
+        attn_store_v(ref, s->v, stale, s->v_dim, v, j);
+    }
+}
+
+/* The queries, quantised. */
+static struct act fill_queries(const struct kernels *ref, const float *q, size_t n, size_t dim)
+{
+    const size_t blocks = attn_blocks(dim), k = blocks * KV_BLOCK;
+    const struct act_mem mem = {area(IN4, n * k, 0), area(SCALES, n * blocks * 4, 0), area(SUMS, n * blocks * 2, 0), NULL};
+    for (size_t i = 0; i < n; i++) {
+        float row[ATTN_DIM_MAX] = {0};
+        memcpy(row, q + i * dim, dim * sizeof *q);
+        ref->quant_act_32(row, k, mem.q + i * k, mem.d + i * blocks, mem.s + i * blocks);
+    }
+    return (struct act){.q = mem.q, .d = mem.d, .s = mem.s};
+}
+
+/* A few tiles in a row over the same state. */
+static bool attn_case(const struct kernels *ref, const struct kernels *now, const struct attn_shape *s, size_t n,
+                      enum kind kind)
+{
+    const size_t n_out = n * s->v_dim;
+    uint8_t *k = area(IN0, attn_bytes(s->k, s->head_dim), 0), *v = area(IN1, attn_bytes(s->v, s->v_dim), 0);
+    float *q = area(IN2, n * s->head_dim * 4, 0);
     uint32_t *valid = area(IN3, n * 4, 0);
     float *o0 = out_floats(REF, n_out), *o1 = out_floats(OUT, n_out);
     float *m0 = out_floats(REF2, 2 * n), *m1 = out_floats(OUT2, 2 * n);
     memset(o0, 0, n_out * 4);
     memset(o1, 0, n_out * 4);
     for (size_t r = 0; r < n; r++) m0[r] = m1[r] = -INFINITY, m0[n + r] = m1[n + r] = 0.0f;
-    struct attn_tile a = {.k = k, .v = v, .head_dim = head_dim, .v_dim = v_dim, .n_rows = n, .q = q, .valid = valid};
+    struct attn_tile a = {.k = k, .v = v, .k_type = s->k, .v_type = s->v, .head_dim = s->head_dim, .v_dim = s->v_dim};
+    a.n_rows = n, a.q = q, a.valid = valid;
     a.scratch = area(SCRATCH, ATTN_SCRATCH * 4, 0);
-    fill_floats(kind, q, n * head_dim);
+    fill_floats(kind, q, n * s->head_dim);
+    if (attn_quantised(s->k)) a.quant = fill_queries(ref, q, n, s->head_dim);
     for (size_t tile = 0; tile < 3; tile++) {
-        size_t most = fill_valid(valid, n);
-        fill_kind(kind, t, k, head_dim * ATTN_TILE);
-        fill_kind(kind, t, v, ATTN_TILE * v_dim);
-        const float stale[2] = {NAN, INFINITY};
-        for (size_t j = most; j < ATTN_TILE; j++) {
-            for (size_t d = 0; d < head_dim; d++) ref->from_float[t](&stale[d % 2], k + (d * ATTN_TILE + j) * bytes, 1);
-            for (size_t d = 0; d < v_dim; d++) ref->from_float[t](&stale[d % 2], v + (j * v_dim + d) * bytes, 1);
-        }
+        fill_tiles(ref, s, kind, fill_valid(valid, n), k, v);
         a.m = m0, a.l = m0 + n, a.o = o0;
-        ref->attn_tile[t](&a);
+        ref->attn_tile(&a);
         a.m = m1, a.l = m1 + n, a.o = o1;
-        now->attn_tile[t](&a);
+        now->attn_tile(&a);
         if (same_floats(REF2, OUT2, 2 * n, "m, l") && same_floats(REF, OUT, n_out, "o")) continue;
-        where("tile %zu, head_dim %zu, v_dim %zu, %zu rows, %s", tile, head_dim, v_dim, n, kind_names[kind]);
+        where("tile %zu, head_dim %zu, v_dim %zu, %zu rows, %s", tile, s->head_dim, s->v_dim, n, kind_names[kind]);
         return false;
     }
     return true;
 }
 
-static void test_attn(const struct kernels *ref, const struct kernels *now, enum qtype t)
+static void test_attn(const struct kernels *ref, const struct kernels *now, enum qtype k, enum qtype v)
 {
     static const size_t dims[][2] = {{64, 64}, {128, 128}, {80, 80}, {96, 96},   {72, 72},  {20, 20},  {1, 1},
                                      {33, 17}, {5, 100},   {7, 31},  {192, 128}, {16, 150}, {512, 512}};
+    const bool same = k == v; /* other pairs are made of the same parts */
     bool ok = true;
     for (size_t i = 0; ok && i < COUNT_OF(dims); i++)
-        for (size_t n = 1; ok && n <= (dims[i][0] > 128 ? 2 : 14); n++)
-            ok = attn_case(ref, now, t, dims[i][0], dims[i][1], n, (enum kind)(n % KINDS));
+        for (size_t n = 1; ok && n <= (dims[i][0] > 128 ? 2 : 14); n += same ? 1 : 1 + below(12))
+            ok = attn_case(ref, now, &(struct attn_shape){k, v, dims[i][0], dims[i][1]}, n, (enum kind)(n % KINDS));
     for (int kind = 0; ok && kind < KINDS; kind++)
-        for (size_t i = 0; ok && i < 30; i++)
-            ok = attn_case(ref, now, t, 1 + below(24), 1 + below(70), 1 + below(20), (enum kind)kind);
-    ok = ok && attn_case(ref, now, t, 40, 40, 64, ORDINARY);
+        for (size_t i = 0; ok && i < (same ? 30 : 5); i++)
+            ok = attn_case(ref, now, &(struct attn_shape){k, v, 1 + below(70), 1 + below(70)}, 1 + below(20), (enum kind)kind);
+    ok = ok && attn_case(ref, now, &(struct attn_shape){k, v, 40, 40}, 64, ORDINARY);
 }
 
 static void test_attn_merge(const struct kernels *ref, const struct kernels *now)
@@ -698,8 +747,11 @@ static void test_level(const char *level, bool is_ref)
         EACH_OF(to_float[t], t, name, test_to_float(&ref, &now, t));
         snprintf(name, sizeof name, "from_float_%s", qtypes[t].name);
         EACH_OF(from_float[t], t, name, test_from_float(&ref, &now, t));
-        snprintf(name, sizeof name, "attn_tile_%s", qtypes[t].name);
-        EACH_OF(attn_tile[t], t, name, test_attn(&ref, &now, t));
+    }
+    for (size_t p = 0; p < COUNT_OF(kv_types) * COUNT_OF(kv_types); p++) {
+        enum qtype k = kv_types[p / COUNT_OF(kv_types)], v = kv_types[p % COUNT_OF(kv_types)];
+        snprintf(name, sizeof name, "attn_tile_%s_%s", qtypes[k].name, qtypes[v].name);
+        EACH_OF(attn_tile, QTYPE_COUNT + p, name, test_attn(&ref, &now, k, v));
     }
     EACH(quant_act_32, "quant_act_32", test_quant_act(&ref, &now, ARITH_32));
     EACH(quant_act_256, "quant_act_256", test_quant_act(&ref, &now, ARITH_256));

@@ -237,7 +237,7 @@ static void impossible_sizes_are_refused(void **state)
     (void)state;
     assert_int_equal(quern_model_open(gguf_path, NULL, &m, &e), 0);
     const quern_session_options wrong[] = {
-        {.n_ctx = UINT32_MAX}, {.n_threads = 100000}, {.kv_type = "q9"}, {.cpu_level = "none"}};
+        {.n_ctx = UINT32_MAX}, {.n_threads = 100000}, {.k_type = "q9"}, {.v_type = "q4_k"}, {.cpu_level = "none"}};
     for (size_t i = 0; i < COUNT_OF(wrong); i++) {
         assert_int_equal(quern_session_new(m, &wrong[i], &s, &e), QUERN_ERR_ARG);
         assert_true(e.message[0]);

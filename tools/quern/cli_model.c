@@ -121,6 +121,7 @@ bool model_has_template(const quern_model *model)
 /* ---- how to compute ------------------------------------------------------------------------------------------ */
 
 #define COMPUTE(member) .offset = offsetof(struct compute_args, member)
+#define KV_TYPES "f16 f32 bf16 q8_0 q4_0"
 
 const struct opt compute_opts[] = {
     {"-t --threads", "N", "compute threads; default: the cores that this process may use", .kind = OPT_INT, .min = 1,
@@ -133,11 +134,12 @@ const struct opt compute_opts[] = {
     {"--cpu", "LEVEL",
      "highest CPU level to use, as 'quern doctor' lists them; default: the best. The results do not depend on it",
      .kind = OPT_TEXT, COMPUTE(cpu)},
-    {"--kv", "TYPE", "type of the KV cache, f16 (default) or f32", .kind = OPT_CHOICE, .choices = "f16 f32", COMPUTE(kv)},
-    {"-ctk --cache-type-k", "TYPE", "type of the keys in it; must be that of the values", .kind = OPT_CHOICE,
-     .choices = "f16 f32", COMPUTE(cache_k)},
-    {"-ctv --cache-type-v", "TYPE", "type of the values in it; must be that of the keys", .kind = OPT_CHOICE,
-     .choices = "f16 f32", COMPUTE(cache_v)},
+    {"--kv", "TYPE", "type of the KV cache: f16 (default), f32, bf16, q8_0 (half the memory of f16) or q4_0 (a quarter)",
+     .kind = OPT_CHOICE, .choices = KV_TYPES, COMPUTE(kv)},
+    {"-ctk --cache-type-k", "TYPE", "type of the keys in it, where it differs", .kind = OPT_CHOICE, .choices = KV_TYPES,
+     COMPUTE(cache_k)},
+    {"-ctv --cache-type-v", "TYPE", "type of the values in it, where it differs", .kind = OPT_CHOICE, .choices = KV_TYPES,
+     COMPUTE(cache_v)},
     {"-fa --flash-attn", "on|off|auto",
      "accepted; attention is always computed tile by tile, which is what this asks for elsewhere", .kind = OPT_CHOICE,
      .otherwise = "on", .choices = "on off auto 1 0", COMPUTE(flash)},
@@ -148,11 +150,6 @@ const struct opt compute_opts[] = {
     {"--mlock", NULL, "accepted with a note: weights are not locked in memory yet", .kind = OPT_FLAG, COMPUTE(mlock)},
     {0},
 };
-
-static const char *type_or(const char *type, const char *otherwise)
-{
-    return type ? type : otherwise;
-}
 
 static int check_gpu_layers(const struct command *c, const char *text)
 {
@@ -168,11 +165,6 @@ static int check_gpu_layers(const struct command *c, const char *text)
 int compute_session(const struct command *c, const struct compute_args *args, quern_model *model, uint32_t n_ctx,
                     uint32_t n_expected, quern_session **out)
 {
-    const char *kv = type_or(args->kv, "f16");
-    const char *k = type_or(args->cache_k, kv), *v = type_or(args->cache_v, kv);
-    if (strcmp(k, v) != 0) {
-        return cli_usage(c, "keys and values of the KV cache must have one type, not %s and %s; --kv TYPE sets both", k, v);
-    }
     int rc = check_gpu_layers(c, args->gpu_layers);
     if (rc != CLI_OK) return rc;
     if (args->no_mmap) cli_note("--no-mmap: weights are always used in place from a read-only mapping");
@@ -191,7 +183,8 @@ int compute_session(const struct command *c, const struct compute_args *args, qu
         .n_expected = n_expected,
         .n_batch = (uint32_t)n_batch,
         .n_threads = (uint32_t)args->n_threads,
-        .kv_type = k,
+        .k_type = args->cache_k ? args->cache_k : args->kv,
+        .v_type = args->cache_v ? args->cache_v : args->kv,
         .cpu_level = args->cpu,
     };
     quern_error e = {0};

@@ -94,6 +94,7 @@ static inline float32x4_t exp_f32x4(float32x4_t x)
 }
 
 void widen_f16_neon(const void *src, float *dst, size_t n);
+void widen_bf16_neon(const void *src, float *dst, size_t n);
 
 /* The files of this folder, called by kernels_init_neon. */
 void attn_init_neon(struct kernels *k);
