@@ -19,22 +19,25 @@ enum {
 };
 _Static_assert((size_t)PIECE * sizeof(float) <= SLAB, "a slab holds a piece of any type");
 
-/* The largest magnitude that a type can hold. For blocks it is the largest scale, a half, that every one of them can reach. */
-static float limit_of(enum qtype t)
-{
-    switch (t) {
-    case QTYPE_F32:
-        return FLT_MAX;
-    case QTYPE_F16:
-        return 0x1.ffdffep15f; /* the next float, 65520, rounds to infinity */
-    case QTYPE_BF16:
-        return 0x1.fefffep127f; /* likewise */
-    case QTYPE_Q8_0:
-        return 65504.0f * 127.0f;
-    default:
-        return 65504.0f;
-    }
-}
+/* The largest magnitude that a type can hold; of every type that is written. */
+static const float largest[QTYPE_COUNT] = {
+    [QTYPE_F32] = FLT_MAX,
+    [QTYPE_F16] = 0x1.ffdffep15f,     /* the next float, 65520, rounds to infinity */
+    [QTYPE_BF16] = 0x1.fefffep127f,   /* likewise */
+    [QTYPE_Q8_0] = 65504.0f * 127.0f, /* the scale is a half */
+    [QTYPE_Q4_0] = 65504.0f * 8.0f,
+    [QTYPE_Q4_1] = 65504.0f,
+    [QTYPE_Q5_0] = 65504.0f * 16.0f,
+    [QTYPE_Q5_1] = 65504.0f,
+    [QTYPE_IQ4_NL] = 65504.0f * 127.0f,
+    [QTYPE_MXFP4] = 0x1p100f,
+    [QTYPE_Q2_K] = 65504.0f * 15.0f,
+    [QTYPE_Q3_K] = 65504.0f * 32.0f * 4.0f,
+    [QTYPE_Q4_K] = 65504.0f * 63.0f,
+    [QTYPE_Q5_K] = 65504.0f * 63.0f,
+    [QTYPE_Q6_K] = 65504.0f * 128.0f * 32.0f,
+    [QTYPE_IQ4_XS] = 65504.0f * 32.0f * 127.0f,
+};
 
 int transfer_init(struct transfer *t, const struct files *src, const char *out_path, const struct convert_opts *opts,
                   struct err *e)
@@ -102,7 +105,7 @@ static bool make_piece(const struct stream *s, uint64_t p, uint8_t *dst, float *
         return true;
     }
     qtypes[src->type].row_to_float(&from, col, x, n);
-    if (!in_range(x, n, limit_of(s->item->type))) return false;
+    if (!in_range(x, n, largest[s->item->type])) return false;
     const float *importance = s->importance ? s->importance + row / src->ne[1] * s->row_len + col : NULL;
     to->quantize(x, importance, dst, n);
     return true;
@@ -129,7 +132,7 @@ static void make_share(void *ctx, unsigned ith, unsigned nth)
 static int fail_range(const struct stream *s, uint64_t p)
 {
     const struct tensor *src = s->item->src;
-    float *x = s->floats[0], limit = limit_of(s->item->type);
+    float *x = s->floats[0], limit = largest[s->item->type];
     size_t n = 0;
     (void)make_piece(s, p, s->slab, x);
     while (fabsf(x[n]) <= limit) n++;
