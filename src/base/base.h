@@ -353,6 +353,10 @@ struct out;
 int out_open(const char *path, struct out **out, struct err *e);
 int out_write(struct out *o, const void *p, size_t n, struct err *e);
 uint64_t out_pos(const struct out *o);
+/* Makes all that was written so far readable in the temporary file, whose name lives as long as o. */
+int out_peek(struct out *o, const char **tmp_path, struct err *e);
+/* Replaces n bytes that were written before, at pos. */
+int out_patch(struct out *o, uint64_t pos, const void *p, size_t n, struct err *e);
 int out_commit(struct out **o, struct err *e);
 void out_abort(struct out **o); /* NULL and already-committed are fine */
 

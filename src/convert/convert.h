@@ -8,6 +8,14 @@
 #include "convert/synth.h"
 #include "format/format.h"
 
+/* How the new file compares with its source, as the caller measured it. */
+struct convert_quality {
+    uint32_t tokens; /* scored */
+    float ppl, source_ppl;
+    float kld_mean, kld_median, kld_p99, kld_max; /* from the source to the new file */
+    float same_top;                               /* share of the tokens for which both find the same entry likeliest */
+};
+
 struct convert_opts { /* zeroed: the defaults */
     const char *type; /* of the matrices: a recipe (recipes.c); NULL: as stored. Vectors are always f32 */
     const char *name; /* general.name; NULL: the source's */
@@ -21,6 +29,11 @@ struct convert_opts { /* zeroed: the defaults */
     /* Called now and then with the bytes of weights written and in all; non-zero cancels. May be NULL. */
     int (*on_progress)(void *user, uint64_t done, uint64_t all);
     void *user;
+    /* Measures the new file, which lies whole at path under another name; the result is stored in it as quern.quality.*. NULL:
+     * nothing is measured. */
+    int (*measure)(void *measurer, const char *path, struct convert_quality *out, struct err *e);
+    void *measurer;
+    const char *measure_text; /* name of the text that is measured with */
 };
 
 /* What the tensors of one type add up to. */
@@ -35,6 +48,7 @@ struct convert_result {
     uint32_t tensors;
     uint32_t unweighted; /* matrices that the importance matrix says nothing about */
     struct convert_share shares[QTYPE_COUNT];
+    struct convert_quality quality; /* where measured */
 };
 
 /* src: a folder (FILES_HF). result may be NULL. */

@@ -56,6 +56,9 @@ struct transfer {
     struct transfer_item *items;
     size_t n;
     struct gguf_writer *w;
+    struct quality_places { /* of the numbers in the header; quality.c */
+        uint64_t p[8];
+    } quality;
 };
 
 /* Resolves the options, opens the writer and the importance matrix. transfer_fini also after a failure. */
@@ -66,6 +69,11 @@ int transfer_plan(struct transfer *t, struct err *e);
 /* Describes all items, writes everything and finishes the file; fills result. */
 int transfer_run(struct transfer *t, struct convert_result *result, struct err *e);
 void transfer_fini(struct transfer *t);
+
+/* Puts the keys of the quality card, still without values; measures the written file and gives them theirs. Nothing where the
+ * options do not ask for it. */
+void quality_put(struct transfer *t);
+int quality_measure(struct transfer *t, struct convert_quality *out, struct err *e);
 
 /* Metadata of a GGUF file for a Hugging Face folder; see hf_meta.c. */
 struct model;

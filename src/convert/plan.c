@@ -9,29 +9,32 @@ enum { QUANTIZATION_VERSION = 2, MATCH_STEPS = 100000, PATTERN_BYTES_MAX = 4096 
 
 /* ---- names of types ------------------------------------------------------------------------------------------------- */
 
-/* Fails with the types that there are. */
-static int fail_type(const char *what, struct str name, struct err *e)
+static const char *why_not(struct str name)
 {
-    struct buf names = {0};
-    for (unsigned i = 0; i < QTYPE_COUNT; i++)
-        if (qtypes[i].quantize) (void)buf_printf(&names, "%s%s", names.n ? ", " : "", qtypes[i].name);
     enum qtype t;
-    const char *why = qtype_by_name(name, &t) ? "is only read and cannot be written" : "is not known";
-    int rc = fail(e, ERR_ARG, "%s: type \"%.*s\" %s; Quern writes %.*s", what, STR_ARG(name), why, STR_ARG(buf_view(&names)));
-    buf_fini(&names);
-    return rc;
+    return qtype_by_name(name, &t) ? "is only read and cannot be written" : "is not known";
 }
 
 static int writable_type(const char *what, struct str name, enum qtype *out, struct err *e)
 {
-    if (!qtype_by_name(name, out) || !qtypes[*out].quantize) return fail_type(what, name, e);
-    return 0;
+    if (qtype_by_name(name, out) && qtypes[*out].quantize) return 0;
+    struct buf names = {0};
+    for (unsigned i = 0; i < QTYPE_COUNT; i++)
+        if (qtypes[i].quantize) (void)buf_printf(&names, "%s%s", names.n ? ", " : "", qtypes[i].name);
+    int rc = fail(e, ERR_ARG, "%s: type \"%.*s\" %s; Quern writes %.*s", what, STR_ARG(name), why_not(name),
+                  STR_ARG(buf_view(&names)));
+    buf_fini(&names);
+    return rc;
 }
 
-static int writable_recipe(const char *name, const struct recipe **out, struct err *e)
+static int writable_recipe(struct str name, const struct recipe **out, struct err *e)
 {
-    *out = recipe_find(str_of(name));
-    return *out ? 0 : fail_type("the type of the file", str_of(name), e);
+    if ((*out = recipe_find(name)) != NULL) return 0;
+    struct buf names = {0};
+    for (size_t i = 0; recipe_at(i); i++) (void)buf_printf(&names, "%s%s", names.n ? ", " : "", recipe_at(i)->name);
+    int rc = fail(e, ERR_ARG, "type \"%.*s\" %s; Quern writes %.*s", STR_ARG(name), why_not(name), STR_ARG(buf_view(&names)));
+    buf_fini(&names);
+    return rc;
 }
 
 /* ---- patterns --------------------------------------------------------------------------------------------------------- */
@@ -189,12 +192,13 @@ static void put_keys(struct transfer *t)
     gguf_put_u32(t->w, "general.file_type", t->recipe ? t->recipe->file_type : recipe_file_type(most));
     gguf_put_u32(t->w, "general.quantization_version", QUANTIZATION_VERSION);
     if (t->imatrix) put_imatrix_keys(t);
+    quality_put(t);
 }
 
 int transfer_plan(struct transfer *t, struct err *e)
 {
     struct patterns ps = {0};
-    if (t->opts->type) TRY(writable_recipe(t->opts->type, &t->recipe, e));
+    if (t->opts->type) TRY(writable_recipe(str_of(t->opts->type), &t->recipe, e));
     int rc = patterns_init(&ps, t->opts, &t->a, e);
     t->model.weighted = t->imatrix != NULL;
     assign(t);

@@ -6,8 +6,11 @@
 /* Whether a key describes the old file and not the model. */
 static bool of_the_file(const struct transfer *t, struct str key)
 {
-    static const struct str prefixes[] = {
-        {"general.file_type", 17}, {"general.quantization_version", 28}, {"split.", 6}, {"quantize.imatrix.", 17}};
+    static const struct str prefixes[] = {{"general.file_type", 17},
+                                          {"general.quantization_version", 28},
+                                          {"split.", 6},
+                                          {"quantize.imatrix.", 17},
+                                          {"quern.quality.", 14}};
     for (size_t i = 0; i < COUNT_OF(prefixes); i++)
         if (str_starts(key, prefixes[i])) return true;
     return t->opts->name && str_is(key, "general.name");

@@ -216,7 +216,7 @@ static int put_tensor(struct stream *s, const struct transfer_item *item)
 /* ---- all of them ----------------------------------------------------------------------------------------------------------
  */
 
-static int put_all(struct transfer *t, struct err *e)
+static int put_all(struct transfer *t, struct convert_quality *quality, struct err *e)
 {
     const size_t n_threads = pool_size(t->pool);
     struct stream s = {.t = t, .all = gguf_writer_data_bytes(t->w), .e = e};
@@ -228,6 +228,7 @@ static int put_all(struct transfer *t, struct err *e)
         if (!(s.floats[i] = arena_array(&t->a, PIECE, sizeof(float))))
             return fail_nomem(e, "a conversion buffer", PIECE * sizeof(float));
     for (size_t i = 0; i < t->n; i++) TRY(put_tensor(&s, &t->items[i]));
+    TRY(quality_measure(t, quality, e));
     return gguf_write_end(t->w, e);
 }
 
@@ -254,7 +255,7 @@ int transfer_run(struct transfer *t, struct convert_result *result, struct err *
     }
     TRY(gguf_write_begin(t->w, e));
     r.file_bytes = gguf_writer_file_bytes(t->w);
-    if (t->out_path) TRY(put_all(t, e));
+    if (t->out_path) TRY(put_all(t, &r.quality, e));
     if (result) *result = r;
     return 0;
 }

@@ -5,7 +5,7 @@
 #include <stdio.h>
 
 struct convert_args {
-    const char *type, *name, *imatrix, *output_type, *embedding_type;
+    const char *type, *name, *imatrix, *card, *output_type, *embedding_type;
     struct opt_list tensor_types;
     int64_t n_threads;
     bool dry_run, pure, json;
@@ -37,15 +37,29 @@ static const struct opt mix_opts[] = {
     {"--output-tensor-type", "TYPE", "type of the output matrix", .kind = OPT_CHOICE, .choices = TYPES, CONVERT(output_type)},
     {"--token-embedding-type", "TYPE", "type of the embedding table", .kind = OPT_CHOICE, .choices = TYPES,
      CONVERT(embedding_type)},
+    {"--card", "TEXT", "measure the new file with this text before it gets its name, and keep in it how it compares with IN",
+     .kind = OPT_TEXT, CONVERT(card)},
     {"--pure", NULL, "no mix: all matrices in the mix's main type", .kind = OPT_FLAG, CONVERT(pure)},
     {0},
 };
 
 static const struct opt_group convert_groups[] = {{"Options", convert_opts, 0}, {"Types of tensors", mix_opts, 0}, {0}};
 
+/* The line of progress: first of the bytes, then of the windows of the card. */
 static int on_progress(void *user, uint64_t done, uint64_t all)
 {
     progress_show(user, done, all);
+    return cli_interrupted();
+}
+
+static int on_measure(void *user, size_t done, size_t all)
+{
+    struct progress *p = user;
+    if (p->bytes) {
+        progress_end(p);
+        progress_start(p, "measuring, windows", false);
+    }
+    progress_show(p, done, all);
     return cli_interrupted();
 }
 
@@ -67,7 +81,28 @@ static int put_json(struct buf *out, const struct convert_args *args, const char
         TRY(buf_printf(out, "%s{\"type\":\"%s\",\"tensors\":%u,\"parameters\":%llu,\"bytes\":%llu}", i ? "," : "", s->type,
                        s->tensors, (unsigned long long)s->parameters, (unsigned long long)s->bytes));
     }
-    return buf_printf(out, "],\"dry_run\":%s}\n", args->dry_run ? "true" : "false");
+    TRY(buf_z(out, "]"));
+    if (r->quality.tokens) {
+        const quern_divergence *d = &r->quality.divergence;
+        const struct {
+            const char *name;
+            double value;
+        } figures[] = {
+            {",\"quality\":{\"ppl\":", r->quality.ppl},
+            {",\"source_ppl\":", d->base_ppl},
+            {",\"mean_kld\":", d->mean},
+            {",\"median_kld\":", d->median},
+            {",\"kld_99\":", d->p99},
+            {",\"max_kld\":", d->max},
+            {",\"same_top\":", d->same_top},
+        };
+        for (size_t i = 0; i < COUNT_OF(figures); i++) {
+            TRY(buf_z(out, figures[i].name));
+            TRY(buf_f64(out, figures[i].value));
+        }
+        TRY(buf_printf(out, ",\"tokens\":%llu}", (unsigned long long)r->quality.tokens));
+    }
+    return buf_printf(out, ",\"dry_run\":%s}\n", args->dry_run ? "true" : "false");
 }
 
 /* A line for each type, and one for all. */
@@ -95,6 +130,11 @@ static int print_result(const struct convert_args *args, const char *path, const
                         args->dry_run ? "would write " : "", path, amount_bytes(r->file_bytes, bytes),
                         amount_count(r->parameters, count), r->tensors, bits_per_weight(r->file_bytes, r->parameters));
     }
+    if (rc >= 0 && r->quality.tokens) {
+        const quern_divergence *d = &r->quality.divergence;
+        rc = buf_printf(&out, "perplexity %.4f, source %.4f; divergence %.5f, the same likeliest token for %.2f %%\n",
+                        r->quality.ppl, d->base_ppl, d->mean, 100 * d->same_top);
+    }
     if (args->imatrix && r->unweighted) cli_note("%s says nothing about %u of the matrices", args->imatrix, r->unweighted);
     return cli_print(&out, rc);
 }
@@ -116,12 +156,21 @@ static bool would_overwrite(const char *in, const char *out)
 typedef int convert_fn(const char *path, const char *out_path, const quern_convert_options *options,
                        quern_convert_result *result, quern_error *err);
 
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
 static int convert(const struct command *c, const struct convert_args *args, const char *in, const char *out, convert_fn *fn)
 {
+    struct buf card = {0};
+    struct err card_e = {0};
     if (!vfs_exists(in) && !vfs_is_dir(in)) return cli_fail("%s: no such file or folder", in);
     if (strcmp(out, "-") == 0)
         return cli_usage(c, "the result is a file that is replaced as a whole; it cannot go to standard output");
     if (would_overwrite(in, out)) return cli_usage(c, "%s is part of what is read; give the result another name", out);
+    if (args->card && cli_read_file(args->card, &card, &card_e) < 0) return cli_fail("%s", card_e.msg);
     struct progress progress;
     quern_convert_options options = {
         .type = args->type,
@@ -134,7 +183,11 @@ static int convert(const struct command *c, const struct convert_args *args, con
         .tensor_types = args->tensor_types.p,
         .n_tensor_types = args->tensor_types.n,
         .n_threads = (uint32_t)args->n_threads,
+        .card_text = card.p,
+        .card_length = card.n,
+        .card_name = args->card ? base_name(args->card) : NULL,
         .on_progress = on_progress,
+        .on_measure = on_measure,
         .user = &progress,
     };
     quern_convert_result result = {0};
@@ -144,6 +197,7 @@ static int convert(const struct command *c, const struct convert_args *args, con
     progress_start(&progress, c->name, true);
     int rc = fn(in, out, &options, &result, &e);
     progress_end(&progress);
+    buf_fini(&card);
     return rc < 0 ? cli_fail("%s", e.message) : print_result(args, out, &result);
 }
 
