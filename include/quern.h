@@ -292,7 +292,9 @@ typedef struct quern_convert_options {
     const char *name; /* general.name; NULL: from the source */
     bool dry_run;     /* compute sizes, write nothing */
     bool pure;        /* all matrices in the mix's main type */
-    const char *imatrix;                      /* file that quern_imatrix or llama.cpp wrote; NULL: all columns are alike */
+    uint64_t target_bytes; /* size of the file, in place of type: the type of each matrix is chosen so that it is not larger */
+    double target_bits;    /* the same as bits for each parameter */
+    const char *imatrix;   /* file that quern_imatrix or llama.cpp wrote; NULL: all columns are alike */
     const char *output_type, *embedding_type; /* of the output matrix and the embedding table; NULL: what the mix says */
     const char *const *tensor_types;          /* "REGEX=TYPE": the first that is found in a tensor's name sets its type */
     size_t n_tensor_types;
@@ -328,7 +330,8 @@ typedef struct quern_convert_result {
 /* Hugging Face folder -> GGUF. out_path is replaced durably, or untouched on failure. */
 QUERN_API int quern_convert(const char *folder, const char *out_path, const quern_convert_options *options,
                             quern_convert_result *result, quern_error *err);
-/* GGUF file or folder -> GGUF with its matrices in options->type, which must be set. */
+/* GGUF file or folder -> GGUF with its matrices in options->type, or of options->target_bytes or target_bits: one must be set.
+ */
 QUERN_API int quern_quantize(const char *path, const char *out_path, const quern_convert_options *options,
                              quern_convert_result *result, quern_error *err);
 

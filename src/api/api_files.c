@@ -11,6 +11,8 @@ static struct convert_opts opts_of(const quern_convert_options *o)
                                  .name = o->name,
                                  .dry_run = o->dry_run,
                                  .pure = o->pure,
+                                 .target_bytes = o->target_bytes,
+                                 .target_bits = o->target_bits,
                                  .output_type = o->output_type,
                                  .embedding_type = o->embedding_type,
                                  .tensor_types = o->tensor_types,

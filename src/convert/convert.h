@@ -24,6 +24,9 @@ struct convert_opts { /* zeroed: the defaults */
     const char *output_type, *embedding_type; /* of these two; NULL: what the recipe says */
     const char *const *tensor_types;          /* "REGEX=TYPE", the first that is found in a name holds */
     size_t n_tensor_types;
+    uint64_t
+        target_bytes;    /* size of the file: types are chosen so that it is not larger, and type is NULL (budget.c); 0: none */
+    double target_bits;  /* the same as bits for each weight of the model */
     const char *imatrix; /* file of an importance matrix; NULL: all columns are alike */
     uint32_t n_threads;  /* 0: cpu_threads() */
     /* Called now and then with the bytes of weights written and in all; non-zero cancels. May be NULL. */
@@ -54,7 +57,7 @@ struct convert_result {
 /* src: a folder (FILES_HF). result may be NULL. */
 int convert_hf(const struct files *src, const char *out_path, const struct convert_opts *opts, struct convert_result *result,
                struct err *e);
-/* src: either kind; a folder is converted. opts->type must be set. */
+/* src: either kind; a folder is converted. opts->type or a target must be set. */
 int convert_quantize(const struct files *src, const char *out_path, const struct convert_opts *opts,
                      struct convert_result *result, struct err *e);
 

@@ -70,7 +70,8 @@ static int quantize(struct transfer *t, struct convert_result *result, struct er
 int convert_quantize(const struct files *src, const char *out_path, const struct convert_opts *opts,
                      struct convert_result *result, struct err *e)
 {
-    if (!opts->type) return fail(e, ERR_ARG, "%s: no type to quantize to", files_path(src));
+    if (!opts->type && !opts->target_bytes && !(opts->target_bits > 0))
+        return fail(e, ERR_ARG, "%s: no type to quantize to", files_path(src));
     if (files_kind(src) == FILES_HF) return convert_hf(src, out_path, opts, result, e);
     struct transfer t;
     int rc = transfer_init(&t, src, out_path, opts, e);

@@ -139,6 +139,7 @@ int gguf_write_end(struct gguf_writer *w, struct err *e);
 uint64_t gguf_last_value(const struct gguf_writer *w, enum gguf_type type);
 int gguf_peek(struct gguf_writer *w, const char **tmp_path, struct err *e);
 int gguf_replace(struct gguf_writer *w, uint64_t place, const void *value, size_t n, struct err *e);
+uint64_t gguf_writer_head_bytes(const struct gguf_writer *w); /* of header and metadata so far, without tensor descriptions */
 uint64_t gguf_writer_data_bytes(const struct gguf_writer *w); /* of all tensors added, for progress */
 uint64_t gguf_writer_file_bytes(const struct gguf_writer *w); /* of the whole file; known after gguf_write_begin */
 

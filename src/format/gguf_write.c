@@ -199,6 +199,11 @@ int gguf_add_tensor(struct gguf_writer *w, struct str name, enum qtype type, uin
     return rc;
 }
 
+uint64_t gguf_writer_head_bytes(const struct gguf_writer *w)
+{
+    return w->head.n;
+}
+
 uint64_t gguf_writer_data_bytes(const struct gguf_writer *w)
 {
     return w->data_bytes;
