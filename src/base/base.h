@@ -173,6 +173,8 @@ static inline bool str_ends(struct str s, struct str suffix)
     return s.n >= suffix.n && (suffix.n == 0 || memcmp(s.p + s.n - suffix.n, suffix.p, suffix.n) == 0);
 }
 int str_cmp(struct str a, struct str b); /* bytewise, shorter first */
+bool str_has(struct str s, struct str part);
+bool str_is_any_case(struct str a, const char *z); /* ASCII letters of either case are alike */
 /* Seeded hash of bytes (the seed is drawn once per process): for hash tables over untrusted keys. */
 uint64_t str_hash(struct str s);
 
@@ -357,6 +359,10 @@ struct out;
 int out_open(const char *path, struct out **out, struct err *e);
 int out_write(struct out *o, const void *p, size_t n, struct err *e);
 uint64_t out_pos(const struct out *o);
+/* Makes all that was written so far readable in the temporary file, whose name lives as long as o. */
+int out_peek(struct out *o, const char **tmp_path, struct err *e);
+/* Replaces n bytes that were written before, at pos. */
+int out_patch(struct out *o, uint64_t pos, const void *p, size_t n, struct err *e);
 int out_commit(struct out **o, struct err *e);
 void out_abort(struct out **o); /* NULL and already-committed are fine */
 

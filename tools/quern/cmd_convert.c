@@ -5,50 +5,141 @@
 #include <stdio.h>
 
 struct convert_args {
-    const char *type, *name;
-    bool dry_run, json;
+    const char *type, *name, *imatrix, *card, *target, *output_type, *embedding_type;
+    struct opt_list tensor_types;
+    int64_t n_threads;
+    bool dry_run, pure, json;
 };
 
 #define CONVERT(member) .offset = offsetof(struct convert_args, member)
-#define WEIGHT_TYPES "f32 f16 bf16 q8_0"
+#define TYPES "f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs mxfp4"
+#define MIXES                                                                                                           \
+    "f32 f16 bf16 q8_0 q6_k q5_k_m q5_k_s q5_k q4_k_m q4_k_s q4_k q3_k_l q3_k_m q3_k_s q3_k q2_k q2_k_s iq4_nl iq4_xs " \
+    "mxfp4 mxfp4_moe q5_1 q5_0 q4_1 q4_0"
 
 static const struct opt convert_opts[] = {
-    {"--type", "TYPE", "type of the matrices, one of " WEIGHT_TYPES "; default: as stored", .kind = OPT_CHOICE,
-     .choices = WEIGHT_TYPES, CONVERT(type)},
+    {"--type", "TYPE", "type of the matrices, or a mix of types; default: as stored", .kind = OPT_CHOICE, .choices = MIXES,
+     CONVERT(type)},
     {"--name", "NAME", "name of the model, kept in the file; default: from the source", .kind = OPT_TEXT, CONVERT(name)},
     {"--dry-run", NULL, "write nothing, only print what would be written", .kind = OPT_FLAG, CONVERT(dry_run)},
+    {"-t --threads", "N", "threads that quantise; default: the cores that this process may use. The file does not depend on it",
+     .kind = OPT_INT, .min = 1, .max = 512, CONVERT(n_threads)},
     {"--json", NULL, "print the result as one JSON object", .kind = OPT_FLAG, CONVERT(json)},
     {0},
 };
 
-static const struct opt_group convert_groups[] = {{"Options", convert_opts, 0}, {0}};
+static const struct opt mix_opts[] = {
+    {"--imatrix", "FILE", "importance matrix, as 'quern imatrix' or llama.cpp makes it: columns that matter are rounded better",
+     .kind = OPT_TEXT, CONVERT(imatrix)},
+    {"--target-size", "SIZE",
+     "in place of TYPE: choose the type of each matrix, by how much it suffers, so that the file is not larger; 600M, 0.8G "
+     "(powers of 1000), 600MiB, or 4.5bpw (bits per weight)",
+     .kind = OPT_TEXT, CONVERT(target)},
+    {"--tensor-type", "REGEX=TYPE",
+     "type of all tensors in whose name REGEX is found; may be repeated, the first that is found holds", .kind = OPT_LIST,
+     CONVERT(tensor_types)},
+    {"--output-tensor-type", "TYPE", "type of the output matrix", .kind = OPT_CHOICE, .choices = TYPES, CONVERT(output_type)},
+    {"--token-embedding-type", "TYPE", "type of the embedding table", .kind = OPT_CHOICE, .choices = TYPES,
+     CONVERT(embedding_type)},
+    {"--card", "TEXT", "measure the new file with this text before it gets its name, and keep in it how it compares with IN",
+     .kind = OPT_TEXT, CONVERT(card)},
+    {"--pure", NULL, "no mix: all matrices in the mix's main type", .kind = OPT_FLAG, CONVERT(pure)},
+    {0},
+};
 
+static const struct opt_group convert_groups[] = {{"Options", convert_opts, 0}, {"Types of tensors", mix_opts, 0}, {0}};
+
+/* The line of progress: first of the bytes, then of the windows of the card. */
 static int on_progress(void *user, uint64_t done, uint64_t all)
 {
     progress_show(user, done, all);
     return cli_interrupted();
 }
 
+static int on_measure(void *user, size_t done, size_t all)
+{
+    struct progress *p = user;
+    if (p->bytes) {
+        progress_end(p);
+        progress_start(p, "measuring, windows", false);
+    }
+    progress_show(p, done, all);
+    return cli_interrupted();
+}
+
+static double bits_per_weight(uint64_t bytes, uint64_t parameters)
+{
+    return parameters ? 8.0 * (double)bytes / (double)parameters : 0;
+}
+
+static int put_json(struct buf *out, const struct convert_args *args, const char *path, const quern_convert_result *r)
+{
+    TRY(buf_z(out, "{\"file\":"));
+    TRY(json_write_string(out, str_of(path)));
+    TRY(buf_printf(out, ",\"file_bytes\":%llu,\"parameters\":%llu,\"tensors\":%u,\"bits_per_weight\":",
+                   (unsigned long long)r->file_bytes, (unsigned long long)r->parameters, r->tensors));
+    TRY(buf_f64(out, bits_per_weight(r->file_bytes, r->parameters)));
+    TRY(buf_z(out, ",\"types\":["));
+    for (size_t i = 0; i < r->n_shares; i++) {
+        const quern_type_share *s = &r->shares[i];
+        TRY(buf_printf(out, "%s{\"type\":\"%s\",\"tensors\":%u,\"parameters\":%llu,\"bytes\":%llu}", i ? "," : "", s->type,
+                       s->tensors, (unsigned long long)s->parameters, (unsigned long long)s->bytes));
+    }
+    TRY(buf_z(out, "]"));
+    if (r->quality.tokens) {
+        const quern_divergence *d = &r->quality.divergence;
+        const struct {
+            const char *name;
+            double value;
+        } figures[] = {
+            {",\"quality\":{\"ppl\":", r->quality.ppl},
+            {",\"source_ppl\":", d->base_ppl},
+            {",\"mean_kld\":", d->mean},
+            {",\"median_kld\":", d->median},
+            {",\"kld_99\":", d->p99},
+            {",\"max_kld\":", d->max},
+            {",\"same_top\":", d->same_top},
+        };
+        for (size_t i = 0; i < COUNT_OF(figures); i++) {
+            TRY(buf_z(out, figures[i].name));
+            TRY(buf_f64(out, figures[i].value));
+        }
+        TRY(buf_printf(out, ",\"tokens\":%llu}", (unsigned long long)r->quality.tokens));
+    }
+    return buf_printf(out, ",\"dry_run\":%s}\n", args->dry_run ? "true" : "false");
+}
+
+/* A line for each type, and one for all. */
+static int put_table(struct buf *out, const quern_convert_result *r)
+{
+    char bytes[AMOUNT_MAX], count[AMOUNT_MAX];
+    TRY(buf_printf(out, "%-8s %8s %12s %12s %7s\n", "type", "tensors", "parameters", "bytes", "bits"));
+    for (size_t i = 0; i < r->n_shares; i++) {
+        const quern_type_share *s = &r->shares[i];
+        TRY(buf_printf(out, "%-8s %8u %12s %12s %7.2f\n", s->type, s->tensors, amount_count(s->parameters, count),
+                       amount_bytes(s->bytes, bytes), bits_per_weight(s->bytes, s->parameters)));
+    }
+    return 0;
+}
+
 static int print_result(const struct convert_args *args, const char *path, const quern_convert_result *r)
 {
     struct buf out = {0};
-    double bits = r->parameters ? 8.0 * (double)r->file_bytes / (double)r->parameters : 0;
-    int rc;
-    if (args->json) {
-        rc = buf_z(&out, "{\"file\":");
-        if (rc >= 0) rc = json_write_string(&out, str_of(path));
-        if (rc >= 0) {
-            rc = buf_printf(&out, ",\"file_bytes\":%llu,\"parameters\":%llu,\"tensors\":%u,\"bits_per_weight\":",
-                            (unsigned long long)r->file_bytes, (unsigned long long)r->parameters, r->tensors);
-        }
-        if (rc >= 0) rc = buf_f64(&out, bits);
-        if (rc >= 0) rc = buf_printf(&out, ",\"dry_run\":%s}\n", args->dry_run ? "true" : "false");
-    } else {
-        char bytes[AMOUNT_MAX], count[AMOUNT_MAX];
+    char bytes[AMOUNT_MAX], count[AMOUNT_MAX];
+    int rc = 0;
+    if (args->json) return cli_print(&out, put_json(&out, args, path, r));
+    if (args->dry_run) rc = put_table(&out, r);
+    if (rc >= 0) {
         rc = buf_printf(&out, "%s%s: %s, %s parameters in %u tensors, %.2f bits per weight\n",
                         args->dry_run ? "would write " : "", path, amount_bytes(r->file_bytes, bytes),
-                        amount_count(r->parameters, count), r->tensors, bits);
+                        amount_count(r->parameters, count), r->tensors, bits_per_weight(r->file_bytes, r->parameters));
     }
+    if (rc >= 0 && r->quality.tokens) {
+        const quern_divergence *d = &r->quality.divergence;
+        rc = buf_printf(&out, "perplexity %.4f, source %.4f; divergence %.5f, the same likeliest token for %.2f %%\n",
+                        r->quality.ppl, d->base_ppl, d->mean, 100 * d->same_top);
+    }
+    if (args->imatrix && r->unweighted) cli_note("%s says nothing about %u of the matrices", args->imatrix, r->unweighted);
     return cli_print(&out, rc);
 }
 
@@ -66,31 +157,92 @@ static bool would_overwrite(const char *in, const char *out)
     return same;
 }
 
+/* "600M", "0.8G", "512MiB", "123456", "4.5bpw" */
+static int parse_target(const char *text, uint64_t *bytes, double *bits, struct err *e)
+{
+    static const struct {
+        const char *suffix;
+        double unit; /* bytes; 0: bits per weight */
+    } units[] = {{"bpw", 0},  {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"kB", 1e3}, {"MB", 1e6},
+                 {"GB", 1e9}, {"K", 1e3},      {"M", 1e6},      {"G", 1e9},      {"T", 1e12}, {"", 1}};
+    struct str s = str_of(text);
+    size_t i = 0;
+    double v;
+    while (!str_ends(s, str_of(units[i].suffix))) i++;
+    s.n -= strlen(units[i].suffix);
+    bool ok = str_f64(s, &v) && v > 0 && v * units[i].unit < 0x1p60 && (units[i].unit > 0 || v <= 32);
+    if (!ok) return fail(e, ERR_ARG, "--target-size takes a size as 600M, 0.8G, 600MiB or 4.5bpw, not '%.100s'", text);
+    if (units[i].unit > 0)
+        *bytes = (uint64_t)(v * units[i].unit);
+    else
+        *bits = v;
+    return 0;
+}
+
 typedef int convert_fn(const char *path, const char *out_path, const quern_convert_options *options,
                        quern_convert_result *result, quern_error *err);
 
-static int convert(const struct command *c, const struct convert_args *args, const char *in, const char *out, convert_fn *fn)
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* CLI_OK where in and out can be meant so. */
+static int check_paths(const struct command *c, const char *in, const char *out)
 {
     if (!vfs_exists(in) && !vfs_is_dir(in)) return cli_fail("%s: no such file or folder", in);
     if (strcmp(out, "-") == 0)
         return cli_usage(c, "the result is a file that is replaced as a whole; it cannot go to standard output");
     if (would_overwrite(in, out)) return cli_usage(c, "%s is part of what is read; give the result another name", out);
+    return CLI_OK;
+}
+
+static int write_file(const struct command *c, const struct convert_args *args, const char *in, const char *out,
+                      quern_convert_options *options, convert_fn *fn)
+{
     struct progress progress;
+    quern_convert_result result = {0};
+    quern_error e = {0};
+    options->on_progress = on_progress;
+    options->on_measure = on_measure;
+    options->user = &progress;
+    cli_interrupt_catch(NULL, true);
+    cli_terminate_catch();
+    progress_start(&progress, c->name, true);
+    int rc = fn(in, out, options, &result, &e);
+    progress_end(&progress);
+    return rc < 0 ? cli_fail("%s", e.message) : print_result(args, out, &result);
+}
+
+static int convert(const struct command *c, const struct convert_args *args, const char *in, const char *out, convert_fn *fn)
+{
     quern_convert_options options = {
         .type = args->type,
         .name = args->name,
         .dry_run = args->dry_run,
-        .on_progress = on_progress,
-        .user = &progress,
+        .pure = args->pure,
+        .imatrix = args->imatrix,
+        .output_type = args->output_type,
+        .embedding_type = args->embedding_type,
+        .tensor_types = args->tensor_types.p,
+        .n_tensor_types = args->tensor_types.n,
+        .n_threads = (uint32_t)args->n_threads,
+        .card_name = args->card ? base_name(args->card) : NULL,
     };
-    quern_convert_result result = {0};
-    quern_error e = {0};
-    cli_interrupt_catch(NULL, true);
-    cli_terminate_catch();
-    progress_start(&progress, c->name, true);
-    int rc = fn(in, out, &options, &result, &e);
-    progress_end(&progress);
-    return rc < 0 ? cli_fail("%s", e.message) : print_result(args, out, &result);
+    struct buf card = {0};
+    struct err e = {0};
+    int exit_code = check_paths(c, in, out);
+    if (exit_code != CLI_OK) return exit_code;
+    if (args->target && args->type) return cli_usage(c, "a file has a type or a size, not both");
+    if (args->target && parse_target(args->target, &options.target_bytes, &options.target_bits, &e) < 0)
+        return cli_usage(c, "%s", e.msg);
+    if (args->card && cli_read_file(args->card, &card, &e) < 0) return cli_fail("%s", e.msg);
+    options.card_text = card.p;
+    options.card_length = card.n;
+    exit_code = write_file(c, args, in, out, &options, fn);
+    buf_fini(&card);
+    return exit_code;
 }
 
 static int run_convert(const struct command *c, int argc, char **argv)
@@ -113,7 +265,7 @@ static int run_quantize(const struct command *c, int argc, char **argv)
         if (args.type) return cli_usage(c, "the type is given twice: %s and %.100s", args.type, words.p[2]);
         if (args_assign(convert_opts, &args, STR("--type"), STR("TYPE"), words.p[2], &e) < 0) return cli_usage(c, "%s", e.msg);
     }
-    if (!args.type) return cli_usage(c, "TYPE is missing, one of: " WEIGHT_TYPES);
+    if (!args.type && !args.target) return cli_usage(c, "TYPE is missing, one of: " MIXES);
     return convert(c, &args, words.p[0], words.p[1], quern_quantize);
 }
 
@@ -133,7 +285,9 @@ const struct command command_quantize = {
     .name = "quantize",
     .usage = "IN OUT.gguf TYPE",
     .summary = "the weights of a model to another type",
-    .text = "Writes the model IN (a GGUF file or a Hugging Face folder) with its matrices in TYPE, one of " WEIGHT_TYPES ".\n",
+    .text =
+        "Writes the model IN (a GGUF file or a Hugging Face folder) with its matrices in TYPE, which is one type for all or a "
+        "mix, as llama.cpp knows them: " MIXES ". Vectors, norms and routers stay as they are.\n",
     .groups = convert_groups,
     .min_words = 2,
     .max_words = 3,
