@@ -148,4 +148,5 @@ static void mm_q8_0_dotprod(const struct mm *a, size_t r0, size_t r1)
 void kernels_init_dotprod(struct kernels *k)
 {
     k->mm[QTYPE_Q8_0] = mm_q8_0_dotprod;
+    peak_init_dotprod(k);
 }

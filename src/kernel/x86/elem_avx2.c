@@ -73,4 +73,5 @@ void kernels_init_avx2(struct kernels *k)
     k->attn_tile[QTYPE_F16] = attn_tile_f16_avx2;
     k->attn_merge = attn_merge_avx2;
     k->exp = exp_avx2;
+    peak_init_avx2(k);
 }
