@@ -69,6 +69,7 @@ void quern_session_get_info(const quern_session *q, quern_session_info *out)
                                 .kv_type = qtypes[kv->view.type].name,
                                 .cpu_level = b.level,
                                 .kv_bytes = kv->bytes,
+                                .kv_token_bytes = kv->token_bytes,
                                 .compute_bytes = b.bytes};
 }
 
