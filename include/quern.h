@@ -178,6 +178,16 @@ QUERN_API void quern_session_truncate(quern_session *session, uint32_t n_keep);
  * The next call starts afresh. */
 QUERN_API void quern_session_cancel(quern_session *session);
 
+/* What limits the speed of a session on this machine; bench measures it in the run that it judges. */
+typedef struct quern_limits {
+    double bandwidth_gb_s;      /* reading the model's weights where they lie, with the session's threads */
+    double bandwidth_huge_gb_s; /* reading anonymous memory with huge pages */
+    double int8_tops, f32_tops; /* 10^12 operations a second of the arithmetic units at the session's CPU level; a multiply-add
+                                 * counts as two */
+} quern_limits;
+/* Takes about a second, and up to 1 GiB of memory for the while. */
+QUERN_API int quern_session_measure(const quern_session *session, quern_limits *out, quern_error *err);
+
 /* ---- generation --------------------------------------------------------------------------------------------- */
 
 typedef struct quern_logit_bias {
@@ -291,8 +301,10 @@ QUERN_API int quern_quantize(const char *path, const char *out_path, const quern
 
 /* Names of the model shapes that quern_synthesize knows; NULL past the end. */
 QUERN_API const char *quern_shape(size_t i);
-/* Writes a GGUF file with the shapes of a real model and random weights in options->type (NULL: q8_0): it runs at the speed of
- * the real one. The same shape and type give the same file everywhere. */
+/* Changes whenever quern_synthesize would write other bytes for the same arguments: for names of kept files. */
+QUERN_API unsigned quern_shape_version(void);
+/* Writes a GGUF file with the shapes of a real model and random weights in options->type (a tensor type or a mix such as
+ * q4_k_m; NULL: q8_0): it runs at the speed of the real one. The same shape and type give the same file everywhere. */
 QUERN_API int quern_synthesize(const char *shape, const char *out_path, const quern_convert_options *options, quern_error *err);
 
 /* ---- machine --------------------------------------------------------------------------------------------------------- */

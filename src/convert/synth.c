@@ -1,5 +1,6 @@
-/* synth: see synth.h. Weights are uniform with the variance that keeps a row's dot product at the scale of its input, so that
- * activations stay in the range of a real model and no kernel meets infinities or all zeros. */
+/* synth: see synth.h. Weights have the variance that keeps a row's dot product at the scale of its input, so that activations
+ * stay in the range of a real model and no kernel meets infinities or all zeros. Rows are cut from a pool of random blocks at
+ * random places: making a model is copying, not quantising. */
 #include "convert/synth.h"
 
 #include <math.h>
@@ -12,7 +13,14 @@ static const struct synth_shape shapes[] = {
     {"llama-3.1-8b", 32, 4096, 14336, 32, 8, 128, 128256, 131072, 500000, false},
     {"llama-3.1-70b", 80, 8192, 28672, 64, 8, 128, 128256, 131072, 500000, false},
     {"llama-2-7b", 32, 4096, 11008, 32, 32, 128, 32000, 4096, 10000, false},
+    {"mistral-7b", 32, 4096, 14336, 32, 8, 128, 32768, 32768, 1000000, false},
+    {"qwen2.5-7b", 28, 3584, 18944, 28, 4, 128, 152064, 32768, 1000000, false},
 };
+
+/* Shapes that people ask for and that the llama architecture does not have. */
+static const struct {
+    const char *name, *architecture;
+} foreign[] = {{"qwen3-30b-a3b", "qwen3moe"}, {"gpt-oss-20b", "gpt-oss"}, {"llama-4-scout", "llama4"}};
 
 const struct synth_shape *synth_shape_at(size_t i)
 {
@@ -21,6 +29,12 @@ const struct synth_shape *synth_shape_at(size_t i)
 
 const struct synth_shape *synth_shape_find(const char *name, struct err *e)
 {
+    for (size_t i = 0; i < COUNT_OF(foreign); i++)
+        if (str_is(str_of(name), foreign[i].name)) {
+            (void)fail(e, ERR_UNSUPPORTED, "shape '%s' needs the architecture %s, of which no random model can be made yet",
+                       name, foreign[i].architecture);
+            return NULL;
+        }
     struct buf names = {0};
     for (size_t i = 0; i < COUNT_OF(shapes); i++) {
         if (str_is(str_of(name), shapes[i].name)) {
@@ -68,14 +82,47 @@ static int each_part(const struct synth_shape *s, int (*fn)(void *ctx, const str
     return s->tied ? 0 : fn(ctx, &output, -1, e);
 }
 
+/* ---- types ------------------------------------------------------------------------------------------------- */
+
+/* A mix of types: the matrices that suffer most from rounding get more bits. */
+static const struct mix {
+    const char *name;
+    enum qtype most, careful;
+} mixes[] = {{"q4_k_m", QTYPE_Q4_K, QTYPE_Q6_K}, {"q5_k_m", QTYPE_Q5_K, QTYPE_Q6_K}};
+
+static int mix_find(const char *name, struct mix *out, struct err *e)
+{
+    enum qtype t;
+    for (size_t i = 0; i < COUNT_OF(mixes); i++)
+        if (str_is(str_of(name), mixes[i].name)) {
+            *out = mixes[i];
+            return 0;
+        }
+    if (!qtype_by_name(str_of(name), &t) || qtypes[t].ggml_id == NO_GGML)
+        return fail(e, ERR_ARG, "type '%s' is not one that GGUF files have", name);
+    *out = (struct mix){qtypes[t].name, t, t};
+    return 0;
+}
+
+/* The output matrix; of values and the second half of the feed-forward, the first and last eighth of the layers and each third
+ * between. */
+static bool is_careful(const struct synth_shape *s, const struct part *p, int layer)
+{
+    const int n = (int)s->n_layers;
+    if (layer < 0) return p == &output || (p == &embedding && s->tied);
+    if (!str_is(str_of(p->name), "attn_v") && !str_is(str_of(p->name), "ffn_down")) return false;
+    return layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
+}
+
 /* ---- writing ------------------------------------------------------------------------------------------------ */
+
+enum { POOL_ROWS = 64 };
 
 struct writing {
     const struct synth_shape *s;
-    enum qtype type;
+    struct mix mix;
     struct gguf_writer *w;
-    float *row;     /* [widest row] */
-    void *packed;   /* the row in its type */
+    uint8_t *pool;  /* POOL_ROWS rows of blocks, of the tensor under way */
     uint64_t state; /* of the generator */
     uint64_t done, all;
     int (*on_progress)(void *user, uint64_t done, uint64_t all);
@@ -83,10 +130,11 @@ struct writing {
 };
 
 /* Where the rows do not fit the type's blocks, or for vectors: f32. */
-static enum qtype type_of(const struct writing *w, const struct part *p)
+static enum qtype type_of(const struct writing *w, const struct part *p, int layer)
 {
     uint64_t bytes;
-    return p->out == W_NONE || !qtype_row_bytes(w->type, width_of(w->s, p->in), &bytes) ? QTYPE_F32 : w->type;
+    enum qtype t = is_careful(w->s, p, layer) ? w->mix.careful : w->mix.most;
+    return p->out == W_NONE || !qtype_row_bytes(t, width_of(w->s, p->in), &bytes) ? QTYPE_F32 : t;
 }
 
 static int declare(void *ctx, const struct part *p, int layer, struct err *e)
@@ -96,35 +144,39 @@ static int declare(void *ctx, const struct part *p, int layer, struct err *e)
     const uint64_t ne[2] = {width_of(w->s, p->in), width_of(w->s, p->out)};
     int rc = layer < 0 ? buf_printf(&name, "%s.weight", p->name) : buf_printf(&name, "blk.%d.%s.weight", layer, p->name);
     rc = rc < 0 ? fail_nomem(e, "a name", 64)
-                : gguf_add_tensor(w->w, buf_view(&name), type_of(w, p), p->out == W_NONE ? 1 : 2, ne, e);
+                : gguf_add_tensor(w->w, buf_view(&name), type_of(w, p, layer), p->out == W_NONE ? 1 : 2, ne, e);
     buf_fini(&name);
     return rc;
 }
 
-/* Uniform in [-1, 1): xorshift64 (Marsaglia 2003). */
-static float next_random(uint64_t *state)
+static int put(struct writing *w, const void *p, uint64_t bytes, struct err *e)
 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return (float)(int32_t)(*state >> 32) * 0x1p-31f;
+    const uint64_t before = w->done;
+    TRY(gguf_write_data(w->w, p, bytes, e));
+    w->done += bytes;
+    bool tell = w->on_progress && w->done >> 22 != before >> 22;
+    return tell && w->on_progress(w->user, w->done, w->all) ? fail(e, ERR_CANCELLED, "cancelled") : 0;
+}
+
+static int write_ones(struct writing *w, uint64_t n, struct err *e)
+{
+    const float one = 1;
+    for (uint64_t i = 0; i < n; i++) TRY(put(w, &one, sizeof one, e));
+    return 0;
 }
 
 static int write_part(void *ctx, const struct part *p, int layer, struct err *e)
 {
     struct writing *w = ctx;
-    (void)layer;
-    enum qtype type = type_of(w, p);
-    uint64_t n = width_of(w->s, p->in), rows = width_of(w->s, p->out), bytes = 0;
-    (void)qtype_row_bytes(type, n, &bytes); /* type_of chose one that fits */
-    float scale = sqrtf(3.0f / (float)n);
+    const enum qtype type = type_of(w, p, layer);
+    const struct qtype_info *info = &qtypes[type];
+    const uint64_t n = width_of(w->s, p->in), rows = width_of(w->s, p->out), row_blocks = n / info->block_n;
+    if (p->out == W_NONE) return write_ones(w, n, e);
+    qtype_noise(type, &w->state, sqrtf(1.0f / (float)n), w->pool, POOL_ROWS * row_blocks);
+    uint64_t at = 0;
     for (uint64_t r = 0; r < rows; r++) {
-        for (uint64_t i = 0; i < n; i++) w->row[i] = p->out == W_NONE ? 1.0f : scale * next_random(&w->state);
-        qtypes[type].quantize(w->row, NULL, w->packed, n);
-        TRY(gguf_write_data(w->w, w->packed, bytes, e));
-        w->done += bytes;
-        if (r % 256 == 0 && w->on_progress && w->on_progress(w->user, w->done, w->all))
-            return fail(e, ERR_CANCELLED, "cancelled");
+        TRY(put(w, w->pool + at * info->block_bytes, row_blocks * info->block_bytes, e));
+        at = (at + row_blocks + 1) % ((POOL_ROWS - 1) * row_blocks); /* so that rows differ */
     }
     return 0;
 }
@@ -185,9 +237,8 @@ static int put_metadata(const struct writing *w, struct err *e)
 static int write_all(struct writing *w, struct arena *a, const char *out_path, struct err *e)
 {
     size_t widest = size_max(w->s->n_ff, size_max(w->s->n_embd, (size_t)w->s->n_heads * w->s->head_dim));
-    w->row = arena_array(a, widest, sizeof *w->row);
-    w->packed = arena_array(a, widest, sizeof *w->row);
-    if (!w->row || !w->packed) return fail_nomem(e, "a row", widest * sizeof *w->row);
+    w->pool = arena_array(a, POOL_ROWS * widest, sizeof(float)); /* no type takes more */
+    if (!w->pool) return fail_nomem(e, "random rows", POOL_ROWS * widest * sizeof(float));
     TRY(gguf_writer_new(out_path, &w->w, e));
     TRY(put_metadata(w, e));
     TRY(put_vocabulary(w, a, e));
@@ -198,12 +249,13 @@ static int write_all(struct writing *w, struct arena *a, const char *out_path, s
     return gguf_write_end(w->w, e);
 }
 
-int synth_write(const struct synth_shape *shape, enum qtype type, const char *out_path,
+int synth_write(const struct synth_shape *shape, const char *type, const char *out_path,
                 int (*on_progress)(void *user, uint64_t done, uint64_t all), void *user, struct err *e)
 {
     struct arena a = {0};
-    struct writing w = {.s = shape, .type = type, .state = 0x9e3779b97f4a7c15u, .on_progress = on_progress, .user = user};
-    int rc = write_all(&w, &a, out_path, e);
+    struct writing w = {.s = shape, .state = 0x9e3779b97f4a7c15u, .on_progress = on_progress, .user = user};
+    int rc = mix_find(type, &w.mix, e);
+    if (rc == 0) rc = write_all(&w, &a, out_path, e);
     gguf_writer_free(&w.w);
     arena_fini(&a);
     return rc;

@@ -100,6 +100,8 @@ int cli_finish(int exit_code);
 
 int cli_read_stdin(struct buf *out, struct err *e);
 int cli_read_file(const char *path, struct buf *out, struct err *e); /* "-" is stdin */
+/* Makes the folders that path, the name of a file, lies in; for the owner only. path is as before afterwards. */
+bool cli_make_folders(char *path);
 bool cli_same_file(const char *a, const char *b);
 bool cli_is_model(const char *path); /* an existing file of weights, which nothing but a model should replace */
 
