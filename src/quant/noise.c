@@ -41,7 +41,7 @@ static void put_scales(enum qtype t, uint8_t *blocks, size_t n, float d, float m
     (void)frexpf(d, &power); /* d = f * 2^power, 1/2 <= f < 1; the byte stands for 2^(byte - 128) */
     for (size_t i = 0; i < n; i++, blocks += bytes) {
         if (at->exponent)
-            blocks[at->d] = (uint8_t)(128 + power);
+            blocks[at->d] = (uint8_t)(128 + power - 1);
         else
             put_half(blocks + at->d, d);
         if (at->m) put_half(blocks + at->m, m);
