@@ -279,23 +279,40 @@ QUERN_API int quern_perplexity(quern_session *session, const char *text, size_t 
 /* ---- files ------------------------------------------------------------------------------------------------------- */
 
 typedef struct quern_convert_options {
-    const char *type; /* "f32", "f16", "bf16", "q8_0"; NULL: as stored */
+    const char *type; /* of the matrices: a type or mix, as llama.cpp names them ("f16", "q8_0", "q4_k_m"); NULL: as stored */
     const char *name; /* general.name; NULL: from the source */
     bool dry_run;     /* compute sizes, write nothing */
+    bool pure;        /* all matrices in the mix's main type */
+    const char *imatrix;                      /* file that quern_imatrix or llama.cpp wrote; NULL: all columns are alike */
+    const char *output_type, *embedding_type; /* of the output matrix and the embedding table; NULL: what the mix says */
+    const char *const *tensor_types;          /* "REGEX=TYPE": the first that is found in a tensor's name sets its type */
+    size_t n_tensor_types;
+    uint32_t n_threads; /* 0: what the machine and its limits allow. The file does not depend on it */
     /* Called now and then; non-zero cancels (no file is left behind). */
     int (*on_progress)(void *user, uint64_t bytes_done, uint64_t bytes_all);
     void *user;
 } quern_convert_options;
 
+/* What the tensors of one type add up to. */
+typedef struct quern_type_share {
+    const char *type;
+    uint32_t tensors;
+    uint64_t parameters, bytes;
+} quern_type_share;
+
+#define QUERN_TYPES_MAX 64
 typedef struct quern_convert_result {
     uint64_t file_bytes, parameters;
     uint32_t tensors;
+    uint32_t unweighted; /* matrices that the importance matrix says nothing about */
+    quern_type_share shares[QUERN_TYPES_MAX];
+    size_t n_shares;
 } quern_convert_result;
 
 /* Hugging Face folder -> GGUF. out_path is replaced durably, or untouched on failure. */
 QUERN_API int quern_convert(const char *folder, const char *out_path, const quern_convert_options *options,
                             quern_convert_result *result, quern_error *err);
-/* GGUF file or folder -> GGUF with its matrices in options->type. */
+/* GGUF file or folder -> GGUF with its matrices in options->type, which must be set. */
 QUERN_API int quern_quantize(const char *path, const char *out_path, const quern_convert_options *options,
                              quern_convert_result *result, quern_error *err);
 

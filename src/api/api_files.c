@@ -6,6 +6,33 @@
 typedef int convert_fn(const struct files *src, const char *out_path, const struct convert_opts *opts,
                        struct convert_result *result, struct err *e);
 
+static struct convert_opts opts_of(const quern_convert_options *o)
+{
+    return (struct convert_opts){.type = o->type,
+                                 .name = o->name,
+                                 .dry_run = o->dry_run,
+                                 .pure = o->pure,
+                                 .output_type = o->output_type,
+                                 .embedding_type = o->embedding_type,
+                                 .tensor_types = o->tensor_types,
+                                 .n_tensor_types = o->n_tensor_types,
+                                 .imatrix = o->imatrix,
+                                 .n_threads = o->n_threads,
+                                 .on_progress = o->on_progress,
+                                 .user = o->user};
+}
+
+static void give_result(const struct convert_result *r, quern_convert_result *out)
+{
+    _Static_assert(QTYPE_COUNT <= QUERN_TYPES_MAX, "types");
+    *out = (quern_convert_result){
+        .file_bytes = r->file_bytes, .parameters = r->parameters, .tensors = r->tensors, .unweighted = r->unweighted};
+    for (size_t i = 0; i < QTYPE_COUNT; i++) {
+        const struct convert_share *s = &r->shares[i];
+        if (s->tensors) out->shares[out->n_shares++] = (quern_type_share){qtypes[i].name, s->tensors, s->weights, s->bytes};
+    }
+}
+
 static int run(convert_fn *fn, const char *path, const char *out_path, const quern_convert_options *o,
                quern_convert_result *result, quern_error *err)
 {
@@ -13,16 +40,14 @@ static int run(convert_fn *fn, const char *path, const char *out_path, const que
     struct convert_result r;
     struct files *src;
     struct err e = {0};
-    if (!o) o = &none;
-    const struct convert_opts opts = {
-        .type = o->type, .name = o->name, .dry_run = o->dry_run, .on_progress = o->on_progress, .user = o->user};
+    const struct convert_opts opts = opts_of(o ? o : &none);
     int rc = files_open(path, &src, &e);
     if (rc == 0) {
         rc = fn(src, out_path, &opts, &r, &e);
         files_close(&src);
     }
     if (rc < 0) return api_fail(err, &e);
-    if (result) *result = (quern_convert_result){.file_bytes = r.file_bytes, .parameters = r.parameters, .tensors = r.tensors};
+    if (result) give_result(&r, result);
     return 0;
 }
 

@@ -173,6 +173,8 @@ static inline bool str_ends(struct str s, struct str suffix)
     return s.n >= suffix.n && (suffix.n == 0 || memcmp(s.p + s.n - suffix.n, suffix.p, suffix.n) == 0);
 }
 int str_cmp(struct str a, struct str b); /* bytewise, shorter first */
+bool str_has(struct str s, struct str part);
+bool str_is_any_case(struct str a, const char *z); /* ASCII letters of either case are alike */
 /* Seeded hash of bytes (the seed is drawn once per process): for hash tables over untrusted keys. */
 uint64_t str_hash(struct str s);
 

@@ -23,6 +23,29 @@ int str_cmp(struct str a, struct str b)
     return a.n < b.n ? -1 : a.n > b.n;
 }
 
+bool str_has(struct str s, struct str part)
+{
+    for (; s.n >= part.n; s.p++, s.n--) {
+        if (str_starts(s, part)) return true;
+        if (s.n == 0) return false;
+    }
+    return false;
+}
+
+static char lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
+bool str_is_any_case(struct str a, const char *z)
+{
+    struct str b = str_of(z);
+    if (a.n != b.n) return false;
+    for (size_t i = 0; i < a.n; i++)
+        if (lower(a.p[i]) != lower(b.p[i])) return false;
+    return true;
+}
+
 /* ---- hashing: SipHash-1-3 with a key drawn once per process ---- */
 
 static uint64_t hash_key[2];

@@ -30,7 +30,7 @@ static int add_divisors(struct transfer *t, const struct hparams *hp, const char
     if (!made || !v) return fail_nomem(e, name, n * sizeof *v);
     for (uint32_t i = 0; i < n; i++) v[i] = values ? values[i] : llama3_divisor(hp, i);
     *made = (struct tensor){str_of(name), QTYPE_F32, 1, {n, 1, 1, 1}, v, n * sizeof *v, NULL};
-    t->items[t->n++] = (struct transfer_item){.src = made, .name = made->name, .type = QTYPE_F32};
+    t->items[t->n++] = (struct transfer_item){.src = made, .name = made->name};
     return 0;
 }
 
@@ -59,13 +59,6 @@ static size_t place(struct str name, uint32_t n_layers)
     return str_u64(digits, &layer) && layer < n_layers ? (size_t)layer + 1 : (size_t)n_layers + 1;
 }
 
-static bool has_part(struct str name, struct str part)
-{
-    for (; name.n >= part.n; name.p++, name.n--)
-        if (str_starts(name, part)) return true;
-    return false;
-}
-
 /* Tensors that GGUF files leave out: tables that everybody computes, and an output matrix that is the embedding. */
 static bool left_out(const struct transfer *t, const struct hparams *hp, struct str name)
 {
@@ -87,9 +80,9 @@ static int make_item(struct transfer *t, const struct hparams *hp, const struct 
     struct str s = {name, gguf.n};
     buf_fini(&gguf);
     if (!name) return fail_nomem(e, "name of a tensor", s.n);
-    *item = (struct transfer_item){.src = src, .name = s, .type = transfer_type(t, src, s)};
-    if (has_part(s, STR(".attn_q."))) item->heads = hp->n_heads;
-    if (has_part(s, STR(".attn_k."))) item->heads = hp->n_kv_heads;
+    *item = (struct transfer_item){.src = src, .name = s};
+    if (str_has(s, STR(".attn_q."))) item->heads = hp->n_heads;
+    if (str_has(s, STR(".attn_k."))) item->heads = hp->n_kv_heads;
     return 0;
 }
 
@@ -133,7 +126,9 @@ static int convert(struct transfer *t, const struct model *m, struct convert_res
     if (!name) return fail_nomem(e, "name of the model", 0);
     TRY(list_items(t, &m->hp, e));
     TRY(hf_meta_put(t->w, t->src, m, name, e));
-    transfer_put_types(t);
+    t->model = (struct recipe_model){
+        .n_layers = m->hp.n_layers, .n_heads = m->hp.n_heads, .n_kv_heads = m->hp.n_kv_heads, .tied = m->hp.tied};
+    TRY(transfer_plan(t, e));
     return transfer_run(t, result, e);
 }
 

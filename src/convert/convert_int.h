@@ -1,4 +1,4 @@
-/* convert_int: what the files of this room share: the list of tensors to write, and the writing of them. */
+/* convert_int: what the files of this room share: the list of tensors to write, the choice of their types, and the writing. */
 #ifndef QUERN_CONVERT_INT_H
 #define QUERN_CONVERT_INT_H
 
@@ -12,26 +12,57 @@ struct transfer_item {
     uint64_t heads;  /* 0: rows stay in order. Else the rows make so many heads, and each is interleaved (transfer.c) */
 };
 
+/* ---- recipes: named mixes of types ------------------------------------------------------------------------------------- */
+
+struct recipe {
+    const char *name;
+    enum qtype type;    /* of most matrices */
+    uint32_t file_type; /* general.file_type */
+};
+
+#define RECIPE_LAYERS 1024
+
+/* What the rules ask about a model; numbers are 0 where the source does not say. */
+struct recipe_model {
+    uint32_t n_layers; /* at most RECIPE_LAYERS */
+    uint32_t n_heads, n_kv_heads, n_experts;
+    bool tied;     /* the embedding table is the output matrix */
+    bool weighted; /* there is an importance matrix */
+};
+
+const struct recipe *recipe_find(struct str name); /* any case; NULL when unknown */
+const struct recipe *recipe_at(size_t i);          /* NULL past the end */
+/* general.file_type of a file that follows no recipe and has mostly this type. */
+uint32_t recipe_file_type(enum qtype most);
+/* True for tensors that no recipe touches: vectors, norms, routers and the like. */
+bool recipe_keeps(struct str name, uint32_t n_dims);
+/* The type itself where rows of so many weights are whole blocks of it, else what takes its place. */
+enum qtype recipe_fit(enum qtype type, uint64_t row);
+/* Gives all items a type, save those that are kept. */
+void recipe_assign(const struct recipe *r, const struct recipe_model *m, struct transfer_item *items, size_t n);
+
+/* ---- transfer ------------------------------------------------------------------------------------------------------------ */
+
 /* What the file is to be. */
 struct transfer {
     const struct files *src;
     const char *out_path; /* NULL: only sizes are wanted */
     const struct convert_opts *opts;
-    bool as_stored;
-    enum qtype type; /* of matrices, unless as_stored */
-    struct arena a;  /* names, made tensors */
+    const struct recipe *recipe; /* NULL: as stored, or chosen for a size */
+    struct recipe_model model;
+    struct imatrix *imatrix; /* NULL: all weights are alike */
+    struct pool *pool;       /* NULL: only sizes are wanted */
+    struct arena a;          /* names, made tensors, buffers */
     struct transfer_item *items;
     size_t n;
     struct gguf_writer *w;
 };
 
-/* Resolves the options and opens the writer. transfer_fini also after a failure. */
+/* Resolves the options, opens the writer and the importance matrix. transfer_fini also after a failure. */
 int transfer_init(struct transfer *t, const struct files *src, const char *out_path, const struct convert_opts *opts,
                   struct err *e);
-/* The type that a tensor takes in the new file. */
-enum qtype transfer_type(const struct transfer *t, const struct tensor *src, struct str name);
-/* general.file_type and general.quantization_version, for the items there are. */
-void transfer_put_types(struct transfer *t);
+/* Gives each item its type (plan.c), for t->model; puts general.file_type and what else describes the quantisation. */
+int transfer_plan(struct transfer *t, struct err *e);
 /* Describes all items, writes everything and finishes the file; fills result. */
 int transfer_run(struct transfer *t, struct convert_result *result, struct err *e);
 void transfer_fini(struct transfer *t);

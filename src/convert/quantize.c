@@ -1,11 +1,16 @@
 /* quantize: a GGUF file into another type. All metadata is carried over, save what says how the file is stored. */
 #include "convert/convert_int.h"
 
+#include <stdio.h>
+
 /* Whether a key describes the old file and not the model. */
 static bool of_the_file(const struct transfer *t, struct str key)
 {
-    if (str_is(key, "general.name")) return t->opts->name != NULL;
-    return str_is(key, "general.file_type") || str_is(key, "general.quantization_version") || str_starts(key, STR("split."));
+    static const struct str prefixes[] = {
+        {"general.file_type", 17}, {"general.quantization_version", 28}, {"split.", 6}, {"quantize.imatrix.", 17}};
+    for (size_t i = 0; i < COUNT_OF(prefixes); i++)
+        if (str_starts(key, prefixes[i])) return true;
+    return t->opts->name && str_is(key, "general.name");
 }
 
 static int list_items(struct transfer *t, struct err *e)
@@ -15,9 +20,36 @@ static int list_items(struct transfer *t, struct err *e)
     if (!t->items) return fail_nomem(e, "list of tensors", t->n * sizeof *t->items);
     for (size_t i = 0; i < t->n; i++) {
         const struct tensor *src = files_tensor(t->src, i);
-        t->items[i] = (struct transfer_item){.src = src, .name = src->name, .type = transfer_type(t, src, src->name)};
+        t->items[i] = (struct transfer_item){.src = src, .name = src->name};
     }
     return 0;
+}
+
+/* "<architecture>.<name>", as a number or, where layers differ, an array: its largest element. */
+static uint32_t number(const struct gguf *g, const char *name)
+{
+    struct str arch = {0};
+    char key[128];
+    uint64_t v = 0, x;
+    (void)gguf_get_str(g, "general.architecture", &arch);
+    (void)snprintf(key, sizeof key, "%.*s.%s", STR_ARG(arch), name);
+    const struct gguf_kv *kv = gguf_find(g, key);
+    if (!gguf_get_u64(g, key, &v) && kv)
+        for (uint64_t i = 0; gguf_arr_u64(kv, i, &x); i++) v = x > v ? x : v;
+    return v < UINT32_MAX ? (uint32_t)v : UINT32_MAX;
+}
+
+/* The file need not be of an architecture that Quern runs. */
+static void describe(struct transfer *t, const struct gguf *g)
+{
+    t->model = (struct recipe_model){
+        .n_layers = (uint32_t)size_min(number(g, "block_count"), RECIPE_LAYERS),
+        .n_heads = number(g, "attention.head_count"),
+        .n_kv_heads = number(g, "attention.head_count_kv"),
+        .n_experts = number(g, "expert_count"),
+        .tied = !files_find(t->src, STR("output.weight")),
+    };
+    if (!t->model.n_kv_heads) t->model.n_kv_heads = t->model.n_heads;
 }
 
 static int quantize(struct transfer *t, struct convert_result *result, struct err *e)
@@ -27,7 +59,8 @@ static int quantize(struct transfer *t, struct convert_result *result, struct er
     for (size_t i = 0; i < gguf_n_kv(g); i++)
         if (!of_the_file(t, gguf_kv_at(g, i)->key)) gguf_put_kv(t->w, gguf_kv_at(g, i));
     if (t->opts->name) gguf_put_str(t->w, "general.name", str_of(t->opts->name));
-    transfer_put_types(t);
+    describe(t, g);
+    TRY(transfer_plan(t, e));
     return transfer_run(t, result, e);
 }
 

@@ -1,4 +1,6 @@
-/* transfer: tensors from a map into a new GGUF file, converted on the way in pieces of at most CHUNK weights.
+/* transfer: tensors from a map into a new GGUF file, converted on the way. A tensor goes through memory in slabs: the threads
+ * of a pool convert the rows of one together, then it is written. A row is converted as a whole, or where it is very long in
+ * pieces, always the same ones: the bytes of the file do not depend on the number of threads.
  *
  * Q and K of the llama architecture change their row order. A rotation turns pairs of rows of a head: Hugging Face pairs row j
  * with row j + D/2 of the head's D rows, GGUF's llama pairs neighbours. So
@@ -11,155 +13,235 @@
 #include <float.h>
 #include <math.h>
 
-enum { CHUNK = 65536, QUANTIZATION_VERSION = 2 };
+enum {
+    PIECE = 1 << 18, /* weights converted at once at most; a multiple of every block */
+    SLAB = 4 << 20,  /* bytes of the new file that are made before they are written */
+};
+_Static_assert((size_t)PIECE * sizeof(float) <= SLAB, "a slab holds a piece of any type");
 
-static const struct {
-    uint32_t file_type; /* general.file_type of a file whose matrices are of this type */
-    float largest;      /* magnitude that it can hold */
-} kinds[QTYPE_COUNT] = {
-    [QTYPE_F32] = {0, FLT_MAX},
-    [QTYPE_F16] = {1, 0x1.ffdffep15f},     /* the next float, 65520, rounds to infinity */
-    [QTYPE_BF16] = {32, 0x1.fefffep127f},  /* likewise */
-    [QTYPE_Q8_0] = {7, 65504.0f * 127.0f}, /* the scale is a half */
+/* The largest magnitude that a type can hold; of every type that is written. */
+static const float largest[QTYPE_COUNT] = {
+    [QTYPE_F32] = FLT_MAX,
+    [QTYPE_F16] = 0x1.ffdffep15f,     /* the next float, 65520, rounds to infinity */
+    [QTYPE_BF16] = 0x1.fefffep127f,   /* likewise */
+    [QTYPE_Q8_0] = 65504.0f * 127.0f, /* the scale is a half */
+    [QTYPE_Q4_0] = 65504.0f * 8.0f,
+    [QTYPE_Q4_1] = 65504.0f,
+    [QTYPE_Q5_0] = 65504.0f * 16.0f,
+    [QTYPE_Q5_1] = 65504.0f,
+    [QTYPE_IQ4_NL] = 65504.0f * 127.0f,
+    [QTYPE_MXFP4] = 0x1p100f,
+    [QTYPE_Q2_K] = 65504.0f * 15.0f,
+    [QTYPE_Q3_K] = 65504.0f * 32.0f * 4.0f,
+    [QTYPE_Q4_K] = 65504.0f * 63.0f,
+    [QTYPE_Q5_K] = 65504.0f * 63.0f,
+    [QTYPE_Q6_K] = 65504.0f * 128.0f * 32.0f,
+    [QTYPE_IQ4_XS] = 65504.0f * 32.0f * 127.0f,
 };
 
 int transfer_init(struct transfer *t, const struct files *src, const char *out_path, const struct convert_opts *opts,
                   struct err *e)
 {
-    *t = (struct transfer){.src = src, .out_path = opts->dry_run ? NULL : out_path, .opts = opts, .as_stored = !opts->type};
+    *t = (struct transfer){.src = src, .out_path = opts->dry_run ? NULL : out_path, .opts = opts};
     if (!opts->dry_run && !out_path) return fail(e, ERR_ARG, "%s: no file name to write to", files_path(src));
-    if (opts->type && (!qtype_by_name(str_of(opts->type), &t->type) || !qtypes[t->type].quantize)) {
-        struct buf names = {0};
-        for (unsigned i = 0; i < QTYPE_COUNT; i++)
-            if (qtypes[i].quantize) (void)buf_printf(&names, "%s%s", names.n ? ", " : "", qtypes[i].name);
-        int rc = fail(e, ERR_ARG, "type \"%s\" cannot be written; Quern writes %.*s", opts->type, STR_ARG(buf_view(&names)));
-        buf_fini(&names);
-        return rc;
-    }
+    if (opts->imatrix) TRY(imatrix_open(opts->imatrix, &t->imatrix, e));
+    if (t->out_path) TRY(pool_new(opts->n_threads ? opts->n_threads : cpu_threads(), &t->pool, e));
     return gguf_writer_new(t->out_path, &t->w, e);
 }
 
 void transfer_fini(struct transfer *t)
 {
     gguf_writer_free(&t->w);
+    pool_free(&t->pool);
+    imatrix_free(&t->imatrix);
     arena_fini(&t->a);
 }
 
-/* Vectors, norms and routers are small and sensitive: they are f32. So is whatever is no weight of a product. */
-enum qtype transfer_type(const struct transfer *t, const struct tensor *src, struct str name)
-{
-    if (src->n_dims < 2) return QTYPE_F32;
-    bool matrix =
-        str_ends(name, STR(".weight")) && !str_ends(name, STR("_norm.weight")) && !str_ends(name, STR("ffn_gate_inp.weight"));
-    if (t->as_stored || !matrix || src->ne[0] % qtypes[t->type].block_n) return src->type;
-    return t->type;
-}
-
-void transfer_put_types(struct transfer *t)
-{
-    uint64_t elements[QTYPE_COUNT] = {0};
-    enum qtype most = QTYPE_F32;
-    for (size_t i = 0; i < t->n; i++) {
-        const uint64_t *ne = t->items[i].src->ne;
-        elements[t->items[i].type] += ne[0] * ne[1] * ne[2] * ne[3]; /* checked when the source was opened */
-    }
-    for (unsigned i = 0; i < QTYPE_COUNT; i++)
-        if (elements[i] > elements[most]) most = (enum qtype)i;
-    gguf_put_u32(t->w, "general.file_type", kinds[most].file_type);
-    gguf_put_u32(t->w, "general.quantization_version", QUANTIZATION_VERSION);
-}
-
-/* ---- data ---------------------------------------------------------------------------------------------------------- */
+/* ---- one tensor -------------------------------------------------------------------------------------------------------- */
 
 /* The rows of a tensor under way. */
 struct stream {
     struct transfer *t;
     const struct transfer_item *item;
-    uint64_t row_len, row_bytes; /* in the source */
-    float *floats;               /* [CHUNK] */
-    uint8_t *bytes;              /* what CHUNK weights take in the new type */
-    uint64_t done, all;          /* bytes of data, for progress */
+    uint64_t n_rows, row_len, row_bytes; /* in the source */
+    uint64_t piece;                      /* weights; the last of a row may be shorter */
+    uint64_t row_pieces, n_pieces;
+    uint64_t piece_bytes, new_row_bytes; /* in the new file */
+    const float *importance;             /* [matrices][row_len]; NULL: all alike */
+    uint64_t from, to;                   /* pieces of the slab that is being made */
+    float **floats;                      /* [threads][PIECE] */
+    uint64_t *bad;                       /* [threads] first piece with a weight that the new type cannot hold, else n_pieces */
+    uint8_t *slab;                       /* [SLAB] */
+    uint64_t done, all;                  /* bytes of data, for progress */
     struct err *e;
 };
+
+/* Row of the source that becomes row r of the file. */
+static uint64_t source_row(const struct stream *s, uint64_t r)
+{
+    if (!s->item->heads) return r;
+    uint64_t dim = s->n_rows / s->item->heads, in_head = r % dim;
+    return r - in_head + in_head / 2 + dim / 2 * (in_head % 2);
+}
+
+static bool in_range(const float *x, size_t n, float limit)
+{
+    size_t n_good = 0;
+    for (size_t i = 0; i < n; i++) n_good += fabsf(x[i]) <= limit; /* false for NaN */
+    return n_good == n;
+}
+
+/* Piece p of the file: into dst, with x [PIECE] for the floats. False where a weight does not fit. */
+static bool make_piece(const struct stream *s, uint64_t p, uint8_t *dst, float *x)
+{
+    const struct tensor *src = s->item->src;
+    const struct qtype_info *to = &qtypes[s->item->type];
+    uint64_t row = source_row(s, p / s->row_pieces), col = p % s->row_pieces * s->piece;
+    size_t n = (size_t)(s->row_len - col < s->piece ? s->row_len - col : s->piece);
+    const struct qrow from = {(const uint8_t *)src->data + row * s->row_bytes, src->side,
+                              src->side ? row * (s->row_len / src->side->group) : 0};
+    if (src->type == s->item->type) {
+        memcpy(dst, from.data + col / to->block_n * to->block_bytes, n / to->block_n * to->block_bytes);
+        return true;
+    }
+    qtypes[src->type].row_to_float(&from, col, x, n);
+    if (!in_range(x, n, largest[s->item->type])) return false;
+    const float *importance = s->importance ? s->importance + row / src->ne[1] * s->row_len + col : NULL;
+    to->quantize(x, importance, dst, n);
+    return true;
+}
+
+static uint64_t place_of(const struct stream *s, uint64_t p)
+{
+    return p / s->row_pieces * s->new_row_bytes + p % s->row_pieces * s->piece_bytes;
+}
+
+static void make_share(void *ctx, unsigned ith, unsigned nth)
+{
+    struct stream *s = ctx;
+    uint64_t n = s->to - s->from, p = s->from + n * ith / nth, end = s->from + n * (ith + 1) / nth;
+    s->bad[ith] = s->n_pieces;
+    for (; p < end; p++) {
+        if (make_piece(s, p, s->slab + (place_of(s, p) - place_of(s, s->from)), s->floats[ith])) continue;
+        s->bad[ith] = p;
+        return;
+    }
+}
+
+/* Names the first weight of piece p that does not fit. */
+static int fail_range(const struct stream *s, uint64_t p)
+{
+    const struct tensor *src = s->item->src;
+    float *x = s->floats[0], limit = largest[s->item->type];
+    size_t n = 0;
+    (void)make_piece(s, p, s->slab, x);
+    while (fabsf(x[n]) <= limit) n++;
+    return fail(s->e, ERR_FORMAT, "%s: tensor \"%.*s\" holds %g, which %s cannot hold (largest %g)", files_path(s->t->src),
+                STR_ARG(src->name), (double)x[n], qtypes[s->item->type].name, (double)limit);
+}
 
 static int put(struct stream *s, const void *p, size_t n)
 {
     const struct convert_opts *o = s->t->opts;
-    uint64_t before = s->done;
     TRY(gguf_write_data(s->t->w, p, n, s->e));
     s->done += n;
-    bool tell = s->done == s->all || s->done >> 20 != before >> 20;
-    if (tell && o->on_progress && o->on_progress(o->user, s->done, s->all) != 0)
+    if (o->on_progress && o->on_progress(o->user, s->done, s->all) != 0)
         return fail(s->e, ERR_CANCELLED, "%s: cancelled, nothing was written", s->t->out_path);
     return 0;
 }
 
-static int put_same(struct stream *s, const uint8_t *p, uint64_t n)
+static int put_slabs(struct stream *s)
 {
+    uint64_t in_slab = SLAB / s->piece_bytes;
+    for (s->from = 0; s->from < s->n_pieces; s->from = s->to) {
+        s->to = s->n_pieces - s->from < in_slab ? s->n_pieces : s->from + in_slab;
+        pool_run(s->t->pool, make_share, s);
+        for (unsigned i = 0; i < pool_size(s->t->pool); i++)
+            if (s->bad[i] < s->n_pieces) return fail_range(s, s->bad[i]);
+        TRY(put(s, s->slab, (size_t)(place_of(s, s->to) - place_of(s, s->from))));
+    }
+    return 0;
+}
+
+/* What lies in the new file as it lies in the old one. */
+static int put_same(struct stream *s)
+{
+    const uint8_t *p = s->item->src->data;
+    uint64_t n = s->item->src->bytes;
     for (size_t piece; n; p += piece, n -= piece) {
-        piece = size_min((size_t)n, (size_t)1 << 20);
+        piece = (size_t)(n < SLAB ? n : SLAB);
         TRY(put(s, p, piece));
     }
     return 0;
 }
 
-static int check_range(const struct stream *s, const float *x, size_t n)
+/* Importance of the columns for the tensor of s, in the arena a; NULL where nothing is known. */
+static int find_importance(struct stream *s, struct arena *a)
 {
-    float largest = kinds[s->item->type].largest;
-    size_t n_good = 0, bad = 0;
-    for (size_t i = 0; i < n; i++) n_good += fabsf(x[i]) <= largest; /* false for NaN */
-    if (n_good == n) return 0;
-    while (fabsf(x[bad]) <= largest) bad++;
-    return fail(s->e, ERR_FORMAT, "%s: tensor \"%.*s\" holds %g, which %s cannot hold (largest %g)", files_path(s->t->src),
-                STR_ARG(s->item->src->name), (double)x[bad], qtypes[s->item->type].name, (double)largest);
-}
-
-/* n weights of the source that begin at a block. */
-static int put_converted(struct stream *s, const uint8_t *p, uint64_t n)
-{
-    const struct qtype_info *from = &qtypes[s->item->src->type], *to = &qtypes[s->item->type];
-    for (size_t piece; n; n -= piece, p += piece / from->block_n * from->block_bytes) {
-        piece = size_min((size_t)n, CHUNK);
-        qtype_to_float(s->item->src->type, p, s->floats, piece);
-        TRY(check_range(s, s->floats, piece));
-        to->quantize(s->floats, NULL, s->bytes, piece);
-        TRY(put(s, s->bytes, piece / to->block_n * to->block_bytes));
-    }
+    const struct tensor *src = s->item->src;
+    const struct imatrix_entry *x = imatrix_find(s->t->imatrix, s->item->name);
+    s->importance = NULL;
+    if (!x || recipe_keeps(s->item->name, src->n_dims)) return 0;
+    float *means = arena_array(a, x->n_values, sizeof *means);
+    if (!means) return fail_nomem(s->e, "importance of columns", x->n_values * sizeof *means);
+    if (!imatrix_means(x, src->ne[0], src->ne[2] * src->ne[3], means))
+        return fail(s->e, ERR_ARG, "%s: %zu values for \"%.*s\", whose rows have %llu weights; it was made for another model",
+                    s->t->opts->imatrix, x->n_values, STR_ARG(s->item->name), (unsigned long long)src->ne[0]);
+    s->importance = means;
     return 0;
-}
-
-static int put_rows(struct stream *s, uint64_t row, uint64_t n_rows)
-{
-    const uint8_t *p = (const uint8_t *)s->item->src->data + row * s->row_bytes;
-    if (s->item->src->type == s->item->type) return put_same(s, p, n_rows * s->row_bytes);
-    return put_converted(s, p, n_rows * s->row_len);
 }
 
 static int put_tensor(struct stream *s, const struct transfer_item *item)
 {
     const struct tensor *src = item->src;
+    const struct qtype_info *to = &qtypes[item->type];
     bool vector = item->heads && src->n_dims == 1; /* the rows of a bias are its elements */
-    uint64_t n_rows = vector ? src->ne[0] : src->ne[1] * src->ne[2] * src->ne[3];
     s->item = item;
+    if (src->type == item->type && !item->heads) return put_same(s);
+    s->n_rows = vector ? src->ne[0] : src->ne[1] * src->ne[2] * src->ne[3];
     s->row_len = vector ? 1 : src->ne[0];
-    s->row_bytes = src->bytes / n_rows;
-    if (!item->heads) return put_rows(s, 0, n_rows);
-    uint64_t dim = n_rows / item->heads;
-    for (uint64_t row = 0; row < n_rows; row++) {
-        uint64_t in_head = row % dim, pair = in_head / 2, half = in_head % 2;
-        TRY(put_rows(s, row - in_head + pair + dim / 2 * half, 1));
-    }
-    return 0;
+    s->row_bytes = src->bytes / s->n_rows;
+    s->piece = s->row_len < PIECE ? s->row_len : PIECE;
+    s->row_pieces = (s->row_len + s->piece - 1) / s->piece;
+    s->n_pieces = s->n_rows * s->row_pieces;
+    s->piece_bytes = s->piece / to->block_n * to->block_bytes;
+    s->new_row_bytes = s->row_len / to->block_n * to->block_bytes;
+    struct arena a = {0};
+    int rc = find_importance(s, &a);
+    if (rc == 0) rc = put_slabs(s);
+    arena_fini(&a);
+    return rc;
 }
+
+/* ---- all of them ----------------------------------------------------------------------------------------------------------
+ */
 
 static int put_all(struct transfer *t, struct err *e)
 {
+    const size_t n_threads = pool_size(t->pool);
     struct stream s = {.t = t, .all = gguf_writer_data_bytes(t->w), .e = e};
-    s.floats = arena_array(&t->a, CHUNK, sizeof *s.floats);
-    s.bytes = arena_array(&t->a, CHUNK, sizeof(float)); /* no type takes more */
-    if (!s.floats || !s.bytes) return fail_nomem(e, "a conversion buffer", CHUNK * sizeof(float));
+    s.slab = arena_alloc(&t->a, SLAB);
+    s.bad = arena_array(&t->a, n_threads, sizeof *s.bad);
+    s.floats = arena_array(&t->a, n_threads, sizeof *s.floats);
+    if (!s.slab || !s.bad || !s.floats) return fail_nomem(e, "a conversion buffer", SLAB);
+    for (size_t i = 0; i < n_threads; i++)
+        if (!(s.floats[i] = arena_array(&t->a, PIECE, sizeof(float))))
+            return fail_nomem(e, "a conversion buffer", PIECE * sizeof(float));
     for (size_t i = 0; i < t->n; i++) TRY(put_tensor(&s, &t->items[i]));
     return gguf_write_end(t->w, e);
+}
+
+static void count(const struct transfer *t, const struct transfer_item *item, struct convert_result *r)
+{
+    const uint64_t *ne = item->src->ne, n = ne[0] * ne[1] * ne[2] * ne[3]; /* checked when the source was opened */
+    struct convert_share *share = &r->shares[item->type];
+    if (str_starts(item->name, STR("rope_"))) return;
+    r->parameters += n;
+    share->tensors++;
+    share->weights += n;
+    share->bytes += n / qtypes[item->type].block_n * qtypes[item->type].block_bytes;
+    bool weighted = recipe_keeps(item->name, item->src->n_dims) || imatrix_find(t->imatrix, item->name);
+    r->unweighted += !weighted;
 }
 
 int transfer_run(struct transfer *t, struct convert_result *result, struct err *e)
@@ -167,9 +249,8 @@ int transfer_run(struct transfer *t, struct convert_result *result, struct err *
     struct convert_result r = {.tensors = (uint32_t)t->n};
     for (size_t i = 0; i < t->n; i++) {
         const struct transfer_item *item = &t->items[i];
-        const uint64_t *ne = item->src->ne;
-        TRY(gguf_add_tensor(t->w, item->name, item->type, item->src->n_dims, ne, e));
-        if (!str_starts(item->name, STR("rope_"))) r.parameters += ne[0] * ne[1] * ne[2] * ne[3];
+        TRY(gguf_add_tensor(t->w, item->name, item->type, item->src->n_dims, item->src->ne, e));
+        count(t, item, &r);
     }
     TRY(gguf_write_begin(t->w, e));
     r.file_bytes = gguf_writer_file_bytes(t->w);

@@ -106,3 +106,128 @@ void unpack_Q6_K(const struct qrow *row, size_t block, struct qblock *out)
             u[96] = (uint8_t)(p[l + 32] >> 4 | (high >> 6) << 4);
         }
 }
+
+/* ---- writing -------------------------------------------------------------------------------------------- */
+
+static void put_half(uint8_t *p, float v)
+{
+    uint16_t h = f32_to_f16(v);
+    memcpy(p, &h, sizeof h);
+}
+
+static void pack_scales(const struct qblock *b, uint8_t p[12])
+{
+    for (size_t s = 0; s < 4; s++) {
+        int sc = b->sc[2 * s + 8], mn = b->mn[2 * s + 8];
+        p[s] = (uint8_t)(b->sc[2 * s] | sc >> 4 << 6);
+        p[s + 4] = (uint8_t)(b->mn[2 * s] | mn >> 4 << 6);
+        p[s + 8] = (uint8_t)((sc & 15) | (mn & 15) << 4);
+    }
+}
+
+/* The bits of u from `bit` on, two of each. */
+static void put_two_bits(const uint8_t u[256], uint8_t q[64])
+{
+    memset(q, 0, 64);
+    for (size_t i = 0; i < 256; i++) q[32 * (i / 128) + i % 32] |= (uint8_t)((u[i] & 3) << 2 * (i / 32 % 4));
+}
+
+static void put_four_bits(const uint8_t u[256], uint8_t q[128])
+{
+    for (size_t g = 0; g < 4; g++)
+        for (size_t l = 0; l < 32; l++) q[32 * g + l] = (uint8_t)((u[64 * g + l] & 15) | (u[64 * g + 32 + l] & 15) << 4);
+}
+
+/* Bit `bit` of each u, eight bytes apart. */
+static void put_high_bits(const uint8_t u[256], unsigned bit, uint8_t high[32])
+{
+    memset(high, 0, 32);
+    for (size_t i = 0; i < 256; i++) high[i % 32] |= (uint8_t)((u[i] >> bit & 1) << i / 32);
+}
+
+static void pack_Q2_K(const struct qblock *b, uint8_t *p)
+{
+    for (size_t s = 0; s < 16; s++) p[s] = (uint8_t)(b->sc[s] | b->mn[s] << 4);
+    put_two_bits(b->u, p + 16);
+    put_half(p + 80, b->d);
+    put_half(p + 82, b->m);
+}
+
+static void pack_Q3_K(const struct qblock *b, uint8_t *p)
+{
+    put_high_bits(b->u, 2, p);
+    put_two_bits(b->u, p + 32);
+    uint8_t *scales = p + 96;
+    memset(scales, 0, 12);
+    for (size_t s = 0; s < 16; s++) {
+        unsigned v = (unsigned)(b->sc[s] + 32);
+        scales[s % 8] |= (uint8_t)((v & 15) << 4 * (s / 8));
+        scales[8 + s % 4] |= (uint8_t)(v >> 4 << 2 * (s / 4));
+    }
+    put_half(p + 108, b->d);
+}
+
+static void pack_Q4_K(const struct qblock *b, uint8_t *p)
+{
+    put_half(p, b->d);
+    put_half(p + 2, b->m);
+    pack_scales(b, p + 4);
+    put_four_bits(b->u, p + 16);
+}
+
+static void pack_Q5_K(const struct qblock *b, uint8_t *p)
+{
+    put_half(p, b->d);
+    put_half(p + 2, b->m);
+    pack_scales(b, p + 4);
+    put_high_bits(b->u, 4, p + 16);
+    put_four_bits(b->u, p + 48);
+}
+
+static void pack_Q6_K(const struct qblock *b, uint8_t *p)
+{
+    put_half(p + 208, b->d);
+    for (size_t s = 0; s < 16; s++) p[192 + s] = (uint8_t)b->sc[s];
+    for (size_t h = 0; h < 2; h++)
+        for (size_t l = 0; l < 32; l++) {
+            const uint8_t *u = b->u + 128 * h + l;
+            p[64 * h + l] = (uint8_t)((u[0] & 15) | (u[64] & 15) << 4);
+            p[64 * h + l + 32] = (uint8_t)((u[32] & 15) | (u[96] & 15) << 4);
+            p[128 + 32 * h + l] = (uint8_t)(u[0] >> 4 | u[32] >> 4 << 2 | u[64] >> 4 << 4 | u[96] >> 4 << 6);
+        }
+}
+
+void quantize_Q2_K(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const struct qfit fit = {
+        .type = QTYPE_Q2_K, .lo = 0, .hi = 3, .sub = 16, .sc_lo = 0, .sc_hi = 15, .pack = pack_Q2_K};
+    quant_search(&fit, src, importance, dst, n);
+}
+
+void quantize_Q3_K(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const struct qfit fit = {
+        .type = QTYPE_Q3_K, .lo = -4, .hi = 3, .sub = 16, .sc_lo = -32, .sc_hi = 31, .pack = pack_Q3_K};
+    quant_search(&fit, src, importance, dst, n);
+}
+
+void quantize_Q4_K(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const struct qfit fit = {
+        .type = QTYPE_Q4_K, .lo = 0, .hi = 15, .sub = 32, .sc_lo = 0, .sc_hi = 63, .pack = pack_Q4_K};
+    quant_search(&fit, src, importance, dst, n);
+}
+
+void quantize_Q5_K(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const struct qfit fit = {
+        .type = QTYPE_Q5_K, .lo = 0, .hi = 31, .sub = 32, .sc_lo = 0, .sc_hi = 63, .pack = pack_Q5_K};
+    quant_search(&fit, src, importance, dst, n);
+}
+
+void quantize_Q6_K(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const struct qfit fit = {
+        .type = QTYPE_Q6_K, .lo = -32, .hi = 31, .sub = 16, .sc_lo = -128, .sc_hi = 127, .pack = pack_Q6_K};
+    quant_search(&fit, src, importance, dst, n);
+}

@@ -115,3 +115,73 @@ void quantize_Q8_0(const float *src, const float *importance, void *dst, size_t 
         }
     }
 }
+
+static void put_half(uint8_t *p, float v)
+{
+    uint16_t h = f32_to_f16(v);
+    memcpy(p, &h, sizeof h);
+}
+
+static void put_nibbles(const uint8_t u[BLOCK], uint8_t *q)
+{
+    for (size_t j = 0; j < 16; j++) q[j] = (uint8_t)((u[j] & 15) | (u[j + 16] & 15) << 4);
+}
+
+static void put_fifth_bits(const uint8_t u[BLOCK], uint8_t *p)
+{
+    uint32_t high = 0;
+    for (size_t i = 0; i < BLOCK; i++) high |= (uint32_t)(u[i] >> 4) << i;
+    memcpy(p, &high, sizeof high);
+}
+
+static void pack_Q4_0(const struct qblock *b, uint8_t *p)
+{
+    put_half(p, b->d);
+    put_nibbles(b->u, p + 2);
+}
+
+static void pack_Q4_1(const struct qblock *b, uint8_t *p)
+{
+    put_half(p, b->d);
+    put_half(p + 2, b->m);
+    put_nibbles(b->u, p + 4);
+}
+
+static void pack_Q5_0(const struct qblock *b, uint8_t *p)
+{
+    put_half(p, b->d);
+    put_fifth_bits(b->u, p + 2);
+    put_nibbles(b->u, p + 6);
+}
+
+static void pack_Q5_1(const struct qblock *b, uint8_t *p)
+{
+    put_half(p, b->d);
+    put_half(p + 2, b->m);
+    put_fifth_bits(b->u, p + 4);
+    put_nibbles(b->u, p + 8);
+}
+
+void quantize_Q4_0(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const struct qfit fit = {.type = QTYPE_Q4_0, .lo = -8, .hi = 7, .sub = BLOCK, .pack = pack_Q4_0};
+    quant_search(&fit, src, importance, dst, n);
+}
+
+void quantize_Q4_1(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const struct qfit fit = {.type = QTYPE_Q4_1, .lo = 0, .hi = 15, .sub = BLOCK, .pack = pack_Q4_1};
+    quant_search(&fit, src, importance, dst, n);
+}
+
+void quantize_Q5_0(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const struct qfit fit = {.type = QTYPE_Q5_0, .lo = -16, .hi = 15, .sub = BLOCK, .pack = pack_Q5_0};
+    quant_search(&fit, src, importance, dst, n);
+}
+
+void quantize_Q5_1(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const struct qfit fit = {.type = QTYPE_Q5_1, .lo = 0, .hi = 31, .sub = BLOCK, .pack = pack_Q5_1};
+    quant_search(&fit, src, importance, dst, n);
+}

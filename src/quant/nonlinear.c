@@ -54,3 +54,95 @@ void unpack_MXFP4(const struct qrow *row, size_t block, struct qblock *out)
     out->d = half_power(p[0]);
     look_up(fp4, p + 1, out->u);
 }
+
+/* ---- writing -------------------------------------------------------------------------------------------- */
+
+static const int8_t iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+static const int8_t fp4_levels[16] = {-12, -8, -6, -4, -3, -2, -1, 0, 0, 1, 2, 3, 4, 6, 8, 12};
+
+static void put_half(uint8_t *p, float v)
+{
+    uint16_t h = f32_to_f16(v);
+    memcpy(p, &h, sizeof h);
+}
+
+static void put_nibbles(const uint8_t u[32], uint8_t q[16])
+{
+    for (size_t j = 0; j < 16; j++) q[j] = (uint8_t)(u[j] | u[j + 16] << 4);
+}
+
+static void pack_IQ4_NL(const struct qblock *b, uint8_t *p)
+{
+    put_half(p, b->d);
+    put_nibbles(b->u, p + 2);
+}
+
+static void pack_IQ4_XS(const struct qblock *b, uint8_t *p)
+{
+    put_half(p, b->d);
+    memset(p + 2, 0, 6);
+    for (size_t g = 0; g < 8; g++) {
+        unsigned scale = (unsigned)(b->sc[2 * g] + 32);
+        p[2 + g / 4] |= (uint8_t)(scale >> 4 << 2 * (g % 4));
+        p[4 + g / 2] |= (uint8_t)((scale & 15) << 4 * (g % 2));
+        put_nibbles(b->u + 32 * g, p + 8 + 16 * g);
+    }
+}
+
+void quantize_IQ4_NL(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const struct qfit fit = {
+        .type = QTYPE_IQ4_NL, .lo = -127, .hi = 113, .levels = iq4_levels, .sub = 32, .pack = pack_IQ4_NL};
+    quant_search(&fit, src, importance, dst, n);
+}
+
+void quantize_IQ4_XS(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const struct qfit fit = {.type = QTYPE_IQ4_XS,
+                                    .lo = -127,
+                                    .hi = 113,
+                                    .levels = iq4_levels,
+                                    .sub = 32,
+                                    .sc_lo = -32,
+                                    .sc_hi = 31,
+                                    .pack = pack_IQ4_XS};
+    quant_search(&fit, src, importance, dst, n);
+}
+
+/* The exponent e for which 6 * 2^(e - 127) or less is the power of two above max; a half of it or twice may do better. */
+static unsigned exponent_of(float max)
+{
+    uint32_t u;
+    memcpy(&u, &max, sizeof u);
+    int e = (int)(u >> 23 & 255) - 2;
+    return (unsigned)(e < 1 ? 1 : e > 253 ? 253 : e);
+}
+
+void quantize_MXFP4(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const struct qfit fit = {.type = QTYPE_MXFP4, .lo = -12, .hi = 12, .levels = fp4_levels, .sub = 32};
+    uint8_t *p = dst;
+    for (size_t i = 0; i < n; i += 32, p += 17) {
+        float max = 0.0f, w[32], best = 0.0f;
+        memset(p, 0, 17);
+        for (size_t k = 0; k < 32; k++) {
+            float a = src[i + k] < 0 ? -src[i + k] : src[i + k];
+            if (a > max || a != a) max = a;
+        }
+        if (max < 0x1p-100f) continue;
+        if (!(max <= 0x1p100f)) {
+            p[0] = 254;
+            continue;
+        }
+        quant_weights(src + i, importance ? importance + i : NULL, 32, w);
+        for (unsigned e = exponent_of(max) - 1, k = 0; k < 3; k++, e++) {
+            uint8_t u[32];
+            float err = quant_nearest(&fit, src + i, w, 32, half_power((uint8_t)e), u);
+            if (k > 0 && !(err < best)) continue;
+            best = err;
+            p[0] = (uint8_t)e;
+            for (size_t j = 0; j < 32; j++) u[j] = u[j] < 8 ? 15 - u[j] : u[j] - 8;
+            put_nibbles(u, p + 1);
+        }
+    }
+}

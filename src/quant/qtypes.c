@@ -61,24 +61,10 @@ static const char *const ggml_names[] = {
     "iq4_nl_4_4", "iq4_nl_4_8", "iq4_nl_8_8", "mxfp4", "nvfp4",    "q1_0",     "q2_0",
 };
 
-static char lower(char c)
-{
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-}
-
-static bool same_any_case(struct str a, const char *z)
-{
-    struct str b = str_of(z);
-    if (a.n != b.n) return false;
-    for (size_t i = 0; i < a.n; i++)
-        if (lower(a.p[i]) != lower(b.p[i])) return false;
-    return true;
-}
-
 bool qtype_by_name(struct str name, enum qtype *out)
 {
     for (unsigned t = 0; t < QTYPE_COUNT; t++) {
-        if (!same_any_case(name, qtypes[t].name)) continue;
+        if (!str_is_any_case(name, qtypes[t].name)) continue;
         *out = (enum qtype)t;
         return true;
     }

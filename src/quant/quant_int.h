@@ -16,4 +16,24 @@
 #include "quant/types.def"
 #undef T
 
+/* ---- search.c: quantisation by search ------------------------------------------------------------- */
+
+/* How a type that is written by search stores weights. Levels are what q = u - off may be: the integers lo..hi, or a rising
+ * table of 16. */
+struct qfit {
+    enum qtype type;
+    int lo, hi;
+    const int8_t *levels; /* NULL: the integers */
+    size_t sub;           /* weights that share a scale */
+    int sc_lo, sc_hi;     /* ARITH_256: the range of sc, and from 0 up of mn */
+    /* Writes a block. u holds indices of levels, d and m are halves. */
+    void (*pack)(const struct qblock *b, uint8_t *p);
+};
+/* qtype_info.quantize of a type of scales that are halves. */
+void quant_search(const struct qfit *f, const float *src, const float *importance, void *dst, size_t n);
+/* Weights w [n] of squared errors for x [n], all of one block. */
+void quant_weights(const float *x, const float *importance, size_t n, float *w);
+/* Indices u [n] of the levels nearest to x / d, and the weighted sum of squared errors. */
+float quant_nearest(const struct qfit *f, const float *x, const float *w, size_t n, float d, uint8_t *u);
+
 #endif

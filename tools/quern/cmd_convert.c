@@ -5,23 +5,43 @@
 #include <stdio.h>
 
 struct convert_args {
-    const char *type, *name;
-    bool dry_run, json;
+    const char *type, *name, *imatrix, *output_type, *embedding_type;
+    struct opt_list tensor_types;
+    int64_t n_threads;
+    bool dry_run, pure, json;
 };
 
 #define CONVERT(member) .offset = offsetof(struct convert_args, member)
-#define WEIGHT_TYPES "f32 f16 bf16 q8_0"
+#define TYPES "f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs mxfp4"
+#define MIXES                                                                                                           \
+    "f32 f16 bf16 q8_0 q6_k q5_k_m q5_k_s q5_k q4_k_m q4_k_s q4_k q3_k_l q3_k_m q3_k_s q3_k q2_k q2_k_s iq4_nl iq4_xs " \
+    "mxfp4 mxfp4_moe q5_1 q5_0 q4_1 q4_0"
 
 static const struct opt convert_opts[] = {
-    {"--type", "TYPE", "type of the matrices, one of " WEIGHT_TYPES "; default: as stored", .kind = OPT_CHOICE,
-     .choices = WEIGHT_TYPES, CONVERT(type)},
+    {"--type", "TYPE", "type of the matrices, or a mix of types; default: as stored", .kind = OPT_CHOICE, .choices = MIXES,
+     CONVERT(type)},
     {"--name", "NAME", "name of the model, kept in the file; default: from the source", .kind = OPT_TEXT, CONVERT(name)},
     {"--dry-run", NULL, "write nothing, only print what would be written", .kind = OPT_FLAG, CONVERT(dry_run)},
+    {"-t --threads", "N", "threads that quantise; default: the cores that this process may use. The file does not depend on it",
+     .kind = OPT_INT, .min = 1, .max = 512, CONVERT(n_threads)},
     {"--json", NULL, "print the result as one JSON object", .kind = OPT_FLAG, CONVERT(json)},
     {0},
 };
 
-static const struct opt_group convert_groups[] = {{"Options", convert_opts, 0}, {0}};
+static const struct opt mix_opts[] = {
+    {"--imatrix", "FILE", "importance matrix, as 'quern imatrix' or llama.cpp makes it: columns that matter are rounded better",
+     .kind = OPT_TEXT, CONVERT(imatrix)},
+    {"--tensor-type", "REGEX=TYPE",
+     "type of all tensors in whose name REGEX is found; may be repeated, the first that is found holds", .kind = OPT_LIST,
+     CONVERT(tensor_types)},
+    {"--output-tensor-type", "TYPE", "type of the output matrix", .kind = OPT_CHOICE, .choices = TYPES, CONVERT(output_type)},
+    {"--token-embedding-type", "TYPE", "type of the embedding table", .kind = OPT_CHOICE, .choices = TYPES,
+     CONVERT(embedding_type)},
+    {"--pure", NULL, "no mix: all matrices in the mix's main type", .kind = OPT_FLAG, CONVERT(pure)},
+    {0},
+};
+
+static const struct opt_group convert_groups[] = {{"Options", convert_opts, 0}, {"Types of tensors", mix_opts, 0}, {0}};
 
 static int on_progress(void *user, uint64_t done, uint64_t all)
 {
@@ -29,26 +49,53 @@ static int on_progress(void *user, uint64_t done, uint64_t all)
     return cli_interrupted();
 }
 
+static double bits_per_weight(uint64_t bytes, uint64_t parameters)
+{
+    return parameters ? 8.0 * (double)bytes / (double)parameters : 0;
+}
+
+static int put_json(struct buf *out, const struct convert_args *args, const char *path, const quern_convert_result *r)
+{
+    TRY(buf_z(out, "{\"file\":"));
+    TRY(json_write_string(out, str_of(path)));
+    TRY(buf_printf(out, ",\"file_bytes\":%llu,\"parameters\":%llu,\"tensors\":%u,\"bits_per_weight\":",
+                   (unsigned long long)r->file_bytes, (unsigned long long)r->parameters, r->tensors));
+    TRY(buf_f64(out, bits_per_weight(r->file_bytes, r->parameters)));
+    TRY(buf_z(out, ",\"types\":["));
+    for (size_t i = 0; i < r->n_shares; i++) {
+        const quern_type_share *s = &r->shares[i];
+        TRY(buf_printf(out, "%s{\"type\":\"%s\",\"tensors\":%u,\"parameters\":%llu,\"bytes\":%llu}", i ? "," : "", s->type,
+                       s->tensors, (unsigned long long)s->parameters, (unsigned long long)s->bytes));
+    }
+    return buf_printf(out, "],\"dry_run\":%s}\n", args->dry_run ? "true" : "false");
+}
+
+/* A line for each type, and one for all. */
+static int put_table(struct buf *out, const quern_convert_result *r)
+{
+    char bytes[AMOUNT_MAX], count[AMOUNT_MAX];
+    TRY(buf_printf(out, "%-8s %8s %12s %12s %7s\n", "type", "tensors", "parameters", "bytes", "bits"));
+    for (size_t i = 0; i < r->n_shares; i++) {
+        const quern_type_share *s = &r->shares[i];
+        TRY(buf_printf(out, "%-8s %8u %12s %12s %7.2f\n", s->type, s->tensors, amount_count(s->parameters, count),
+                       amount_bytes(s->bytes, bytes), bits_per_weight(s->bytes, s->parameters)));
+    }
+    return 0;
+}
+
 static int print_result(const struct convert_args *args, const char *path, const quern_convert_result *r)
 {
     struct buf out = {0};
-    double bits = r->parameters ? 8.0 * (double)r->file_bytes / (double)r->parameters : 0;
-    int rc;
-    if (args->json) {
-        rc = buf_z(&out, "{\"file\":");
-        if (rc >= 0) rc = json_write_string(&out, str_of(path));
-        if (rc >= 0) {
-            rc = buf_printf(&out, ",\"file_bytes\":%llu,\"parameters\":%llu,\"tensors\":%u,\"bits_per_weight\":",
-                            (unsigned long long)r->file_bytes, (unsigned long long)r->parameters, r->tensors);
-        }
-        if (rc >= 0) rc = buf_f64(&out, bits);
-        if (rc >= 0) rc = buf_printf(&out, ",\"dry_run\":%s}\n", args->dry_run ? "true" : "false");
-    } else {
-        char bytes[AMOUNT_MAX], count[AMOUNT_MAX];
+    char bytes[AMOUNT_MAX], count[AMOUNT_MAX];
+    int rc = 0;
+    if (args->json) return cli_print(&out, put_json(&out, args, path, r));
+    if (args->dry_run) rc = put_table(&out, r);
+    if (rc >= 0) {
         rc = buf_printf(&out, "%s%s: %s, %s parameters in %u tensors, %.2f bits per weight\n",
                         args->dry_run ? "would write " : "", path, amount_bytes(r->file_bytes, bytes),
-                        amount_count(r->parameters, count), r->tensors, bits);
+                        amount_count(r->parameters, count), r->tensors, bits_per_weight(r->file_bytes, r->parameters));
     }
+    if (args->imatrix && r->unweighted) cli_note("%s says nothing about %u of the matrices", args->imatrix, r->unweighted);
     return cli_print(&out, rc);
 }
 
@@ -80,6 +127,13 @@ static int convert(const struct command *c, const struct convert_args *args, con
         .type = args->type,
         .name = args->name,
         .dry_run = args->dry_run,
+        .pure = args->pure,
+        .imatrix = args->imatrix,
+        .output_type = args->output_type,
+        .embedding_type = args->embedding_type,
+        .tensor_types = args->tensor_types.p,
+        .n_tensor_types = args->tensor_types.n,
+        .n_threads = (uint32_t)args->n_threads,
         .on_progress = on_progress,
         .user = &progress,
     };
@@ -113,7 +167,7 @@ static int run_quantize(const struct command *c, int argc, char **argv)
         if (args.type) return cli_usage(c, "the type is given twice: %s and %.100s", args.type, words.p[2]);
         if (args_assign(convert_opts, &args, STR("--type"), STR("TYPE"), words.p[2], &e) < 0) return cli_usage(c, "%s", e.msg);
     }
-    if (!args.type) return cli_usage(c, "TYPE is missing, one of: " WEIGHT_TYPES);
+    if (!args.type) return cli_usage(c, "TYPE is missing, one of: " MIXES);
     return convert(c, &args, words.p[0], words.p[1], quern_quantize);
 }
 
@@ -133,7 +187,9 @@ const struct command command_quantize = {
     .name = "quantize",
     .usage = "IN OUT.gguf TYPE",
     .summary = "the weights of a model to another type",
-    .text = "Writes the model IN (a GGUF file or a Hugging Face folder) with its matrices in TYPE, one of " WEIGHT_TYPES ".\n",
+    .text =
+        "Writes the model IN (a GGUF file or a Hugging Face folder) with its matrices in TYPE, which is one type for all or a "
+        "mix, as llama.cpp knows them: " MIXES ". Vectors, norms and routers stay as they are.\n",
     .groups = convert_groups,
     .min_words = 2,
     .max_words = 3,
