@@ -1,11 +1,10 @@
 /* synth: see synth.h. Weights have the variance that keeps a row's dot product at the scale of its input, so that activations
  * stay in the range of a real model and no kernel meets infinities or all zeros. Rows are cut from a pool of random blocks at
  * random places: making a model is copying, not quantising. */
-#include "convert/synth.h"
+#include "convert/convert_int.h"
 
 #include <math.h>
-
-#include "format/format.h"
+#include <stdio.h>
 
 static const struct synth_shape shapes[] = {
     {"llama-3.2-1b", 16, 2048, 8192, 32, 8, 64, 128256, 131072, 500000, true},
@@ -71,47 +70,63 @@ static const struct part {
   embedding = {"token_embd", W_EMBD, W_VOCAB}, output_norm = {"output_norm", W_EMBD, W_NONE},
   output = {"output", W_EMBD, W_VOCAB};
 
-/* Calls fn for every tensor in the order of the file. layer is -1 outside of the layers. */
-static int each_part(const struct synth_shape *s, int (*fn)(void *ctx, const struct part *p, int layer, struct err *e),
-                     void *ctx, struct err *e)
+enum { NAME_BYTES = 48 };
+
+/* The tensors of the file in their order, as what they would be converted from: a description without data. */
+struct list {
+    const struct synth_shape *s;
+    struct tensor *tensors;
+    struct transfer_item *items;
+    char (*names)[NAME_BYTES];
+    size_t n;
+};
+
+static void add(struct list *l, const struct part *p, int layer)
 {
-    TRY(fn(ctx, &embedding, -1, e));
-    for (uint32_t l = 0; l < s->n_layers; l++)
-        for (size_t i = 0; i < COUNT_OF(layer_parts); i++) TRY(fn(ctx, &layer_parts[i], (int)l, e));
-    TRY(fn(ctx, &output_norm, -1, e));
-    return s->tied ? 0 : fn(ctx, &output, -1, e);
+    struct tensor *t = &l->tensors[l->n];
+    char *name = l->names[l->n];
+    int n = layer < 0 ? snprintf(name, NAME_BYTES, "%s.weight", p->name)
+                      : snprintf(name, NAME_BYTES, "blk.%d.%s.weight", layer, p->name);
+    *t = (struct tensor){.name = {name, (size_t)n},
+                         .n_dims = p->out == W_NONE ? 1 : 2,
+                         .ne = {width_of(l->s, p->in), width_of(l->s, p->out), 1, 1}};
+    l->items[l->n++] = (struct transfer_item){.src = t, .name = t->name, .type = QTYPE_F32};
 }
 
-/* ---- types ------------------------------------------------------------------------------------------------- */
-
-/* A mix of types: the matrices that suffer most from rounding get more bits. */
-static const struct mix {
-    const char *name;
-    enum qtype most, careful;
-} mixes[] = {{"q4_k_m", QTYPE_Q4_K, QTYPE_Q6_K}, {"q5_k_m", QTYPE_Q5_K, QTYPE_Q6_K}};
-
-static int mix_find(const char *name, struct mix *out, struct err *e)
+static int list_tensors(struct list *l, struct arena *a, struct err *e)
 {
-    enum qtype t;
-    for (size_t i = 0; i < COUNT_OF(mixes); i++)
-        if (str_is(str_of(name), mixes[i].name)) {
-            *out = mixes[i];
-            return 0;
-        }
-    if (!qtype_by_name(str_of(name), &t) || qtypes[t].ggml_id == NO_GGML)
-        return fail(e, ERR_ARG, "type '%s' is not one that GGUF files have", name);
-    *out = (struct mix){qtypes[t].name, t, t};
+    size_t most = (size_t)l->s->n_layers * COUNT_OF(layer_parts) + 3;
+    l->tensors = arena_array(a, most, sizeof *l->tensors);
+    l->items = arena_array(a, most, sizeof *l->items);
+    l->names = arena_array(a, most, sizeof *l->names);
+    if (!l->tensors || !l->items || !l->names) return fail_nomem(e, "list of tensors", most * sizeof *l->tensors);
+    add(l, &embedding, -1);
+    for (uint32_t i = 0; i < l->s->n_layers; i++)
+        for (size_t k = 0; k < COUNT_OF(layer_parts); k++) add(l, &layer_parts[k], (int)i);
+    add(l, &output_norm, -1);
+    if (!l->s->tied) add(l, &output, -1);
     return 0;
 }
 
-/* The output matrix; of values and the second half of the feed-forward, the first and last eighth of the layers and each third
- * between. */
-static bool is_careful(const struct synth_shape *s, const struct part *p, int layer)
+/* By a recipe of this name, else all matrices in the type of this name. */
+static int choose_types(struct list *l, const char *name, uint32_t *file_type, struct err *e)
 {
-    const int n = (int)s->n_layers;
-    if (layer < 0) return p == &output || (p == &embedding && s->tied);
-    if (!str_is(str_of(p->name), "attn_v") && !str_is(str_of(p->name), "ffn_down")) return false;
-    return layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
+    enum qtype t;
+    const struct synth_shape *s = l->s;
+    const struct recipe *r = recipe_find(str_of(name));
+    if (r) {
+        const struct recipe_model m = {
+            .n_layers = s->n_layers, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .tied = s->tied};
+        recipe_assign(r, &m, l->items, l->n);
+        *file_type = r->file_type;
+        return 0;
+    }
+    if (!qtype_by_name(str_of(name), &t) || qtypes[t].ggml_id == NO_GGML)
+        return fail(e, ERR_ARG, "type '%s' is neither a type of GGUF files nor a mix of such", name);
+    for (size_t i = 0; i < l->n; i++)
+        if (l->items[i].src->n_dims > 1) l->items[i].type = recipe_fit(t, l->items[i].src->ne[0]);
+    *file_type = recipe_file_type(t);
+    return 0;
 }
 
 /* ---- writing ------------------------------------------------------------------------------------------------ */
@@ -120,7 +135,6 @@ enum { POOL_ROWS = 64 };
 
 struct writing {
     const struct synth_shape *s;
-    struct mix mix;
     struct gguf_writer *w;
     uint8_t *pool;  /* POOL_ROWS rows of blocks, of the tensor under way */
     uint64_t state; /* of the generator */
@@ -128,26 +142,6 @@ struct writing {
     int (*on_progress)(void *user, uint64_t done, uint64_t all);
     void *user;
 };
-
-/* Where the rows do not fit the type's blocks, or for vectors: f32. */
-static enum qtype type_of(const struct writing *w, const struct part *p, int layer)
-{
-    uint64_t bytes;
-    enum qtype t = is_careful(w->s, p, layer) ? w->mix.careful : w->mix.most;
-    return p->out == W_NONE || !qtype_row_bytes(t, width_of(w->s, p->in), &bytes) ? QTYPE_F32 : t;
-}
-
-static int declare(void *ctx, const struct part *p, int layer, struct err *e)
-{
-    struct writing *w = ctx;
-    struct buf name = {0};
-    const uint64_t ne[2] = {width_of(w->s, p->in), width_of(w->s, p->out)};
-    int rc = layer < 0 ? buf_printf(&name, "%s.weight", p->name) : buf_printf(&name, "blk.%d.%s.weight", layer, p->name);
-    rc = rc < 0 ? fail_nomem(e, "a name", 64)
-                : gguf_add_tensor(w->w, buf_view(&name), type_of(w, p, layer), p->out == W_NONE ? 1 : 2, ne, e);
-    buf_fini(&name);
-    return rc;
-}
 
 static int put(struct writing *w, const void *p, uint64_t bytes, struct err *e)
 {
@@ -165,16 +159,13 @@ static int write_ones(struct writing *w, uint64_t n, struct err *e)
     return 0;
 }
 
-static int write_part(void *ctx, const struct part *p, int layer, struct err *e)
+static int write_matrix(struct writing *w, const struct transfer_item *item, struct err *e)
 {
-    struct writing *w = ctx;
-    const enum qtype type = type_of(w, p, layer);
-    const struct qtype_info *info = &qtypes[type];
-    const uint64_t n = width_of(w->s, p->in), rows = width_of(w->s, p->out), row_blocks = n / info->block_n;
-    if (p->out == W_NONE) return write_ones(w, n, e);
-    qtype_noise(type, &w->state, sqrtf(1.0f / (float)n), w->pool, POOL_ROWS * row_blocks);
+    const struct qtype_info *info = &qtypes[item->type];
+    const uint64_t n = item->src->ne[0], row_blocks = n / info->block_n;
     uint64_t at = 0;
-    for (uint64_t r = 0; r < rows; r++) {
+    qtype_noise(item->type, &w->state, sqrtf(1.0f / (float)n), w->pool, POOL_ROWS * row_blocks);
+    for (uint64_t r = 0; r < item->src->ne[1]; r++) {
         TRY(put(w, w->pool + at * info->block_bytes, row_blocks * info->block_bytes, e));
         at = (at + row_blocks + 1) % ((POOL_ROWS - 1) * row_blocks); /* so that rows differ */
     }
@@ -213,18 +204,25 @@ static int put_vocabulary(const struct writing *w, struct arena *a, struct err *
     return rc < 0 ? fail(e, rc, "the vocabulary: %s", err_text(rc)) : 0;
 }
 
-static int put_metadata(const struct writing *w, struct err *e)
+static int put_metadata(const struct writing *w, uint32_t file_type, struct err *e)
 {
     const struct synth_shape *s = w->s;
     const struct {
         const char *key;
         uint32_t v;
     } numbers[] = {
-        {"llama.block_count", s->n_layers},          {"llama.context_length", s->n_ctx},
-        {"llama.embedding_length", s->n_embd},       {"llama.feed_forward_length", s->n_ff},
-        {"llama.attention.head_count", s->n_heads},  {"llama.attention.head_count_kv", s->n_kv_heads},
-        {"llama.attention.key_length", s->head_dim}, {"llama.attention.value_length", s->head_dim},
-        {"llama.rope.dimension_count", s->head_dim}, {"llama.vocab_size", s->n_vocab},
+        {"llama.block_count", s->n_layers},
+        {"llama.context_length", s->n_ctx},
+        {"llama.embedding_length", s->n_embd},
+        {"llama.feed_forward_length", s->n_ff},
+        {"llama.attention.head_count", s->n_heads},
+        {"llama.attention.head_count_kv", s->n_kv_heads},
+        {"llama.attention.key_length", s->head_dim},
+        {"llama.attention.value_length", s->head_dim},
+        {"llama.rope.dimension_count", s->head_dim},
+        {"llama.vocab_size", s->n_vocab},
+        {"general.file_type", file_type},
+        {"general.quantization_version", 2},
     };
     int rc = gguf_put_str(w->w, "general.architecture", STR("llama"));
     if (rc == 0) rc = gguf_put_str(w->w, "general.name", str_of(s->name));
@@ -234,18 +232,24 @@ static int put_metadata(const struct writing *w, struct err *e)
     return rc < 0 ? fail(e, rc, "metadata: %s", err_text(rc)) : 0;
 }
 
-static int write_all(struct writing *w, struct arena *a, const char *out_path, struct err *e)
+static int write_all(struct writing *w, const char *type, struct arena *a, const char *out_path, struct err *e)
 {
+    struct list l = {.s = w->s};
+    uint32_t file_type;
     size_t widest = size_max(w->s->n_ff, size_max(w->s->n_embd, (size_t)w->s->n_heads * w->s->head_dim));
+    TRY(list_tensors(&l, a, e));
+    TRY(choose_types(&l, type, &file_type, e));
     w->pool = arena_array(a, POOL_ROWS * widest, sizeof(float)); /* no type takes more */
     if (!w->pool) return fail_nomem(e, "random rows", POOL_ROWS * widest * sizeof(float));
     TRY(gguf_writer_new(out_path, &w->w, e));
-    TRY(put_metadata(w, e));
+    TRY(put_metadata(w, file_type, e));
     TRY(put_vocabulary(w, a, e));
-    TRY(each_part(w->s, declare, w, e));
+    for (size_t i = 0; i < l.n; i++)
+        TRY(gguf_add_tensor(w->w, l.items[i].name, l.items[i].type, l.items[i].src->n_dims, l.items[i].src->ne, e));
     w->all = gguf_writer_data_bytes(w->w);
     TRY(gguf_write_begin(w->w, e));
-    TRY(each_part(w->s, write_part, w, e));
+    for (size_t i = 0; i < l.n; i++)
+        TRY(l.items[i].src->n_dims == 1 ? write_ones(w, l.items[i].src->ne[0], e) : write_matrix(w, &l.items[i], e));
     return gguf_write_end(w->w, e);
 }
 
@@ -254,8 +258,7 @@ int synth_write(const struct synth_shape *shape, const char *type, const char *o
 {
     struct arena a = {0};
     struct writing w = {.s = shape, .state = 0x9e3779b97f4a7c15u, .on_progress = on_progress, .user = user};
-    int rc = mix_find(type, &w.mix, e);
-    if (rc == 0) rc = write_all(&w, &a, out_path, e);
+    int rc = write_all(&w, type, &a, out_path, e);
     gguf_writer_free(&w.w);
     arena_fini(&a);
     return rc;

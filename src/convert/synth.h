@@ -18,7 +18,7 @@ const struct synth_shape *synth_shape_at(size_t i); /* NULL past the end */
 /* NULL with an error that lists the names where there is none of this name, or says why it cannot be made. */
 const struct synth_shape *synth_shape_find(const char *name, struct err *e);
 
-/* type: a tensor type, for all matrices, or a mix of several such as "q4_k_m". Writes the GGUF file out_path, durably.
+/* type: a recipe such as "q4_k_m", or a tensor type, for all matrices. Writes the GGUF file out_path, durably.
  * on_progress may be NULL; non-zero cancels. */
 int synth_write(const struct synth_shape *shape, const char *type, const char *out_path,
                 int (*on_progress)(void *user, uint64_t done, uint64_t all), void *user, struct err *e);
