@@ -254,6 +254,12 @@ static inline uint32_t load_u32(const void *p)
     memcpy(&v, p, sizeof v);
     return v;
 }
+static inline uint64_t load_u64(const void *p)
+{
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 
 /* ---- JSON ------------------------------------------------------------------------------------- */
 

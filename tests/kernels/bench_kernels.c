@@ -117,8 +117,9 @@ static void fill_act(const struct kernels *now, enum qarith arith, struct act *a
     *a = (struct act){.f = x, .stride = k, .q = mem->q, .d = mem->d, .s = mem->s};
     for (size_t i = 0; i < n_rows * k; i++) x[i] = random_float();
     if (arith == ARITH_FLOAT) return;
-    act_quantise(now, arith, x, k, 0, n_rows, now->pack_cols != 0, mem);
-    a->packed = now->pack_cols ? mem->packed : NULL;
+    const bool pack = now->pack_cols && n_rows >= now->pack_min;
+    act_quantise(now, arith, x, k, 0, n_rows, pack, mem);
+    a->packed = pack ? mem->packed : NULL;
 }
 
 static void bench_level(const struct kernels *now, struct bench *b)
@@ -127,12 +128,12 @@ static void bench_level(const struct kernels *now, struct bench *b)
     for (enum qtype t = 0; t < QTYPE_COUNT; t++) {
         const struct qtype_info *info = &qtypes[t];
         b->type = b->mm.type = t;
-        fill_act(now, info->arith, &b->mm.act, COLS, K, b->x, &b->mem);
         b->mm.row_bytes = K / info->block_n * info->block_bytes;
         fill_weights(t, (uint8_t *)(uintptr_t)b->mm.w, K * ROWS);
         static const size_t cols[] = {1, 2, 4, 8, 12, 16, 32, COLS};
         for (size_t c = 0; c < COUNT_OF(cols); c++) {
             b->mm.n_rows = cols[c];
+            fill_act(now, info->arith, &b->mm.act, cols[c], K, b->x, &b->mem);
             snprintf(name, sizeof name, "mm_%s 256x2048 by %zu", info->name, cols[c]);
             bench_one(now, b, name, run_mm, 2.0 * K * ROWS * (double)cols[c], "Gop/s");
         }

@@ -1,0 +1,94 @@
+/* int_tmpl: the frame of matrix products with integer weights. mm_int_<isa>.c defines the sizes, struct panel and the tiles,
+ * and includes this once.
+ *
+ * Few activation rows (decode) take GROUP weight rows at a time, each its own stream of memory with its own prefetch.
+ *
+ * Many (prefill): PANEL_ROWS weight rows by 256 weights are unpacked into scratch as [k / 4][rows][4], so that a register is 4
+ * weights of several rows and a broadcast of 4 activations serves it. All activation rows pass over the panel while it is in
+ * L1, PACK_COLS at a time and packed likewise; between panels of the same rows the two chains of each output (scaled sums,
+ * minima) wait in scratch.
+ *
+ * Where fewer weight rows are left, the last one is repeated and not stored. */
+#ifndef QUERN_INT_TMPL_H
+#define QUERN_INT_TMPL_H
+
+struct work {
+    struct panel panel;
+    float acc[STRIP][PANEL_ROWS], min[STRIP][PANEL_ROWS]; /* the chains, between panels of the same rows */
+};
+_Static_assert(sizeof(struct work) <= MM_SCRATCH, "scratch");
+
+/* One tile: all rows of a panel by up to PACK_COLS activation rows. */
+struct tile {
+    const struct panel *panel;
+    size_t n_blocks;  /* of 32 weights in the panel, 8 but at the end of a row */
+    const int8_t *y;  /* [8 n_blocks][PACK_COLS][4] */
+    const float *d;   /* scale of the panel's (first) block, for the first row; the next row's is d_row further */
+    const int16_t *s; /* its sums, likewise */
+    size_t d_row, s_row;
+    float (*acc)[PANEL_ROWS], (*min)[PANEL_ROWS];
+    int off; /* of the type */
+    bool has_min;
+};
+
+typedef void fill_fn(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks);
+typedef void tile_fn(const struct tile *t);
+
+static void store_strip(const struct rows *w, const struct work *k, size_t m, size_t n_cols)
+{
+    const struct qtype_info *info = &qtypes[w->a->type];
+    for (size_t c = 0; c < n_cols; c++) {
+        float *dst = w->a->dst + (m + c) * w->a->dst_stride + w->r;
+        for (size_t i = 0; i < PANEL_ROWS && i < w->n; i += VL) {
+            vec acc = v_load(k->acc[c] + i);
+            if (info->has_min && info->arith == ARITH_32) acc = v_add(acc, v_load(k->min[c] + i));
+            if (info->has_min && info->arith == ARITH_256) acc = v_sub(acc, v_load(k->min[c] + i));
+            v_store_n(dst + i, acc, w->n - i);
+        }
+    }
+}
+
+/* The weights of the piece after this one come into L2 while the arithmetic goes on. */
+ALWAYS void fetch_piece(const struct rows *w, size_t piece_bytes, size_t piece)
+{
+    for (size_t i = 0; i < PANEL_ROWS; i++) {
+        const uint8_t *p = row_at(w, i).data;
+        for (size_t at = 0; at < piece_bytes + 63; at += 64) fetch_l2(p, (piece + 1) * piece_bytes + at);
+    }
+}
+
+/* PANEL_ROWS weight rows by activation rows m.. (n_cols, at most STRIP). */
+static void mm_strip(const struct rows *w, size_t m, size_t n_cols, fill_fn *fill, tile_fn *const tiles[PACK_COLS])
+{
+    const struct mm *a = w->a;
+    const struct qtype_info *info = &qtypes[a->type];
+    struct work *k = a->scratch;
+    const size_t n_d = act_scales(info->arith, a->k), n_s = act_sums(info->arith, a->k);
+    const size_t piece_bytes = QSUPER / info->block_n * info->block_bytes;
+    memset(k->acc, 0, n_cols * sizeof *k->acc);
+    if (info->has_min) memset(k->min, 0, n_cols * sizeof *k->min);
+    struct tile t = {.panel = &k->panel, .d_row = n_d, .s_row = n_s, .off = info->off, .has_min = info->has_min};
+    for (size_t from = 0; from < a->k; from += QSUPER) {
+        t.n_blocks = size_min(a->k - from, QSUPER) / ACT_BLOCK;
+        fetch_piece(w, piece_bytes, from / QSUPER);
+        fill(&k->panel, w, from / QSUPER, t.n_blocks);
+        for (size_t c = 0; c < n_cols; c += PACK_COLS) {
+            t.y = a->act.packed + (m + c) * a->k + from * PACK_COLS;
+            t.d = a->act.d + (m + c) * n_d + from * n_d / a->k;
+            t.s = a->act.s + (m + c) * n_s + from * n_s / a->k;
+            t.acc = k->acc + c;
+            t.min = k->min + c;
+            tiles[size_min(n_cols - c, PACK_COLS) - 1](&t);
+        }
+    }
+    store_strip(w, k, m, n_cols);
+}
+
+static void mm_panels(const struct mm *a, size_t r0, size_t r1, fill_fn *fill, tile_fn *const tiles[PACK_COLS])
+{
+    for (size_t r = r0; r < r1; r += PANEL_ROWS)
+        for (size_t m = 0; m < a->n_rows; m += STRIP)
+            mm_strip(&(struct rows){a, r, size_min(r1 - r, PANEL_ROWS)}, m, size_min(a->n_rows - m, STRIP), fill, tiles);
+}
+
+#endif

@@ -1,0 +1,500 @@
+/* mm_int: matrix products with integer weights on AVX-512 VNNI. int_tmpl.h has the plan and the loops outside, unpack_avx512.h
+ * the types.
+ *
+ * Decode, types of 32: 8 weight rows by 2 blocks a step. vpdpbusd multiplies the unsigned weights of a row; a tree of adds
+ * turns eight registers into the 8 sums of the first block and the 8 of the second.
+ *
+ * Decode, types of 256: vpmaddubsw makes sums of two products (u is at most 128, so they fit int16), vpdpwssd multiplies them
+ * by the scale of their subblock and adds up; one tree for the 8 sums of a superblock. Where u is larger, vpdpbusd and vpmulld.
+ *
+ * Prefill: a register holds 4 weights of 16 rows, a tile is 32 x 6 outputs. Types of 32: 8 vpdpbusd for each block and
+ * register, then scale, convert, fma. Types of 256: a vpmulld and an add for each subblock, floats once in 256. */
+#include "kernel/x86/avx512.h"
+#include "kernel/x86/unpack_avx512.h"
+
+enum {
+    DIRECT_COLS = 8, /* activation rows of a decode step at most */
+    PACK_MIN = 6,    /* activation rows from which panels pay */
+    PANEL_ROWS = 32,
+    PACK_COLS = 6,
+    STRIP = 768,     /* activation rows per panel, bounded by scratch */
+    PREFETCH = 1024, /* bytes ahead in each weight row */
+};
+
+struct panel {
+    uint8_t w[QSUPER / 4][PANEL_ROWS][4];
+    float d[8][PANEL_ROWS], m[8][PANEL_ROWS]; /* types of 256: [0] */
+    int32_t sc[16][PANEL_ROWS];               /* types of 256: of each subblock */
+    int16_t mn[8][PANEL_ROWS][2];             /* of two subblocks each */
+};
+#include "kernel/x86/int_tmpl.h"
+
+/* ---- decode ---------------------------------------------------------------------------------------- */
+
+/* Row sums: of registers t[0..7], lanes 0-7 are added up into lane 0..7 of the result, lanes 8-15 into lane 8..15. */
+ALWAYS __m512i sum_rows(const __m512i t[GROUP])
+{
+    __m512i p[4], h[2];
+    UNROLL for (int i = 0; i < 4; i++) p[i] =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(t[2 * i], t[2 * i + 1]), _mm512_unpackhi_epi32(t[2 * i], t[2 * i + 1]));
+    UNROLL for (int i = 0; i < 2; i++) h[i] =
+        _mm512_add_epi32(_mm512_unpacklo_epi64(p[2 * i], p[2 * i + 1]), _mm512_unpackhi_epi64(p[2 * i], p[2 * i + 1]));
+    const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    return _mm512_add_epi32(_mm512_permutex2var_epi64(h[0], even, h[1]), _mm512_permutex2var_epi64(h[0], odd, h[1]));
+}
+
+ALWAYS __m256i fold_halves(__m512i v)
+{
+    return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+}
+
+/* Asks for a share of the next GROUP rows, in the order in which they lie in memory: one stream, whatever the rows' number. */
+ALWAYS void fetch_group(const struct rows *w, size_t piece, size_t bytes)
+{
+    const size_t at = GROUP * (w->a->row_bytes + piece * bytes);
+    for (size_t i = 0; i < GROUP * bytes; i += 64) fetch_l2(w->a->w + w->r * w->a->row_bytes, at + i);
+}
+
+/* Sums of four products of y with 1, times -off: what a product of u with y must start from. */
+ALWAYS __m512i start_four(__m512i y, const int off)
+{
+    return _mm512_mullo_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), bytes_of(1), y), _mm512_set1_epi32(-off));
+}
+
+/* Types of 32: blocks b and (where two) b + 1 of a piece of 8 rows, into acc and min. */
+ALWAYS void step_32(__m256 *acc, __m256 *min, const struct stage *st, const struct mm *a, size_t block, size_t b, size_t n_cols,
+                    const bool two, chunk_fn *const chunk, const int off, const bool has_min, const enum qtype d_type)
+{
+    const size_t n_blocks = a->k / ACT_BLOCK;
+    __m512i u[GROUP];
+    UNROLL for (int r = 0; r < GROUP; r++) u[r] = chunk(st->p[r], b / 2, two);
+    const __m512 dw = scales_of(st->d16[b], st->d[b], d_type);
+    for (size_t m = 0; m < n_cols; m++) {
+        const int8_t *q = a->act.q + m * a->k + (block + b) * ACT_BLOCK;
+        const float *d = a->act.d + m * n_blocks + block + b;
+        const int16_t *s = a->act.s + m * n_blocks + block + b;
+        const __m512i y = two ? _mm512_loadu_si512(q) : _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)q));
+        const __m512 dx = _mm512_mask_broadcastss_ps(_mm512_set1_ps(d[0]), 0xff00, _mm_set_ss(two ? d[1] : 0.0f));
+        const __m512i start = off ? start_four(y, off) : _mm512_setzero_si512();
+        __m512i t[GROUP];
+        UNROLL for (int r = 0; r < GROUP; r++) t[r] = _mm512_dpbusd_epi32(start, u[r], y);
+        const __m512 scale = _mm512_mul_ps(dw, dx), value = _mm512_cvtepi32_ps(sum_rows(t));
+        acc[m] = _mm256_fmadd_ps(_mm512_castps512_ps256(scale), _mm512_castps512_ps256(value), acc[m]);
+        if (two) acc[m] = _mm256_fmadd_ps(_mm512_extractf32x8_ps(scale, 1), _mm512_extractf32x8_ps(value, 1), acc[m]);
+        if (!has_min) continue;
+        const __m512 least = _mm512_mul_ps(scales_of(st->m16[b], st->m[b], d_type), dx);
+        min[m] = _mm256_fmadd_ps(_mm512_castps512_ps256(least), _mm256_set1_ps((float)s[0]), min[m]);
+        if (two) min[m] = _mm256_fmadd_ps(_mm512_extractf32x8_ps(least, 1), _mm256_set1_ps((float)s[1]), min[m]);
+    }
+}
+
+ALWAYS void piece_32(__m256 *acc, __m256 *min, const struct stage *st, const struct mm *a, size_t piece, size_t n_blocks,
+                     size_t n_cols, chunk_fn *const chunk, const int off, const bool has_min, const enum qtype d_type)
+{
+    size_t b = 0;
+    for (; b + 2 <= n_blocks; b += 2) step_32(acc, min, st, a, 8 * piece, b, n_cols, true, chunk, off, has_min, d_type);
+    if (b < n_blocks) step_32(acc, min, st, a, 8 * piece, b, n_cols, false, chunk, off, has_min, d_type);
+}
+
+/* An index for vpshufb: the 16-bit lanes of each quarter q take byte (or, where pairs, bytes 2 n and 2 n + 1) n = at[q]. */
+ALWAYS __m512i quarter_index(const int at0, const int at1, const int at2, const int at3, const bool pairs)
+{
+    const int base = pairs ? 0x0100 : 0x8000, unit = pairs ? 0x0202 : 0x0001;
+    __m512i v = _mm512_castsi128_si512(_mm_set1_epi16((short)(base + unit * at0)));
+    v = _mm512_inserti32x4(v, _mm_set1_epi16((short)(base + unit * at1)), 1);
+    v = _mm512_inserti32x4(v, _mm_set1_epi16((short)(base + unit * at2)), 2);
+    return _mm512_inserti32x4(v, _mm_set1_epi16((short)(base + unit * at3)), 3);
+}
+
+/* The scales of the subblocks of chunk i of row r, one for each int16 lane (int32, where WIDE32). */
+ALWAYS __m512i lane_scales(const struct stage *st, const int r, const size_t i, const enum form form)
+{
+    const int at = (int)(form == SUB16 ? 4 * i % 8 : 2 * i);
+    if (form == WIDE32) {
+        const __m512i index = _mm512_inserti64x4(_mm512_set1_epi32(at), _mm256_set1_epi32(at + 1), 1);
+        return _mm512_permutexvar_epi32(index, _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)st->wide[r])));
+    }
+    const void *from = form == SUB16 ? (const void *)(st->sc[r] + i / 2 * 8) : st->bytes[r];
+    const __m512i sc = _mm512_broadcast_i32x4(_mm_loadu_si128(from));
+    return _mm512_shuffle_epi8(sc, form == SUB16 ? quarter_index(at, at + 1, at + 2, at + 3, true)
+                                                 : quarter_index(at, at, at + 1, at + 1, false));
+}
+
+/* Sums over the subblocks of 8 rows of mn times the sum of q. */
+ALWAYS __m256i min_sums(const struct stage *st, const int16_t *s, const enum form form)
+{
+    const __m256i s16 = _mm256_loadu_si256((const __m256i *)s);
+    if (form == SUB16) {
+        __m512i t[GROUP];
+        UNROLL for (int i = 0; i < GROUP; i++) t[i] =
+            _mm512_zextsi256_si512(_mm256_madd_epi16(_mm256_loadu_si256((const __m256i *)st->mn[i]), s16));
+        return _mm512_castsi512_si256(sum_rows(t));
+    }
+    /* Four rows a register: their minima are the upper 8 bytes of each quarter. */
+    const __m512i y = _mm512_broadcast_i32x4(_mm256_cvtepi32_epi16(_mm256_madd_epi16(s16, _mm256_set1_epi16(1))));
+    const __m512i none = _mm512_setzero_si512();
+    const __m512i a = _mm512_madd_epi16(_mm512_unpackhi_epi8(_mm512_loadu_si512(st->bytes[0]), none), y);
+    const __m512i b = _mm512_madd_epi16(_mm512_unpackhi_epi8(_mm512_loadu_si512(st->bytes[4]), none), y);
+    __m512i t = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)); /* a0+a2 b0+b2 a1+a3 b1+b3 */
+    t = _mm512_add_epi32(t, _mm512_shuffle_epi32(t, 0x4e));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+    return _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, t));
+}
+
+/* The products of chunk u with y, of which less is what an offset adds to each lane before the scales: sums of two products in
+ * int16, or where WIDE32 of four in int32 (and then less is what they start from). */
+ALWAYS __m512i add_chunk(__m512i sum, __m512i u, __m512i y, __m512i less, __m512i sc, const int off, const enum form form)
+{
+    if (form == WIDE32) return _mm512_add_epi32(sum, _mm512_mullo_epi32(_mm512_dpbusd_epi32(less, u, y), sc));
+    const __m512i p = _mm512_maddubs_epi16(u, y);
+    return _mm512_dpwssd_epi32(sum, off ? _mm512_sub_epi16(p, less) : p, sc);
+}
+ALWAYS __m512i less_of(__m512i y, const int off, const enum form form)
+{
+    return form == WIDE32 ? start_four(y, off) : _mm512_maddubs_epi16(bytes_of(off), y);
+}
+
+/* Types of 256: one superblock of 8 rows. */
+ALWAYS void piece_256(__m256 *acc, __m256 *min, const struct stage *st, const struct mm *a, size_t piece, size_t n_cols,
+                      chunk_fn *const chunk, const int off, const bool has_min, const enum form form, const enum qtype d_type)
+{
+    __m512i t[DIRECT_COLS][GROUP], less[DIRECT_COLS][4];
+    for (size_t m = 0; m < n_cols && off; m++)
+        UNROLL for (size_t i = 0; i < 4; i++) less[m][i] =
+            less_of(_mm512_loadu_si512(a->act.q + m * a->k + piece * QSUPER + 64 * i), off, form);
+    UNROLL for (int r = 0; r < GROUP; r++)
+    {
+        __m512i u[4], sc[4];
+        UNROLL for (size_t i = 0; i < 4; i++)
+        {
+            u[i] = chunk(st->p[r], i, true);
+            sc[i] = lane_scales(st, r, i, form);
+        }
+        for (size_t m = 0; m < n_cols; m++) {
+            const int8_t *q = a->act.q + m * a->k + piece * QSUPER;
+            __m512i sum = _mm512_setzero_si512();
+            UNROLL for (size_t i = 0; i < 4; i++) sum =
+                add_chunk(sum, u[i], _mm512_loadu_si512(q + 64 * i), off ? less[m][i] : sum, sc[i], off, form);
+            t[m][r] = sum;
+        }
+    }
+    const __m256 dw = eight_scales(st->d16[0], st->d[0], d_type), mw = eight_scales(st->m16[0], st->m[0], d_type);
+    for (size_t m = 0; m < n_cols; m++) {
+        const __m256 dx = _mm256_set1_ps(a->act.d[m * (a->k / QSUPER) + piece]);
+        acc[m] = _mm256_fmadd_ps(_mm256_mul_ps(dw, dx), _mm256_cvtepi32_ps(fold_halves(sum_rows(t[m]))), acc[m]);
+        if (!has_min) continue;
+        const __m256i least = min_sums(st, a->act.s + m * (a->k / QSUB) + piece * 16, form);
+        min[m] = _mm256_fmadd_ps(_mm256_mul_ps(mw, dx), _mm256_cvtepi32_ps(least), min[m]);
+    }
+}
+
+/* ---- panels ---------------------------------------------------------------------------------------- */
+
+/* Transposes 16 x 16 dwords; row i of the result goes to dst + i * PANEL_ROWS * 4. */
+ALWAYS void store_transposed(const __m512i w[16], uint8_t *dst)
+{
+    __m512i a[16], b[16];
+    UNROLL for (int i = 0; i < 16; i += 4)
+    {
+        __m512i t0 = _mm512_unpacklo_epi32(w[i], w[i + 1]), t1 = _mm512_unpackhi_epi32(w[i], w[i + 1]);
+        __m512i t2 = _mm512_unpacklo_epi32(w[i + 2], w[i + 3]), t3 = _mm512_unpackhi_epi32(w[i + 2], w[i + 3]);
+        a[i] = _mm512_unpacklo_epi64(t0, t2); /* column 0, 4, 8, 12 of four rows */
+        a[i + 1] = _mm512_unpackhi_epi64(t0, t2);
+        a[i + 2] = _mm512_unpacklo_epi64(t1, t3);
+        a[i + 3] = _mm512_unpackhi_epi64(t1, t3);
+    }
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88); /* columns i and i + 8, rows 0-7 */
+        b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
+        b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
+        b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
+    }
+    UNROLL for (int i = 0; i < 8; i++)
+    {
+        _mm512_store_si512(dst + i * PANEL_ROWS * 4, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
+        _mm512_store_si512(dst + (i + 8) * PANEL_ROWS * 4, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
+    }
+}
+
+/* Integer scale s of row r; of its minimum. */
+ALWAYS int32_t scale_at(const struct stage *st, size_t r, size_t s, const enum form form)
+{
+    return form == WIDE32 ? st->wide[r][s] : form == SUB32 ? st->bytes[r][s] : st->sc[r][s];
+}
+ALWAYS int16_t min_at(const struct stage *st, size_t r, size_t s, const enum form form)
+{
+    return form == SUB32 ? st->bytes[r][8 + s] : st->mn[r][s];
+}
+#define SUBS(form) ((form) == NO_SUBS ? 0 : (form) == SUB16 ? 16 : 8)
+
+/* Scales of 8 rows, staged, into a panel from row g on. */
+ALWAYS void fill_scales(struct panel *panel, const struct stage *st, size_t g, const enum form form, const bool has_min,
+                        const enum qtype d_type)
+{
+    for (size_t b = 0; b < (form == NO_SUBS ? 8 : 1); b++) {
+        _mm256_store_ps(&panel->d[b][g], eight_scales(st->d16[b], st->d[b], d_type));
+        if (has_min) _mm256_store_ps(&panel->m[b][g], eight_scales(st->m16[b], st->m[b], d_type));
+    }
+    for (size_t r = 0; r < GROUP; r++)
+        for (size_t s = 0; s < SUBS(form); s++) {
+            panel->sc[s][g + r] = scale_at(st, r, s, form);
+            if (has_min) panel->mn[s / 2][g + r][s % 2] = min_at(st, r, s, form);
+        }
+}
+
+ALWAYS void fill(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks, chunk_fn *const chunk,
+                 stage_fn *const stage, const enum form form, const bool has_min, const enum qtype d_type)
+{
+    for (size_t g = 0; g < PANEL_ROWS; g += 2 * GROUP) {
+        struct stage st[2];
+        for (size_t h = 0; h < 2; h++) {
+            stage(w, g + h * GROUP, piece, n_blocks, &st[h]);
+            fill_scales(panel, &st[h], g + h * GROUP, form, has_min, d_type);
+        }
+        UNROLL for (size_t i = 0; i < 4; i++)
+        {
+            __m512i u[16];
+            if (2 * i >= n_blocks) break;
+            if (2 * i + 1 < n_blocks) {
+                UNROLL for (size_t r = 0; r < 16; r++) u[r] = chunk(st[r / GROUP].p[r % GROUP], i, true);
+            } else {
+                UNROLL for (size_t r = 0; r < 16; r++) u[r] = chunk(st[r / GROUP].p[r % GROUP], i, false);
+            }
+            store_transposed(u, panel->w[16 * i][g]);
+        }
+    }
+}
+
+/* sum[c][h] += 4 * n weights of the panel's rows times those of nc activation rows. */
+ALWAYS void multiply(__m512i sum[PACK_COLS][2], const uint8_t *w, const int8_t *y, const unsigned n, const unsigned nc)
+{
+    UNROLL for (unsigned i = 0; i < n; i++)
+    {
+        const __m512i w0 = _mm512_load_si512(w + i * PANEL_ROWS * 4), w1 = _mm512_load_si512(w + i * PANEL_ROWS * 4 + 64);
+        UNROLL for (unsigned c = 0; c < nc; c++)
+        {
+            const __m512i q = _mm512_set1_epi32((int)load_u32(y + (i * PACK_COLS + c) * 4));
+            sum[c][0] = _mm512_dpbusd_epi32(sum[c][0], w0, q);
+            sum[c][1] = _mm512_dpbusd_epi32(sum[c][1], w1, q);
+        }
+    }
+}
+
+/* acc = fma(d * dx, value, acc) in 32 lanes. */
+ALWAYS void chain(float *acc, const float *d, __m512 dx, const __m512i value[2])
+{
+    UNROLL for (int h = 0; h < 2; h++)
+        v_store(acc + 16 * h, v_fma(v_mul(v_load(d + 16 * h), dx), _mm512_cvtepi32_ps(value[h]), v_load(acc + 16 * h)));
+}
+
+ALWAYS void tile_32(const struct tile *t, const unsigned nc, const int off, const bool has_min)
+{
+    int32_t start[PACK_COLS][8]; /* of the sums: -off * sum of q */
+    __m512 acc[PACK_COLS][2];
+    UNROLL for (unsigned c = 0; c < nc; c++)
+    {
+        const __m128i s = _mm_maskz_loadu_epi16((__mmask8)lanes(t->n_blocks), t->s + c * t->s_row);
+        _mm256_storeu_si256((__m256i *)start[c], _mm256_mullo_epi32(_mm256_cvtepi16_epi32(s), _mm256_set1_epi32(-off)));
+        UNROLL for (int h = 0; h < 2; h++) acc[c][h] = v_load(t->acc[c] + 16 * h);
+    }
+    for (size_t b = 0; b < t->n_blocks; b++) {
+        __m512i sum[PACK_COLS][2];
+        UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] =
+            off ? _mm512_set1_epi32(start[c][b]) : _mm512_setzero_si512();
+        multiply(sum, t->panel->w[8 * b][0], t->y + b * 32 * PACK_COLS, 8, nc);
+        UNROLL for (int h = 0; h < 2; h++)
+        {
+            const __m512 dw = v_load(t->panel->d[b] + 16 * h);
+            UNROLL for (unsigned c = 0; c < nc; c++) acc[c][h] =
+                v_fma(v_mul(dw, v_set1(t->d[c * t->d_row + b])), _mm512_cvtepi32_ps(sum[c][h]), acc[c][h]);
+        }
+    }
+    UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (int h = 0; h < 2; h++) v_store(t->acc[c] + 16 * h, acc[c][h]);
+    if (!has_min) return;
+    UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (int h = 0; h < 2; h++) acc[c][h] = v_load(t->min[c] + 16 * h);
+    for (size_t b = 0; b < t->n_blocks; b++) UNROLL for (int h = 0; h < 2; h++)
+        {
+            const __m512 mw = v_load(t->panel->m[b] + 16 * h);
+            UNROLL for (unsigned c = 0; c < nc; c++) acc[c][h] =
+                v_fma(v_mul(mw, v_set1(t->d[c * t->d_row + b])), v_set1((float)t->s[c * t->s_row + b]), acc[c][h]);
+        }
+    UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (int h = 0; h < 2; h++) v_store(t->min[c] + 16 * h, acc[c][h]);
+}
+
+/* The sums of q of each subblock. */
+ALWAYS __m512i sums_of(const int16_t *s, const size_t subs)
+{
+    const __m256i s16 = _mm256_loadu_si256((const __m256i *)s);
+    return subs == 16 ? _mm512_cvtepi16_epi32(s16) : _mm512_zextsi256_si512(_mm256_madd_epi16(s16, _mm256_set1_epi16(1)));
+}
+
+ALWAYS void tile_256(const struct tile *t, const unsigned nc, const int off, const bool has_min, const size_t subs)
+{
+    int32_t start[PACK_COLS][16]; /* of the sums of a subblock: -off * sum of q */
+    __m512i total[PACK_COLS][2];
+    UNROLL for (unsigned c = 0; c < nc; c++)
+    {
+        if (off) _mm512_storeu_si512(start[c], _mm512_mullo_epi32(sums_of(t->s + c * t->s_row, subs), _mm512_set1_epi32(-off)));
+        total[c][0] = total[c][1] = _mm512_setzero_si512();
+    }
+    for (size_t s = 0; s < subs; s++) {
+        __m512i sum[PACK_COLS][2];
+        UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] =
+            off ? _mm512_set1_epi32(start[c][s]) : _mm512_setzero_si512();
+        const unsigned n = 64 / (unsigned)subs;
+        multiply(sum, t->panel->w[s * n][0], t->y + s * n * 4 * PACK_COLS, n, nc);
+        UNROLL for (int h = 0; h < 2; h++)
+        {
+            const __m512i sc = _mm512_load_si512(t->panel->sc[s] + 16 * h);
+            UNROLL for (unsigned c = 0; c < nc; c++) total[c][h] =
+                _mm512_add_epi32(total[c][h], _mm512_mullo_epi32(sum[c][h], sc));
+        }
+    }
+    UNROLL for (unsigned c = 0; c < nc; c++) chain(t->acc[c], t->panel->d[0], v_set1(t->d[c * t->d_row]), total[c]);
+    if (!has_min) return;
+    int16_t pairs[PACK_COLS][16];
+    UNROLL for (unsigned c = 0; c < nc; c++)
+    {
+        _mm256_storeu_si256((__m256i *)pairs[c], _mm512_cvtepi32_epi16(sums_of(t->s + c * t->s_row, subs)));
+        total[c][0] = total[c][1] = _mm512_setzero_si512();
+    }
+    for (size_t s = 0; s < subs / 2; s++) UNROLL for (int h = 0; h < 2; h++)
+        {
+            const __m512i mn = _mm512_load_si512(t->panel->mn[s][16 * h]);
+            UNROLL for (unsigned c = 0; c < nc; c++) total[c][h] =
+                _mm512_dpwssd_epi32(total[c][h], mn, _mm512_set1_epi32((int)load_u32(pairs[c] + 2 * s)));
+        }
+    UNROLL for (unsigned c = 0; c < nc; c++) chain(t->min[c], t->panel->m[0], v_set1(t->d[c * t->d_row]), total[c]);
+}
+
+/* ---- the types -------------------------------------------------------------------------------------- */
+
+/* Up to 8 weight rows by n_cols activation rows of a. The scales of a piece are staged while the one before is multiplied. */
+ALWAYS void group(const struct rows *w, size_t n_cols, chunk_fn *const chunk, stage_fn *const stage, const size_t bytes,
+                  const int off, const bool has_min, const enum form form, const enum qtype d_type)
+{
+    const struct mm *a = w->a;
+    const size_t n_pieces = (a->k + QSUPER - 1) / QSUPER;
+    struct stage st[2];
+    __m256 acc[DIRECT_COLS], min[DIRECT_COLS];
+    for (size_t m = 0; m < n_cols; m++) acc[m] = min[m] = _mm256_setzero_ps();
+    stage(w, 0, 0, size_min(a->k, QSUPER) / ACT_BLOCK, &st[0]);
+    for (size_t piece = 0; piece < n_pieces; piece++) {
+        const size_t left = a->k - piece * QSUPER;
+        const struct stage *now = &st[piece % 2];
+        fetch_group(w, piece, bytes);
+        if (left > QSUPER) stage(w, 0, piece + 1, size_min(left - QSUPER, QSUPER) / ACT_BLOCK, &st[(piece + 1) % 2]);
+        if (form == NO_SUBS)
+            piece_32(acc, min, now, a, piece, size_min(left, QSUPER) / ACT_BLOCK, n_cols, chunk, off, has_min, d_type);
+        else
+            piece_256(acc, min, now, a, piece, n_cols, chunk, off, has_min, form, d_type);
+    }
+    for (size_t m = 0; m < n_cols; m++) {
+        if (has_min) acc[m] = form == NO_SUBS ? _mm256_add_ps(acc[m], min[m]) : _mm256_sub_ps(acc[m], min[m]);
+        _mm256_mask_storeu_ps(a->dst + m * a->dst_stride + w->r, (__mmask8)lanes(w->n), acc[m]);
+    }
+}
+
+typedef void group_fn(const struct rows *w, size_t n_cols);
+
+static void mm_direct(const struct mm *a, size_t r0, size_t r1, group_fn *one, group_fn *several)
+{
+    const enum qarith arith = qtypes[a->type].arith;
+    struct mm part = *a;
+    for (size_t m = 0; m < a->n_rows; m += DIRECT_COLS) {
+        part.n_rows = size_min(a->n_rows - m, DIRECT_COLS);
+        part.act.q = a->act.q + m * a->k;
+        part.act.d = a->act.d + m * act_scales(arith, a->k);
+        part.act.s = a->act.s + m * act_sums(arith, a->k);
+        part.dst = a->dst + m * a->dst_stride;
+        for (size_t r = r0; r < r1; r += GROUP)
+            (part.n_rows == 1 ? one : several)(&(struct rows){&part, r, size_min(r1 - r, GROUP)}, part.n_rows);
+    }
+}
+
+#define TILE(tag, nc, off, has_min, form)               \
+    static void tile_##tag##_##nc(const struct tile *t) \
+    {                                                   \
+        if (form == NO_SUBS)                            \
+            tile_32(t, nc, off, has_min);               \
+        else                                            \
+            tile_256(t, nc, off, has_min, SUBS(form));  \
+    }
+
+/* A type whose blocks are read by chunk and stage. bytes: of 256 weights. tile_off and tile_min: off and has_min as a tile
+ * knows them. */
+#define PRODUCT(tag, chunk, stage, bytes, off, has_min, form, d_type, tile_off, tile_min)            \
+    static void one_##tag(const struct rows *w, size_t n_cols)                                       \
+    {                                                                                                \
+        (void)n_cols;                                                                                \
+        group(w, 1, chunk, stage, bytes, off, has_min, form, d_type);                                \
+    }                                                                                                \
+    static void several_##tag(const struct rows *w, size_t n_cols)                                   \
+    {                                                                                                \
+        group(w, n_cols, chunk, stage, bytes, off, has_min, form, d_type);                           \
+    }                                                                                                \
+    static void fill_##tag(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks) \
+    {                                                                                                \
+        fill(panel, w, piece, n_blocks, chunk, stage, form, has_min, d_type);                        \
+    }                                                                                                \
+    TILE(tag, 1, tile_off, tile_min, form)                                                           \
+    TILE(tag, 2, tile_off, tile_min, form)                                                           \
+    TILE(tag, 3, tile_off, tile_min, form)                                                           \
+    TILE(tag, 4, tile_off, tile_min, form)                                                           \
+    TILE(tag, 5, tile_off, tile_min, form)                                                           \
+    TILE(tag, 6, tile_off, tile_min, form)                                                           \
+    static void mm_##tag##_avx512(const struct mm *a, size_t r0, size_t r1)                          \
+    {                                                                                                \
+        static tile_fn *const tiles[PACK_COLS] = {tile_##tag##_1, tile_##tag##_2, tile_##tag##_3,    \
+                                                  tile_##tag##_4, tile_##tag##_5, tile_##tag##_6};   \
+        if (a->act.packed)                                                                           \
+            mm_panels(a, r0, r1, fill_##tag, tiles);                                                 \
+        else                                                                                         \
+            mm_direct(a, r0, r1, one_##tag, several_##tag);                                          \
+    }
+#define HOT(TYPE, tag, bytes, off, has_min, form, d_type) \
+    PRODUCT(tag, chunk_##tag, stage_##tag, bytes, off, has_min, form, d_type, off, has_min)
+#define ANY(tag, form)                                                                                       \
+    PRODUCT(tag, chunk_any, stage_any, QSUPER / qtypes[w->a->type].block_n * qtypes[w->a->type].block_bytes, \
+            qtypes[w->a->type].off, qtypes[w->a->type].has_min, form, QTYPE_F32, t->off, t->has_min)
+
+/* X(TYPE, tag, bytes of 256 weights, off, has_min, form, type of d and m) */
+#define HOT_TYPES(X)                                       \
+    X(Q8_0, q8_0, 272, 128, false, NO_SUBS, QTYPE_F16)     \
+    X(Q4_0, q4_0, 144, 8, false, NO_SUBS, QTYPE_F16)       \
+    X(Q4_1, q4_1, 160, 0, true, NO_SUBS, QTYPE_F16)        \
+    X(Q5_0, q5_0, 176, 16, false, NO_SUBS, QTYPE_F16)      \
+    X(Q5_1, q5_1, 192, 0, true, NO_SUBS, QTYPE_F16)        \
+    X(IQ4_NL, iq4_nl, 144, 128, false, NO_SUBS, QTYPE_F16) \
+    X(MXFP4, mxfp4, 136, 12, false, NO_SUBS, QTYPE_BF16)   \
+    X(Q2_K, q2_k, 84, 0, true, SUB16, QTYPE_F16)           \
+    X(Q3_K, q3_k, 110, 4, false, SUB16, QTYPE_F16)         \
+    X(Q4_K, q4_k, 144, 0, true, SUB32, QTYPE_F16)          \
+    X(Q5_K, q5_k, 176, 0, true, SUB32, QTYPE_F16)          \
+    X(Q6_K, q6_k, 210, 32, false, SUB16, QTYPE_F16)        \
+    X(IQ4_XS, iq4_xs, 136, 128, false, WIDE32, QTYPE_F16)
+HOT_TYPES(HOT)
+ANY(any_32, NO_SUBS)
+ANY(any_256, SUB16)
+
+/* [k / 4][PACK_COLS][4]: dwords of up to PACK_COLS rows side by side. */
+static void pack_act(const int8_t *q, size_t n, size_t k, int8_t *dst)
+{
+    for (size_t i = 0; i < k; i += 4, dst += 4 * PACK_COLS)
+        for (size_t c = 0; c < n; c++) memcpy(dst + 4 * c, q + c * k + i, 4);
+}
+
+void mm_int_init_avx512(struct kernels *k)
+{
+    for (size_t t = 0; t < QTYPE_COUNT; t++) {
+        if (qtypes[t].arith == ARITH_32) k->mm[t] = mm_any_32_avx512;
+        if (qtypes[t].arith == ARITH_256) k->mm[t] = mm_any_256_avx512;
+    }
+#define SET(TYPE, tag, bytes, off, has_min, form, d_type) k->mm[QTYPE_##TYPE] = mm_##tag##_avx512;
+    HOT_TYPES(SET)
+#undef SET
+    k->pack_cols = PACK_COLS;
+    k->pack_min = PACK_MIN;
+    k->pack_act = pack_act;
+}
