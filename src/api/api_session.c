@@ -1,5 +1,6 @@
 /* api_session: quern.h's session functions. */
 #include "api/api_int.h"
+#include "machine/machine.h"
 
 #define DEFAULT_CTX 4096
 #define DEFAULT_BATCH 512
@@ -72,7 +73,19 @@ void quern_session_get_info(const quern_session *q, quern_session_info *out)
                                 .v_type = qtypes[kv->view.v_type].name,
                                 .cpu_level = b.level,
                                 .kv_bytes = kv->bytes,
+                                .kv_token_bytes = kv->token_bytes,
                                 .compute_bytes = b.bytes};
+}
+
+int quern_session_measure(const quern_session *q, quern_limits *out, quern_error *err)
+{
+    struct err e = {0};
+    struct machine_limits l = {0};
+    const struct model *m = q->model->model;
+    if (machine_measure(m->reads, m->n_reads, session_kernels(q->s), session_backend(q->s).n_threads, &l, &e) < 0)
+        return api_fail(err, &e);
+    *out = (quern_limits){l.bandwidth_gb_s, l.bandwidth_huge_gb_s, l.int8_tops, l.f32_tops};
+    return 0;
 }
 
 struct copy_rows {

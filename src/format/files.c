@@ -20,6 +20,7 @@ struct part {
 
 struct files {
     enum files_kind kind;
+    struct files_options opts;
     struct arena a; /* everything below but the parts' own; grows with the sizes of the files */
     const char *path;
     struct part *parts; /* [n_parts] */
@@ -40,7 +41,7 @@ static struct str bytes_of(const struct part *p)
 static int map_part(struct files *f, struct part *p, const char *path, struct err *e)
 {
     p->path = path;
-    TRY(vfs_map(path, &p->map, e));
+    TRY((f->opts.copy ? vfs_copy : vfs_map)(path, &p->map, e));
     if (!size_add(f->a.limit, p->map.n, &f->a.limit) || !size_add(f->a.limit, p->map.n, &f->a.limit))
         return fail(e, ERR_LIMIT, "%s: too large", path);
     return 0;
@@ -239,14 +240,27 @@ static int open_path(struct files *f, struct err *e)
     return f->kind == FILES_HF ? join_matrices(f, e) : 0;
 }
 
+static int lock_parts(const struct files *f, struct err *e)
+{
+    for (size_t i = 0; i < f->n_parts; i++) TRY(vfs_lock(&f->parts[i].map, f->parts[i].path, e));
+    return 0;
+}
+
 int files_open(const char *path, struct files **out, struct err *e)
+{
+    return files_open_as(path, &(struct files_options){0}, out, e);
+}
+
+int files_open_as(const char *path, const struct files_options *opts, struct files **out, struct err *e)
 {
     *out = NULL;
     struct files *f = mem_zalloc(sizeof *f);
     if (!f) return fail_nomem(e, path, sizeof *f);
+    f->opts = *opts;
     f->a.limit = (size_t)16 << 20;
     f->path = arena_dup(&f->a, path, strlen(path));
     int rc = f->path ? open_path(f, e) : fail_nomem(e, path, strlen(path));
+    if (rc == 0 && opts->lock) rc = lock_parts(f, e);
     if (rc < 0) files_close(&f);
     *out = f;
     return rc;
@@ -294,11 +308,6 @@ const struct tensor *files_find(const struct files *f, struct str name)
 uint64_t files_bytes(const struct files *f)
 {
     return f->bytes;
-}
-
-void files_will_need(const struct files *f)
-{
-    for (size_t i = 0; i < f->n_parts; i++) vfs_will_need(&f->parts[i].map, 0, f->parts[i].map.n);
 }
 
 const struct gguf *files_gguf(const struct files *f)

@@ -42,6 +42,12 @@ enum files_kind { FILES_GGUF, FILES_HF };
 
 /* path: a .gguf file (any part of a split set), or a folder with config.json and *.safetensors. */
 int files_open(const char *path, struct files **out, struct err *e);
+/* How the weights come to memory; zeroed: the files are mapped, and pages come as they are used. */
+struct files_options {
+    bool copy; /* read into memory of this process */
+    bool lock; /* kept in memory */
+};
+int files_open_as(const char *path, const struct files_options *opts, struct files **out, struct err *e);
 void files_close(struct files **f);
 enum files_kind files_kind(const struct files *f);
 const char *files_path(const struct files *f);
@@ -49,7 +55,6 @@ size_t files_n_tensors(const struct files *f);
 const struct tensor *files_tensor(const struct files *f, size_t i);      /* in the order of the files */
 const struct tensor *files_find(const struct files *f, struct str name); /* NULL when missing */
 uint64_t files_bytes(const struct files *f);                             /* sum of the tensors' bytes */
-void files_will_need(const struct files *f); /* start reading all weights in the background, in file order */
 
 /* The same tensor's name in a GGUF file and in a Hugging Face checkpoint: "blk.3.attn_q.weight" is
  * "model.layers.3.self_attn.q_proj.weight". out is overwritten; false where the name is in no table (or memory is out). */

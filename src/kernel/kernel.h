@@ -155,6 +155,10 @@ struct kernels {
     void (*attn_merge)(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n);
     /* y[i] = exp(x[i]); y may be x. */
     void (*exp)(const float *x, size_t n, float *y);
+    /* The most that this level's arithmetic units can do, for those who measure: each call does nothing but independent
+     * multiply-adds of int8, or of f32, for a tenth of a millisecond or so, and returns how many. */
+    uint64_t (*peak_int8)(void);
+    uint64_t (*peak_f32)(void);
 };
 
 /* Quantises rows [from, to) of x [..][k] for an arithmetic other than ARITH_FLOAT; rows of mem and x correspond. pack: also
@@ -210,5 +214,6 @@ void kernels_init_avx512(struct kernels *k);
 void kernels_init_neon(struct kernels *k);
 void kernels_init_dotprod(struct kernels *k);
 void kernels_init_i8mm(struct kernels *k);
+void peak_init_scalar(struct kernels *k);
 
 #endif

@@ -310,4 +310,5 @@ void kernels_init_scalar(struct kernels *k)
     for (size_t t = 0; t < QTYPE_COUNT; t++) {
         k->mm[t] = mm_scalar;
     }
+    peak_init_scalar(k);
 }

@@ -136,7 +136,7 @@ void quantize_MXFP4(const float *src, const float *importance, void *dst, size_t
         quant_weights(src + i, importance ? importance + i : NULL, 32, w);
         for (unsigned e = exponent_of(max) - 1, k = 0; k < 3; k++, e++) {
             uint8_t u[32];
-            float err = quant_nearest(&fit, src + i, w, 32, half_power((uint8_t)e), u);
+            float err = quant_nearest(&fit, src + i, w, 32, quant_e8m0_half((uint8_t)e), u);
             if (k > 0 && !(err < best)) continue;
             best = err;
             p[0] = (uint8_t)e;

@@ -74,6 +74,10 @@ extern const struct qtype_info qtypes[QTYPE_COUNT];
 /* n weights from src on, of a type whose blocks hold everything (no struct qside); n a multiple of block_n. */
 void qtype_to_float(enum qtype t, const void *src, float *dst, size_t n);
 
+/* Fills n blocks of a type that files have with random weights of mean 0 and about the given standard deviation (down to
+ * half of it where scales are powers of two). state is the generator's, not 0. The same state gives the same bytes. */
+void qtype_noise(enum qtype t, uint64_t *state, float spread, void *dst, size_t n);
+
 bool qtype_by_name(struct str name, enum qtype *out); /* any case */
 bool qtype_by_ggml(uint32_t id, enum qtype *out);
 const char *ggml_type_name(uint32_t id); /* also types that Quern does not run; "?" when unknown */

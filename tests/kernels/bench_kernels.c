@@ -10,10 +10,6 @@
 
 #include "kernel_tests.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 enum { RUNS = 8 };
 
 static const char *filter;
@@ -294,58 +290,15 @@ static void mm_part(void *ctx, unsigned ith, unsigned nth)
     j->work[ith] += (double)(r1 - r0);
 }
 
-#if defined(__x86_64__)
-/* Multiplies and adds a nanosecond of one thread's units: 12 independent chains and nothing else. */
-#define TWELVE(x) x(0) x(1) x(2) x(3) x(4) x(5) x(6) x(7) x(8) x(9) x(10) x(11)
-#define PEAK(name, target_isa, start, step, macs)                  \
-    __attribute__((target(target_isa))) static double name(void)   \
-    {                                                              \
-        enum { LOOPS = 100000 };                                   \
-        TWELVE(start)                                              \
-        const double begin = cpu_ns();                             \
-        for (int i = 0; i < LOOPS; i++) {                          \
-            TWELVE(step)                                           \
-        }                                                          \
-        return (double)LOOPS * 12.0 * (macs) / (cpu_ns() - begin); \
-    }
-/* The empty asm makes the compiler believe that the value is used. */
-#define START_F512(c) __m512 v##c = _mm512_set1_ps(0.5f);
-#define STEP_F512(c)                          \
-    v##c = _mm512_fmadd_ps(v##c, v##c, v##c); \
-    __asm__ volatile("" : "+v"(v##c));
-#define START_I512(c) __m512i v##c = _mm512_set1_epi8(3);
-#define STEP_I512(c)                              \
-    v##c = _mm512_dpbusd_epi32(v##c, v##c, v##c); \
-    __asm__ volatile("" : "+v"(v##c));
-#define START_F256(c) __m256 v##c = _mm256_set1_ps(0.5f);
-#define STEP_F256(c)                          \
-    v##c = _mm256_fmadd_ps(v##c, v##c, v##c); \
-    __asm__ volatile("" : "+x"(v##c));
-#define START_I256(c) __m256i v##c = _mm256_set1_epi8(3);
-#define STEP_I256(c)                                                                                          \
-    v##c = _mm256_add_epi32(v##c, _mm256_madd_epi16(_mm256_maddubs_epi16(v##c, v##c), _mm256_set1_epi16(1))); \
-    __asm__ volatile("" : "+x"(v##c));
-PEAK(peak_f512, "avx512f", START_F512, STEP_F512, 16.0)
-PEAK(peak_i512, "avx512f,avx512bw,avx512vnni", START_I512, STEP_I512, 64.0)
-PEAK(peak_f256, "avx2,fma", START_F256, STEP_F256, 8.0)
-PEAK(peak_i256, "avx2,fma", START_I256, STEP_I256, 32.0)
-
+/* Multiply-adds a nanosecond of this thread's units. */
 static void peak_part(void *ctx, unsigned ith, unsigned nth)
 {
     struct job *j = ctx;
     (void)nth;
-    bool wide_level = strcmp(j->k->level, "avx512") == 0;
-    j->work[ith] = wide_level ? (j->int8 ? peak_i512() : peak_f512()) : j->int8 ? peak_i256() : peak_f256();
-    j->ns[ith] = 1.0;
+    double start = cpu_ns();
+    for (int i = 0; i < 8; i++) j->work[ith] += (double)(j->int8 ? j->k->peak_int8() : j->k->peak_f32());
+    j->ns[ith] += cpu_ns() - start;
 }
-#else
-/* Unknown here: prefill is printed without a fraction. */
-static void peak_part(void *ctx, unsigned ith, unsigned nth)
-{
-    (void)nth;
-    ((struct job *)ctx)->ns[ith] = 1.0;
-}
-#endif
 
 /* The sum of the threads' work per nanosecond in `times` runs of fn over matrices that follow each other. */
 static double rate_of(struct pool *pool, struct job *j, pool_fn *fn, size_t times)
@@ -395,9 +348,7 @@ static void bench_shape(struct pool *pool, struct job *j, size_t k, size_t n_row
             top = fmax(top, rate_of(pool, j, peak_part, 1));
             rate = fmax(rate, rate_of(pool, j, mm_part, 1) * (double)(k * PREFILL_COLS));
         }
-        printf("%-8s %-32s %8.1f GMAC/s", j->k->level, name, rate);
-        if (top > 0.0) printf(" of %.1f: %5.1f %%", top, 100.0 * rate / top);
-        printf("\n");
+        printf("%-8s %-32s %8.1f GMAC/s of %.1f: %5.1f %%\n", j->k->level, name, rate, top, 100.0 * rate / top);
     }
 }
 

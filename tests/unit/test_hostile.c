@@ -102,7 +102,7 @@ static int setup(void **state)
     snprintf(gguf_path, sizeof gguf_path, "%s/tiny.gguf", dir);
     snprintf(folder, sizeof folder, "%s/hf", dir);
     must(mkdir(folder, 0700) == 0, folder);
-    must(synth_write(&tiny, QTYPE_F32, gguf_path, NULL, NULL, &e) == 0 && files_open(gguf_path, &f, &e) == 0, "tiny.gguf");
+    must(synth_write(&tiny, "f32", gguf_path, NULL, NULL, &e) == 0 && files_open(gguf_path, &f, &e) == 0, "tiny.gguf");
     write_safetensors(scratch_path(folder, "model.safetensors"), f);
     write_tokenizer(scratch_path(folder, "tokenizer.json"), files_gguf(f));
     write_file(scratch_path(folder, "config.json"), config, sizeof config - 1);

@@ -26,7 +26,7 @@ static int setup(void **state)
     (void)state;
     scratch_make(fx.dir);
     const char *path = scratch_path(fx.dir, "tiny.gguf");
-    if (synth_write(&tiny, QTYPE_Q8_0, path, NULL, NULL, &e) < 0 || files_open(path, &fx.files, &e) < 0 ||
+    if (synth_write(&tiny, "q8_0", path, NULL, NULL, &e) < 0 || files_open(path, &fx.files, &e) < 0 ||
         model_open(fx.files, &fx.model, &e) < 0 || tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 ||
         sampler_init(&fx.sampler, tiny.n_vocab, &e) < 0) {
         print_message("%s\n", e.msg);

@@ -83,7 +83,7 @@ bool model_looks_like(const char *word)
     return one_word && (strchr(word, '/') || is_store_name(s));
 }
 
-int cli_model_open(const char *path, bool vocab_only, quern_model **out)
+int cli_model_open(const char *path, const quern_model_options *how, quern_model **out)
 {
     if (!vfs_exists(path) && !vfs_is_dir(path)) {
         if (is_store_name(str_of(path))) {
@@ -95,18 +95,17 @@ int cli_model_open(const char *path, bool vocab_only, quern_model **out)
         return cli_fail("%s: no such file or folder; MODEL is the path of a .gguf file or of a Hugging Face folder", path);
     }
     quern_error e = {0};
-    quern_model_options options = {.vocab_only = vocab_only};
-    return quern_model_open(path, &options, out, &e) < 0 ? cli_fail("%s", e.message) : CLI_OK;
+    return quern_model_open(path, how, out, &e) < 0 ? cli_fail("%s", e.message) : CLI_OK;
 }
 
-int model_open_args(const struct model_args *args, const struct words *words, bool vocab_only, quern_model **out)
+int model_open_args(const struct model_args *args, const struct words *words, const quern_model_options *how, quern_model **out)
 {
-    if (args->model) return cli_model_open(args->model, vocab_only, out);
-    if (words->n > 0) return cli_model_open(words->p[0], vocab_only, out);
+    if (args->model) return cli_model_open(args->model, how, out);
+    if (words->n > 0) return cli_model_open(words->p[0], how, out);
     struct arena a = {0};
     struct err e = {0};
     const char *path;
-    int exit_code = demo_model_find(&a, &path, &e) < 0 ? cli_fail("%s", e.msg) : cli_model_open(path, vocab_only, out);
+    int exit_code = demo_model_find(&a, &path, &e) < 0 ? cli_fail("%s", e.msg) : cli_model_open(path, how, out);
     arena_fini(&a);
     return exit_code;
 }
@@ -145,9 +144,16 @@ const struct opt compute_opts[] = {
      .otherwise = "on", .choices = "on off auto 1 0", COMPUTE(flash)},
     {"-ngl --gpu-layers --n-gpu-layers", "N", "accepted; this build has no GPU backend and computes all layers on the CPU",
      .kind = OPT_TEXT, COMPUTE(gpu_layers)},
-    {"--mmap", NULL, "accepted; weights are always used in place from a read-only mapping", .kind = OPT_FLAG, COMPUTE(mmap)},
-    {"--no-mmap", NULL, "accepted with a note: weights are mapped all the same", .kind = OPT_FLAG, COMPUTE(no_mmap)},
-    {"--mlock", NULL, "accepted with a note: weights are not locked in memory yet", .kind = OPT_FLAG, COMPUTE(mlock)},
+    {"--mmap", NULL, "use the weights in place, from a mapping of the file that processes share (default)", .kind = OPT_FLAG,
+     COMPUTE(mmap)},
+    {"--no-mmap", NULL,
+     "read the weights into memory of this process instead. It takes seconds and memory of its own; where the file's pages in "
+     "memory are small ones, reading huge pages can be faster",
+     .kind = OPT_FLAG, COMPUTE(no_mmap)},
+    {"--mlock", NULL, "keep the weights in memory, whatever else needs it; needs the right to (ulimit -l)", .kind = OPT_FLAG,
+     COMPUTE(mlock)},
+    {"--prefault", NULL, "bring all weights into memory before the start, not in the background", .kind = OPT_FLAG,
+     COMPUTE(prefault)},
     {0},
 };
 
@@ -162,13 +168,16 @@ static int check_gpu_layers(const struct command *c, const char *text)
     return CLI_OK;
 }
 
+quern_model_options compute_loading(const struct compute_args *args)
+{
+    return (quern_model_options){.copy = args->no_mmap && !args->mmap, .lock = args->mlock, .prefault = args->prefault};
+}
+
 int compute_session(const struct command *c, const struct compute_args *args, quern_model *model, uint32_t n_ctx,
                     uint32_t n_expected, quern_session **out)
 {
     int rc = check_gpu_layers(c, args->gpu_layers);
     if (rc != CLI_OK) return rc;
-    if (args->no_mmap) cli_note("--no-mmap: weights are always used in place from a read-only mapping");
-    if (args->mlock) cli_note("--mlock has no effect yet: the system may drop pages of the mapped weights and read them again");
     quern_model_info info;
     quern_model_get_info(model, &info);
     if (n_ctx > info.n_ctx_train && !n_expected) {

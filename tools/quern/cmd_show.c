@@ -169,7 +169,7 @@ static int run(const struct command *c, int argc, char **argv)
         return cli_usage(c, "--json, --template, --tensors and --metadata do not go together");
     }
     quern_model *model = NULL;
-    exit_code = model_open_args(&args.model, &words, false, &model);
+    exit_code = model_open_args(&args.model, &words, &(quern_model_options){.lazy = true}, &model);
     if (exit_code == CLI_OK) exit_code = show(&args, model);
     quern_model_close(&model);
     return exit_code;

@@ -95,5 +95,6 @@ void kernels_init_dotprod(struct kernels *k)
     k->pack_cols = TILE_COLS;
     k->pack_unit = UNIT;
     k->pack_min = 2;
+    peak_init_dotprod(k);
     k->pack_act = pack_act;
 }

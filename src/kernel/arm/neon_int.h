@@ -102,6 +102,8 @@ void convert_init_neon(struct kernels *k);
 void elem_init_neon(struct kernels *k);
 void mm_float_init_neon(struct kernels *k);
 void mm_int_init_neon(struct kernels *k);
+void peak_init_neon(struct kernels *k);
+void peak_init_dotprod(struct kernels *k);
 
 /* Products with one activation row, which no wider instruction helps. */
 void mm_rows_dotprod(const struct mm *a, size_t r0, size_t r1);

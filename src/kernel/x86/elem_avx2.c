@@ -65,4 +65,5 @@ void kernels_init_avx2(struct kernels *k)
     k->attn_tile = attn_tile_avx2;
     k->attn_merge = attn_merge_avx2;
     k->exp = exp_avx2;
+    peak_init_avx2(k);
 }

@@ -59,4 +59,5 @@ void kernels_init_avx512(struct kernels *k)
     k->attn_tile = attn_tile_avx512;
     k->attn_merge = attn_merge_avx512;
     k->exp = exp_avx512;
+    peak_init_avx512(k);
 }
