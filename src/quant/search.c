@@ -233,7 +233,7 @@ static struct line fit_line(const struct qfit *f, const struct span *s)
         hi = s->x[i] > hi ? s->x[i] : hi;
     }
     struct line best = {0};
-    if (f->min_any && w > 0.0f) best = (struct line){.min = wx / w, .err = -wx * (wx / w)};
+    if (w > 0.0f && (f->min_any || wx < 0.0f)) best = (struct line){.min = wx / w, .err = -wx * (wx / w)};
     if (!f->min_any && lo > 0.0f) lo = 0.0f;
     const float step = (hi - lo) * (0.02f + 0.1f / (float)f->hi);
     for (int t = 0; t < TRIALS * TRIALS && hi > lo; t++) {
