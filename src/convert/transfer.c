@@ -27,7 +27,7 @@ static const struct {
     [QTYPE_Q5_0] = {8, HALF_MAX},
     [QTYPE_Q5_1] = {9, HALF_MAX},
     [QTYPE_IQ4_NL] = {25, HALF_MAX},
-    [QTYPE_MXFP4] = {38, 0x1p100f},
+    [QTYPE_MXFP4] = {38, 0x1p40f},
     [QTYPE_Q2_K] = {10, HALF_MAX},
     [QTYPE_Q3_K] = {12, HALF_MAX},
     [QTYPE_Q4_K] = {15, HALF_MAX},

@@ -16,6 +16,12 @@
 #include "quant/types.def"
 #undef T
 
+static inline void put_half(uint8_t *p, float v)
+{
+    uint16_t h = f32_to_f16(v);
+    memcpy(p, &h, sizeof h);
+}
+
 /* ---- search.c: quantisation by search ------------------------------------------------------------- */
 
 /* How a type that is written by search stores weights. Levels are what q = u - off may be: the integers lo..hi, or a rising
