@@ -109,12 +109,6 @@ void unpack_Q6_K(const struct qrow *row, size_t block, struct qblock *out)
 
 /* ---- writing -------------------------------------------------------------------------------------------- */
 
-static void put_half(uint8_t *p, float v)
-{
-    uint16_t h = f32_to_f16(v);
-    memcpy(p, &h, sizeof h);
-}
-
 static void pack_scales(const struct qblock *b, uint8_t p[12])
 {
     for (size_t s = 0; s < 4; s++) {
@@ -125,7 +119,6 @@ static void pack_scales(const struct qblock *b, uint8_t p[12])
     }
 }
 
-/* The bits of u from `bit` on, two of each. */
 static void put_two_bits(const uint8_t u[256], uint8_t q[64])
 {
     memset(q, 0, 64);
@@ -138,7 +131,7 @@ static void put_four_bits(const uint8_t u[256], uint8_t q[128])
         for (size_t l = 0; l < 32; l++) q[32 * g + l] = (uint8_t)((u[64 * g + l] & 15) | (u[64 * g + 32 + l] & 15) << 4);
 }
 
-/* Bit `bit` of each u, eight bytes apart. */
+/* Bit `bit` of each u: of weight i at bit i / 32 of byte i % 32. */
 static void put_high_bits(const uint8_t u[256], unsigned bit, uint8_t high[32])
 {
     memset(high, 0, 32);

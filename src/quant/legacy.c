@@ -116,12 +116,6 @@ void quantize_Q8_0(const float *src, const float *importance, void *dst, size_t 
     }
 }
 
-static void put_half(uint8_t *p, float v)
-{
-    uint16_t h = f32_to_f16(v);
-    memcpy(p, &h, sizeof h);
-}
-
 static void put_nibbles(const uint8_t u[BLOCK], uint8_t *q)
 {
     for (size_t j = 0; j < 16; j++) q[j] = (uint8_t)((u[j] & 15) | (u[j + 16] & 15) << 4);

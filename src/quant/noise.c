@@ -35,12 +35,6 @@ static uint64_t next_random(uint64_t *state)
     return *state;
 }
 
-static void put_half(uint8_t *at, float v)
-{
-    const uint16_t h = f32_to_f16(v);
-    memcpy(at, &h, sizeof h);
-}
-
 static void put_quarters(uint8_t *at, float v)
 {
     const uint16_t h = f32_to_f16(v);

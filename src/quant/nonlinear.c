@@ -59,12 +59,6 @@ void unpack_MXFP4(const struct qrow *row, size_t block, struct qblock *out)
 static const int8_t iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 static const int8_t fp4_levels[16] = {-12, -8, -6, -4, -3, -2, -1, 0, 0, 1, 2, 3, 4, 6, 8, 12};
 
-static void put_half(uint8_t *p, float v)
-{
-    uint16_t h = f32_to_f16(v);
-    memcpy(p, &h, sizeof h);
-}
-
 static void put_nibbles(const uint8_t u[32], uint8_t q[16])
 {
     for (size_t j = 0; j < 16; j++) q[j] = (uint8_t)(u[j] | u[j + 16] << 4);
@@ -128,8 +122,8 @@ void quantize_MXFP4(const float *src, const float *importance, void *dst, size_t
             float a = src[i + k] < 0 ? -src[i + k] : src[i + k];
             if (a > max || a != a) max = a;
         }
-        if (max < 0x1p-100f) continue;
-        if (!(max <= 0x1p100f)) {
+        if (max < 0x1p-40f) continue;
+        if (!(max <= 0x1p40f)) {
             p[0] = 254;
             continue;
         }

@@ -16,6 +16,12 @@
 #include "quant/types.def"
 #undef T
 
+static inline void put_half(uint8_t *p, float v)
+{
+    uint16_t h = f32_to_f16(v);
+    memcpy(p, &h, sizeof h);
+}
+
 /* What the microscaling types share. */
 extern const uint8_t quant_fp4[16]; /* twice the values of e2m1, + 12 */
 float quant_e8m0_half(uint8_t e);   /* 2^(e - 128): half the scale that e stands for */

@@ -162,13 +162,14 @@ static void assign(const struct qfit *f, const float *x, size_t n, float scale, 
     }
 }
 
-/* What unpack reads: q + off for integers, for a table the index. */
+/* What the file holds for levels q: q + off for integers, the place in a table. */
 static void to_index(const struct qfit *f, const float *q, size_t n, uint8_t *u)
 {
     for (size_t i = 0; i < n; i++) {
-        int level = (int)q[i], index = level - f->lo;
-        for (index = f->levels ? 0 : index; f->levels && f->levels[index] < level;) index++;
-        u[i] = (uint8_t)index;
+        int level = (int)q[i];
+        size_t place = 0;
+        while (f->levels && f->levels[place] < level) place++;
+        u[i] = (uint8_t)(f->levels ? (int)place : level - f->lo);
     }
 }
 
@@ -233,7 +234,7 @@ static struct line fit_line(const struct qfit *f, const struct weighed *s)
         hi = s->x[i] > hi ? s->x[i] : hi;
     }
     struct line best = {0};
-    if (f->min_any && w > 0.0f) best = (struct line){.min = wx / w, .err = -wx * (wx / w)};
+    if (w > 0.0f && (f->min_any || wx < 0.0f)) best = (struct line){.min = wx / w, .err = -wx * (wx / w)};
     if (!f->min_any && lo > 0.0f) lo = 0.0f;
     const float step = (hi - lo) * (0.02f + 0.1f / (float)f->hi);
     for (int t = 0; t < TRIALS * TRIALS && hi > lo; t++) {
