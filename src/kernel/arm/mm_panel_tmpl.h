@@ -253,7 +253,7 @@ TILE_INLINE void tile_256(const struct tile *t, const bool has_min, const size_t
 
 /* ---- types ------------------------------------------------------------------------------------------------------------ */
 
-enum kind { KIND_32, KIND_WIDE_32, KIND_256_SUB32, KIND_256_SUB16 };
+enum kind { KIND_32, KIND_BIAS_32, KIND_256_SUB32, KIND_256_SUB16 };
 
 /* Tiles of 2 and 4 columns. */
 #define TILES(name, function, ...)             \
@@ -267,8 +267,8 @@ enum kind { KIND_32, KIND_WIDE_32, KIND_256_SUB32, KIND_256_SUB16 };
     }
 TILES(plain_32, tile_32, false, false)
 TILES(min_32, tile_32, true, false)
-TILES(plain_wide_32, tile_32, false, true)
-TILES(min_wide_32, tile_32, true, true)
+TILES(plain_bias_32, tile_32, false, true)
+TILES(min_bias_32, tile_32, true, true)
 TILES(plain_sub32, tile_256, false, 32)
 TILES(min_sub32, tile_256, true, 32)
 TILES(plain_sub16, tile_256, false, 16)
@@ -277,7 +277,7 @@ TILES(min_sub16, tile_256, true, 16)
 /* By kind, whether there is a minimum, and whether there are more than 2 columns. */
 static tile_fn *const tiles[][2][2] = {
     [KIND_32] = {{plain_32_2, plain_32_4}, {min_32_2, min_32_4}},
-    [KIND_WIDE_32] = {{plain_wide_32_2, plain_wide_32_4}, {min_wide_32_2, min_wide_32_4}},
+    [KIND_BIAS_32] = {{plain_bias_32_2, plain_bias_32_4}, {min_bias_32_2, min_bias_32_4}},
     [KIND_256_SUB32] = {{plain_sub32_2, plain_sub32_4}, {min_sub32_2, min_sub32_4}},
     [KIND_256_SUB16] = {{plain_sub16_2, plain_sub16_4}, {min_sub16_2, min_sub16_4}},
 };
@@ -287,13 +287,13 @@ static tile_fn *const tiles[][2][2] = {
     {                                                                                                          \
         fill_piece(to, a, r, r1, block, n, head, weights, traits);                                             \
     }
-#define FILL_LOADED(NAME, sub, head, weights, arg) FILL(NAME, TRAITS(NAME, sub), head, weights)
+#define FILL_LOADED(NAME, sub, bias, head, weights, arg) FILL(NAME, TRAITS(NAME, sub, bias), head, weights)
 #define FILL_WIDE(NAME, block_n, sub, min, arg) FILL(NAME, WIDE_TRAITS(block_n, sub, min), head_wide, weights_wide)
 LOADED_TYPES(FILL_LOADED, )
 WIDE_KINDS(FILL_WIDE, )
 
-#define ROW(NAME, sub, head, weights, arg) \
-    [QTYPE_##NAME] = {fill_##NAME, BLOCK_##NAME == ACT_BLOCK ? KIND_32 : KIND_256_SUB##sub},
+#define ROW(NAME, sub, bias, head, weights, arg) \
+    [QTYPE_##NAME] = {fill_##NAME, BLOCK_##NAME != ACT_BLOCK ? KIND_256_SUB##sub : bias ? KIND_BIAS_32 : KIND_32},
 static const struct loaded {
     fill_fn *fill;
     enum kind kind;
@@ -313,7 +313,7 @@ static struct plan plan_of(enum qtype type)
     const bool min = info->has_min;
     struct loaded of = loaded_types[type];
     if (!of.fill && info->arith == ARITH_32)
-        of = (struct loaded){min ? fill_wide_32_min : fill_wide_32, KIND_WIDE_32};
+        of = (struct loaded){min ? fill_wide_32_min : fill_wide_32, KIND_BIAS_32};
     else if (!of.fill)
         of = (struct loaded){min ? fill_wide_256_min : fill_wide_256, KIND_256_SUB16};
     return (struct plan){of.fill, tiles[of.kind][min], min, wide_bias(type)};

@@ -108,7 +108,7 @@ TILE_INLINE void rows_tile(const struct mm *a, size_t r, size_t r1, size_t m, he
     struct qblock wide[QUAD];
     struct quad w = quad_of(a, r, r1, wide);
     const size_t blocks = a->k / t.block, sums = t.block == QSUPER ? QSUPER / QSUB : 1; /* to a block */
-    const int32_t bias = t.wide ? wide_bias(a->type) : 0;
+    const int32_t bias = t.bias ? wide_bias(a->type) : 0;
     struct column x[4];
     float32x4_t acc[4], min[4];
     UNROLL for (size_t j = 0; j < M; j++)
@@ -132,7 +132,7 @@ TILE_INLINE void rows_tile(const struct mm *a, size_t r, size_t r1, size_t m, he
             const int16_t *s = x[j].s;
             x[j].q += t.block;
             x[j].s += sums;
-            if (t.wide && t.block == ACT_BLOCK) sum[j] = vaddq_s32(sum[j], vdupq_n_s32(bias * s[0]));
+            if (t.bias) sum[j] = vaddq_s32(sum[j], vdupq_n_s32(bias * s[0]));
             acc[j] = vfmaq_f32(acc[j], vmulq_n_f32(h.d, dx), vcvtq_f32_s32(sum[j]));
             if (!t.min) continue;
             float32x4_t f = t.block == QSUPER ? vcvtq_f32_s32(min_sums(&h, s, t.sub)) : vdupq_n_f32((float)s[0]);
@@ -157,9 +157,9 @@ typedef void rows_fn(const struct mm *a, size_t r, size_t r1, size_t m);
     {                                                                                \
         rows_tile(a, r, r1, m, head, weights, traits, M);                            \
     }
-#define ROWS_LOADED(NAME, sub, head, weights, M) ROWS(NAME, TRAITS(NAME, sub), head, weights, M)
+#define ROWS_LOADED(NAME, sub, bias, head, weights, M) ROWS(NAME, TRAITS(NAME, sub, bias), head, weights, M)
 #define ROWS_WIDE(NAME, block, sub, min, M) ROWS(NAME, WIDE_TRAITS(block, sub, min), head_wide, weights_wide, M)
-#define ROWS_ENTRY(NAME, sub, head, weights, M) [QTYPE_##NAME] = rows_##NAME##_##M,
+#define ROWS_ENTRY(NAME, sub, bias, head, weights, M) [QTYPE_##NAME] = rows_##NAME##_##M,
 
 /* Defines rows_M: the function for M activation rows by type. */
 #define ROWS_OF(M)                                                                            \

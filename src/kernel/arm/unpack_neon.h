@@ -35,6 +35,7 @@ typedef void weights_fn(const uint8_t *p, size_t s, int8x16_t q[2]); /* weights 
 struct traits {
     size_t block, bytes, sub; /* weights and bytes of a block; weights to a scale: 16, or 32 */
     bool min;
+    bool bias; /* weights are 128 less than u, for u needs all of a byte */
     bool wide; /* taken apart by src/quant */
 };
 
@@ -44,23 +45,25 @@ enum {
 #undef T
 };
 
-/* X(NAME, sub, head, weights, arg) for each type that has a loader. */
-#define LOADED_TYPES(X, arg)                        \
-    X(Q8_0, 32, head_half, weights_Q8_0, arg)       \
-    X(Q4_0, 32, head_half, weights_Q4_0, arg)       \
-    X(Q4_1, 32, head_halves, weights_Q4_1, arg)     \
-    X(Q5_0, 32, head_half, weights_Q5_0, arg)       \
-    X(Q5_1, 32, head_halves, weights_Q5_1, arg)     \
-    X(IQ4_NL, 32, head_half, weights_IQ4_NL, arg)   \
-    X(MXFP4, 32, head_MXFP4, weights_MXFP4, arg)    \
-    X(Q2_K, 16, head_Q2_K, weights_Q2_K, arg)       \
-    X(Q3_K, 16, head_Q3_K, weights_Q3_K, arg)       \
-    X(Q4_K, 32, head_Q4_K, weights_Q4_K, arg)       \
-    X(Q5_K, 32, head_Q4_K, weights_Q5_K, arg)       \
-    X(Q6_K, 16, head_Q6_K, weights_Q6_K, arg)       \
-    X(IQ4_XS, 32, head_IQ4_XS, weights_IQ4_XS, arg) \
-    X(TQ2_0, 32, head_TQ2_0, weights_TQ2_0, arg)
-#define TRAITS(NAME, sub) ((struct traits){BLOCK_##NAME, BYTES_##NAME, sub, MIN_##NAME, false})
+/* X(NAME, sub, bias, head, weights, arg) for each type that has a loader. */
+#define LOADED_TYPES(X, arg)                               \
+    X(Q8_0, 32, false, head_half, weights_Q8_0, arg)       \
+    X(Q4_0, 32, false, head_half, weights_Q4_0, arg)       \
+    X(Q4_1, 32, false, head_halves, weights_Q4_1, arg)     \
+    X(Q5_0, 32, false, head_half, weights_Q5_0, arg)       \
+    X(Q5_1, 32, false, head_halves, weights_Q5_1, arg)     \
+    X(IQ4_NL, 32, false, head_half, weights_IQ4_NL, arg)   \
+    X(MXFP4, 32, false, head_MXFP4, weights_MXFP4, arg)    \
+    X(MLX4, 32, false, head_side, weights_MLX4, arg)       \
+    X(MLX8, 32, true, head_side, weights_MLX8, arg)        \
+    X(Q2_K, 16, false, head_Q2_K, weights_Q2_K, arg)       \
+    X(Q3_K, 16, false, head_Q3_K, weights_Q3_K, arg)       \
+    X(Q4_K, 32, false, head_Q4_K, weights_Q4_K, arg)       \
+    X(Q5_K, 32, false, head_Q4_K, weights_Q5_K, arg)       \
+    X(Q6_K, 16, false, head_Q6_K, weights_Q6_K, arg)       \
+    X(IQ4_XS, 32, false, head_IQ4_XS, weights_IQ4_XS, arg) \
+    X(TQ2_0, 32, false, head_TQ2_0, weights_TQ2_0, arg)
+#define TRAITS(NAME, sub, bias) ((struct traits){BLOCK_##NAME, BYTES_##NAME, sub, MIN_##NAME, bias, false})
 
 /* X(NAME, block, sub, min, arg) for each kind of the others: by their arithmetic and whether they have a minimum. */
 #define WIDE_KINDS(X, arg)                   \
@@ -68,7 +71,7 @@ enum {
     X(wide_32_min, ACT_BLOCK, 32, true, arg) \
     X(wide_256, QSUPER, 16, false, arg)      \
     X(wide_256_min, QSUPER, 16, true, arg)
-#define WIDE_TRAITS(block, sub, min) ((struct traits){block, 0, sub, min, true})
+#define WIDE_TRAITS(block, sub, min) ((struct traits){block, 0, sub, min, block == ACT_BLOCK, true})
 
 /* ---- helpers ----------------------------------------------------------------------------------------------- */
 
@@ -248,6 +251,46 @@ TILE_INLINE void weights_MXFP4(const uint8_t *p, size_t s, int8x16_t q[2])
 {
     (void)s;
     look_up(fp4_levels, p + 1, q);
+}
+
+/* Numbers of src/quant/mlx.c that lie beside the weights, the one of the block's group for each row. */
+TILE_INLINE float32x4_t side_of_each(const struct quad *w, const uint8_t *p, const size_t at[QUAD])
+{
+    const enum qtype type = w->a->side->type;
+    if (type == QTYPE_F32) {
+        uint32x4_t v = {load_u32(p + 4 * at[0]), load_u32(p + 4 * at[1]), load_u32(p + 4 * at[2]), load_u32(p + 4 * at[3])};
+        return vreinterpretq_f32_u32(v);
+    }
+    uint16x4_t h = {load_u16(p + 2 * at[0]), load_u16(p + 2 * at[1]), load_u16(p + 2 * at[2]), load_u16(p + 2 * at[3])};
+    return type == QTYPE_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(h)) : vreinterpretq_f32_u32(vshll_n_u16(h, 16));
+}
+
+TILE_INLINE void head_side(struct quad *w, size_t block, struct head *h)
+{
+    const struct qside *side = w->a->side;
+    const unsigned shift = (unsigned)__builtin_ctz(side->group);
+    size_t at[QUAD];
+    UNROLL for (size_t i = 0; i < QUAD; i++)
+    {
+        at[i] = size_min(w->r + i, w->r1 - 1) * (w->a->k >> shift) + (block * ACT_BLOCK >> shift);
+    }
+    h->d = side_of_each(w, side->scales, at);
+    h->m = side_of_each(w, side->biases, at);
+}
+
+TILE_INLINE void weights_MLX4(const uint8_t *p, size_t s, int8x16_t q[2])
+{
+    (void)s;
+    uint8x16_t u[2];
+    nibbles(p, u);
+    q[0] = vreinterpretq_s8_u8(vzip1q_u8(u[0], u[1]));
+    q[1] = vreinterpretq_s8_u8(vzip2q_u8(u[0], u[1]));
+}
+
+TILE_INLINE void weights_MLX8(const uint8_t *p, size_t s, int8x16_t q[2])
+{
+    (void)s;
+    UNROLL for (size_t i = 0; i < 2; i++) q[i] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(p + 16 * i), vdupq_n_u8(128)));
 }
 
 /* ---- blocks of 256 -------------------------------------------------------------------------------------------- */
