@@ -124,7 +124,8 @@ void quantize_MXFP4(const float *src, const float *importance, void *dst, size_t
         }
         if (max < 0x1p-40f) continue;
         if (!(max <= 0x1p40f)) {
-            p[0] = 254;
+            memset(p + 1, 0x77, 16); /* the largest level times the largest scale: infinity */
+            p[0] = 255;
             continue;
         }
         quant_weights(src + i, importance ? importance + i : NULL, 32, w);
