@@ -288,20 +288,19 @@ ALWAYS void chain(float *acc, const float *d, __m512 dx, const __m512i value[2])
         v_store(acc + 16 * h, v_fma(v_mul(v_load(d + 16 * h), dx), _mm512_cvtepi32_ps(value[h]), v_load(acc + 16 * h)));
 }
 
-ALWAYS void tile_32(const struct tile *t, const unsigned nc, const int off, const bool has_min)
+ALWAYS void tile_32(const struct tile *t, const unsigned nc, const bool has_min)
 {
     int32_t start[PACK_COLS][8]; /* of the sums: -off * sum of q */
     __m512 acc[PACK_COLS][2];
     UNROLL for (unsigned c = 0; c < nc; c++)
     {
         const __m128i s = _mm_maskz_loadu_epi16((__mmask8)lanes(t->n_blocks), t->s + c * t->s_row);
-        _mm256_storeu_si256((__m256i *)start[c], _mm256_mullo_epi32(_mm256_cvtepi16_epi32(s), _mm256_set1_epi32(-off)));
+        _mm256_storeu_si256((__m256i *)start[c], _mm256_mullo_epi32(_mm256_cvtepi16_epi32(s), _mm256_set1_epi32(-t->off)));
         UNROLL for (int h = 0; h < 2; h++) acc[c][h] = v_load(t->acc[c] + 16 * h);
     }
     for (size_t b = 0; b < t->n_blocks; b++) {
         __m512i sum[PACK_COLS][2];
-        UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] =
-            off ? _mm512_set1_epi32(start[c][b]) : _mm512_setzero_si512();
+        UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] = _mm512_set1_epi32(start[c][b]);
         multiply(sum, t->panel->w[8 * b][0], t->y + b * 32 * PACK_COLS, 8, nc);
         UNROLL for (int h = 0; h < 2; h++)
         {
@@ -329,19 +328,19 @@ ALWAYS __m512i sums_of(const int16_t *s, const size_t subs)
     return subs == 16 ? _mm512_cvtepi16_epi32(s16) : _mm512_zextsi256_si512(_mm256_madd_epi16(s16, _mm256_set1_epi16(1)));
 }
 
-ALWAYS void tile_256(const struct tile *t, const unsigned nc, const int off, const bool has_min, const size_t subs)
+ALWAYS void tile_256(const struct tile *t, const unsigned nc, const bool has_min, const size_t subs)
 {
     int32_t start[PACK_COLS][16]; /* of the sums of a subblock: -off * sum of q */
     __m512i total[PACK_COLS][2];
     UNROLL for (unsigned c = 0; c < nc; c++)
     {
-        if (off) _mm512_storeu_si512(start[c], _mm512_mullo_epi32(sums_of(t->s + c * t->s_row, subs), _mm512_set1_epi32(-off)));
+
+        _mm512_storeu_si512(start[c], _mm512_mullo_epi32(sums_of(t->s + c * t->s_row, subs), _mm512_set1_epi32(-t->off)));
         total[c][0] = total[c][1] = _mm512_setzero_si512();
     }
     for (size_t s = 0; s < subs; s++) {
         __m512i sum[PACK_COLS][2];
-        UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] =
-            off ? _mm512_set1_epi32(start[c][s]) : _mm512_setzero_si512();
+        UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] = _mm512_set1_epi32(start[c][s]);
         const unsigned n = 64 / (unsigned)subs;
         multiply(sum, t->panel->w[s * n][0], t->y + s * n * 4 * PACK_COLS, n, nc);
         UNROLL for (int h = 0; h < 2; h++)
@@ -413,18 +412,44 @@ static void mm_direct(const struct mm *a, size_t r0, size_t r1, group_fn *one, g
     }
 }
 
-#define TILE(tag, nc, off, has_min, form)               \
+/* Tiles serve all types of a form that have a minimum, or all that have none. */
+#define TILE(tag, nc, BODY)                             \
     static void tile_##tag##_##nc(const struct tile *t) \
     {                                                   \
-        if (form == NO_SUBS)                            \
-            tile_32(t, nc, off, has_min);               \
-        else                                            \
-            tile_256(t, nc, off, has_min, SUBS(form));  \
+        BODY;                                           \
     }
+#define TILES(tag, BODY)                                                                            \
+    TILE(tag, 1, BODY(1))                                                                           \
+    TILE(tag, 2, BODY(2))                                                                           \
+    TILE(tag, 3, BODY(3))                                                                           \
+    TILE(tag, 4, BODY(4))                                                                           \
+    TILE(tag, 5, BODY(5))                                                                           \
+    TILE(tag, 6, BODY(6))                                                                           \
+    static tile_fn *const tiles_##tag[PACK_COLS] = {tile_##tag##_1, tile_##tag##_2, tile_##tag##_3, \
+                                                    tile_##tag##_4, tile_##tag##_5, tile_##tag##_6};
+#define BODY_32(nc) tile_32(t, nc, false)
+#define BODY_32_MIN(nc) tile_32(t, nc, true)
+#define BODY_SUB32(nc) tile_256(t, nc, false, 8)
+#define BODY_SUB32_MIN(nc) tile_256(t, nc, true, 8)
+#define BODY_SUB16(nc) tile_256(t, nc, false, 16)
+#define BODY_SUB16_MIN(nc) tile_256(t, nc, true, 16)
+TILES(32, BODY_32)
+TILES(32_min, BODY_32_MIN)
+TILES(sub32, BODY_SUB32)
+TILES(sub32_min, BODY_SUB32_MIN)
+TILES(sub16, BODY_SUB16)
+TILES(sub16_min, BODY_SUB16_MIN)
 
-/* A type whose blocks are read by chunk and stage. bytes: of 256 weights. tile_off and tile_min: off and has_min as a tile
- * knows them. */
-#define PRODUCT(tag, chunk, stage, bytes, off, has_min, form, d_type, tile_off, tile_min)            \
+static tile_fn *const *tiles_of(enum qtype type, enum form form)
+{
+    const bool has_min = qtypes[type].has_min;
+    if (form == NO_SUBS) return has_min ? tiles_32_min : tiles_32;
+    if (form == SUB16) return has_min ? tiles_sub16_min : tiles_sub16;
+    return has_min ? tiles_sub32_min : tiles_sub32;
+}
+
+/* A type whose blocks are read by chunk and stage. bytes: of 256 weights. Its functions know it as w->a->type. */
+#define PRODUCT(tag, chunk, stage, bytes, off, has_min, form, d_type)                                \
     static void one_##tag(const struct rows *w, size_t n_cols)                                       \
     {                                                                                                \
         (void)n_cols;                                                                                \
@@ -438,26 +463,18 @@ static void mm_direct(const struct mm *a, size_t r0, size_t r1, group_fn *one, g
     {                                                                                                \
         fill(panel, w, piece, n_blocks, chunk, stage, form, has_min, d_type);                        \
     }                                                                                                \
-    TILE(tag, 1, tile_off, tile_min, form)                                                           \
-    TILE(tag, 2, tile_off, tile_min, form)                                                           \
-    TILE(tag, 3, tile_off, tile_min, form)                                                           \
-    TILE(tag, 4, tile_off, tile_min, form)                                                           \
-    TILE(tag, 5, tile_off, tile_min, form)                                                           \
-    TILE(tag, 6, tile_off, tile_min, form)                                                           \
     static void mm_##tag##_avx512(const struct mm *a, size_t r0, size_t r1)                          \
     {                                                                                                \
-        static tile_fn *const tiles[PACK_COLS] = {tile_##tag##_1, tile_##tag##_2, tile_##tag##_3,    \
-                                                  tile_##tag##_4, tile_##tag##_5, tile_##tag##_6};   \
         if (a->act.packed)                                                                           \
-            mm_panels(a, r0, r1, fill_##tag, tiles);                                                 \
+            mm_panels(a, r0, r1, fill_##tag, tiles_of(a->type, form));                               \
         else                                                                                         \
             mm_direct(a, r0, r1, one_##tag, several_##tag);                                          \
     }
 #define HOT(TYPE, tag, bytes, off, has_min, form, d_type) \
-    PRODUCT(tag, chunk_##tag, stage_##tag, bytes, off, has_min, form, d_type, off, has_min)
+    PRODUCT(tag, chunk_##tag, stage_##tag, bytes, off, has_min, form, d_type)
 #define ANY(tag, form)                                                                                       \
     PRODUCT(tag, chunk_any, stage_any, QSUPER / qtypes[w->a->type].block_n * qtypes[w->a->type].block_bytes, \
-            qtypes[w->a->type].off, qtypes[w->a->type].has_min, form, QTYPE_F32, t->off, t->has_min)
+            qtypes[w->a->type].off, qtypes[w->a->type].has_min, form, QTYPE_F32)
 
 /* X(TYPE, tag, bytes of 256 weights, off, has_min, form, type of d and m) */
 #define HOT_TYPES(X)                                       \
