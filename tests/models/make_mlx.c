@@ -131,7 +131,8 @@ static void pack_micro(const struct scheme *s, const float *x, size_t at, struct
     for (size_t i = 0; i < s->group; i++) {
         unsigned code = scale > 0 ? code_of(s->bits, (double)x[i] / scale) : 0;
         put_bits(out->words, (at + i) * s->bits, s->bits, code);
-        out->exact[at + i] = (float)(scale * decode(s->bits, code));
+        /* e2m1's -0 reads as +0, for Quern takes it as an integer; adding +0 does the same. */
+        out->exact[at + i] = (float)(scale * decode(s->bits, code) + (s->bits == 4 ? 0.0 : -0.0));
     }
 }
 
