@@ -172,9 +172,12 @@ static int check_parts(const struct join *j, const struct parts *p, const struct
                     "bits",
                     j->path, STR_ARG(w->name), (unsigned long long)w->ne[0], s->group, s->bits);
     TRY(check_side(j, p->scales, w, affine, *in / s->group));
-    if (!p->biases != !affine)
-        return fail(j->e, ERR_FORMAT, "%s: tensor \"%.*s.biases\" is %s, expected of mode %s", j->path, STR_ARG(p->stem),
-                    affine ? "missing" : "there, which is not", s->mode);
+    if (affine && !p->biases)
+        return fail(j->e, ERR_FORMAT, "%s: tensor \"%.*s.biases\" is missing; mode affine has biases", j->path,
+                    STR_ARG(p->stem));
+    if (!affine && p->biases)
+        return fail(j->e, ERR_FORMAT, "%s: tensor \"%.*s.biases\" is there, but mode %s has no biases", j->path,
+                    STR_ARG(p->stem), s->mode);
     if (!affine) return 0;
     if (p->biases->type != p->scales->type)
         return fail(j->e, ERR_FORMAT, "%s: tensor \"%.*s\" is %s, expected %s as its scales are", j->path,

@@ -200,6 +200,116 @@ static void sharded_with_index(void **state)
     remove(scratch_path(dir, "model-00002-of-00002.safetensors"));
 }
 
+/* ---- MLX folders ------------------------------------------------------------------------------------------------ */
+
+/* Tensors by their dtype and shape, filled with zeros: "name dtype [shape] bytes". */
+struct part {
+    const char *name, *dtype, *shape;
+    unsigned bytes;
+};
+
+static void write_parts(const struct part *parts, size_t n)
+{
+    struct buf b = {0};
+    unsigned at = 0;
+    assert_int_equal(buf_z(&b, "########{"), 0);
+    for (size_t i = 0; i < n; at += parts[i++].bytes)
+        buf_printf(&b, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%u,%u]}", i ? "," : "", parts[i].name,
+                   parts[i].dtype, parts[i].shape, at, at + parts[i].bytes);
+    buf_c(&b, '}');
+    uint64_t length = b.n - 8;
+    memcpy(b.p, &length, 8);
+    for (unsigned i = 0; i < at; i++) buf_c(&b, 0);
+    scratch_write(dir, "model.safetensors", b.p, b.n);
+    buf_fini(&b);
+}
+
+#define GROUP64 "{\"quantization\":{\"group_size\":64,\"bits\":4"
+#define WEIGHT                           \
+    {                                    \
+        "a.weight", "U32", "[2,16]", 128 \
+    }
+#define SCALES                        \
+    {                                 \
+        "a.scales", "F16", "[2,2]", 8 \
+    }
+#define BIASES                        \
+    {                                 \
+        "a.biases", "F16", "[2,2]", 8 \
+    }
+
+static void mlx_folder(void **state)
+{
+    (void)state;
+    static const struct part parts[] = {SCALES, {"b.weight", "F16", "[2,2]", 8}, WEIGHT, BIASES};
+    struct files *f;
+    write_text("config.json", GROUP64 ",\"b\":false}}");
+    write_parts(parts, COUNT_OF(parts));
+    opens(dir, 2, &f);
+    assert_int_equal(files_bytes(f), 152);
+    const struct tensor *a = files_find(f, STR("a.weight")), *b = files_find(f, STR("b.weight"));
+    assert_true(a && a->type == QTYPE_MLX4 && a->ne[0] == 128 && a->ne[1] == 2 && a->bytes == 144);
+    assert_true(a->side && a->side->group == 64 && a->side->type == QTYPE_F16 && a->side->scales && a->side->biases);
+    assert_true(b && b->type == QTYPE_F16 && !b->side);
+    assert_null(files_find(f, STR("a.scales")));
+    files_close(&f);
+    /* As in mlx-lm, an entry of its own inherits nothing: here it is affine, 4 bits, groups of 64 again. */
+    write_text("config.json", "{\"quantization_config\":{\"group_size\":32,\"bits\":4,\"mode\":\"mxfp4\",\"a\":{}}}");
+    opens_and_closes(dir, 2);
+}
+
+static void hostile_mlx_folders(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *config;
+        struct part parts[3];
+        const char *words;
+    } cases[] = {
+        {"{}", {WEIGHT, SCALES, BIASES}, "config.json does not say how \"a\" is quantised"},
+        {"{}", {WEIGHT}, "\"a.weight\" is u32, but there is no \"a.scales\""},
+        {GROUP64 "}}", {WEIGHT}, "\"a.weight\" is u32, but there is no \"a.scales\""},
+        {GROUP64 ",\"a\":false}}", {WEIGHT, SCALES, BIASES}, "does not say how \"a\" is quantised"},
+        {GROUP64 ",\"a\":7}}", {WEIGHT, SCALES, BIASES}, "neither an object nor true or false"},
+        {GROUP64 ",\"a\":{\"bits\":7}}}", {WEIGHT, SCALES, BIASES}, "7 bits"},
+        {GROUP64 ",\"a\":{\"bits\":-1}}}", {WEIGHT, SCALES, BIASES}, "-1 bits"},
+        {GROUP64 ",\"a\":{\"bits\":\"4\"}}}", {WEIGHT, SCALES, BIASES}, "not a whole number"},
+        {GROUP64 ",\"a\":{\"group_size\":48}}}", {WEIGHT, SCALES, BIASES}, "group_size 48"},
+        {GROUP64 ",\"a\":{\"group_size\":0}}}", {WEIGHT, SCALES, BIASES}, "group_size 0"},
+        {GROUP64 ",\"mode\":\"int4\"}}", {WEIGHT, SCALES, BIASES}, "mode \"int4\""},
+        {GROUP64 ",\"mode\":4}}", {WEIGHT, SCALES, BIASES}, "mode is not a string"},
+        {"{\"quantization\":[]}", {WEIGHT, SCALES, BIASES}, "\"quantization\" is not an object"},
+        {GROUP64 "}}", {WEIGHT, SCALES}, "\"a.biases\" is missing"},
+        {GROUP64 "}}", {WEIGHT, BIASES}, "there is no \"a.scales\""},
+        {GROUP64 "}}", {SCALES}, "belongs to \"a.weight\", which is missing"},
+        {GROUP64 "}}", {BIASES}, "belongs to \"a.weight\", which is missing"},
+        {GROUP64 "}}", {WEIGHT, {"a.scales", "F16", "[2,1]", 4}, BIASES}, "2 rows of 1, expected 2 rows of 2"},
+        {GROUP64 "}}", {WEIGHT, SCALES, {"a.biases", "F16", "[1,2]", 4}}, "1 rows of 2, expected 2 rows of 2"},
+        {GROUP64 "}}", {WEIGHT, {"a.scales", "F16", "[4]", 8}, BIASES}, "\"a.scales\" has 1 rows of 4"},
+        {GROUP64 "}}", {WEIGHT, {"a.scales", "U8", "[2,2]", 4}, BIASES}, "\"a.scales\" is u8, expected f32, f16 or bf16"},
+        {GROUP64 "}}", {WEIGHT, SCALES, {"a.biases", "F32", "[2,2]", 16}}, "is f32, expected f16 as its scales are"},
+        {GROUP64 "}}", {{"a.weight", "U8", "[2,16]", 32}, SCALES, BIASES}, "is u8 of 2 dimensions, expected a matrix of u32"},
+        {GROUP64 "}}", {{"a.weight", "F16", "[2,16]", 64}, SCALES, BIASES}, "is f16 of 2 dimensions, expected a matrix of u32"},
+        {GROUP64 "}}", {{"a.weight", "U32", "[16]", 64}, SCALES, BIASES}, "is u32 of 1 dimensions"},
+        {GROUP64 "}}", {{"a.weight", "U32", "[2,15]", 120}, SCALES, BIASES}, "rows of 15 words"},
+        {GROUP64 ",\"a\":{\"bits\":3}}}", {WEIGHT, SCALES, BIASES}, "rows of 16 words"},
+        {GROUP64 ",\"a\":{\"mode\":\"mxfp4\"}}}", {WEIGHT, SCALES}, "\"a.scales\" is f16, expected u8"},
+        {GROUP64 ",\"a\":{\"mode\":\"mxfp4\"}}}",
+         {WEIGHT, {"a.scales", "U8", "[2,4]", 8}, {"a.biases", "U8", "[2,4]", 8}},
+         "\"a.biases\" is there, but mode mxfp4 has no biases"},
+        {GROUP64 "}}", {{"c.ids", "U32", "[2]", 8}}, "\"c.ids\" is u32"},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        size_t n = 0;
+        while (n < 3 && cases[i].parts[n].name) n++;
+        write_text("config.json", cases[i].config);
+        write_parts(cases[i].parts, n);
+        refused(dir, cases[i].words);
+    }
+    remove(scratch_path(dir, "model.safetensors"));
+    write_text("config.json", "{}");
+}
+
 static void what_is_no_model(void **state)
 {
     (void)state;
@@ -353,10 +463,16 @@ static void demo_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(folder_with_everything),  cmocka_unit_test(template_where_it_may_lie),
-        cmocka_unit_test(only_config_is_required), cmocka_unit_test(sharded_with_index),
-        cmocka_unit_test(what_is_no_model),        cmocka_unit_test(split_gguf),
-        cmocka_unit_test(faults_while_opening),    cmocka_unit_test(demo_model),
+        cmocka_unit_test(folder_with_everything),
+        cmocka_unit_test(template_where_it_may_lie),
+        cmocka_unit_test(only_config_is_required),
+        cmocka_unit_test(sharded_with_index),
+        cmocka_unit_test(mlx_folder),
+        cmocka_unit_test(hostile_mlx_folders),
+        cmocka_unit_test(what_is_no_model),
+        cmocka_unit_test(split_gguf),
+        cmocka_unit_test(faults_while_opening),
+        cmocka_unit_test(demo_model),
     };
     return cmocka_run_group_tests_name("files", tests, make_dir, remove_dir);
 }
