@@ -78,8 +78,14 @@ QUERN_API const char *quern_version(void); /* of the library that is linked */
 
 typedef struct quern_model quern_model;
 
+/* Zeroed: weights are used in place from a read-only mapping that all processes share, and a thread of the model makes its
+ * pages present in the background, in the order in which the first pass needs them. */
 typedef struct quern_model_options {
     bool vocab_only; /* tokenizer and chat template only; also accepts a bare tokenizer.json and a GGUF file without weights */
+    bool copy;       /* read the weights into memory of this process, with huge pages, instead of mapping them */
+    bool lock;       /* keep the weights in memory; needs the right to (RLIMIT_MEMLOCK) */
+    bool prefault;   /* return only when all weights are in memory */
+    bool lazy;       /* no background thread: pages come when they are used, if ever */
 } quern_model_options;
 
 /* path: a .gguf file (any part of a split one), or a Hugging Face folder (config.json, *.safetensors, tokenizer.json). */
@@ -87,13 +93,19 @@ QUERN_API int quern_model_open(const char *path, const quern_model_options *opti
 /* All sessions of the model must be freed before. Sets *model to NULL. */
 QUERN_API void quern_model_close(quern_model **model);
 
+/* Multiply-adds, by the arithmetic that computes them. */
+typedef struct quern_macs {
+    uint64_t int8, f32;
+} quern_macs;
+
 typedef struct quern_model_info {
     const char *name;         /* general.name or the folder's name */
     const char *architecture; /* "llama" */
     const char *file_kind;    /* "GGUF v3", "Hugging Face folder" */
     const char *weight_type;  /* the type that holds most of the weights: "q8_0" */
     uint64_t parameters, weight_bytes;
-    uint64_t bytes_per_token; /* weight bytes that one decode step reads */
+    uint64_t bytes_per_token;     /* weight bytes that one decode step reads */
+    quern_macs macs, output_macs; /* of one token in the matrices of the layers; for the logits of one position */
     uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
     uint32_t n_ctx_train; /* context length that the model was trained for */
     bool has_chat_template;
@@ -136,13 +148,13 @@ QUERN_API int quern_render(const quern_model *model, const char *messages_json, 
 typedef struct quern_session quern_session;
 
 typedef struct quern_session_options {
-    uint32_t n_ctx;        /* tokens the session can hold; 0: the model's training context, at most 4096 */
-    uint32_t n_batch;      /* most tokens computed at once in prefill; 0: 512 */
-    uint32_t n_threads;    /* 0: what the machine and its limits allow */
-    uint32_t n_expected;   /* tokens the sequence will reach, where known; models whose rotary embedding depends on the
-                            * length (LongRoPE, dynamic) then use the right one from the start. 0: as tokens come */
-    const char *kv_type;   /* "f16" (default) or "f32" */
-    const char *cpu_level; /* "scalar", "avx2", ...; NULL: the best. The results are the same */
+    uint32_t n_ctx;              /* tokens the session can hold; 0: the model's training context, at most 4096 */
+    uint32_t n_batch;            /* most tokens computed at once in prefill; 0: 512 */
+    uint32_t n_threads;          /* 0: what the machine and its limits allow */
+    uint32_t n_expected;         /* tokens the sequence will reach, where known; models whose rotary embedding depends on the
+                                  * length (LongRoPE, dynamic) then use the right one from the start. 0: as tokens come */
+    const char *k_type, *v_type; /* of the cached keys and values: "f16" (NULL), "f32", "bf16", "q8_0", "q4_0" */
+    const char *cpu_level;       /* "scalar", "avx2", ...; NULL: the best. The results are the same */
 } quern_session_options;
 
 /* Reserves everything that later calls need: the KV cache, activations, logits, threads. */
@@ -152,8 +164,9 @@ QUERN_API void quern_session_free(quern_session **session);
 
 typedef struct quern_session_info {
     uint32_t n_ctx, n_batch, n_threads, n_tokens; /* n_tokens: held now */
-    const char *kv_type, *cpu_level;
+    const char *k_type, *v_type, *cpu_level;
     uint64_t kv_bytes, compute_bytes; /* KV cache; activations, logits and scratch */
+    uint64_t kv_token_bytes;          /* of the cache that one token takes, and a decode step reads */
 } quern_session_info;
 QUERN_API void quern_session_get_info(const quern_session *session, quern_session_info *out);
 
@@ -164,6 +177,16 @@ QUERN_API void quern_session_truncate(quern_session *session, uint32_t n_keep);
 /* Makes a running quern_session_eval or quern_generate return soon; callable from any thread and from a signal handler.
  * The next call starts afresh. */
 QUERN_API void quern_session_cancel(quern_session *session);
+
+/* What limits the speed of a session on this machine; bench measures it in the run that it judges. */
+typedef struct quern_limits {
+    double bandwidth_gb_s;      /* reading the model's weights where they lie, with the session's threads */
+    double bandwidth_huge_gb_s; /* reading anonymous memory with huge pages */
+    double int8_tops, f32_tops; /* 10^12 operations a second of the arithmetic units at the session's CPU level; a multiply-add
+                                 * counts as two */
+} quern_limits;
+/* Takes about a second, and up to 1 GiB of memory for the while. */
+QUERN_API int quern_session_measure(const quern_session *session, quern_limits *out, quern_error *err);
 
 /* ---- generation --------------------------------------------------------------------------------------------- */
 
@@ -337,8 +360,10 @@ QUERN_API int quern_quantize(const char *path, const char *out_path, const quern
 
 /* Names of the model shapes that quern_synthesize knows; NULL past the end. */
 QUERN_API const char *quern_shape(size_t i);
-/* Writes a GGUF file with the shapes of a real model and random weights in options->type (NULL: q8_0): it runs at the speed of
- * the real one. The same shape and type give the same file everywhere. */
+/* Changes whenever quern_synthesize would write other bytes for the same arguments: for names of kept files. */
+QUERN_API unsigned quern_shape_version(void);
+/* Writes a GGUF file with the shapes of a real model and random weights in options->type (a tensor type or a mix such as
+ * q4_k_m; NULL: q8_0): it runs at the speed of the real one. The same shape and type give the same file everywhere. */
 QUERN_API int quern_synthesize(const char *shape, const char *out_path, const quern_convert_options *options, quern_error *err);
 
 /* ---- machine --------------------------------------------------------------------------------------------------------- */

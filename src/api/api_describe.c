@@ -133,7 +133,8 @@ static void tensors(struct writer *w, const struct files *f)
         open(w, "{");
         member_str(w, "name", t->name);
         member_str(w, "type", str_of(qtypes[t->type].name));
-        key(w, "shape"); /* the row length first, as GGUF has it */
+        if (t->side) member_u64(w, "group", t->side->group); /* weights that share a scale */
+        key(w, "shape");                                     /* the row length first, as GGUF has it */
         open(w, "[");
         for (uint32_t d = 0; d < t->n_dims; d++) {
             next(w);

@@ -91,16 +91,17 @@ const char *quern_shape(size_t i)
     return s ? s->name : NULL;
 }
 
+unsigned quern_shape_version(void)
+{
+    return SYNTH_VERSION;
+}
+
 int quern_synthesize(const char *shape, const char *out_path, const quern_convert_options *o, quern_error *err)
 {
     struct err e = {0};
-    enum qtype type = QTYPE_Q8_0;
+    const char *type = o && o->type ? o->type : "q8_0";
     const struct synth_shape *s = synth_shape_find(shape, &e);
     if (!s) return api_fail(err, &e);
-    if (o && o->type && !qtype_by_name(str_of(o->type), &type)) {
-        (void)fail(&e, ERR_ARG, "type '%s' is not known", o->type);
-        return api_fail(err, &e);
-    }
     return synth_write(s, type, out_path, o ? o->on_progress : NULL, o ? o->user : NULL, &e) < 0 ? api_fail(err, &e) : 0;
 }
 

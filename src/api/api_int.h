@@ -14,10 +14,11 @@ struct quern_model {
     struct arena arena;
     char *name; /* for people */
     char *path;
-    struct files *files; /* NULL with vocab_only */
-    struct model *model; /* NULL with vocab_only */
-    struct map map;      /* vocab_only: the file */
-    struct gguf *gguf;   /* vocab_only: of a GGUF file */
+    struct files *files;     /* NULL with vocab_only */
+    struct model *model;     /* NULL with vocab_only */
+    struct preload *preload; /* of the weights; NULL where there is none to stop */
+    struct map map;          /* vocab_only: the file */
+    struct gguf *gguf;       /* vocab_only: of a GGUF file */
     struct tok *tok;
     struct str template_text; /* n 0: none */
     struct jinja *jinja;      /* NULL: none, or it does not compile */

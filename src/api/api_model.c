@@ -102,10 +102,19 @@ static int open_vocab(quern_model *m, const char *path, struct err *e)
     return tok_open_gguf(m->gguf, &m->tok, e);
 }
 
-static int open_model(quern_model *m, const char *path, struct err *e)
+/* A thread that cannot be had costs speed and nothing else: pages come when they are used. */
+static void preload(quern_model *m, const quern_model_options *o)
 {
-    TRY(files_open(path, &m->files, e));
+    bool in_memory = o->copy || o->lock;
+    if (in_memory || (o->lazy && !o->prefault)) return;
+    if (preload_start(m->model->reads, m->model->n_reads, &m->preload, NULL) == 0 && o->prefault) preload_wait(&m->preload);
+}
+
+static int open_model(quern_model *m, const char *path, const quern_model_options *o, struct err *e)
+{
+    TRY(files_open_as(path, &(struct files_options){.copy = o->copy, .lock = o->lock}, &m->files, e));
     TRY(model_open(m->files, &m->model, e));
+    preload(m, o);
     const struct hf *hf = files_hf(m->files);
     if (!hf) {
         m->file_kind = gguf_version(files_gguf(m->files)) == 2 ? "GGUF v2" : "GGUF v3";
@@ -246,9 +255,11 @@ int quern_model_open(const char *path, const quern_model_options *options, quern
 {
     struct err e = {0};
     uint64_t start = clock_ns();
+    const quern_model_options none = {0};
+    if (!options) options = &none;
     quern_model *m = mem_zalloc(sizeof *m);
     int rc = m ? 0 : fail_nomem(&e, "the model", sizeof *m);
-    if (rc == 0) rc = options && options->vocab_only ? open_vocab(m, path, &e) : open_model(m, path, &e);
+    if (rc == 0) rc = options->vocab_only ? open_vocab(m, path, &e) : open_model(m, path, options, &e);
     if (rc == 0) rc = finish(m, path, &e);
     if (rc < 0) {
         quern_model_close(&m);
@@ -265,6 +276,7 @@ void quern_model_close(quern_model **model)
     if (!m) return;
     jinja_free(&m->jinja);
     tok_close(&m->tok);
+    preload_stop(&m->preload);
     model_close(&m->model);
     files_close(&m->files);
     gguf_free(&m->gguf);
@@ -288,6 +300,8 @@ void quern_model_get_info(const quern_model *m, quern_model_info *out)
     out->parameters = m->model->parameters;
     out->weight_bytes = files_bytes(m->files);
     out->bytes_per_token = m->model->decode_bytes;
+    out->macs = (quern_macs){m->model->layer_macs.int8, m->model->layer_macs.f32};
+    out->output_macs = (quern_macs){m->model->output_macs.int8, m->model->output_macs.f32};
     out->n_layers = hp->n_layers;
     out->n_embd = hp->n_embd;
     out->n_heads = hp->n_heads;

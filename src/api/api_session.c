@@ -1,17 +1,24 @@
 /* api_session: quern.h's session functions. */
 #include "api/api_int.h"
+#include "machine/machine.h"
 
 #define DEFAULT_CTX 4096
 #define DEFAULT_BATCH 512
 #define MAX_THREADS 1024
 #define MAX_CTX (1u << 28)
 
+static int cache_type(const char *name, enum qtype *out, struct err *e)
+{
+    if (!name || (qtype_by_name(str_of(name), out) && attn_bits(*out))) return 0;
+    return fail(e, ERR_ARG, "a KV cache cannot be of type \"%s\"; expected f32, f16, bf16, q8_0 or q4_0", name);
+}
+
 static int check_options(const quern_session_options *o, struct session_options *so, struct err *e)
 {
     if (o->n_threads > MAX_THREADS) return fail(e, ERR_ARG, "%u threads; expected at most %d", o->n_threads, MAX_THREADS);
     if (o->n_ctx > MAX_CTX) return fail(e, ERR_ARG, "a context of %u tokens; expected at most %u", o->n_ctx, MAX_CTX);
-    if (o->kv_type && !qtype_by_name(str_of(o->kv_type), &so->kv_type))
-        return fail(e, ERR_ARG, "KV cache type \"%s\" is not known; expected f16 or f32", o->kv_type);
+    TRY(cache_type(o->k_type, &so->k_type, e));
+    TRY(cache_type(o->v_type, &so->v_type, e));
     so->n_threads = o->n_threads;
     so->n_expected = o->n_expected;
     so->cpu_level = o->cpu_level;
@@ -27,8 +34,10 @@ int quern_session_new(const quern_model *model, const quern_session_options *opt
         (void)fail(&e, ERR_ARG, "%s was opened for its vocabulary only", model->name);
         return api_fail(err, &e);
     }
-    struct session_options so = {
-        .n_ctx = (uint32_t)size_min(model->model->hp.n_ctx_train, DEFAULT_CTX), .n_batch = DEFAULT_BATCH, .kv_type = QTYPE_F16};
+    struct session_options so = {.n_ctx = (uint32_t)size_min(model->model->hp.n_ctx_train, DEFAULT_CTX),
+                                 .n_batch = DEFAULT_BATCH,
+                                 .k_type = QTYPE_F16,
+                                 .v_type = QTYPE_F16};
     quern_session *q = mem_zalloc(sizeof *q);
     int rc = q ? 0 : fail_nomem(&e, "the session", sizeof *q);
     if (rc == 0 && options) rc = check_options(options, &so, &e);
@@ -60,10 +69,23 @@ void quern_session_get_info(const quern_session *q, quern_session_info *out)
                                 .n_batch = session_n_batch(q->s),
                                 .n_threads = b.n_threads,
                                 .n_tokens = session_n_tokens(q->s),
-                                .kv_type = qtypes[kv->view.type].name,
+                                .k_type = qtypes[kv->view.k_type].name,
+                                .v_type = qtypes[kv->view.v_type].name,
                                 .cpu_level = b.level,
                                 .kv_bytes = kv->bytes,
+                                .kv_token_bytes = kv->token_bytes,
                                 .compute_bytes = b.bytes};
+}
+
+int quern_session_measure(const quern_session *q, quern_limits *out, quern_error *err)
+{
+    struct err e = {0};
+    struct machine_limits l = {0};
+    const struct model *m = q->model->model;
+    if (machine_measure(m->reads, m->n_reads, session_kernels(q->s), session_backend(q->s).n_threads, &l, &e) < 0)
+        return api_fail(err, &e);
+    *out = (quern_limits){l.bandwidth_gb_s, l.bandwidth_huge_gb_s, l.int8_tops, l.f32_tops};
+    return 0;
 }
 
 struct copy_rows {

@@ -9,12 +9,11 @@
 #include "kernel/kernel.h"
 
 /* The KV cache of one sequence, in pages of KV_PAGE positions. Page p holds positions p * KV_PAGE ...; inside it, for
- * each layer and each KV head, one tile of keys [head_dim][KV_PAGE] (position fastest) and one of values [KV_PAGE][head_dim].
- */
+ * each layer and each KV head, one tile of keys and one of values (kernel.h). */
 #define KV_PAGE ATTN_TILE
 
 struct kv_view {
-    enum qtype type;       /* F32 or F16 */
+    enum qtype k_type, v_type;
     uint8_t *const *pages; /* [pages that the batch reads or writes]; owned by the caller */
     size_t layer_bytes;    /* from a layer to the next inside a page */
     size_t head_bytes;     /* from a KV head to the next */
@@ -35,10 +34,11 @@ struct batch {
 struct backend;
 
 struct backend_options {
-    uint32_t n_threads;    /* 0: cpu_threads() */
-    uint32_t max_rows;     /* largest batch */
-    uint32_t max_out;      /* most rows with logits in one batch, 1.. max_rows */
-    const char *cpu_level; /* NULL: the best */
+    uint32_t n_threads;     /* 0: cpu_threads() */
+    uint32_t max_rows;      /* largest batch */
+    uint32_t max_out;       /* most rows with logits in one batch, 1.. max_rows */
+    uint32_t max_positions; /* of the sequences: decode steps split their attention up to here */
+    const char *cpu_level;  /* NULL: the best */
 };
 
 /* Opens the CPU for the graph (which must outlive it) and reserves all memory that runs will need. */

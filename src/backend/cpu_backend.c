@@ -8,7 +8,7 @@
 
 #define SMALL_ROWS 4 /* up to so many rows each thread prepares the activations itself */
 #define ROW_UNIT 32  /* weight rows: ranges of threads start at multiples of it */
-#define ATTN_ROWS 64 /* query rows per attention task at most */
+#define ATTN_ROWS 64 /* query rows (tokens x heads that share a KV head) per attention task at most */
 #define MAX_ROPES 4
 
 /* Prepared activations of some rows: the buffers behind struct act. */
@@ -21,8 +21,9 @@ struct worker {
     struct act_buf small; /* SMALL_ROWS rows */
     uint8_t *mm_scratch;
     float *attn_scratch;
-    float *attn_q, *attn_o, *attn_o2; /* [ATTN_ROWS][head_dim] queries; state of all chunks; of the running chunk */
-    float attn_m[ATTN_ROWS], attn_l[ATTN_ROWS], attn_m2[ATTN_ROWS], attn_l2[ATTN_ROWS];
+    float *attn_q;              /* [ATTN_ROWS][head_dim] queries */
+    struct act_mem attn_quant;  /* the same, quantised, in whole blocks */
+    float *attn_all, *attn_one; /* states (struct attn_state) of ATTN_ROWS rows: of the chunks so far, of the running one */
     uint32_t attn_end[ATTN_ROWS], attn_valid[ATTN_ROWS];
 };
 
@@ -35,6 +36,12 @@ struct backend {
     float *rows, *outs; /* the values */
     struct act_buf shared;
     struct worker *workers; /* [threads] */
+    /* Attention: the next task of the phase. With few rows a task is one chunk of positions of a unit (struct attn_unit): here
+     * are the states of all chunks, and how many of each unit are done. */
+    atomic_size_t attn_next;
+    size_t max_chunks, state_floats; /* floats of the states of one chunk: all query heads of SMALL_ROWS tokens */
+    float *attn_states;              /* [max_chunks][state_floats] */
+    atomic_uint *attn_done;          /* [units], zero between phases */
     const struct rope *ropes[MAX_ROPES];
     float *angles[MAX_ROPES]; /* [max_rows][2][n_pairs]: cosines, sines */
     size_t n_ropes;
@@ -72,12 +79,10 @@ static void run_embed(struct backend *b, const struct op *op, unsigned ith, unsi
 {
     const struct batch *batch = b->batch;
     float *dst = value_rows(b, op->dst, NULL);
-    size_t cols = op->w->ne[0], row_bytes = op->w->bytes / op->w->ne[1];
+    size_t cols = op->w->ne[0];
     struct range r = share(batch->n_rows, 1, ith, nth);
     for (size_t m = r.from; m < r.to; m++) {
-        const size_t id = (size_t)batch->tokens[m];
-        const struct qside *side = op->w->side;
-        const struct qrow row = {(const uint8_t *)op->w->data + id * row_bytes, side, side ? id * (cols / side->group) : 0};
+        const struct qrow row = tensor_row(op->w, (size_t)batch->tokens[m]);
         b->k.to_float[op->w->type](&row, dst + m * cols, cols);
         for (size_t i = 0; i < b->n_ropes; i++) {
             size_t n = b->ropes[i]->n_pairs;
@@ -141,7 +146,7 @@ static void product(struct backend *b, struct worker *w, const struct op *op, co
     const struct act_mem *q = &buf->q[qtypes[op->w->type].arith];
     struct mm mm = {.type = op->w->type,
                     .w = op->w->data,
-                    .row_bytes = op->w->bytes / cols,
+                    .row_bytes = tensor_row_bytes(op->w),
                     .side = op->w->side,
                     .k = op->w->ne[0],
                     .n_rows = n,
@@ -214,26 +219,18 @@ static uint8_t *tile_at(const struct kv_view *kv, uint32_t layer, size_t head, s
     return kv->pages[page] + layer * kv->layer_bytes + head * kv->head_bytes;
 }
 
-/* Keys and values of one head, all rows of the batch, into the tiles. A key is a column of its tile, so it is packed aside and
- * its elements are scattered. */
+/* Keys and values of one head, all rows of the batch, into the tiles. */
 static void store_head(const struct backend *b, const struct op *op, size_t head)
 {
     const struct batch *batch = b->batch;
-    enum qtype type = batch->kv->type;
-    size_t dim = op->head_dim, cols = (size_t)op->n_kv_heads * dim, size = qtypes[type].block_bytes;
+    const struct kv_view *kv = batch->kv;
+    size_t dim = op->head_dim, cols = (size_t)op->n_kv_heads * dim;
     const float *k = value_rows(b, op->src[0], NULL) + head * dim, *v = value_rows(b, op->src[1], NULL) + head * dim;
-    uint8_t packed[ATTN_DIM_MAX * sizeof(float)];
     for (size_t m = 0; m < batch->n_rows; m++, k += cols, v += cols) {
         size_t pos = batch->pos + m, in = pos % KV_PAGE;
-        uint8_t *kt = tile_at(batch->kv, op->layer, head, pos / KV_PAGE), *vt = kt + batch->kv->k_bytes;
-        b->k.from_float[type](v, vt + in * dim * size, dim);
-        b->k.from_float[type](k, packed, dim);
-        uint8_t *column = kt + in * size;
-        if (size == 2) {
-            for (size_t d = 0; d < dim; d++) memcpy(column + d * KV_PAGE * 2, packed + d * 2, 2);
-        } else {
-            for (size_t d = 0; d < dim; d++) memcpy(column + d * KV_PAGE * 4, packed + d * 4, 4);
-        }
+        uint8_t *tile = tile_at(kv, op->layer, head, pos / KV_PAGE);
+        attn_store_k(&b->k, kv->k_type, k, dim, tile, in);
+        attn_store_v(&b->k, kv->v_type, v, dim, tile + kv->k_bytes, in);
     }
 }
 
@@ -249,53 +246,186 @@ static void rope_head(const struct backend *b, const struct op *op, size_t head)
     }
 }
 
-/* One task: for the query rows [row0, row1), the query heads [head0, head0 + group), which share KV head `head`. */
-static void attend(struct backend *b, struct worker *w, const struct op *op, size_t head, size_t head0, size_t group,
-                   size_t row0, size_t row1)
+/* The softmax state of n query rows over some positions, in a buffer of attn_state_floats. */
+struct attn_state {
+    float *m, *l; /* [n] */
+    float *o;     /* [n][dim] */
+};
+static struct attn_state attn_state(float *buffer, size_t n)
 {
-    const struct batch *batch = b->batch;
-    size_t dim = op->head_dim, cols = (size_t)op->n_heads * dim;
-    size_t n = (row1 - row0) * group;
-    const float *q = value_rows(b, op->src[0], NULL);
-    float *dst = value_rows(b, op->dst, NULL);
-    uint32_t end = batch->pos + (uint32_t)row1; /* positions that the last row sees */
+    return (struct attn_state){buffer, buffer + n, buffer + 2 * n};
+}
+static size_t attn_state_floats(size_t n, size_t dim)
+{
+    return n * (dim + 2);
+}
 
-    for (size_t i = 0; i < n; i++) {
-        const float *from = q + (row0 + i / group) * cols + (head0 + i % group) * dim;
-        for (size_t d = 0; d < dim; d++) w->attn_q[i * dim + d] = from[d] * op->f;
-        w->attn_end[i] = batch->pos + (uint32_t)(row0 + i / group) + 1;
+/* Some query rows against one KV head: of the tokens [row0, row1), the query heads [head0, head0 + group), token by token. */
+struct attn_unit {
+    const struct op *op;
+    size_t head, head0, group, row0, row1;
+};
+static size_t unit_rows(const struct attn_unit *u)
+{
+    return (u->row1 - u->row0) * u->group;
+}
+static uint32_t unit_end(const struct backend *b, const struct attn_unit *u) /* positions that its last row sees */
+{
+    return b->batch->pos + (uint32_t)u->row1;
+}
+static const uint8_t *unit_tile(const struct backend *b, const struct attn_unit *u, uint32_t pos)
+{
+    return tile_at(b->batch->kv, u->op->layer, u->head, pos / KV_PAGE);
+}
+
+/* The queries of a unit, scaled, and how far each sees, into the worker. */
+static void attn_queries(const struct backend *b, struct worker *w, const struct attn_unit *u)
+{
+    const size_t dim = u->op->head_dim, cols = (size_t)u->op->n_heads * dim;
+    const float *q = value_rows(b, u->op->src[0], NULL);
+    for (size_t i = 0; i < unit_rows(u); i++) {
+        const float *from = q + (u->row0 + i / u->group) * cols + (u->head0 + i % u->group) * dim;
+        for (size_t d = 0; d < dim; d++) w->attn_q[i * dim + d] = from[d] * u->op->f;
+        w->attn_end[i] = b->batch->pos + (uint32_t)(u->row0 + i / u->group) + 1;
+        if (!attn_quantised(b->batch->kv->k_type)) continue;
+        const size_t blocks = attn_blocks(dim), k = blocks * KV_BLOCK;
+        float row[ATTN_DIM_MAX] = {0};
+        memcpy(row, w->attn_q + i * dim, dim * sizeof *row);
+        b->k.quant_act_32(row, k, w->attn_quant.q + i * k, w->attn_quant.d + i * blocks, w->attn_quant.s + i * blocks);
     }
+}
+
+/* The state of the chunk that begins at position `chunk`, for the queries in the worker. next: the tile that the thread reads
+ * after it, or NULL. */
+static void attn_chunk(const struct backend *b, struct worker *w, const struct attn_unit *u, uint32_t chunk,
+                       struct attn_state s, const uint8_t *next)
+{
+    const struct kv_view *kv = b->batch->kv;
+    const size_t dim = u->op->head_dim, n = unit_rows(u);
+    const uint32_t end = (uint32_t)size_min(unit_end(b, u), (size_t)chunk + ATTN_CHUNK);
+    for (size_t i = 0; i < n; i++) s.m[i] = -__builtin_inff(), s.l[i] = 0.0f;
+    memset(s.o, 0, n * dim * sizeof *s.o);
+    for (uint32_t pos = chunk; pos < end; pos += ATTN_TILE) {
+        for (size_t i = 0; i < n; i++)
+            w->attn_valid[i] = w->attn_end[i] <= pos ? 0 : (uint32_t)size_min(w->attn_end[i] - pos, ATTN_TILE);
+        const uint8_t *tile = unit_tile(b, u, pos);
+        struct attn_tile t = {.k = tile,
+                              .v = tile + kv->k_bytes,
+                              .k_type = kv->k_type,
+                              .v_type = kv->v_type,
+                              .head_dim = dim,
+                              .v_dim = dim,
+                              .n_rows = n,
+                              .q = w->attn_q,
+                              .quant = {.q = w->attn_quant.q, .d = w->attn_quant.d, .s = w->attn_quant.s},
+                              .valid = w->attn_valid,
+                              .m = s.m,
+                              .l = s.l,
+                              .o = s.o,
+                              .scratch = w->attn_scratch,
+                              .next = end - pos > ATTN_TILE ? unit_tile(b, u, pos + ATTN_TILE) : next,
+                              .next_bytes = kv->head_bytes};
+        b->k.attn_tile(&t);
+    }
+}
+
+/* Merges the state of a chunk into that of the chunks before it. Rows that see nothing of it stay as they are. */
+static void attn_merge(const struct backend *b, const struct attn_unit *u, uint32_t chunk, struct attn_state all,
+                       struct attn_state one)
+{
+    const size_t dim = u->op->head_dim;
+    for (size_t i = 0; i < unit_rows(u); i++)
+        if (b->batch->pos + u->row0 + i / u->group >= chunk)
+            b->k.attn_merge(&all.m[i], &all.l[i], all.o + i * dim, one.m[i], one.l[i], one.o + i * dim, dim);
+}
+
+static void attn_output(const struct backend *b, const struct attn_unit *u, struct attn_state s)
+{
+    const size_t dim = u->op->head_dim, cols = (size_t)u->op->n_heads * dim;
+    float *dst = value_rows(b, u->op->dst, NULL);
+    for (size_t i = 0; i < unit_rows(u); i++) {
+        float inv = 1.0f / s.l[i];
+        float *to = dst + (u->row0 + i / u->group) * cols + (u->head0 + i % u->group) * dim;
+        for (size_t d = 0; d < dim; d++) to[d] = s.o[i * dim + d] * inv;
+    }
+}
+
+/* How a phase of attention is cut into tasks: units, each whole or, where `chunks` is not 0, one task for each of its chunks.
+ */
+struct attn_plan {
+    const struct op *op;
+    size_t group, part, n_parts; /* query heads of a KV head; of a unit; units for each KV head */
+    size_t block, n_blocks;      /* tokens of a unit */
+    size_t n_units, chunks;
+};
+
+static struct attn_plan attn_plan(const struct backend *b, const struct op *op, unsigned nth)
+{
+    const size_t n_rows = b->batch->n_rows, chunks = (b->batch->pos + n_rows + ATTN_CHUNK - 1) / ATTN_CHUNK;
+    struct attn_plan p = {.op = op, .group = op->n_heads / op->n_kv_heads};
+    p.part = size_min(p.group, ATTN_ROWS / SMALL_ROWS);
+    p.n_parts = (p.group + p.part - 1) / p.part;
+    p.block = ATTN_ROWS / p.part;
+    p.n_blocks = (n_rows + p.block - 1) / p.block;
+    p.n_units = op->n_kv_heads * p.n_parts * p.n_blocks;
+    if (n_rows <= SMALL_ROWS && nth > 1 && chunks > 1 && chunks <= b->max_chunks) p.chunks = chunks;
+    return p;
+}
+
+static struct attn_unit attn_unit(const struct backend *b, const struct attn_plan *p, size_t unit)
+{
+    const size_t row = unit % p->n_blocks * p->block, first = unit / p->n_blocks % p->n_parts * p->part;
+    const size_t head = unit / p->n_blocks / p->n_parts;
+    return (struct attn_unit){.op = p->op,
+                              .head = head,
+                              .head0 = head * p->group + first,
+                              .group = size_min(p->part, p->group - first),
+                              .row0 = row,
+                              .row1 = size_min(row + p->block, b->batch->n_rows)};
+}
+
+/* A whole unit, chunk after chunk. */
+static void attend(const struct backend *b, struct worker *w, const struct attn_unit *u)
+{
+    const struct attn_state all = attn_state(w->attn_all, unit_rows(u)), one = attn_state(w->attn_one, unit_rows(u));
+    const uint32_t end = unit_end(b, u);
+    attn_queries(b, w, u);
     for (uint32_t chunk = 0; chunk < end; chunk += ATTN_CHUNK) {
-        bool first = chunk == 0; /* the first chunk's state is the state that later ones are merged into */
-        float *m = first ? w->attn_m : w->attn_m2, *l = first ? w->attn_l : w->attn_l2, *o = first ? w->attn_o : w->attn_o2;
-        for (size_t i = 0; i < n; i++) m[i] = -__builtin_inff(), l[i] = 0.0f;
-        memset(o, 0, n * dim * sizeof *o);
-        for (uint32_t pos = chunk; pos < end && pos < chunk + ATTN_CHUNK; pos += ATTN_TILE) {
-            for (size_t i = 0; i < n; i++)
-                w->attn_valid[i] = w->attn_end[i] <= pos ? 0 : (uint32_t)size_min(w->attn_end[i] - pos, ATTN_TILE);
-            const uint8_t *tile = tile_at(batch->kv, op->layer, head, pos / KV_PAGE);
-            struct attn_tile t = {.k = tile,
-                                  .v = tile + batch->kv->k_bytes,
-                                  .head_dim = dim,
-                                  .v_dim = dim,
-                                  .n_rows = n,
-                                  .q = w->attn_q,
-                                  .valid = w->attn_valid,
-                                  .m = m,
-                                  .l = l,
-                                  .o = o,
-                                  .scratch = w->attn_scratch};
-            b->k.attn_tile[batch->kv->type](&t);
-        }
-        for (size_t i = 0; !first && i < n; i++)
-            if (w->attn_end[i] > chunk)
-                b->k.attn_merge(&w->attn_m[i], &w->attn_l[i], w->attn_o + i * dim, m[i], l[i], o + i * dim, dim);
+        const uint8_t *next = end - chunk > ATTN_CHUNK ? unit_tile(b, u, chunk + ATTN_CHUNK) : NULL;
+        attn_chunk(b, w, u, chunk, chunk ? one : all, next);
+        if (chunk) attn_merge(b, u, chunk, all, one);
     }
-    for (size_t i = 0; i < n; i++) {
-        float inv = 1.0f / w->attn_l[i];
-        float *to = dst + (row0 + i / group) * cols + (head0 + i % group) * dim;
-        for (size_t d = 0; d < dim; d++) to[d] = w->attn_o[i * dim + d] * inv;
+    attn_output(b, u, all);
+}
+
+static struct attn_state chunk_state(const struct backend *b, const struct attn_unit *u, size_t chunk)
+{
+    const size_t before = attn_state_floats(u->head0 * SMALL_ROWS, u->op->head_dim);
+    return attn_state(b->attn_states + chunk * b->state_floats + before, unit_rows(u));
+}
+
+/* One chunk of a unit. Whoever computes the last one merges all, in their order. after: the task that this thread has next. */
+static void attend_chunk(struct backend *b, struct worker *w, const struct attn_plan *p, size_t task, size_t after)
+{
+    const size_t unit = task / p->chunks, chunk = task % p->chunks;
+    const struct attn_unit u = attn_unit(b, p, unit);
+    const uint8_t *next = NULL;
+    if (after < p->n_units * p->chunks) {
+        const struct attn_unit v = attn_unit(b, p, after / p->chunks);
+        next = unit_tile(b, &v, (uint32_t)(after % p->chunks) * ATTN_CHUNK);
     }
+    attn_queries(b, w, &u);
+    attn_chunk(b, w, &u, (uint32_t)chunk * ATTN_CHUNK, chunk_state(b, &u, chunk), next);
+    if (atomic_fetch_add_explicit(&b->attn_done[unit], 1, memory_order_acq_rel) + 1 < p->chunks) return;
+    atomic_store_explicit(&b->attn_done[unit], 0, memory_order_relaxed);
+    const struct attn_state all = chunk_state(b, &u, 0);
+    for (size_t c = 1; c < p->chunks; c++) attn_merge(b, &u, (uint32_t)c * ATTN_CHUNK, all, chunk_state(b, &u, c));
+    attn_output(b, &u, all);
+}
+
+static size_t next_task(struct backend *b)
+{
+    return atomic_fetch_add_explicit(&b->attn_next, 1, memory_order_relaxed);
 }
 
 static void run_attention(struct backend *b, const struct op *op, uint32_t n_ops, unsigned ith, unsigned nth)
@@ -315,15 +445,17 @@ static void run_attention(struct backend *b, const struct op *op, uint32_t n_ops
             store_head(b, store, h - n_q);
         }
     }
+    if (ith == 0) atomic_store_explicit(&b->attn_next, 0, memory_order_relaxed);
     pool_barrier(b->pool);
-    /* Tasks: KV heads x parts of the heads that share one (several only where more than ATTN_ROWS do) x blocks of rows. */
-    size_t group = attn->n_heads / attn->n_kv_heads, part = size_min(group, ATTN_ROWS), n_parts = (group + part - 1) / part;
-    size_t block = ATTN_ROWS / part, n_blocks = (b->batch->n_rows + block - 1) / block;
-    struct range tasks = share(n_kv * n_parts * n_blocks, 1, ith, nth);
-    for (size_t t = tasks.from; t < tasks.to; t++) {
-        size_t row = t % n_blocks * block, first = t / n_blocks % n_parts * part, head = t / n_blocks / n_parts;
-        attend(b, &b->workers[ith], attn, head, head * group + first, size_min(part, group - first), row,
-               size_min(row + block, b->batch->n_rows));
+    const struct attn_plan p = attn_plan(b, attn, nth);
+    const size_t n_tasks = p.n_units * size_max(p.chunks, 1);
+    for (size_t task = next_task(b), after; task < n_tasks; task = after) {
+        after = next_task(b);
+        const struct attn_unit u = attn_unit(b, &p, task);
+        if (p.chunks)
+            attend_chunk(b, &b->workers[ith], &p, task, after);
+        else
+            attend(b, &b->workers[ith], &u);
     }
 }
 
@@ -389,9 +521,9 @@ struct backend_info backend_info(const struct backend *b)
 /* ---- opening ----------------------------------------------------------------------------------------------------------------
  */
 
-/* Widest input of a matrix and widest head. */
+/* Widest input of a matrix, widest head, most query heads. */
 struct widths {
-    size_t k, head;
+    size_t k, head, n_heads;
 };
 
 static int survey(struct backend *b, struct widths *w, struct err *e)
@@ -400,7 +532,11 @@ static int survey(struct backend *b, struct widths *w, struct err *e)
         const struct op *op = &b->g->ops[i];
         if (op->code == OP_MATMUL) w->k = size_max(w->k, op->w->ne[0]);
         if (op->code == OP_MATMUL) b->kinds |= 1u << qtypes[op->w->type].arith;
-        if (op->code == OP_ATTENTION) w->head = size_max(w->head, op->head_dim);
+        if (op->code == OP_ATTENTION) {
+            w->head = size_max(w->head, op->head_dim);
+            w->n_heads = size_max(w->n_heads, op->n_heads);
+            b->state_floats = size_max(b->state_floats, attn_state_floats((size_t)op->n_heads * SMALL_ROWS, op->head_dim));
+        }
         if (op->code != OP_ROPE) continue;
         size_t r = 0;
         while (r < b->n_ropes && b->ropes[r] != op->rope) r++;
@@ -454,9 +590,15 @@ static void carve_all(struct backend *b, struct carve *c, const struct widths *w
         wk->mm_scratch = carve(c, 1, MM_SCRATCH);
         wk->attn_scratch = carve(c, ATTN_SCRATCH, sizeof(float));
         wk->attn_q = carve(c, ATTN_ROWS, w->head * sizeof(float));
-        wk->attn_o = carve(c, ATTN_ROWS, w->head * sizeof(float));
-        wk->attn_o2 = carve(c, ATTN_ROWS, w->head * sizeof(float));
+        const size_t blocks = attn_blocks(w->head);
+        wk->attn_quant.q = carve(c, ATTN_ROWS, blocks * KV_BLOCK);
+        wk->attn_quant.d = carve(c, ATTN_ROWS, blocks * sizeof(float));
+        wk->attn_quant.s = carve(c, ATTN_ROWS, blocks * sizeof(int16_t));
+        wk->attn_all = carve(c, attn_state_floats(ATTN_ROWS, w->head), sizeof(float));
+        wk->attn_one = carve(c, attn_state_floats(ATTN_ROWS, w->head), sizeof(float));
     }
+    b->attn_states = carve(c, b->max_chunks, b->state_floats * sizeof(float));
+    b->attn_done = carve(c, w->n_heads, sizeof *b->attn_done);
 }
 
 int backend_open_cpu(const struct graph *g, const struct backend_options *opts, struct backend **out, struct err *e)
@@ -466,6 +608,7 @@ int backend_open_cpu(const struct graph *g, const struct backend_options *opts, 
     b->g = g;
     b->max_rows = opts->max_rows;
     b->max_out = opts->max_out;
+    b->max_chunks = (opts->max_positions + (size_t)ATTN_CHUNK - 1) / ATTN_CHUNK;
     unsigned n_threads = opts->n_threads ? opts->n_threads : cpu_threads();
     struct widths widths = {0};
     struct carve c = {0};

@@ -335,14 +335,32 @@ size_t json_unescape(struct str raw, char *out);
 
 /* ---- files --------------------------------------------------------------------------------------- */
 
-/* A whole regular file mapped read-only and shared. */
-struct map {
+/* Bytes in memory, borrowed. */
+struct span {
     const uint8_t *p;
     size_t n;
 };
-int vfs_map(const char *path, struct map *out, struct err *e);    /* an empty file gives p NULL, n 0 */
-void vfs_unmap(struct map *m);                                    /* m becomes empty */
-void vfs_will_need(const struct map *m, size_t offset, size_t n); /* a hint: start reading these bytes */
+
+/* A whole regular file in memory, read-only. */
+struct map {
+    const uint8_t *p;
+    size_t n;
+    bool copied; /* the bytes are this process's own; else the file's pages, shared with all who map it */
+};
+int vfs_map(const char *path, struct map *out, struct err *e); /* an empty file gives p NULL, n 0 */
+/* Reads the file into memory with huge pages instead: the bytes stay whatever happens to the file. */
+int vfs_copy(const char *path, struct map *out, struct err *e);
+void vfs_unmap(struct map *m); /* of either; m becomes empty */
+/* Brings the bytes into memory and keeps them there until vfs_unmap. path is for messages. */
+int vfs_lock(const struct map *m, const char *path, struct err *e);
+
+/* Makes the pages of spans of maps present, one after the other, on a thread of its own. preload_wait returns when all are
+ * done, preload_stop within milliseconds (a read from a disk that is under way ends first); both free it, and no page is
+ * touched afterwards. NULL is fine. */
+struct preload;
+int preload_start(const struct span *spans, size_t n, struct preload **out, struct err *e);
+void preload_wait(struct preload **p);
+void preload_stop(struct preload **p);
 
 /* Reads a small regular file into arena (NUL added). max: the most bytes accepted. */
 int vfs_read(const char *path, size_t max, struct arena *a, struct str *out, struct err *e);

@@ -2,6 +2,8 @@
 #ifndef QUERN_BASE_INT_H
 #define QUERN_BASE_INT_H
 
+#include <pthread.h>
+
 #include "base/base.h"
 
 /* True when a test wants this call to fail. */
@@ -17,6 +19,9 @@ void random_bytes(void *p, size_t n);
 /* cpu_threads as it would be with the system files found below root ("" for the real ones), of the n_allowed
  * CPUs whose numbers are in allowed. */
 unsigned cpu_threads_under(const char *root, const unsigned *allowed, unsigned n_allowed);
+
+/* Starts a thread that gets no signals; 0 or the system's error. */
+int thread_start(pthread_t *out, void *(*fn)(void *), void *arg);
 
 /* Tells a spinning core that it spins. */
 static inline void spin_pause(void)

@@ -9,16 +9,12 @@
  * A waiter that has spun for its share yields the core, so more threads than cores still make progress. */
 #include "base/base_int.h"
 
-#include <errno.h>
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 
 #define SPIN_NS 50000u
 #define SPIN_BATCH 64 /* looks between two looks at the clock */
 #define THREADS_MAX 1024u
-#define STACK_BYTES ((size_t)2 << 20)
 #define LINE 128 /* words that different threads write live in different cache lines */
 
 struct worker {
@@ -90,23 +86,6 @@ static void *work(void *arg)
     }
 }
 
-/* Signals stay with the thread of the host program that wants them. */
-static int start(struct worker *w)
-{
-    if (fault_hit(FAULT_THREAD)) return EAGAIN;
-    sigset_t all, old;
-    pthread_attr_t attr;
-    int rc = pthread_attr_init(&attr);
-    if (rc) return rc;
-    sigfillset(&all);
-    pthread_attr_setstacksize(&attr, STACK_BYTES);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    rc = pthread_create(&w->thread, &attr, work, w);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    pthread_attr_destroy(&attr);
-    return rc;
-}
-
 int pool_new(unsigned n, struct pool **out, struct err *e)
 {
     *out = NULL;
@@ -128,7 +107,7 @@ int pool_new(unsigned n, struct pool **out, struct err *e)
     pthread_cond_init(&p->wake, NULL);
     for (unsigned i = 0; i + 1 < n; i++) {
         workers[i] = (struct worker){.pool = p, .ith = i + 1};
-        int rc = start(&workers[i]);
+        int rc = thread_start(&workers[i].thread, work, &workers[i]);
         if (rc) {
             pool_free(&p);
             return fail(e, ERR_NOMEM, "thread %u of %u could not be started (system error %d); use fewer threads", i + 2, n,

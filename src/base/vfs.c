@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -144,25 +145,23 @@ int vfs_map(const char *path, struct map *out, struct err *e)
     if (n) {
         p = injected() ? MAP_FAILED : mmap(NULL, n, PROT_READ, MAP_SHARED, fd, 0);
         if (p == MAP_FAILED) rc = sys_fail(e, path, "map", errno);
+#ifdef MADV_HUGEPAGE
+        /* What is not in the page cache yet is then read in huge pages, where the file system can. */
+        if (rc == 0) (void)madvise(p, n, MADV_HUGEPAGE);
+#endif
     }
     close(fd); /* the mapping stays */
-    if (rc == 0) *out = (struct map){p, n};
+    if (rc == 0 && n) *out = (struct map){.p = p, .n = n};
     return rc;
 }
 
 void vfs_unmap(struct map *m)
 {
-    if (m->n) munmap((void *)(uintptr_t)m->p, m->n);
+    if (m->copied)
+        mem_pages_free((void *)(uintptr_t)m->p, m->n);
+    else if (m->n)
+        munmap((void *)(uintptr_t)m->p, m->n);
     *m = (struct map){0};
-}
-
-void vfs_will_need(const struct map *m, size_t offset, size_t n)
-{
-    if (offset >= m->n) return;
-    long page = sysconf(_SC_PAGESIZE);
-    size_t skip = page > 0 ? offset % (size_t)page : 0;
-    n = size_min(n, m->n - offset);
-    (void)posix_madvise((void *)(uintptr_t)(m->p + offset - skip), n + skip, POSIX_MADV_WILLNEED);
 }
 
 /* Reads until n bytes are there or the file ends; the number read, or -1. */
@@ -178,6 +177,45 @@ static ssize_t read_full(int fd, char *p, size_t n)
     return (ssize_t)have;
 }
 
+/* n bytes of the file at p. */
+static int read_exactly(int fd, const char *path, char *p, size_t n, struct err *e)
+{
+    ssize_t got = read_full(fd, p, n);
+    if (got < 0) return sys_fail(e, path, "read", errno);
+    if ((size_t)got == n) return 0;
+    return fail(e, ERR_IO, "%s: the file became shorter while it was read (%zd of %zu bytes)", path, got, n);
+}
+
+int vfs_copy(const char *path, struct map *out, struct err *e)
+{
+    int fd, rc = 0;
+    size_t n;
+    *out = (struct map){0};
+    TRY(open_regular(path, &fd, &n, e));
+    char *p = n ? mem_pages(n) : NULL;
+    if (n) rc = p ? read_exactly(fd, path, p, n, e) : fail_nomem(e, path, n);
+    close(fd);
+    if (rc < 0)
+        mem_pages_free(p, n);
+    else if (n)
+        *out = (struct map){(const uint8_t *)p, n, true};
+    return rc;
+}
+
+int vfs_lock(const struct map *m, const char *path, struct err *e)
+{
+    struct rlimit limit = {0};
+    if (m->n == 0) return 0;
+    if (!injected() && mlock(m->p, m->n) == 0) return 0;
+    int code = errno;
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    if (limit.rlim_cur >= m->n) return sys_fail(e, path, "lock it in memory", code);
+    return fail(e, ERR_LIMIT,
+                "%s: cannot lock its %zu MiB in memory: this process may lock %llu MiB; raise the limit (ulimit -l, or "
+                "LimitMEMLOCK of a service) or do without locking",
+                path, (m->n >> 20) + 1, (unsigned long long)limit.rlim_cur >> 20);
+}
+
 int vfs_read(const char *path, size_t max, struct arena *a, struct str *out, struct err *e)
 {
     int fd, rc = 0;
@@ -189,13 +227,8 @@ int vfs_read(const char *path, size_t max, struct arena *a, struct str *out, str
         rc = fail(e, ERR_LIMIT, "%s: %zu bytes, expected at most %zu", path, n, max);
     else if (!(p = arena_alloc(a, n + 1)))
         rc = fail_nomem(e, path, n + 1);
-    else {
-        ssize_t got = read_full(fd, p, n);
-        if (got < 0)
-            rc = sys_fail(e, path, "read", errno);
-        else if ((size_t)got < n)
-            rc = fail(e, ERR_IO, "%s: the file became shorter while it was read (%zd of %zu bytes)", path, got, n);
-    }
+    else
+        rc = read_exactly(fd, path, p, n, e);
     close(fd);
     if (rc == 0) *out = (struct str){p, n};
     return rc;
@@ -239,7 +272,9 @@ int vfs_join(struct arena *a, const char *dir, const char *name, char **out, str
 
 /* ---- durable replacement ---- */
 
-#define OUT_BUFFER ((size_t)64 << 10)
+/* Files are written in pieces of a huge page, each at a multiple of its size: file systems that can (ext4 and XFS of recent
+ * kernels) then keep them in huge pages of the page cache, and a model that was just made is mapped with these. */
+#define OUT_BUFFER ((size_t)2 << 20)
 #define TMP_TRIES 16
 
 struct out {
@@ -345,11 +380,16 @@ static int flush(struct out *o, struct err *e)
 int out_write(struct out *o, const void *p, size_t n, struct err *e)
 {
     if (o->broken) return fail(e, ERR_IO, "%s: an earlier write failed", o->path);
+    const char *from = p;
     o->pos += n;
-    if (n > OUT_BUFFER - o->n) TRY(flush(o, e));
-    if (n >= OUT_BUFFER) return write_full(o, p, n, e);
-    if (n) memcpy(o->buffer + o->n, p, n);
-    o->n += n;
+    while (n) {
+        size_t piece = size_min(n, OUT_BUFFER - o->n);
+        memcpy(o->buffer + o->n, from, piece);
+        o->n += piece;
+        from += piece;
+        n -= piece;
+        if (o->n == OUT_BUFFER) TRY(flush(o, e));
+    }
     return 0;
 }
 

@@ -175,6 +175,11 @@ static int check_writable(const struct transfer *t, struct err *e)
 {
     for (size_t i = 0; i < t->n; i++) {
         const struct transfer_item *item = &t->items[i];
+        if (qtypes[item->type].ggml_id == NO_GGML)
+            return fail(e, ERR_ARG,
+                        "%s: tensor \"%.*s\" is %s, a type that GGUF files don't have; say which one the new file is to have "
+                        "(q8_0 comes close to all of MLX's)",
+                        files_path(t->src), STR_ARG(item->src->name), qtypes[item->type].name);
         if (item->type == item->src->type || qtypes[item->type].quantize) continue;
         return fail(e, ERR_UNSUPPORTED, "tensor \"%.*s\" would be %s, which this build only reads", STR_ARG(item->name),
                     qtypes[item->type].name);

@@ -1,10 +1,10 @@
-/* synth: see synth.h. Weights are uniform with the variance that keeps a row's dot product at the scale of its input, so that
- * activations stay in the range of a real model and no kernel meets infinities or all zeros. */
-#include "convert/synth.h"
+/* synth: see synth.h. Weights have the variance that keeps a row's dot product at the scale of its input, so that activations
+ * stay in the range of a real model and no kernel meets infinities or all zeros. Rows are cut from a pool of random blocks at
+ * random places: making a model is copying, not quantising. */
+#include "convert/convert_int.h"
 
 #include <math.h>
-
-#include "format/format.h"
+#include <stdio.h>
 
 static const struct synth_shape shapes[] = {
     {"llama-3.2-1b", 16, 2048, 8192, 32, 8, 64, 128256, 131072, 500000, true},
@@ -12,7 +12,14 @@ static const struct synth_shape shapes[] = {
     {"llama-3.1-8b", 32, 4096, 14336, 32, 8, 128, 128256, 131072, 500000, false},
     {"llama-3.1-70b", 80, 8192, 28672, 64, 8, 128, 128256, 131072, 500000, false},
     {"llama-2-7b", 32, 4096, 11008, 32, 32, 128, 32000, 4096, 10000, false},
+    {"mistral-7b", 32, 4096, 14336, 32, 8, 128, 32768, 32768, 1000000, false},
+    {"qwen2.5-7b", 28, 3584, 18944, 28, 4, 128, 152064, 32768, 1000000, false},
 };
+
+/* Shapes that people ask for and that the llama architecture does not have. */
+static const struct {
+    const char *name, *architecture;
+} foreign[] = {{"qwen3-30b-a3b", "qwen3moe"}, {"gpt-oss-20b", "gpt-oss"}, {"llama-4-scout", "llama4"}};
 
 const struct synth_shape *synth_shape_at(size_t i)
 {
@@ -21,6 +28,12 @@ const struct synth_shape *synth_shape_at(size_t i)
 
 const struct synth_shape *synth_shape_find(const char *name, struct err *e)
 {
+    for (size_t i = 0; i < COUNT_OF(foreign); i++)
+        if (str_is(str_of(name), foreign[i].name)) {
+            (void)fail(e, ERR_UNSUPPORTED, "shape '%s' needs the architecture %s, of which no random model can be made yet",
+                       name, foreign[i].architecture);
+            return NULL;
+        }
     struct buf names = {0};
     for (size_t i = 0; i < COUNT_OF(shapes); i++) {
         if (str_is(str_of(name), shapes[i].name)) {
@@ -57,74 +70,104 @@ static const struct part {
   embedding = {"token_embd", W_EMBD, W_VOCAB}, output_norm = {"output_norm", W_EMBD, W_NONE},
   output = {"output", W_EMBD, W_VOCAB};
 
-/* Calls fn for every tensor in the order of the file. layer is -1 outside of the layers. */
-static int each_part(const struct synth_shape *s, int (*fn)(void *ctx, const struct part *p, int layer, struct err *e),
-                     void *ctx, struct err *e)
+enum { NAME_BYTES = 48 };
+
+/* The tensors of the file in their order, as what they would be converted from: a description without data. */
+struct list {
+    const struct synth_shape *s;
+    struct tensor *tensors;
+    struct transfer_item *items;
+    char (*names)[NAME_BYTES];
+    size_t n;
+};
+
+static void add(struct list *l, const struct part *p, int layer)
 {
-    TRY(fn(ctx, &embedding, -1, e));
-    for (uint32_t l = 0; l < s->n_layers; l++)
-        for (size_t i = 0; i < COUNT_OF(layer_parts); i++) TRY(fn(ctx, &layer_parts[i], (int)l, e));
-    TRY(fn(ctx, &output_norm, -1, e));
-    return s->tied ? 0 : fn(ctx, &output, -1, e);
+    struct tensor *t = &l->tensors[l->n];
+    char *name = l->names[l->n];
+    int n = layer < 0 ? snprintf(name, NAME_BYTES, "%s.weight", p->name)
+                      : snprintf(name, NAME_BYTES, "blk.%d.%s.weight", layer, p->name);
+    *t = (struct tensor){.name = {name, (size_t)n},
+                         .n_dims = p->out == W_NONE ? 1 : 2,
+                         .ne = {width_of(l->s, p->in), width_of(l->s, p->out), 1, 1}};
+    l->items[l->n++] = (struct transfer_item){.src = t, .name = t->name, .type = QTYPE_F32};
+}
+
+static int list_tensors(struct list *l, struct arena *a, struct err *e)
+{
+    size_t most = (size_t)l->s->n_layers * COUNT_OF(layer_parts) + 3;
+    l->tensors = arena_array(a, most, sizeof *l->tensors);
+    l->items = arena_array(a, most, sizeof *l->items);
+    l->names = arena_array(a, most, sizeof *l->names);
+    if (!l->tensors || !l->items || !l->names) return fail_nomem(e, "list of tensors", most * sizeof *l->tensors);
+    add(l, &embedding, -1);
+    for (uint32_t i = 0; i < l->s->n_layers; i++)
+        for (size_t k = 0; k < COUNT_OF(layer_parts); k++) add(l, &layer_parts[k], (int)i);
+    add(l, &output_norm, -1);
+    if (!l->s->tied) add(l, &output, -1);
+    return 0;
+}
+
+/* By a recipe of this name, else all matrices in the type of this name. */
+static int choose_types(struct list *l, const char *name, uint32_t *file_type, struct err *e)
+{
+    enum qtype t;
+    const struct synth_shape *s = l->s;
+    const struct recipe *r = recipe_find(str_of(name));
+    if (r) {
+        const struct recipe_model m = {
+            .n_layers = s->n_layers, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .tied = s->tied};
+        recipe_assign(r, &m, l->items, l->n);
+        *file_type = r->file_type;
+        return 0;
+    }
+    if (!qtype_by_name(str_of(name), &t) || qtypes[t].ggml_id == NO_GGML)
+        return fail(e, ERR_ARG, "type '%s' is neither a type of GGUF files nor a mix of such", name);
+    for (size_t i = 0; i < l->n; i++)
+        if (l->items[i].src->n_dims > 1) l->items[i].type = recipe_fit(t, l->items[i].src->ne[0]);
+    *file_type = recipe_file_type(t);
+    return 0;
 }
 
 /* ---- writing ------------------------------------------------------------------------------------------------ */
 
+enum { POOL_ROWS = 64 };
+
 struct writing {
     const struct synth_shape *s;
-    enum qtype type;
     struct gguf_writer *w;
-    float *row;     /* [widest row] */
-    void *packed;   /* the row in its type */
+    uint8_t *pool;  /* POOL_ROWS rows of blocks, of the tensor under way */
     uint64_t state; /* of the generator */
     uint64_t done, all;
     int (*on_progress)(void *user, uint64_t done, uint64_t all);
     void *user;
 };
 
-/* Where the rows do not fit the type's blocks, or for vectors: f32. */
-static enum qtype type_of(const struct writing *w, const struct part *p)
+static int put(struct writing *w, const void *p, uint64_t bytes, struct err *e)
 {
-    uint64_t bytes;
-    return p->out == W_NONE || !qtype_row_bytes(w->type, width_of(w->s, p->in), &bytes) ? QTYPE_F32 : w->type;
+    const uint64_t before = w->done;
+    TRY(gguf_write_data(w->w, p, bytes, e));
+    w->done += bytes;
+    bool tell = w->on_progress && w->done >> 22 != before >> 22;
+    return tell && w->on_progress(w->user, w->done, w->all) ? fail(e, ERR_CANCELLED, "cancelled") : 0;
 }
 
-static int declare(void *ctx, const struct part *p, int layer, struct err *e)
+static int write_ones(struct writing *w, uint64_t n, struct err *e)
 {
-    struct writing *w = ctx;
-    struct buf name = {0};
-    const uint64_t ne[2] = {width_of(w->s, p->in), width_of(w->s, p->out)};
-    int rc = layer < 0 ? buf_printf(&name, "%s.weight", p->name) : buf_printf(&name, "blk.%d.%s.weight", layer, p->name);
-    rc = rc < 0 ? fail_nomem(e, "a name", 64)
-                : gguf_add_tensor(w->w, buf_view(&name), type_of(w, p), p->out == W_NONE ? 1 : 2, ne, e);
-    buf_fini(&name);
-    return rc;
+    const float one = 1;
+    for (uint64_t i = 0; i < n; i++) TRY(put(w, &one, sizeof one, e));
+    return 0;
 }
 
-/* Uniform in [-1, 1): xorshift64 (Marsaglia 2003). */
-static float next_random(uint64_t *state)
+static int write_matrix(struct writing *w, const struct transfer_item *item, struct err *e)
 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return (float)(int32_t)(*state >> 32) * 0x1p-31f;
-}
-
-static int write_part(void *ctx, const struct part *p, int layer, struct err *e)
-{
-    struct writing *w = ctx;
-    (void)layer;
-    enum qtype type = type_of(w, p);
-    uint64_t n = width_of(w->s, p->in), rows = width_of(w->s, p->out), bytes = 0;
-    (void)qtype_row_bytes(type, n, &bytes); /* type_of chose one that fits */
-    float scale = sqrtf(3.0f / (float)n);
-    for (uint64_t r = 0; r < rows; r++) {
-        for (uint64_t i = 0; i < n; i++) w->row[i] = p->out == W_NONE ? 1.0f : scale * next_random(&w->state);
-        qtypes[type].quantize(w->row, NULL, w->packed, n);
-        TRY(gguf_write_data(w->w, w->packed, bytes, e));
-        w->done += bytes;
-        if (r % 256 == 0 && w->on_progress && w->on_progress(w->user, w->done, w->all))
-            return fail(e, ERR_CANCELLED, "cancelled");
+    const struct qtype_info *info = &qtypes[item->type];
+    const uint64_t n = item->src->ne[0], row_blocks = n / info->block_n;
+    uint64_t at = 0;
+    qtype_noise(item->type, &w->state, sqrtf(1.0f / (float)n), w->pool, POOL_ROWS * row_blocks);
+    for (uint64_t r = 0; r < item->src->ne[1]; r++) {
+        TRY(put(w, w->pool + at * info->block_bytes, row_blocks * info->block_bytes, e));
+        at = (at + row_blocks + 1) % ((POOL_ROWS - 1) * row_blocks); /* so that rows differ */
     }
     return 0;
 }
@@ -161,18 +204,25 @@ static int put_vocabulary(const struct writing *w, struct arena *a, struct err *
     return rc < 0 ? fail(e, rc, "the vocabulary: %s", err_text(rc)) : 0;
 }
 
-static int put_metadata(const struct writing *w, struct err *e)
+static int put_metadata(const struct writing *w, uint32_t file_type, struct err *e)
 {
     const struct synth_shape *s = w->s;
     const struct {
         const char *key;
         uint32_t v;
     } numbers[] = {
-        {"llama.block_count", s->n_layers},          {"llama.context_length", s->n_ctx},
-        {"llama.embedding_length", s->n_embd},       {"llama.feed_forward_length", s->n_ff},
-        {"llama.attention.head_count", s->n_heads},  {"llama.attention.head_count_kv", s->n_kv_heads},
-        {"llama.attention.key_length", s->head_dim}, {"llama.attention.value_length", s->head_dim},
-        {"llama.rope.dimension_count", s->head_dim}, {"llama.vocab_size", s->n_vocab},
+        {"llama.block_count", s->n_layers},
+        {"llama.context_length", s->n_ctx},
+        {"llama.embedding_length", s->n_embd},
+        {"llama.feed_forward_length", s->n_ff},
+        {"llama.attention.head_count", s->n_heads},
+        {"llama.attention.head_count_kv", s->n_kv_heads},
+        {"llama.attention.key_length", s->head_dim},
+        {"llama.attention.value_length", s->head_dim},
+        {"llama.rope.dimension_count", s->head_dim},
+        {"llama.vocab_size", s->n_vocab},
+        {"general.file_type", file_type},
+        {"general.quantization_version", 2},
     };
     int rc = gguf_put_str(w->w, "general.architecture", STR("llama"));
     if (rc == 0) rc = gguf_put_str(w->w, "general.name", str_of(s->name));
@@ -182,28 +232,33 @@ static int put_metadata(const struct writing *w, struct err *e)
     return rc < 0 ? fail(e, rc, "metadata: %s", err_text(rc)) : 0;
 }
 
-static int write_all(struct writing *w, struct arena *a, const char *out_path, struct err *e)
+static int write_all(struct writing *w, const char *type, struct arena *a, const char *out_path, struct err *e)
 {
+    struct list l = {.s = w->s};
+    uint32_t file_type;
     size_t widest = size_max(w->s->n_ff, size_max(w->s->n_embd, (size_t)w->s->n_heads * w->s->head_dim));
-    w->row = arena_array(a, widest, sizeof *w->row);
-    w->packed = arena_array(a, widest, sizeof *w->row);
-    if (!w->row || !w->packed) return fail_nomem(e, "a row", widest * sizeof *w->row);
+    TRY(list_tensors(&l, a, e));
+    TRY(choose_types(&l, type, &file_type, e));
+    w->pool = arena_array(a, POOL_ROWS * widest, sizeof(float)); /* no type takes more */
+    if (!w->pool) return fail_nomem(e, "random rows", POOL_ROWS * widest * sizeof(float));
     TRY(gguf_writer_new(out_path, &w->w, e));
-    TRY(put_metadata(w, e));
+    TRY(put_metadata(w, file_type, e));
     TRY(put_vocabulary(w, a, e));
-    TRY(each_part(w->s, declare, w, e));
+    for (size_t i = 0; i < l.n; i++)
+        TRY(gguf_add_tensor(w->w, l.items[i].name, l.items[i].type, l.items[i].src->n_dims, l.items[i].src->ne, e));
     w->all = gguf_writer_data_bytes(w->w);
     TRY(gguf_write_begin(w->w, e));
-    TRY(each_part(w->s, write_part, w, e));
+    for (size_t i = 0; i < l.n; i++)
+        TRY(l.items[i].src->n_dims == 1 ? write_ones(w, l.items[i].src->ne[0], e) : write_matrix(w, &l.items[i], e));
     return gguf_write_end(w->w, e);
 }
 
-int synth_write(const struct synth_shape *shape, enum qtype type, const char *out_path,
+int synth_write(const struct synth_shape *shape, const char *type, const char *out_path,
                 int (*on_progress)(void *user, uint64_t done, uint64_t all), void *user, struct err *e)
 {
     struct arena a = {0};
-    struct writing w = {.s = shape, .type = type, .state = 0x9e3779b97f4a7c15u, .on_progress = on_progress, .user = user};
-    int rc = write_all(&w, &a, out_path, e);
+    struct writing w = {.s = shape, .state = 0x9e3779b97f4a7c15u, .on_progress = on_progress, .user = user};
+    int rc = write_all(&w, type, &a, out_path, e);
     gguf_writer_free(&w.w);
     arena_fini(&a);
     return rc;

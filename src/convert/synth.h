@@ -1,10 +1,12 @@
 /* synth: models of real shapes with random weights, so that anybody can learn what a model would run at before downloading it.
- * Deterministic: the same shape and type give the same file on every machine. */
+ * Deterministic: the same shape and type give the same file on every machine; SYNTH_VERSION changes when the bytes do. */
 #ifndef QUERN_SYNTH_H
 #define QUERN_SYNTH_H
 
 #include "base/base.h"
 #include "quant/quant.h"
+
+#define SYNTH_VERSION 2
 
 struct synth_shape {
     const char *name;
@@ -13,11 +15,12 @@ struct synth_shape {
     bool tied;
 };
 const struct synth_shape *synth_shape_at(size_t i); /* NULL past the end */
-/* NULL with an error that lists the names where there is none of this name. */
+/* NULL with an error that lists the names where there is none of this name, or says why it cannot be made. */
 const struct synth_shape *synth_shape_find(const char *name, struct err *e);
 
-/* Writes the GGUF file out_path, durably. on_progress may be NULL; non-zero cancels. */
-int synth_write(const struct synth_shape *shape, enum qtype type, const char *out_path,
+/* type: a recipe such as "q4_k_m", or a tensor type, for all matrices. Writes the GGUF file out_path, durably.
+ * on_progress may be NULL; non-zero cancels. */
+int synth_write(const struct synth_shape *shape, const char *type, const char *out_path,
                 int (*on_progress)(void *user, uint64_t done, uint64_t all), void *user, struct err *e);
 
 #endif

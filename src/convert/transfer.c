@@ -208,7 +208,7 @@ static int put_tensor(struct stream *s, const struct transfer_item *item)
     if (src->type == item->type && !item->heads) return put_same(s);
     s->n_rows = vector ? src->ne[0] : src->ne[1] * src->ne[2] * src->ne[3];
     s->row_len = vector ? 1 : src->ne[0];
-    s->row_bytes = src->bytes / s->n_rows;
+    s->row_bytes = vector ? src->bytes / s->n_rows : tensor_row_bytes(src);
     s->piece = s->row_len < PIECE ? s->row_len : PIECE;
     s->row_pieces = (s->row_len + s->piece - 1) / s->piece;
     s->n_pieces = s->n_rows * s->row_pieces;

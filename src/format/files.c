@@ -20,12 +20,13 @@ struct part {
 
 struct files {
     enum files_kind kind;
+    struct files_options opts;
     struct arena a; /* everything below but the parts' own; grows with the sizes of the files */
     const char *path;
     struct part *parts; /* [n_parts] */
     size_t n_parts;
     const struct tensor **tensors; /* [n], in the order of the parts */
-    uint32_t *part_of;             /* [n] */
+    uint32_t *part_of;             /* [n]; of a folder only until its quantised matrices are joined */
     size_t n;
     struct names names;
     uint64_t bytes;
@@ -40,7 +41,7 @@ static struct str bytes_of(const struct part *p)
 static int map_part(struct files *f, struct part *p, const char *path, struct err *e)
 {
     p->path = path;
-    TRY(vfs_map(path, &p->map, e));
+    TRY((f->opts.copy ? vfs_copy : vfs_map)(path, &p->map, e));
     if (!size_add(f->a.limit, p->map.n, &f->a.limit) || !size_add(f->a.limit, p->map.n, &f->a.limit))
         return fail(e, ERR_LIMIT, "%s: too large", path);
     return 0;
@@ -209,6 +210,19 @@ static int collect(struct files *f, struct err *e)
     return 0;
 }
 
+static int join_matrices(struct files *f, struct err *e)
+{
+    const struct tensor **joined;
+    size_t n;
+    TRY(hf_join(&f->hf.hf, f->path, &f->names, &f->a, f->tensors, f->n, &joined, &n, e));
+    f->tensors = joined;
+    f->n = n;
+    f->part_of = NULL;
+    TRY(names_init(&f->names, &f->a, f->n, name_at, f, e));
+    (void)names_enter_all(&f->names, f->n); /* the names that are left are unique, as all were */
+    return 0;
+}
+
 static int open_path(struct files *f, struct err *e)
 {
     char *index = NULL;
@@ -222,17 +236,31 @@ static int open_path(struct files *f, struct err *e)
         TRY(open_gguf(f, e));
     }
     TRY(collect(f, e));
-    return index ? hf_check_index(index, file_of, f, e) : 0;
+    if (index) TRY(hf_check_index(index, file_of, f, e));
+    return f->kind == FILES_HF ? join_matrices(f, e) : 0;
+}
+
+static int lock_parts(const struct files *f, struct err *e)
+{
+    for (size_t i = 0; i < f->n_parts; i++) TRY(vfs_lock(&f->parts[i].map, f->parts[i].path, e));
+    return 0;
 }
 
 int files_open(const char *path, struct files **out, struct err *e)
 {
+    return files_open_as(path, &(struct files_options){0}, out, e);
+}
+
+int files_open_as(const char *path, const struct files_options *opts, struct files **out, struct err *e)
+{
     *out = NULL;
     struct files *f = mem_zalloc(sizeof *f);
     if (!f) return fail_nomem(e, path, sizeof *f);
+    f->opts = *opts;
     f->a.limit = (size_t)16 << 20;
     f->path = arena_dup(&f->a, path, strlen(path));
     int rc = f->path ? open_path(f, e) : fail_nomem(e, path, strlen(path));
+    if (rc == 0 && opts->lock) rc = lock_parts(f, e);
     if (rc < 0) files_close(&f);
     *out = f;
     return rc;
@@ -280,11 +308,6 @@ const struct tensor *files_find(const struct files *f, struct str name)
 uint64_t files_bytes(const struct files *f)
 {
     return f->bytes;
-}
-
-void files_will_need(const struct files *f)
-{
-    for (size_t i = 0; i < f->n_parts; i++) vfs_will_need(&f->parts[i].map, 0, f->parts[i].map.n);
 }
 
 const struct gguf *files_gguf(const struct files *f)

@@ -1,5 +1,5 @@
 /* format: model files as validated descriptors. Bytes on disk (GGUF v2/v3, also split; safetensors, also sharded; Hugging Face
- * folders) go in; names, shapes, types and in-bounds pointers into the read-only maps come out. Nothing is copied, and
+ * and MLX folders) go in; names, shapes, types and in-bounds pointers into the read-only maps come out. Nothing is copied, and
  * after a successful open no later room can be led outside of a file. */
 #ifndef QUERN_FORMAT_H
 #define QUERN_FORMAT_H
@@ -18,9 +18,22 @@ struct tensor {
     uint64_t ne[TENSOR_DIMS]; /* ne[0] is the row length (runs fastest), GGUF's order; unused ones are 1. A safetensors shape
                                * [rows, cols] is ne {cols, rows}. */
     const void *data;         /* borrowed: in the map. Aligned to 1 byte only */
-    uint64_t bytes;           /* checked against the file */
+    uint64_t bytes;           /* checked against the file; those of side are counted, too */
     const struct qside *side; /* scales that are tensors of their own; NULL: there are none */
 };
+
+/* From one row of data to the next. */
+static inline size_t tensor_row_bytes(const struct tensor *t)
+{
+    const struct qtype_info *q = &qtypes[t->type];
+    return (size_t)t->ne[0] / q->block_n * q->block_bytes;
+}
+/* Row r, counted over all dimensions but the first. */
+static inline struct qrow tensor_row(const struct tensor *t, size_t r)
+{
+    return (struct qrow){(const uint8_t *)t->data + r * tensor_row_bytes(t), t->side,
+                         t->side ? r * ((size_t)t->ne[0] / t->side->group) : 0};
+}
 
 /* An open model: a GGUF file (with all its splits) or a Hugging Face folder. Immutable after open; any thread may read it. */
 struct files;
@@ -29,6 +42,12 @@ enum files_kind { FILES_GGUF, FILES_HF };
 
 /* path: a .gguf file (any part of a split set), or a folder with config.json and *.safetensors. */
 int files_open(const char *path, struct files **out, struct err *e);
+/* How the weights come to memory; zeroed: the files are mapped, and pages come as they are used. */
+struct files_options {
+    bool copy; /* read into memory of this process */
+    bool lock; /* kept in memory */
+};
+int files_open_as(const char *path, const struct files_options *opts, struct files **out, struct err *e);
 void files_close(struct files **f);
 enum files_kind files_kind(const struct files *f);
 const char *files_path(const struct files *f);
@@ -36,7 +55,6 @@ size_t files_n_tensors(const struct files *f);
 const struct tensor *files_tensor(const struct files *f, size_t i);      /* in the order of the files */
 const struct tensor *files_find(const struct files *f, struct str name); /* NULL when missing */
 uint64_t files_bytes(const struct files *f);                             /* sum of the tensors' bytes */
-void files_will_need(const struct files *f); /* start reading all weights in the background, in file order */
 
 /* The same tensor's name in a GGUF file and in a Hugging Face checkpoint: "blk.3.attn_q.weight" is
  * "model.layers.3.self_attn.q_proj.weight". out is overwritten; false where the name is in no table (or memory is out). */
@@ -145,7 +163,8 @@ uint64_t gguf_writer_file_bytes(const struct gguf_writer *w); /* of the whole fi
 
 /* ---- safetensors ---------------------------------------------------------------------------------------- */
 
-/* One safetensors file from memory; the array of tensors is in arena, their data in bytes. */
+/* One safetensors file from memory; the array of tensors is in arena, their data in bytes. Integers (U32 and U8, of which only
+ * files_open makes weights) are of type QTYPE_COUNT. */
 int safetensors_parse(struct str bytes, const char *name, struct arena *a, struct tensor **tensors, size_t *n, struct err *e);
 
 /* ---- Hugging Face folder ---------------------------------------------------------------------------------- */
@@ -162,5 +181,7 @@ struct hf {
 };
 /* NULL for a GGUF file. */
 const struct hf *files_hf(const struct files *f);
+/* What config.json says about MLX's quantised matrices, which files_open has read; NULL where it says nothing. */
+const struct json *hf_quantization(const struct hf *hf);
 
 #endif

@@ -38,10 +38,12 @@ int tensors_by_data(struct arena *a, const struct tensor *tensors, size_t n, con
 /* Size of a tensor from its type and shape; false where a row is no whole number of blocks or the product overflows. */
 bool tensor_bytes(struct tensor *t);
 
+/* Says that the product of a tensor's shape and its element size overflows. */
+int fail_size(const struct tensor *t, const char *file, struct err *e);
 /* Says why a tensor of shape t->ne cannot be of its type, after tensor_bytes has refused it. */
 int fail_shape(const struct tensor *t, const char *file, struct err *e);
 
-/* "f32, f16, ..." */
+/* The types that GGUF files may have: "f32, f16, ..." */
 const char *known_types(char out[256]);
 
 /* The Hugging Face side of files_open. */
@@ -57,6 +59,11 @@ int hf_weight_files(const char *dir, struct arena *a, char ***paths, size_t *n, 
 /* Checks that each tensor of the index at path lies in the file that it names; in_file(ctx, name) gives the file's base name, n
  * 0 where there is no such tensor. */
 int hf_check_index(const char *path, struct str (*in_file)(const void *ctx, struct str name), const void *ctx, struct err *e);
+
+/* The tensors of a folder, with one in place of the parts of each quantised matrix of MLX. names is over the n tensors; the new
+ * list and what is new in it are in a. No tensor of it is of type QTYPE_COUNT. */
+int hf_join(const struct hf *hf, const char *path, const struct names *names, struct arena *a,
+            const struct tensor *const *tensors, size_t n, const struct tensor ***out, size_t *n_out, struct err *e);
 
 /* What a file that Quern cannot open seems to be, from its first bytes: "a ZIP archive (a PyTorch checkpoint?)". */
 const char *sniff(struct str bytes);

@@ -111,21 +111,27 @@ bool tensor_bytes(struct tensor *t)
     return true;
 }
 
+int fail_size(const struct tensor *t, const char *file, struct err *e)
+{
+    return fail(e, ERR_FORMAT, "%s: tensor \"%.*s\" of %llu x %llu x %llu x %llu elements has an impossible size", file,
+                STR_ARG(t->name), (unsigned long long)t->ne[0], (unsigned long long)t->ne[1], (unsigned long long)t->ne[2],
+                (unsigned long long)t->ne[3]);
+}
+
 int fail_shape(const struct tensor *t, const char *file, struct err *e)
 {
     const struct qtype_info *q = &qtypes[t->type];
     if (t->ne[0] % q->block_n)
         return fail(e, ERR_FORMAT, "%s: tensor \"%.*s\" is %s with rows of %llu, expected a multiple of %u", file,
                     STR_ARG(t->name), q->name, (unsigned long long)t->ne[0], q->block_n);
-    return fail(e, ERR_FORMAT, "%s: tensor \"%.*s\" of %llu x %llu x %llu x %llu elements has an impossible size", file,
-                STR_ARG(t->name), (unsigned long long)t->ne[0], (unsigned long long)t->ne[1], (unsigned long long)t->ne[2],
-                (unsigned long long)t->ne[3]);
+    return fail_size(t, file, e);
 }
 
 const char *known_types(char out[256])
 {
     size_t n = 0;
     for (unsigned t = 0; t < QTYPE_COUNT; t++) {
+        if (qtypes[t].ggml_id == NO_GGML) continue;
         struct str parts[] = {str_of(n ? ", " : ""), str_of(qtypes[t].name)};
         for (size_t i = 0; i < COUNT_OF(parts); i++) {
             size_t take = size_min(parts[i].n, 255 - n);

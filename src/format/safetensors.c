@@ -5,16 +5,20 @@
  *   then the data; offsets count from its first byte
  *
  * The header is read twice with the pull reader, which allocates nothing: once to check it and to count, once to fill the
- * array. Invariant: what comes out has a known type, a size that equals end - begin, and the tensors tile the data exactly: no
+ * array. Invariant: what comes out has a known dtype, a size that equals end - begin, and the tensors tile the data exactly: no
  * overlap, no gap, nothing after the last. */
 #include "format/format_int.h"
 
 #define HEADER_MAX ((uint64_t)100 << 20)
 
+/* Integers are parts of matrices: hf_mlx.c makes weights of them. */
 static const struct {
     const char *name;
     enum qtype type;
-} dtypes[] = {{"F32", QTYPE_F32}, {"F16", QTYPE_F16}, {"BF16", QTYPE_BF16}};
+    uint32_t bytes;
+} dtypes[] = {
+    {"F32", QTYPE_F32, 4}, {"F16", QTYPE_F16, 2}, {"BF16", QTYPE_BF16, 2}, {"U32", QTYPE_COUNT, 4}, {"U8", QTYPE_COUNT, 1},
+};
 
 /* A parse under way. */
 struct parse {
@@ -86,12 +90,21 @@ static int read_raw(struct parse *p, struct str tensor, struct raw *raw)
     return 0;
 }
 
+static bool plain_bytes(struct tensor *t, uint64_t bytes)
+{
+    for (size_t d = 0; d < TENSOR_DIMS; d++)
+        if (!u64_mul(bytes, t->ne[d], &bytes)) return false;
+    t->bytes = bytes;
+    return true;
+}
+
 static int check_tensor(struct parse *p, const struct raw *raw, struct tensor *t)
 {
     size_t i = 0;
     while (i < COUNT_OF(dtypes) && !str_is(raw->dtype, dtypes[i].name)) i++;
     if (i == COUNT_OF(dtypes))
-        return fail(p->e, ERR_UNSUPPORTED, "%s: tensor \"%.*s\" is of dtype \"%.*s\"; Quern runs F32, F16 and BF16", p->name,
+        return fail(p->e, ERR_UNSUPPORTED,
+                    "%s: tensor \"%.*s\" is of dtype \"%.*s\"; Quern runs F32, F16 and BF16, and U32 and U8 of MLX", p->name,
                     STR_ARG(t->name), STR_ARG(raw->dtype));
     t->type = dtypes[i].type;
     t->n_dims = raw->n_shape ? (uint32_t)raw->n_shape : 1; /* [] is one number */
@@ -101,7 +114,7 @@ static int check_tensor(struct parse *p, const struct raw *raw, struct tensor *t
                         STR_ARG(t->name), d);
         t->ne[raw->n_shape - 1 - d] = raw->shape[d];
     }
-    if (!tensor_bytes(t)) return fail_shape(t, p->name, p->e);
+    if (!plain_bytes(t, dtypes[i].bytes)) return fail_size(t, p->name, p->e);
     uint64_t begin = raw->offsets[0], end = raw->offsets[1];
     if (begin > end || end > p->data.n)
         return fail(

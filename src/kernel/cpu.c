@@ -6,6 +6,8 @@
 #include <cpuid.h>
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 #if defined(__x86_64__)
@@ -29,15 +31,25 @@ unsigned cpu_features(void)
     if ((out & CPU_AVX2) && (saved & 0xe6) == 0xe6 && (b & need) == need && (c & bit_AVX512VNNI)) out |= CPU_AVX512;
     return out;
 }
+#elif defined(__aarch64__) && defined(__APPLE__)
+static bool has(const char *name)
+{
+    int value = 0;
+    size_t n = sizeof value;
+    return sysctlbyname(name, &value, &n, NULL, 0) == 0 && value;
+}
+
+unsigned cpu_features(void)
+{
+    const bool dotprod = has("hw.optional.arm.FEAT_DotProd"), i8mm = dotprod && has("hw.optional.arm.FEAT_I8MM");
+    return CPU_NEON | (dotprod ? CPU_DOTPROD : 0u) | (i8mm ? CPU_I8MM : 0u);
+}
 #elif defined(__aarch64__)
 unsigned cpu_features(void)
 {
-#if defined(__APPLE__)
-    return CPU_NEON | CPU_DOTPROD; /* every Apple silicon has it */
-#else
-    const unsigned long hwcap_asimddp = 1ul << 20;
-    return CPU_NEON | (getauxval(AT_HWCAP) & hwcap_asimddp ? CPU_DOTPROD : 0u);
-#endif
+    const unsigned long hwcap_asimddp = 1ul << 20, hwcap2_i8mm = 1ul << 13;
+    const bool dotprod = getauxval(AT_HWCAP) & hwcap_asimddp, i8mm = dotprod && getauxval(AT_HWCAP2) & hwcap2_i8mm;
+    return CPU_NEON | (dotprod ? CPU_DOTPROD : 0u) | (i8mm ? CPU_I8MM : 0u);
 }
 #else
 unsigned cpu_features(void)
@@ -69,6 +81,7 @@ static const struct level {
 #elif defined(__aarch64__)
     {"neon", CPU_NEON, kernels_init_neon},
     {"dotprod", CPU_DOTPROD, kernels_init_dotprod},
+    {"i8mm", CPU_I8MM, kernels_init_i8mm},
 #endif
 };
 

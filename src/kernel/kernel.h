@@ -19,11 +19,12 @@ enum {                  /* CPU features that kernels use */
        CPU_AVX512 = 2,  /* AVX-512 F, BW, VL, DQ and VNNI */
        CPU_NEON = 4,    /* arm64 baseline */
        CPU_DOTPROD = 8, /* arm64 SDOT */
+       CPU_I8MM = 16,   /* arm64 SMMLA, and SDOT */
 };
 unsigned cpu_features(void); /* of this machine, and enabled by the system */
 
-/* Levels from slowest to fastest: "scalar", then "avx2", "avx512" or "neon", "dotprod". i counts from 0; NULL past the end.
- * Only levels that this machine can run are listed. */
+/* Levels from slowest to fastest: "scalar", then "avx2", "avx512" or "neon", "dotprod", "i8mm". i counts from 0; NULL past the
+ * end. Only levels that this machine can run are listed. */
 const char *cpu_level(unsigned i);
 
 /* ---- activations ---------------------------------------------------------------------------------- */
@@ -38,8 +39,8 @@ struct act {
     const int8_t *q;  /* [n_rows][K] */
     const float *d;   /* [n_rows][K / 32] or [n_rows][K / 256] */
     const int16_t *s; /* sums of q: ARITH_32: [n_rows][K / 32]; ARITH_256: [n_rows][K / 16] */
-    /* The same q in the order of kernels.pack_cols: [n_rows / pack_cols, rounded up][K / 4][pack_cols][4]; rows past the last
-     * are any bytes. NULL where pack_cols is 0 or n_rows < pack_min. */
+    /* The same q in the order of kernels.pack_cols: [n_rows / pack_cols, rounded up][K / u][pack_cols][u] with
+     * u = kernels.pack_unit; rows past the last are any bytes. NULL where pack_cols is 0 or n_rows < pack_min. */
     const int8_t *packed;
 };
 
@@ -77,18 +78,49 @@ static inline struct qrow mm_row(const struct mm *a, size_t r)
 #define ATTN_TILE 64   /* positions in a tile of the KV cache */
 #define ATTN_CHUNK 256 /* positions whose softmax state is merged as one; a multiple of ATTN_TILE */
 #define ATTN_DIM_MAX 512
+#define KV_BLOCK 32 /* elements of a key or a value that share a scale, in quantised caches */
+
+/* A tile of the KV cache: ATTN_TILE keys, or as many values, of one head, in one of the cache's types. In keys the position
+ * runs fastest, values lie row by row. B = dim / KV_BLOCK, rounded up; what follows dim in the last block is zero.
+ *
+ *                    keys                                              values
+ *   F32, F16, BF16   [dim][64]                                         [64][dim]
+ *   Q8_0             int8 [8 B][64][4]                                 int8 [64][32 B]
+ *   Q4_0             u8 [4 B][64][4]: elements 8i + c and 8i + 4 + c   u8 [64][16 B]: byte i of a block: elements i and i + 16
+ *   both, behind     f16 scales [B][64]                                f16 scales [64][B]
+ *
+ * Quantised keys go into integer products: four elements of a position lie together. Of two nibbles the low one comes first; an
+ * element of Q4_0 is its nibble - 8. An element takes 8.5 or 4.5 bits where 32 divides dim. */
+static inline size_t attn_blocks(size_t dim)
+{
+    return (dim + KV_BLOCK - 1) / KV_BLOCK;
+}
+unsigned attn_bits(enum qtype t); /* of an element; 0: no type for a cache */
+static inline bool attn_quantised(enum qtype t)
+{
+    return attn_bits(t) < 16;
+}
+size_t attn_bytes(enum qtype t, size_t dim); /* of a tile of keys, or of values */
+/* Where the scales of a quantised tile begin. */
+static inline size_t attn_scales(unsigned bits, size_t dim)
+{
+    return attn_blocks(dim) * KV_BLOCK / 8 * bits * ATTN_TILE;
+}
 
 /* One tile of keys and values against n_rows query rows (docs/arithmetic.md, "Attention"). Updates the running state. */
 struct attn_tile {
-    const void *k;          /* [head_dim][ATTN_TILE]: position runs fastest */
-    const void *v;          /* [ATTN_TILE][v_dim] */
+    const void *k, *v;
+    enum qtype k_type, v_type;
     size_t head_dim, v_dim; /* 1..ATTN_DIM_MAX */
     size_t n_rows;
     const float *q;        /* [n_rows][head_dim], already multiplied by the score scale */
+    struct act quant;      /* where keys are quantised: q as ARITH_32 has it, rows filled up with zeros to whole blocks */
     const uint32_t *valid; /* [n_rows]: the row sees positions 0..valid-1 of the tile; 0 leaves its state as it is */
     float *m, *l;          /* [n_rows] running maximum (-inf at first) and sum */
     float *o;              /* [n_rows][v_dim] running weighted sum of values */
     float *scratch;        /* ATTN_SCRATCH floats, 64-aligned, of this thread */
+    const void *next;      /* next_bytes that this thread reads after this tile, or NULL: a hint for the memory */
+    size_t next_bytes;
 };
 #define ATTN_SCRATCH (2 * ATTN_DIM_MAX * ATTN_TILE + 64 * ATTN_TILE)
 
@@ -96,16 +128,19 @@ struct kernels {
     const char *level;
     /* How products want quantised activations packed, for n_rows >= pack_min (struct act); 0: not at all. */
     uint32_t pack_cols, pack_min;
+    uint32_t pack_unit; /* elements of a row that lie together: 4 or 8 */
     /* dst[m][r] for weight rows r0 <= r < r1 and all m. */
     void (*mm[QTYPE_COUNT])(const struct mm *a, size_t r0, size_t r1);
     /* Weights as floats, for embedding rows; n a multiple of the block. */
     void (*to_float[QTYPE_COUNT])(const struct qrow *row, float *dst, size_t n);
-    /* Floats in a type, for the KV cache, as quant.h's quantize; NULL for types that a cache cannot have. */
-    void (*from_float[QTYPE_COUNT])(const float *src, void *dst, size_t n);
+    /* A key or value of n floats in a cache type, before it is laid into its tile; NULL for types that a cache cannot have.
+     * q: [n] elements or, quantised, one byte for each of them and of the zeros that fill the last block, with scales in d. */
+    void (*from_float[QTYPE_COUNT])(const float *src, size_t n, void *q, uint16_t *d);
     /* Quantises one row of n activations, n a multiple of 32 or 256. */
     void (*quant_act_32)(const float *x, size_t n, int8_t *q, float *d, int16_t *s);
     void (*quant_act_256)(const float *x, size_t n, int8_t *q, float *d, int16_t *s);
-    /* Packs n <= pack_cols rows of k quantised activations: dst [k / 4][pack_cols][4]. NULL where pack_cols is 0. */
+    /* Packs n <= pack_cols rows of k quantised activations: dst [k / pack_unit][pack_cols][pack_unit]. NULL where pack_cols is
+     * 0. */
     void (*pack_act)(const int8_t *q, size_t n, size_t k, int8_t *dst);
     /* y[i] = (x[i] * 1/sqrt(mean(x*x) + eps)) * w[i]; y may be x. */
     void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
@@ -115,12 +150,15 @@ struct kernels {
     void (*add)(const float *a, const float *b, size_t n, float *y);
     /* Rotates n_pairs pairs of x in place: (x[i], x[i + n_pairs]) where neox, else (x[2i], x[2i + 1]). */
     void (*rope)(float *x, const float *cos, const float *sin, size_t n_pairs, bool neox);
-    /* By the type of the KV cache: QTYPE_F32 and QTYPE_F16; NULL elsewhere. K and V have the same type. */
-    void (*attn_tile[QTYPE_COUNT])(const struct attn_tile *a);
+    void (*attn_tile)(const struct attn_tile *a);
     /* Merges the state (m2, l2, o2) of a later chunk into (m, l, o), n values. */
     void (*attn_merge)(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n);
     /* y[i] = exp(x[i]); y may be x. */
     void (*exp)(const float *x, size_t n, float *y);
+    /* The most that this level's arithmetic units can do, for those who measure: each call does nothing but independent
+     * multiply-adds of int8, or of f32, for a tenth of a millisecond or so, and returns how many. */
+    uint64_t (*peak_int8)(void);
+    uint64_t (*peak_f32)(void);
 };
 
 /* Quantises rows [from, to) of x [..][k] for an arithmetic other than ARITH_FLOAT; rows of mem and x correspond. pack: also
@@ -137,6 +175,10 @@ static inline size_t act_sums(enum qarith arith, size_t k)
     return arith == ARITH_256 ? k / QSUB : k / ACT_BLOCK;
 }
 
+/* Makes dim floats the key or the value of position pos, below ATTN_TILE, of a tile. */
+void attn_store_k(const struct kernels *kn, enum qtype t, const float *x, size_t dim, void *tile, size_t pos);
+void attn_store_v(const struct kernels *kn, enum qtype t, const float *x, size_t dim, void *tile, size_t pos);
+
 /* Fills k for a level by name; NULL: the best of this machine. Unknown or not runnable here: an error that lists the levels. */
 int kernels_init(struct kernels *k, const char *level, struct err *e);
 
@@ -151,11 +193,27 @@ void num_sincos(double x, double *s, double *c);
 /* cos[i], sin[i] of the angle (float)pos * inv_freq[i], times scale. */
 void rope_angles(uint32_t pos, const float *inv_freq, size_t n, float scale, float *cos, float *sin);
 
-/* Private to this room: each instruction set overwrites the entries that it does better. */
+/* Private to this room: how a block of a quantised cache is made from floats, and its scale (f16), with *id = 1 / scale or,
+ * where all elements become 0, 0. low and high: the smallest and the largest element, and 0; finite: none is infinite or NaN.
+ */
+struct kv_rule {
+    float steps;       /* the element that is farthest from 0 becomes so many, */
+    float bottom, top; /* others lie in this range, */
+    float off;         /* and all are kept with this added */
+};
+extern const struct kv_rule kv_q8_0, kv_q4_0;
+uint16_t kv_scale(const struct kv_rule *rule, float low, float high, bool finite, float *id);
+/* Private to this room: one position of a tile, as the specification reads it, and the tables of the levels, of which each
+ * overwrites the entries that it does better. The key: dim elements or, quantised, all integers of its blocks, and their
+ * scales. */
+void attn_key(enum qtype t, const void *tile, size_t dim, size_t pos, float *x, float *d);
+void attn_value(enum qtype t, const void *tile, size_t dim, size_t pos, float *x);
 void kernels_init_scalar(struct kernels *k);
 void kernels_init_avx2(struct kernels *k);
 void kernels_init_avx512(struct kernels *k);
 void kernels_init_neon(struct kernels *k);
 void kernels_init_dotprod(struct kernels *k);
+void kernels_init_i8mm(struct kernels *k);
+void peak_init_scalar(struct kernels *k);
 
 #endif

@@ -151,38 +151,47 @@ static void rope_scalar(float *x, const float *cos_t, const float *sin_t, size_t
 
 /* ---- attention -------------------------------------------------------------------------------------------- */
 
-static float f32_at(const uint8_t *p, size_t i)
-{
-    uint32_t bits = load_u32(p + 4 * i);
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
-static float f16_at(const uint8_t *p, size_t i)
-{
-    return f16_to_f32(load_u16(p + 2 * i));
-}
-
-/* The larger of two; the first where they are equal or one is NaN. */
+/* The larger of two; the first where one is NaN. */
 static float max_f32(float a, float b)
 {
     return b > a ? b : a;
 }
 
-static void attn_row(const struct attn_tile *a, size_t row, float (*at)(const uint8_t *, size_t))
+static float score_floats(const struct attn_tile *a, size_t row, const float *key)
 {
-    const uint8_t *k = a->k, *v = a->v;
     const float *q = a->q + row * a->head_dim;
+    float s = 0.0f;
+    for (size_t d = 0; d < a->head_dim; d++) s = fmaf(q[d], key[d], s);
+    return s;
+}
+
+/* The key's integers and their scales. */
+static float score_integers(const struct attn_tile *a, size_t row, const float *key, const float *scale)
+{
+    const size_t blocks = attn_blocks(a->head_dim);
+    const int8_t *q = a->quant.q + row * blocks * KV_BLOCK;
+    const float *d = a->quant.d + row * blocks;
+    float s = 0.0f;
+    for (size_t b = 0; b < blocks; b++) {
+        int32_t sum = 0;
+        for (size_t i = b * KV_BLOCK; i < (b + 1) * KV_BLOCK; i++) sum += q[i] * (int32_t)key[i];
+        s = fmaf(d[b] * scale[b], (float)sum, s);
+    }
+    return s;
+}
+
+static void attn_row(const struct attn_tile *a, size_t row)
+{
     float *o = a->o + row * a->v_dim;
     size_t n = a->valid[row];
-    float s[ATTN_TILE];
+    float s[ATTN_TILE], x[ATTN_DIM_MAX], scale[ATTN_DIM_MAX / KV_BLOCK];
     float top = a->m[row];
     for (size_t j = 0; j < n; j++) {
-        s[j] = 0.0f;
-        for (size_t d = 0; d < a->head_dim; d++) s[j] = fmaf(q[d], at(k, d * ATTN_TILE + j), s[j]);
+        attn_key(a->k_type, a->k, a->head_dim, j, x, scale);
+        s[j] = attn_quantised(a->k_type) ? score_integers(a, row, x, scale) : score_floats(a, row, x);
         top = max_f32(top, s[j]);
     }
+    top += 0.0f; /* no -0: which of two equal zeros came first cannot show */
     float c = num_exp(a->m[row] - top);
     float lane[LANES] = {0};
     for (size_t j = 0; j < n; j++) {
@@ -191,23 +200,17 @@ static void attn_row(const struct attn_tile *a, size_t row, float (*at)(const ui
     }
     a->l[row] = fmaf(a->l[row], c, fold(lane));
     a->m[row] = top;
-    for (size_t d = 0; d < a->v_dim; d++) {
-        float acc = o[d] * c;
-        for (size_t j = 0; j < n; j++) acc = fmaf(s[j], at(v, j * a->v_dim + d), acc);
-        o[d] = acc;
+    for (size_t d = 0; d < a->v_dim; d++) o[d] = o[d] * c;
+    for (size_t j = 0; j < n; j++) {
+        attn_value(a->v_type, a->v, a->v_dim, j, x);
+        for (size_t d = 0; d < a->v_dim; d++) o[d] = fmaf(s[j], x[d], o[d]);
     }
 }
 
-static void attn_tile_f32_scalar(const struct attn_tile *a)
+static void attn_tile_scalar(const struct attn_tile *a)
 {
     for (size_t r = 0; r < a->n_rows; r++)
-        if (a->valid[r] > 0) attn_row(a, r, f32_at);
-}
-
-static void attn_tile_f16_scalar(const struct attn_tile *a)
-{
-    for (size_t r = 0; r < a->n_rows; r++)
-        if (a->valid[r] > 0) attn_row(a, r, f16_at);
+        if (a->valid[r] > 0) attn_row(a, r);
 }
 
 static void attn_merge_scalar(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n)
@@ -219,7 +222,7 @@ static void attn_merge_scalar(float *m, float *l, float *o, float m2, float l2, 
     *m = t;
 }
 
-/* ---- weights as floats, floats as cache entries ------------------------------------------------------------- */
+/* ---- weights as floats, floats as cache elements ------------------------------------------------------------- */
 
 #define T(NAME, name, id, block_n, bytes, ARITH, off, min, W)                          \
     static void to_float_##NAME##_scalar(const struct qrow *row, float *dst, size_t n) \
@@ -229,20 +232,60 @@ static void attn_merge_scalar(float *m, float *l, float *o, float m2, float l2, 
 #include "quant/types.def"
 #undef T
 
-static void from_float_f32_scalar(const float *src, void *dst, size_t n)
+#define FROM_FLOAT(NAME)                                                                     \
+    static void from_float_##NAME##_scalar(const float *src, size_t n, void *q, uint16_t *d) \
+    {                                                                                        \
+        (void)d;                                                                             \
+        qtypes[QTYPE_##NAME].quantize(src, NULL, q, n);                                      \
+    }
+FROM_FLOAT(F32)
+FROM_FLOAT(F16)
+FROM_FLOAT(BF16)
+
+/* The smallest and the largest of n floats and of 0; false where one is infinite or NaN. */
+static bool extremes(const float *x, size_t n, float *low, float *high)
 {
-    qtypes[QTYPE_F32].quantize(src, NULL, dst, n);
+    *low = *high = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        if ((load_u32(x + i) & 0x7f800000u) == 0x7f800000u) return false;
+        *low = x[i] < *low ? x[i] : *low;
+        *high = x[i] > *high ? x[i] : *high;
+    }
+    return true;
 }
 
-static void from_float_f16_scalar(const float *src, void *dst, size_t n)
+/* One block, of which n elements exist. */
+static void kv_block(const struct kv_rule *rule, const float *x, size_t n, uint8_t q[KV_BLOCK], uint16_t *d)
 {
-    qtypes[QTYPE_F16].quantize(src, NULL, dst, n);
+    float low, high, id;
+    bool finite = extremes(x, n, &low, &high);
+    *d = kv_scale(rule, low, high, finite, &id);
+    for (size_t i = 0; i < KV_BLOCK; i++) {
+        float v = i < n && id != 0.0f ? ((x[i] * id) + 0x1.8p+23f) - 0x1.8p+23f : 0.0f; /* to nearest even */
+        v = v < rule->bottom ? rule->bottom : v > rule->top ? rule->top : v;
+        q[i] = (uint8_t)(int)(v + rule->off);
+    }
+}
+
+static void kv_blocks(const struct kv_rule *rule, const float *x, size_t n, uint8_t *q, uint16_t *d)
+{
+    for (size_t b = 0; b < n; b += KV_BLOCK, d++) kv_block(rule, x + b, size_min(n - b, KV_BLOCK), q + b, d);
+}
+
+static void from_float_Q8_0_scalar(const float *src, size_t n, void *q, uint16_t *d)
+{
+    kv_blocks(&kv_q8_0, src, n, q, d);
+}
+static void from_float_Q4_0_scalar(const float *src, size_t n, void *q, uint16_t *d)
+{
+    kv_blocks(&kv_q4_0, src, n, q, d);
 }
 
 void kernels_init_scalar(struct kernels *k)
 {
     *k = (struct kernels){
         .level = "scalar",
+        .pack_unit = 4,
         .quant_act_32 = quant_act_32_scalar,
         .quant_act_256 = quant_act_256_scalar,
         .rms_norm = rms_norm_scalar,
@@ -255,12 +298,17 @@ void kernels_init_scalar(struct kernels *k)
 #include "quant/types.def"
 #undef T
             },
-        .from_float = {[QTYPE_F32] = from_float_f32_scalar, [QTYPE_F16] = from_float_f16_scalar},
-        .attn_tile = {[QTYPE_F32] = attn_tile_f32_scalar, [QTYPE_F16] = attn_tile_f16_scalar},
+        .from_float = {[QTYPE_F32] = from_float_F32_scalar,
+                       [QTYPE_F16] = from_float_F16_scalar,
+                       [QTYPE_BF16] = from_float_BF16_scalar,
+                       [QTYPE_Q8_0] = from_float_Q8_0_scalar,
+                       [QTYPE_Q4_0] = from_float_Q4_0_scalar},
+        .attn_tile = attn_tile_scalar,
         .attn_merge = attn_merge_scalar,
         .exp = exp_scalar,
     };
     for (size_t t = 0; t < QTYPE_COUNT; t++) {
         k->mm[t] = mm_scalar;
     }
+    peak_init_scalar(k);
 }

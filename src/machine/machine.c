@@ -266,10 +266,12 @@ static uint64_t last_cache(void)
 #define STEP_BYTES (8 * LINE_BYTES)
 #define AHEAD_BYTES 2048
 
-/* Each thread has one range of bytes and leaves what it read in a slot, without which the compiler would drop the reading. */
+/* Each thread has one range of the bytes, in multiples of a step, and leaves what it read in a slot, without which the compiler
+ * would drop the reading. */
 struct pass {
-    uint8_t *p;
-    size_t bytes; /* a multiple of STEP_BYTES times the threads */
+    const struct span *spans; /* as if they were one after the other */
+    size_t n_spans;
+    size_t bytes; /* of all */
     uint64_t *sums;
 };
 
@@ -277,17 +279,16 @@ struct pass {
 static void touch_range(void *ctx, unsigned ith, unsigned nth)
 {
     const struct pass *pass = ctx;
+    uint8_t *p = (uint8_t *)(uintptr_t)pass->spans[0].p;
     size_t n = pass->bytes / nth;
-    for (size_t i = 0; i < n; i += PAGE_BYTES) pass->p[ith * n + i] = 1;
+    for (size_t i = 0; i < n; i += PAGE_BYTES) p[ith * n + i] = 1;
 }
 
-static void read_range(void *ctx, unsigned ith, unsigned nth)
+/* Bytes that do not fill a step are left out. */
+static uint64_t read_span(const uint8_t *p, size_t n)
 {
-    const struct pass *pass = ctx;
-    size_t n = pass->bytes / nth;
-    const uint8_t *p = pass->p + ith * n;
-    uint64_t sum[8] = {0};
-    for (size_t i = 0; i < n; i += STEP_BYTES) {
+    uint64_t sum[8] = {0}, all = 0;
+    for (size_t i = 0; i + STEP_BYTES <= n; i += STEP_BYTES) {
         for (size_t k = 0; k < 8; k++) {
             const uint8_t *line = p + i + k * LINE_BYTES;
             __builtin_prefetch(line + AHEAD_BYTES, 0, 3);
@@ -296,8 +297,20 @@ static void read_range(void *ctx, unsigned ith, unsigned nth)
             sum[k] += word;
         }
     }
-    uint64_t all = 0;
     for (size_t k = 0; k < 8; k++) all += sum[k];
+    return all;
+}
+
+static void read_range(void *ctx, unsigned ith, unsigned nth)
+{
+    const struct pass *pass = ctx;
+    size_t from = pass->bytes / nth * ith, to = ith + 1 == nth ? pass->bytes : pass->bytes / nth * (ith + 1);
+    uint64_t all = 0;
+    for (size_t i = 0, at = 0; i < pass->n_spans && at < to; at += pass->spans[i].n, i++) {
+        const struct span s = pass->spans[i];
+        size_t skip = from > at ? size_min(from - at, s.n) : 0, end = size_min(to - at, s.n);
+        if (skip < end) all += read_span(s.p + skip, end - skip);
+    }
     pass->sums[ith] = all;
 }
 
@@ -332,21 +345,31 @@ static uint8_t *map_small_pages(size_t bytes)
     return p == MAP_FAILED ? NULL : p;
 }
 
+/* From anonymous memory with huge pages. */
+static int measure_huge(struct pool *pool, struct pass *pass, double *out, struct err *e)
+{
+    struct span all = {mem_pages(pass->bytes), pass->bytes};
+    if (!all.p) return fail_nomem(e, "measuring the memory bandwidth", pass->bytes);
+    pass->spans = &all;
+    pass->n_spans = 1;
+    pool_run(pool, touch_range, pass);
+    *out = best_pass(pool, pass);
+    mem_pages_free((void *)(uintptr_t)all.p, all.n);
+    return 0;
+}
+
 static int measure_both(struct pool *pool, struct pass *pass, struct machine_info *out, struct err *e)
 {
-    pass->p = map_small_pages(pass->bytes);
-    if (!pass->p) return fail_nomem(e, "measuring the memory bandwidth", pass->bytes);
+    struct span all = {map_small_pages(pass->bytes), pass->bytes};
+    if (!all.p) return fail_nomem(e, "measuring the memory bandwidth", pass->bytes);
+    pass->spans = &all;
+    pass->n_spans = 1;
 #ifndef __linux__
     pool_run(pool, touch_range, pass);
 #endif
     out->bandwidth_gb_s = best_pass(pool, pass);
-    munmap(pass->p, pass->bytes);
-    pass->p = mem_pages(pass->bytes);
-    if (!pass->p) return fail_nomem(e, "measuring the memory bandwidth", pass->bytes);
-    pool_run(pool, touch_range, pass);
-    out->bandwidth_huge_gb_s = best_pass(pool, pass);
-    mem_pages_free(pass->p, pass->bytes);
-    return 0;
+    munmap((void *)(uintptr_t)all.p, all.n);
+    return measure_huge(pool, pass, &out->bandwidth_huge_gb_s, e);
 }
 
 /* At least four times the last-level cache, so that little of a pass comes from it; a quarter of what is available at most. */
@@ -367,6 +390,65 @@ static int measure_bandwidth(struct machine_info *out, struct err *e)
     TRY(pool_new(out->threads, &pool, e));
     pass.sums = mem_array(out->threads, sizeof *pass.sums);
     int rc = pass.sums ? measure_both(pool, &pass, out, e) : fail_nomem(e, "measuring the memory bandwidth", 0);
+    mem_free(pass.sums);
+    pool_free(&pool);
+    return rc;
+}
+
+/* ---- limits of a model ------------------------------------------------------------------------------------------------- */
+
+#define PEAK_NS (UINT64_C(100) * 1000 * 1000)
+#define PEAK_CALLS 4 /* of a tenth of a millisecond or so: runs are so short that some of them meet no other program */
+
+struct peak {
+    uint64_t (*macs)(void);
+    uint64_t *sums; /* [threads] multiply-adds done */
+};
+
+static void peak_part(void *ctx, unsigned ith, unsigned nth)
+{
+    const struct peak *p = ctx;
+    (void)nth;
+    p->sums[ith] = 0;
+    for (int i = 0; i < PEAK_CALLS; i++) p->sums[ith] += p->macs();
+}
+
+/* 10^12 operations a second of all threads; a multiply-add is two. */
+static double best_peak(struct pool *pool, uint64_t (*macs)(void), uint64_t *sums)
+{
+    struct peak p = {macs, sums};
+    double best = 0;
+    for (uint64_t begin = clock_ns(); clock_ns() - begin < PEAK_NS;) {
+        uint64_t start = clock_ns(), all = 0;
+        pool_run(pool, peak_part, &p);
+        uint64_t ns = clock_ns() - start;
+        for (unsigned t = 0; t < pool_size(pool); t++) all += sums[t];
+        double tops = 2e-3 * (double)all / (double)ns;
+        if (tops > best) best = tops;
+    }
+    return best;
+}
+
+static int limits(struct pool *pool, struct pass *weights, const struct kernels *k, struct machine_limits *out, struct err *e)
+{
+    uint64_t total, available;
+    machine_memory_under("", &total, &available);
+    struct pass huge = {.bytes = measure_bytes(available, pool_size(pool)), .sums = weights->sums};
+    out->bandwidth_gb_s = best_pass(pool, weights);
+    out->int8_tops = best_peak(pool, k->peak_int8, weights->sums);
+    out->f32_tops = best_peak(pool, k->peak_f32, weights->sums);
+    return measure_huge(pool, &huge, &out->bandwidth_huge_gb_s, e);
+}
+
+int machine_measure(const struct span *weights, size_t n, const struct kernels *k, unsigned n_threads,
+                    struct machine_limits *out, struct err *e)
+{
+    struct pool *pool;
+    struct pass pass = {.spans = weights, .n_spans = n};
+    for (size_t i = 0; i < n; i++) pass.bytes += weights[i].n;
+    TRY(pool_new(n_threads, &pool, e));
+    pass.sums = mem_array(n_threads, sizeof *pass.sums);
+    int rc = pass.sums ? limits(pool, &pass, k, out, e) : fail_nomem(e, "measuring the machine", 0);
     mem_free(pass.sums);
     pool_free(&pool);
     return rc;

@@ -1,9 +1,10 @@
-/* machine: what this machine is and can do. Facts for `quern doctor`, and the measured memory bandwidth beside which every
- * decoding speed is printed: a token cannot come faster than its weights can be read. */
+/* machine: what this machine is and can do. Facts for `quern doctor`, and the measured limits beside which speeds are printed:
+ * a token cannot come faster than its weights can be read, nor a prompt faster than its products can be computed. */
 #ifndef QUERN_MACHINE_H
 #define QUERN_MACHINE_H
 
 #include "base/base.h"
+#include "kernel/kernel.h"
 
 struct machine_info {
     char cpu[96];            /* model name; "unknown" where the system does not tell */
@@ -18,6 +19,16 @@ struct machine_info {
 /* n_threads 0: cpu_threads(). measure: also the bandwidths, with n_threads threads; takes about a second and up to 1 GiB of
  * memory, less where less is available. */
 int machine_probe(bool measure, unsigned n_threads, struct machine_info *out, struct err *e);
+
+/* What no computation with given weights can exceed here. */
+struct machine_limits {
+    double bandwidth_gb_s;      /* reading them where they lie */
+    double bandwidth_huge_gb_s; /* reading anonymous memory with huge pages */
+    double int8_tops, f32_tops; /* 10^12 operations a second, a multiply-add being two, at the CPU level of k */
+};
+/* The best of several short measurements with n_threads threads; takes about a second, and memory as machine_probe. */
+int machine_measure(const struct span *weights, size_t n, const struct kernels *k, unsigned n_threads,
+                    struct machine_limits *out, struct err *e);
 
 /* memory_bytes and available_bytes with the system files found below root ("" for the real ones). */
 void machine_memory_under(const char *root, uint64_t *total, uint64_t *available);

@@ -265,10 +265,11 @@ static int check_hf(const struct files *f, const struct json *config, struct hpa
     if (!str_is(act, "silu") && !str_is(act, "swish"))
         return fail(e, ERR_UNSUPPORTED, "%s: hidden_act \"%.*s\" is not supported; this architecture uses \"silu\"",
                     files_path(f), STR_ARG(act));
-    if (json_find(config, "quantization_config") || json_find(config, "quantization"))
+    if (json_find(config, "quantization_config") && !hf_quantization(files_hf(f)))
         return fail(
             e, ERR_UNSUPPORTED,
-            "%s: the weights are quantised by another tool (quantization in config.json); expected f32, f16 or bf16 tensors",
+            "%s: the weights are quantised by another tool (quantization_config in config.json); expected f32, f16 or bf16 "
+            "tensors, or MLX's",
             files_path(f));
     if (!json_opt_bool(config, "tie_word_embeddings", &hp->tied)) return wrong(f, "tie_word_embeddings", e);
     return 0;

@@ -91,6 +91,14 @@ static int vector_of(struct model *m, const struct tensor *t, uint64_t n, const 
     return 0;
 }
 
+/* Counts a matrix that every pass reads. */
+static void count_matrix(struct model *m, const struct tensor *t, struct macs *macs)
+{
+    *(qtypes[t->type].arith == ARITH_FLOAT ? &macs->f32 : &macs->int8) += t->ne[0] * t->ne[1];
+    m->decode_bytes += t->bytes;
+    m->reads[m->n_reads++] = (struct span){t->data, t->bytes};
+}
+
 static int bind(struct model *m, const struct slot *s, uint32_t layer, void *base, struct err *e)
 {
     const struct tensor *t;
@@ -109,7 +117,7 @@ static int bind(struct model *m, const struct slot *s, uint32_t layer, void *bas
     if (t->ne[0] != in || t->ne[1] != out || t->n_dims != 2) return wrong_shape(m, t, in, out, e);
     *(const struct tensor **)(void *)((uint8_t *)base + s->weight) = t;
     m->parameters += in * out;
-    m->decode_bytes += t->bytes;
+    count_matrix(m, t, s->out == D_VOCAB ? &m->output_macs : &m->layer_macs);
     TRY(find(m->files, s->name, ".bias", layer, &t, e));
     return t && s->bias != NO_SLOT ? vector_of(m, t, out, (const float **)(void *)((uint8_t *)base + s->bias), e) : 0;
 }
@@ -123,6 +131,11 @@ static int bind_all(struct model *m, struct err *e)
     if (t->ne[0] != hp->n_embd || t->n_dims != 2 || t->ne[1] > INT32_MAX) return wrong_shape(m, t, hp->n_embd, t->ne[1], e);
     hp->n_vocab = (uint32_t)t->ne[1];
     m->parameters += t->ne[0] * t->ne[1];
+    m->reads = arena_array(&m->arena, files_n_tensors(m->files), sizeof *m->reads);
+    m->layers = arena_array(&m->arena, hp->n_layers, sizeof *m->layers);
+    if (!m->reads || !m->layers) return fail_nomem(e, "layers", hp->n_layers * sizeof *m->layers);
+    for (uint32_t l = 0; l < hp->n_layers; l++)
+        for (size_t i = 0; i < COUNT_OF(layer_slots); i++) TRY(bind(m, &layer_slots[i], l, &m->layers[l], e));
     /* Some checkpoints store a matrix that config.json says is tied: it is a leftover, as in transformers. */
     bool tied = files_kind(m->files) == FILES_HF && hp->tied;
     for (size_t i = 0; i < COUNT_OF(model_slots); i++)
@@ -132,13 +145,9 @@ static int bind_all(struct model *m, struct err *e)
             return fail(e, ERR_FORMAT, "%s: tensor lm_head.weight is missing, and config.json does not tie it to the embedding",
                         files_path(m->files));
         m->output = m->token_embd;
-        m->decode_bytes += t->bytes;
+        count_matrix(m, t, &m->output_macs);
     }
     hp->tied = m->output == m->token_embd;
-    m->layers = arena_array(&m->arena, hp->n_layers, sizeof *m->layers);
-    if (!m->layers) return fail_nomem(e, "layers", hp->n_layers * sizeof *m->layers);
-    for (uint32_t l = 0; l < hp->n_layers; l++)
-        for (size_t i = 0; i < COUNT_OF(layer_slots); i++) TRY(bind(m, &layer_slots[i], l, &m->layers[l], e));
     return 0;
 }
 

@@ -46,6 +46,11 @@ struct layer {
     const float *gate_bias, *up_bias, *down_bias;
 };
 
+/* Multiply-adds, by what computes them: matrices of integer types, and of floats. */
+struct macs {
+    uint64_t int8, f32;
+};
+
 /* Immutable after model_open. */
 struct model {
     const struct files *files;
@@ -54,7 +59,10 @@ struct model {
     const float *output_norm, *output_bias;
     struct layer *layers; /* [n_layers] */
     uint64_t parameters;
-    uint64_t decode_bytes; /* weight bytes that one decode step reads */
+    uint64_t decode_bytes;               /* weight bytes that one decode step reads */
+    struct macs layer_macs, output_macs; /* of one token: in the layers; for its logits */
+    struct span *reads;                  /* [n_reads] the matrices, in the order in which a pass reads them */
+    size_t n_reads;
     struct arena arena;
 };
 

@@ -4,13 +4,12 @@
  *   IQ4_XS  136 bytes for 256: d f16 @0, high u16 @2, low u8[4] @4, q u8[128] @8        w = d * (scale - 32) * table[q]
  *   MXFP4    17 bytes for 32: e u8 @0, q u8[16] @1                                      w = 2^(e - 128) * fp4[q]
  *
- * Nibbles as in Q4_0, in groups of 32. fp4 holds the doubled values of e2m1, so that they are integers. */
+ * Nibbles as in Q4_0, in groups of 32. The values of e2m1 are doubled, so that they are integers, and the scale is halved. */
 #include "quant/quant_int.h"
 
 /* The levels of IQ4, + 128. */
 static const uint8_t iq4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
-/* Twice the values of e2m1, + 12. */
-static const uint8_t fp4[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+const uint8_t quant_fp4[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
 static void look_up(const uint8_t table[16], const uint8_t q[16], uint8_t u[32])
 {
@@ -39,9 +38,9 @@ void unpack_IQ4_XS(const struct qrow *row, size_t block, struct qblock *out)
     }
 }
 
-/* 2^(e - 128); the two smallest are subnormal. */
-static float half_power(uint8_t e)
+float quant_e8m0_half(uint8_t e)
 {
+    /* The two smallest are subnormal. */
     uint32_t bits = e < 2 ? UINT32_C(0x200000) << e : (uint32_t)(e - 1) << 23;
     float f;
     memcpy(&f, &bits, sizeof f);
@@ -51,8 +50,8 @@ static float half_power(uint8_t e)
 void unpack_MXFP4(const struct qrow *row, size_t block, struct qblock *out)
 {
     const uint8_t *p = row->data + block * 17;
-    out->d = half_power(p[0]);
-    look_up(fp4, p + 1, out->u);
+    out->d = quant_e8m0_half(p[0]);
+    look_up(quant_fp4, p + 1, out->u);
 }
 
 /* ---- writing -------------------------------------------------------------------------------------------- */
@@ -137,7 +136,7 @@ void quantize_MXFP4(const float *src, const float *importance, void *dst, size_t
         quant_weights(src + i, importance ? importance + i : NULL, 32, w);
         for (unsigned e = exponent_of(max) - 1, k = 0; k < 3; k++, e++) {
             uint8_t u[32];
-            float err = quant_nearest(&fit, src + i, w, 32, half_power((uint8_t)e), u);
+            float err = quant_nearest(&fit, src + i, w, 32, quant_e8m0_half((uint8_t)e), u);
             if (k > 0 && !(err < best)) continue;
             best = err;
             p[0] = (uint8_t)e;

@@ -30,19 +30,20 @@ enum qarith {
  *
  * each operation rounded once to f32, brackets where the type has a minimum. off is a constant of the type: u is unsigned, so
  * that every instruction set can multiply it. Members that a type has no use for are left alone.
- * Bounds: |sc| <= 128, 0 <= mn <= 63, |u - off| <= 128 (255 where off is 0). */
+ * Bounds: sc fits int8, 0 <= mn <= 63, |u - off| <= 128 (255 where off is 0, in blocks of 32 only). */
 struct qblock {
     uint8_t u[QSUPER];
     int16_t sc[QSUPER / QSUB], mn[QSUPER / QSUB];
     float d, m;
 };
 
-/* Scales that lie in tensors of their own (MLX): of each group of weights of a row, one scale, and one bias where the type has
- * a minimum. Borrowed; aligned to 1 byte only. */
+/* Scales that lie in tensors of their own (MLX's types): of each group of weights of a row, one scale, and one bias where the
+ * type has a minimum. Borrowed; aligned to 1 byte only. */
 struct qside {
     const uint8_t *scales, *biases; /* [rows][row length / group]; biases NULL where min is false */
-    enum qtype type;                /* of scales and biases: F32, F16, BF16 (microscaling types have u8 scales of their own) */
-    uint32_t group;                 /* weights; a multiple of 32, or 16 */
+    enum qtype type;                /* of scales and biases: F32, F16, BF16. Of no meaning to the microscaling types, whose
+                                     * scales are bytes that their family's file explains */
+    uint32_t group;                 /* weights: 32, 64 or 128; 16 of MLX_NVFP4. It divides the row length */
 };
 
 /* One row of weights as it lies. */
@@ -70,8 +71,12 @@ struct qtype_info {
 };
 extern const struct qtype_info qtypes[QTYPE_COUNT];
 
-/* n weights from src on, of a type whose blocks hold everything; n a multiple of block_n. */
+/* n weights from src on, of a type whose blocks hold everything (no struct qside); n a multiple of block_n. */
 void qtype_to_float(enum qtype t, const void *src, float *dst, size_t n);
+
+/* Fills n blocks of a type that files have with random weights of mean 0 and about the given standard deviation (down to
+ * half of it where scales are powers of two). state is the generator's, not 0. The same state gives the same bytes. */
+void qtype_noise(enum qtype t, uint64_t *state, float spread, void *dst, size_t n);
 
 bool qtype_by_name(struct str name, enum qtype *out); /* any case */
 bool qtype_by_ggml(uint32_t id, enum qtype *out);

@@ -16,6 +16,10 @@
 #include "quant/types.def"
 #undef T
 
+/* What the microscaling types share. */
+extern const uint8_t quant_fp4[16]; /* twice the values of e2m1, + 12 */
+float quant_e8m0_half(uint8_t e);   /* 2^(e - 128): half the scale that e stands for */
+
 /* ---- search.c: quantisation by search ------------------------------------------------------------- */
 
 /* How a type that is written by search stores weights. Levels are what q = u - off may be: the integers lo..hi, or a rising

@@ -26,12 +26,12 @@ enum {
 #define LARGE 0x1p28f /* no type has half scales for more */
 
 /* Up to SUB_MAX numbers and the weights of their errors. */
-struct span {
+struct weighed {
     const float *x, *w;
     size_t n;
 };
 
-/* Sums over a span whose numbers were assigned the levels q. */
+/* Sums over numbers that were assigned the levels q. */
 struct sums {
     float wq, wqq, wxq;
 };
@@ -44,7 +44,7 @@ struct line {
 
 /* A subblock of 256 weights under way. */
 struct sub {
-    struct span span;
+    struct weighed span;
     float w, wx;          /* sums */
     float q[SUB_MAX];     /* levels */
     float sc, mn;         /* integers */
@@ -88,7 +88,7 @@ static float dot(const float *a, const float *b, size_t n)
     return fold(s);
 }
 
-static struct sums sums_of(const struct span *s, const float *q)
+static struct sums sums_of(const struct weighed *s, const float *q)
 {
     vec wq = all(0.0f), wqq = all(0.0f), wxq = all(0.0f);
     for (size_t i = 0; i < s->n; i += LANES) {
@@ -100,7 +100,7 @@ static struct sums sums_of(const struct span *s, const float *q)
     return (struct sums){fold(wq), fold(wqq), fold(wxq)};
 }
 
-static float error_of(const struct span *s, const float *q, float scale, float min)
+static float error_of(const struct weighed *s, const float *q, float scale, float min)
 {
     vec err = all(0.0f);
     for (size_t i = 0; i < s->n; i += LANES) {
@@ -180,7 +180,7 @@ static void keep_better(struct line *best, struct line l)
 }
 
 /* The best scale for the levels that `scale` assigns. */
-static struct line refit_scale(const struct qfit *f, const struct span *s, float scale)
+static struct line refit_scale(const struct qfit *f, const struct weighed *s, float scale)
 {
     float q[SUB_MAX];
     assign(f, s->x, s->n, scale, 0.0f, q);
@@ -190,7 +190,7 @@ static struct line refit_scale(const struct qfit *f, const struct span *s, float
 }
 
 /* x ~ scale * q. The trials put the x of the largest magnitude on or about each outermost level. */
-static struct line fit_scale(const struct qfit *f, const struct span *s)
+static struct line fit_scale(const struct qfit *f, const struct weighed *s)
 {
     enum { TRIALS = 8 };
     struct line best = {0};
@@ -208,7 +208,7 @@ static struct line fit_scale(const struct qfit *f, const struct span *s)
 }
 
 /* The best scale and minimum for the levels that `scale` and `min` assign. A minimum above 0 only where the type has it. */
-static struct line refit_line(const struct qfit *f, const struct span *s, float w, float wx, float scale, float min)
+static struct line refit_line(const struct qfit *f, const struct weighed *s, float w, float wx, float scale, float min)
 {
     float q[SUB_MAX];
     assign(f, s->x, s->n, scale, min, q);
@@ -223,7 +223,7 @@ static struct line refit_line(const struct qfit *f, const struct span *s, float 
 }
 
 /* x ~ scale * q + min. The trials put the outermost levels on the least and the largest x or about them. */
-static struct line fit_line(const struct qfit *f, const struct span *s)
+static struct line fit_line(const struct qfit *f, const struct weighed *s)
 {
     enum { TRIALS = 5 }; /* for each end */
     const float w = sum(s->w, s->n), wx = dot(s->w, s->x, s->n);
@@ -244,7 +244,7 @@ static struct line fit_line(const struct qfit *f, const struct span *s)
     return best;
 }
 
-static struct line fit(const struct qfit *f, const struct span *s)
+static struct line fit(const struct qfit *f, const struct weighed *s)
 {
     return qtypes[f->type].has_min ? fit_line(f, s) : fit_scale(f, s);
 }
@@ -261,7 +261,7 @@ static void first_integers(const struct qfit *f, struct sub *subs, const struct 
 {
     const struct qfit scales = {.type = f->type, .lo = f->sc_lo, .hi = f->sc_hi}, minima = {.type = f->type, .hi = f->sc_hi};
     float x[SUBS_MAX], w[SUBS_MAX], q[SUBS_MAX];
-    const struct span span = {x, w, n};
+    const struct weighed span = {x, w, n};
     for (size_t i = 0; i < n; i++) {
         x[i] = lines[i].scale;
         w[i] = subs[i].assigned.wqq;
@@ -326,7 +326,7 @@ static void fit_256(const struct qfit *f, const float *x, const float *w, struct
     struct line lines[SUBS_MAX];
     for (size_t i = 0; i < n; i++) {
         struct sub *s = &subs[i];
-        s->span = (struct span){x + i * f->sub, w + i * f->sub, f->sub};
+        s->span = (struct weighed){x + i * f->sub, w + i * f->sub, f->sub};
         s->w = sum(s->span.w, f->sub);
         s->wx = dot(s->span.w, s->span.x, f->sub);
         lines[i] = fit(f, &s->span);
@@ -353,7 +353,7 @@ static void fit_256(const struct qfit *f, const float *x, const float *w, struct
 static void fit_32(const struct qfit *f, const float *x, const float *w, struct qblock *b)
 {
     float q[SUB_MAX];
-    struct line l = fit(f, &(struct span){x, w, f->sub});
+    struct line l = fit(f, &(struct weighed){x, w, f->sub});
     b->d = to_half(l.scale);
     b->m = to_half(l.min);
     assign(f, x, f->sub, b->d, b->m, q);
@@ -379,7 +379,7 @@ float quant_nearest(const struct qfit *f, const float *x, const float *w, size_t
     float q[SUB_MAX];
     assign(f, x, n, d, 0.0f, q);
     to_index(f, q, n, u);
-    return error_of(&(struct span){x, w, n}, q, d, 0.0f);
+    return error_of(&(struct weighed){x, w, n}, q, d, 0.0f);
 }
 
 /* The largest magnitude; NaN where one is NaN. */
@@ -394,9 +394,11 @@ static float largest(const float *x, size_t n)
 void quant_search(const struct qfit *f, const float *src, const float *importance, void *dst, size_t n)
 {
     const struct qtype_info *t = &qtypes[f->type];
+    const float zeros[QSUPER] = {0};
     uint8_t *p = dst;
     for (size_t i = 0; i < n; i += t->block_n, p += t->block_bytes) {
         struct qblock b = {0};
+        to_index(f, zeros, t->block_n, b.u);
         float w[QSUPER], max = largest(src + i, t->block_n);
         if (max >= TINY && max <= LARGE) {
             quant_weights(src + i, importance ? importance + i : NULL, t->block_n, w);

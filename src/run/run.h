@@ -21,17 +21,17 @@ struct kv {
     size_t bytes;
     size_t token_bytes; /* that one position takes */
 };
-int kv_init(struct kv *kv, const struct hparams *hp, enum qtype type, uint32_t n_ctx, struct err *e);
+int kv_init(struct kv *kv, const struct hparams *hp, enum qtype k_type, enum qtype v_type, uint32_t n_ctx, struct err *e);
 void kv_fini(struct kv *kv);
 
 /* ---- session --------------------------------------------------------------------------------------------- */
 
 struct session_options {
-    uint32_t n_ctx;      /* positions */
-    uint32_t n_batch;    /* most rows computed at once */
-    uint32_t n_threads;  /* 0: cpu_threads() */
-    uint32_t n_expected; /* length that the sequence will reach, where known: see model_rope_class */
-    enum qtype kv_type;
+    uint32_t n_ctx;            /* positions */
+    uint32_t n_batch;          /* most rows computed at once */
+    uint32_t n_threads;        /* 0: cpu_threads() */
+    uint32_t n_expected;       /* length that the sequence will reach, where known: see model_rope_class */
+    enum qtype k_type, v_type; /* of the cache */
     const char *cpu_level;
 };
 

@@ -43,17 +43,21 @@ static int open_parts(struct session *s, const struct session_options *o, struct
     TRY(kernels_init(&s->kernels, o->cpu_level, e));
     graph_init(&s->graph, &s->arena);
     TRY(graph_plan(&s->graph, hp->arch->record(s->m, &s->rope, &s->graph), e));
-    struct backend_options bo = {
-        .n_threads = o->n_threads, .max_rows = s->n_batch, .max_out = s->max_out, .cpu_level = o->cpu_level};
+    struct backend_options bo = {.n_threads = o->n_threads,
+                                 .max_rows = s->n_batch,
+                                 .max_out = s->max_out,
+                                 .max_positions = s->n_ctx,
+                                 .cpu_level = o->cpu_level};
     TRY(backend_open_cpu(&s->graph, &bo, &s->be, e));
-    return kv_init(&s->kv, hp, o->kv_type, s->n_ctx, e);
+    return kv_init(&s->kv, hp, o->k_type, o->v_type, s->n_ctx, e);
 }
 
 int session_new(const struct model *m, const struct session_options *o, struct session **out, struct err *e)
 {
     if (o->n_ctx == 0 || o->n_batch == 0) return fail(e, ERR_ARG, "a session needs room for at least one token");
-    if (o->kv_type != QTYPE_F16 && o->kv_type != QTYPE_F32)
-        return fail(e, ERR_UNSUPPORTED, "KV cache type %s is not supported; expected f16 or f32", qtypes[o->kv_type].name);
+    if (!attn_bits(o->k_type) || !attn_bits(o->v_type))
+        return fail(e, ERR_UNSUPPORTED, "a KV cache cannot be of type %s; expected f32, f16, bf16, q8_0 or q4_0",
+                    qtypes[attn_bits(o->k_type) ? o->v_type : o->k_type].name);
     struct session *s = mem_zalloc(sizeof *s);
     if (!s) return fail_nomem(e, "the session", sizeof *s);
     s->m = m;

@@ -17,7 +17,7 @@ ran "an unknown option" 2 "$QUERN" run --tempt 0.5
 holds "suggests the nearest" "$W/err" "did you mean --temp?"
 ran "an option that another command has" 2 "$QUERN" doctor --kv f32
 for bad in "--top-p 1.5" "--top-p -0.1" "--temp cold" "--temp nan" "--temp 1e999" "-n 0" "-n 12x" "-n 99999999999" "-c -1" \
-    "-t 0" "-t -1" "-b 0" "--seed 1.5" "--seed 99999999999999999999" "--kv q4_0" "-fa=maybe" "-ngl many" "--top-k -3" \
+    "-t 0" "-t -1" "-b 0" "--seed 1.5" "--seed 99999999999999999999" "--kv q4_k" "-fa=maybe" "-ngl many" "--top-k -3" \
     "--logit-bias 5" "--logit-bias x+1" "--logit-bias 5+nan" "--mmap=1" "--temp" "--no-such-thing"; do
     # shellcheck disable=SC2086 # a list of options
     ran "run $bad" 2 "$QUERN" run -p hello $bad

@@ -4,7 +4,7 @@
 
 ran "quern --help" 0 "$QUERN" --help
 sed -n 's/^  \([a-z]*\)  *[a-z].*/\1/p' "$W/out" >"$W/commands"
-for name in run show doctor tokenize detokenize render logits perplexity convert quantize imatrix; do
+for name in run show doctor tokenize detokenize render logits perplexity bench convert quantize imatrix; do
     grep -qx $name "$W/commands"
     verdict $? "the list of commands has $name" "$W/commands"
 done
@@ -74,7 +74,7 @@ END
     "$QUERN" completion bash >"$W/completion"
     ran "bash completes" 0 bash "$W/try.bash" "$W/completion"
     prints "commands, choices and options" "tokenize
-f16 f32
+f16 f32 bf16 q8_0 q4_0
 --threads"
 else
     skip "bash completes" "no bash here"

@@ -64,8 +64,14 @@ ran "a cache of f32" 0 "$QUERN" run "$DEMO" --tokens 1,2,3 $short --kv f32 --pri
 cp "$W/out" "$W/f32"
 ran "is what both types as f32 are" 0 "$QUERN" run "$DEMO" --tokens 1,2,3 $short -ctk f32 --cache-type-v f32 --print-tokens
 same "the same ids" "$W/f32" "$W/out"
-ran "two types of cache" 2 "$QUERN" run "$DEMO" --tokens 1 -ctk f32
-holds "says that they must be equal" "$W/err" "one type"
+for types in "--kv bf16" "--kv q8_0" "--kv q4_0" "-ctk q8_0 -ctv f16" "--kv f32 -ctv q4_0"; do
+    # shellcheck disable=SC2086 # a list of options
+    ran "a cache with $types" 0 "$QUERN" run "$DEMO" --tokens 1,2,3 $short $types --print-tokens
+    cp "$W/out" "$W/types"
+    # shellcheck disable=SC2086
+    ran "on another CPU level, with $types" 0 "$QUERN" run "$DEMO" --tokens 1,2,3 $short $types --print-tokens --cpu scalar -b 2
+    same "the same ids" "$W/types" "$W/out"
+done
 ran "an id outside of the vocabulary" 1 "$QUERN" run "$DEMO" --tokens 1,16384 $short
 one_line "one plain line"
 for ids in "" "," "1,x" "-1" "1.5" "99999999999"; do

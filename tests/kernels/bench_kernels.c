@@ -10,10 +10,6 @@
 
 #include "kernel_tests.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 enum { RUNS = 8 };
 
 static const char *filter;
@@ -53,11 +49,11 @@ static void run_mm(const struct kernels *k, struct bench *b)
 }
 static void run_to_float(const struct kernels *k, struct bench *b)
 {
-    k->to_float[b->type](&(struct qrow){.data = b->mm.w}, b->y, N);
+    k->to_float[b->type](&(struct qrow){.data = b->mm.w, .side = b->mm.side}, b->y, N);
 }
 static void run_attn(const struct kernels *k, struct bench *b)
 {
-    k->attn_tile[b->type](&b->attn);
+    k->attn_tile(&b->attn);
 }
 static void run_quant_act(const struct kernels *k, struct bench *b)
 {
@@ -91,16 +87,21 @@ static void run_merge(const struct kernels *k, struct bench *b)
 
 typedef void run_fn(const struct kernels *k, struct bench *b);
 
-/* Nanoseconds of one call: the best of the stretches of 0.2 ms or one call that fit 20 ms. Short, so that one of them meets no
- * other program. */
+static double time_of_calls(size_t n, run_fn *run, const struct kernels *k, struct bench *b)
+{
+    double start = cpu_ns();
+    for (size_t i = 0; i < n; i++) run(k, b);
+    return cpu_ns() - start;
+}
+
+/* Nanoseconds of one call: the best of the stretches that fit 20 ms. A stretch has calls for 0.1 ms: too many for the clock,
+ * which takes as long as a small kernel, to show, and so short that one of them meets no other program. */
 static double time_of(run_fn *run, const struct kernels *k, struct bench *b)
 {
+    size_t n = 1;
+    while (time_of_calls(n, run, k, b) < 1e5) n *= 2;
     double best = INFINITY;
-    for (double begin = cpu_ns(); cpu_ns() - begin < 2e7;) {
-        double start = cpu_ns(), took = 0.0, calls = 0.0;
-        for (; took < 2e5; took = cpu_ns() - start, calls++) run(k, b);
-        best = fmin(best, took / calls);
-    }
+    for (double begin = cpu_ns(); cpu_ns() - begin < 2e7;) best = fmin(best, time_of_calls(n, run, k, b) / (double)n);
     return best;
 }
 
@@ -126,12 +127,51 @@ static void fill_act(const struct kernels *now, enum qarith arith, struct act *a
     a->packed = pack ? mem->packed : NULL;
 }
 
+/* Scales and biases for any matrix that is measured, all of one ordinary value; NULL where the type has none. They are few
+ * enough to stay in a cache, and are not counted as bytes read. */
+static const struct qside *side_for(enum qtype t)
+{
+    static uint8_t same[8192 * 2048 / 16];
+    static struct qside side = {.scales = same, .biases = same, .type = QTYPE_F16};
+    if (!has_side(t)) return NULL;
+    memset(same, 0x38, sizeof same);
+    side.group = t == QTYPE_MLX_NVFP4 ? 16 : qtypes[t].has_min ? 64 : 32;
+    return &side;
+}
+
+/* Heads of 64 and of 128. Few rows are measured by the bytes of the tile, many by their arithmetic. */
+static void bench_attn(const struct kernels *now, struct bench *b)
+{
+    static const enum qtype types[] = {QTYPE_F32, QTYPE_F16, QTYPE_BF16, QTYPE_Q8_0, QTYPE_Q4_0};
+    static const size_t rows[] = {1, 4, 6, 8, COLS};
+    char name[40];
+    for (size_t i = 0; i < COUNT_OF(types) * 2; i++) {
+        enum qtype t = types[i / 2];
+        size_t dim = i % 2 ? 128 : 64, bytes = 2 * attn_bytes(t, dim);
+        b->attn.k_type = b->attn.v_type = t;
+        b->attn.head_dim = b->attn.v_dim = dim;
+        for (size_t j = 0; j < ATTN_TILE; j++) {
+            attn_store_k(now, t, b->x + j * dim, dim, (void *)(uintptr_t)b->attn.k, j);
+            attn_store_v(now, t, b->x + j * dim, dim, (void *)(uintptr_t)b->attn.v, j);
+        }
+        if (attn_quantised(t)) fill_act(now, ARITH_32, &b->attn.quant, COLS, dim, b->x, &b->mem);
+        for (size_t r = 0; r < COUNT_OF(rows); r++) {
+            const bool few = rows[r] < COLS;
+            b->attn.n_rows = rows[r];
+            snprintf(name, sizeof name, "attn_tile_%s %zu by %zu", qtypes[t].name, dim, rows[r]);
+            bench_one(now, b, name, run_attn, few ? (double)bytes : 4.0 * (double)(dim * ATTN_TILE * rows[r]),
+                      few ? "GB/s" : "Gop/s");
+        }
+    }
+}
+
 static void bench_level(const struct kernels *now, struct bench *b)
 {
     char name[40];
     for (enum qtype t = 0; t < QTYPE_COUNT; t++) {
         const struct qtype_info *info = &qtypes[t];
         b->type = b->mm.type = t;
+        b->mm.side = side_for(t);
         b->mm.row_bytes = K / info->block_n * info->block_bytes;
         fill_weights(t, (uint8_t *)(uintptr_t)b->mm.w, K * ROWS);
         static const size_t cols[] = {1, 2, 4, 8, 12, 16, 32, COLS};
@@ -144,18 +184,7 @@ static void bench_level(const struct kernels *now, struct bench *b)
         snprintf(name, sizeof name, "to_float_%s", info->name);
         bench_one(now, b, name, run_to_float, N * (4.0 + info->block_bytes / (double)info->block_n), "GB/s");
     }
-    static const enum qtype kv_types[] = {QTYPE_F32, QTYPE_F16};
-    for (size_t i = 0; i < COUNT_OF(kv_types); i++) {
-        b->type = kv_types[i];
-        fill_weights(b->type, (uint8_t *)(uintptr_t)b->attn.k, DIM * ATTN_TILE);
-        fill_weights(b->type, (uint8_t *)(uintptr_t)b->attn.v, DIM * ATTN_TILE);
-        static const size_t rows[] = {1, 4, 8, COLS};
-        for (size_t r = 0; r < COUNT_OF(rows); r++) {
-            b->attn.n_rows = rows[r];
-            snprintf(name, sizeof name, "attn_tile_%s 128 by %zu", qtypes[b->type].name, rows[r]);
-            bench_one(now, b, name, run_attn, 4.0 * DIM * ATTN_TILE * (double)rows[r], "Gop/s");
-        }
-    }
+    bench_attn(now, b);
     b->arith = ARITH_32;
     bench_one(now, b, "quant_act_32", run_quant_act, N * 5.0, "GB/s");
     b->arith = ARITH_256;
@@ -261,58 +290,15 @@ static void mm_part(void *ctx, unsigned ith, unsigned nth)
     j->work[ith] += (double)(r1 - r0);
 }
 
-#if defined(__x86_64__)
-/* Multiplies and adds a nanosecond of one thread's units: 12 independent chains and nothing else. */
-#define TWELVE(x) x(0) x(1) x(2) x(3) x(4) x(5) x(6) x(7) x(8) x(9) x(10) x(11)
-#define PEAK(name, target_isa, start, step, macs)                  \
-    __attribute__((target(target_isa))) static double name(void)   \
-    {                                                              \
-        enum { LOOPS = 100000 };                                   \
-        TWELVE(start)                                              \
-        const double begin = cpu_ns();                             \
-        for (int i = 0; i < LOOPS; i++) {                          \
-            TWELVE(step)                                           \
-        }                                                          \
-        return (double)LOOPS * 12.0 * (macs) / (cpu_ns() - begin); \
-    }
-/* The empty asm makes the compiler believe that the value is used. */
-#define START_F512(c) __m512 v##c = _mm512_set1_ps(0.5f);
-#define STEP_F512(c)                          \
-    v##c = _mm512_fmadd_ps(v##c, v##c, v##c); \
-    __asm__ volatile("" : "+v"(v##c));
-#define START_I512(c) __m512i v##c = _mm512_set1_epi8(3);
-#define STEP_I512(c)                              \
-    v##c = _mm512_dpbusd_epi32(v##c, v##c, v##c); \
-    __asm__ volatile("" : "+v"(v##c));
-#define START_F256(c) __m256 v##c = _mm256_set1_ps(0.5f);
-#define STEP_F256(c)                          \
-    v##c = _mm256_fmadd_ps(v##c, v##c, v##c); \
-    __asm__ volatile("" : "+x"(v##c));
-#define START_I256(c) __m256i v##c = _mm256_set1_epi8(3);
-#define STEP_I256(c)                                                                                          \
-    v##c = _mm256_add_epi32(v##c, _mm256_madd_epi16(_mm256_maddubs_epi16(v##c, v##c), _mm256_set1_epi16(1))); \
-    __asm__ volatile("" : "+x"(v##c));
-PEAK(peak_f512, "avx512f", START_F512, STEP_F512, 16.0)
-PEAK(peak_i512, "avx512f,avx512bw,avx512vnni", START_I512, STEP_I512, 64.0)
-PEAK(peak_f256, "avx2,fma", START_F256, STEP_F256, 8.0)
-PEAK(peak_i256, "avx2,fma", START_I256, STEP_I256, 32.0)
-
+/* Multiply-adds a nanosecond of this thread's units. */
 static void peak_part(void *ctx, unsigned ith, unsigned nth)
 {
     struct job *j = ctx;
     (void)nth;
-    bool wide_level = strcmp(j->k->level, "avx512") == 0;
-    j->work[ith] = wide_level ? (j->int8 ? peak_i512() : peak_f512()) : j->int8 ? peak_i256() : peak_f256();
-    j->ns[ith] = 1.0;
+    double start = cpu_ns();
+    for (int i = 0; i < 8; i++) j->work[ith] += (double)(j->int8 ? j->k->peak_int8() : j->k->peak_f32());
+    j->ns[ith] += cpu_ns() - start;
 }
-#else
-/* Unknown here: prefill is printed without a fraction. */
-static void peak_part(void *ctx, unsigned ith, unsigned nth)
-{
-    (void)nth;
-    ((struct job *)ctx)->ns[ith] = 1.0;
-}
-#endif
 
 /* The sum of the threads' work per nanosecond in `times` runs of fn over matrices that follow each other. */
 static double rate_of(struct pool *pool, struct job *j, pool_fn *fn, size_t times)
@@ -362,9 +348,7 @@ static void bench_shape(struct pool *pool, struct job *j, size_t k, size_t n_row
             top = fmax(top, rate_of(pool, j, peak_part, 1));
             rate = fmax(rate, rate_of(pool, j, mm_part, 1) * (double)(k * PREFILL_COLS));
         }
-        printf("%-8s %-32s %8.1f GMAC/s", j->k->level, name, rate);
-        if (top > 0.0) printf(" of %.1f: %5.1f %%", top, 100.0 * rate / top);
-        printf("\n");
+        printf("%-8s %-32s %8.1f GMAC/s of %.1f: %5.1f %%\n", j->k->level, name, rate, top, 100.0 * rate / top);
     }
 }
 
@@ -388,6 +372,7 @@ static int bench_machine(unsigned n_threads, struct arena *mem)
     }
     for (enum qtype t = 0; t < QTYPE_COUNT; t++) {
         j.type = j.mm.type = t;
+        j.mm.side = side_for(t);
         const size_t unit = (size_t)qtypes[t].block_bytes * 1024;
         fill_weights(t, big, 1024 * qtypes[t].block_n);
         for (size_t at = unit; at + unit <= BIG; at += unit) memcpy(big + at, big, unit);

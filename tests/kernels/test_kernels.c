@@ -17,14 +17,15 @@
 
 #include "kernel_tests.h"
 
-/* Where the f16 numbers of a block are. */
+/* Where the f16 numbers of a block are. That of IQ1_M is the top 4 bits of each u16 from byte 48 on. */
 static const struct {
     size_t n, at[2];
 } halves[QTYPE_COUNT] = {
     [QTYPE_Q8_0] = {1, {0}},    [QTYPE_Q4_0] = {1, {0}},    [QTYPE_Q4_1] = {2, {0, 2}},   [QTYPE_Q5_0] = {1, {0}},
     [QTYPE_Q5_1] = {2, {0, 2}}, [QTYPE_IQ4_NL] = {1, {0}},  [QTYPE_Q2_K] = {2, {80, 82}}, [QTYPE_Q3_K] = {1, {108}},
     [QTYPE_Q4_K] = {2, {0, 2}}, [QTYPE_Q5_K] = {2, {0, 2}}, [QTYPE_Q6_K] = {1, {208}},    [QTYPE_IQ4_XS] = {1, {0}},
-    [QTYPE_TQ1_0] = {1, {52}},  [QTYPE_TQ2_0] = {1, {64}},
+    [QTYPE_TQ1_0] = {1, {52}},  [QTYPE_TQ2_0] = {1, {64}},  [QTYPE_IQ2_XXS] = {1, {0}},   [QTYPE_IQ2_XS] = {1, {0}},
+    [QTYPE_IQ2_S] = {1, {0}},   [QTYPE_IQ3_XXS] = {1, {0}}, [QTYPE_IQ3_S] = {1, {0}},     [QTYPE_IQ1_S] = {1, {0}},
 };
 
 /* ---- results ----------------------------------------------------------------------------------------- */
@@ -162,6 +163,11 @@ static void fill_floats(enum kind kind, float *x, size_t n)
     for (size_t i = 0; i < n; i++) x[i] = draw(kind, i);
 }
 
+static uint16_t draw_scale(enum kind kind, size_t i)
+{
+    return kind == ORDINARY || kind == CANCEL ? f32_to_f16(0.02f * fabsf(random_float())) : draw_half(kind, i);
+}
+
 /* One block of integers: any bytes or all the same, and scales of the kind. */
 static void fill_block(enum kind kind, enum qtype t, uint8_t *block, size_t i)
 {
@@ -171,20 +177,54 @@ static void fill_block(enum kind kind, enum qtype t, uint8_t *block, size_t i)
                    : kind == ZEROS     ? 0
                                        : (uint8_t)random_bits();
     if (t == QTYPE_MXFP4 && (kind == ORDINARY || kind == CANCEL)) block[0] = (uint8_t)(116 + below(8));
+    for (size_t j = 0; t == QTYPE_MLX_MXFP8 && kind != SPECIAL && j < qtypes[t].block_bytes; j++)
+        if ((block[j] & 0x7f) == 0x7f) block[j] ^= 1; /* else a NaN */
     for (size_t j = 0; j < halves[t].n; j++) {
-        uint16_t h = kind == ORDINARY || kind == CANCEL ? f32_to_f16(0.02f * fabsf(random_float())) : draw_half(kind, i);
+        uint16_t h = draw_scale(kind, i);
         memcpy(block + halves[t].at[j], &h, 2);
     }
+    if (t != QTYPE_IQ1_M) return;
+    uint16_t h = draw_scale(kind, i);
+    for (size_t j = 0; j < 4; j++) block[49 + 2 * j] = (uint8_t)((block[49 + 2 * j] & 15) | (h >> 4 * j & 15) << 4);
 }
 
 static void fill_kind(enum kind kind, enum qtype t, uint8_t *w, size_t n)
 {
     const struct qtype_info *info = &qtypes[t];
-    for (size_t b = 0; info->unpack && b < n / info->block_n; b++) fill_block(kind, t, w + b * info->block_bytes, b);
-    for (size_t i = 0; !info->unpack && i < n; i++) {
+    const bool blocks = info->block_n > 1;
+    for (size_t b = 0; blocks && b < n / info->block_n; b++) fill_block(kind, t, w + b * info->block_bytes, b);
+    for (size_t i = 0; !blocks && i < n; i++) {
         float f = t == QTYPE_F32 ? draw(kind, i) : 0.0f;
         uint16_t h = t == QTYPE_BF16 ? f32_to_bf16(draw(kind, i)) : t == QTYPE_F16 ? draw_half(kind, i) : 0;
         memcpy(w + info->block_bytes * i, t == QTYPE_F32 ? (const void *)&f : &h, info->block_bytes);
+    }
+}
+
+bool has_side(enum qtype t)
+{
+    return t >= QTYPE_MLX2 && t <= QTYPE_MLX_NVFP4;
+}
+
+/* A group size that a type may have and that divides k. */
+static uint32_t side_group(enum qtype t, size_t k)
+{
+    static const uint32_t sizes[] = {32, 64, 128};
+    uint32_t group = t == QTYPE_MLX_NVFP4 ? 16 : qtypes[t].has_min ? sizes[below(COUNT_OF(sizes))] : 32;
+    while (k % group) group /= 2;
+    return group;
+}
+
+/* n scales or biases in p. */
+static void fill_side(enum kind kind, enum qtype t, enum qtype side, uint8_t *p, size_t n)
+{
+    const bool plain = kind == ORDINARY || kind == CANCEL;
+    for (size_t i = 0; i < n; i++) {
+        float f = plain ? 0.02f * random_float() : draw(kind, i);
+        uint16_t h = side == QTYPE_BF16 ? f32_to_bf16(f) : plain ? f32_to_f16(f) : draw_half(kind, i);
+        uint8_t b = !plain ? (uint8_t)random_bits() : (uint8_t)(t == QTYPE_MLX_NVFP4 ? below(0x7f) : 116 + below(8));
+        const void *from = !qtypes[t].has_min ? (const void *)&b : side == QTYPE_F32 ? (const void *)&f : &h;
+        const size_t size = !qtypes[t].has_min ? 1 : qtypes[side].block_bytes;
+        memcpy(p + i * size, from, size);
     }
 }
 
@@ -195,7 +235,7 @@ void fill_weights(enum qtype t, uint8_t *w, size_t n)
 
 /* ---- memory that ends at an unreadable page ---------------------------------------------------------------- */
 
-enum { AREAS = 11, AREA_BYTES = 4 << 20 };
+enum { AREAS = 14, AREA_BYTES = 4 << 20 };
 static uint8_t *areas[AREAS]; /* each AREA_BYTES between two pages that fault */
 
 static void areas_init(void)
@@ -222,7 +262,7 @@ static void *area(size_t i, size_t n, size_t skip)
 }
 
 /* Areas by use: REF and OUT hold an output of scalar and of the kernel under test, with REF2, OUT2 a second one. */
-enum { REF, OUT, REF2, OUT2, IN0, IN1, IN2, IN3, IN4, SCRATCH, PACKED };
+enum { REF, OUT, REF2, OUT2, IN0, IN1, IN2, IN3, IN4, SCRATCH, PACKED, SCALES, BIASES, SUMS };
 
 /* Canaries before an output: a kernel that writes below it changes them. Above it is the page. */
 enum { CANARY = 64 };
@@ -242,6 +282,23 @@ static bool same_floats(size_t ref, size_t out, size_t n, const char *what)
         if (load_u32(a + i) != load_u32(b + i) && !(isnan(a[i]) && isnan(b[i])))
             return differs("%s: [%zu] of %zu is %a, scalar %a", what, i, n, (double)b[i], (double)a[i]);
     return memcmp((const uint8_t *)a - CANARY, (const uint8_t *)b - CANARY, CANARY) == 0 || differs("%s: canary", what);
+}
+
+/* Scales and biases for rows of k weights, n_rows of them, at any alignment; NULL where the type has none. */
+static const struct qside *make_side(enum kind kind, enum qtype t, size_t n_rows, size_t k, struct qside *side)
+{
+    static const enum qtype types[] = {QTYPE_F32, QTYPE_F16, QTYPE_BF16};
+    if (!has_side(t)) return NULL;
+    *side = (struct qside){.type = types[below(COUNT_OF(types))], .group = side_group(t, k)};
+    const size_t n = n_rows * (k / side->group), bytes = n * (qtypes[t].has_min ? qtypes[side->type].block_bytes : 1);
+    uint8_t *scales = area(SCALES, bytes, below(4));
+    fill_side(kind, t, side->type, scales, n);
+    side->scales = scales;
+    if (!qtypes[t].has_min) return side;
+    uint8_t *biases = area(BIASES, bytes, below(4));
+    fill_side(kind, t, side->type, biases, n);
+    side->biases = biases;
+    return side;
 }
 
 /* ---- matrix products ------------------------------------------------------------------------------------------ */
@@ -287,7 +344,9 @@ static bool mm_case(const struct kernels *ref, const struct kernels *now, enum q
     const enum qarith arith = qtypes[t].arith;
     uint8_t *w = area(IN0, w_bytes, below(2) ? 0 : below(4));
     for (size_t r = 0; r < n; r++) fill_kind(kind, t, w + r * row_bytes, k);
+    struct qside side;
     struct mm a = {.type = t, .w = w, .row_bytes = row_bytes, .k = k, .n_rows = n_cols, .dst_stride = n + below(3)};
+    a.side = make_side(kind, t, n, k, &side);
     if (arith == ARITH_FLOAT) {
         size_t n_floats = (n_cols - 1) * stride + k;
         float *x = area(IN1, n_floats * 4, 0);
@@ -355,7 +414,9 @@ static void test_to_float(const struct kernels *ref, const struct kernels *now, 
         size_t n = unit * (1 + (i < 100 ? i : below(2000 / unit))), bytes = n / unit * qtypes[t].block_bytes;
         uint8_t *w = area(IN0, bytes, below(4));
         fill_kind((enum kind)(i % KINDS), t, w, n);
-        const struct qrow row = {.data = w};
+        struct qside side;
+        struct qrow row = {.data = w, .side = make_side((enum kind)(i % KINDS), t, 3, n, &side)};
+        if (row.side) row.first_group = below(3) * (n / side.group);
         ref->to_float[t](&row, out_floats(REF, n), n);
         now->to_float[t](&row, out_floats(OUT, n), n);
         ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
@@ -371,20 +432,25 @@ static void test_to_float(const struct kernels *ref, const struct kernels *now, 
 
 static void test_from_float(const struct kernels *ref, const struct kernels *now, enum qtype t)
 {
-    const size_t unit = qtypes[t].block_n;
+    const bool blocks = attn_bits(t) < 16;
     bool ok = true;
     for (size_t i = 0; ok && i < 2000; i++) {
-        size_t n = unit * (1 + (i < 100 ? i : below(600 / unit))), bytes = n / unit * qtypes[t].block_bytes;
+        size_t n = 1 + (i < 100 ? i : below(ATTN_DIM_MAX)), bytes = blocks ? attn_blocks(n) * KV_BLOCK : n * attn_bits(t) / 8;
+        size_t n_d = blocks ? attn_blocks(n) : 1;
         float *x = area(IN0, n * 4, 0);
         fill_floats((enum kind)(i % KINDS), x, n);
+        if (i % 5 == 0)
+            for (size_t j = 0; j < n; j++) x[j] *= 0x1p-22f; /* scales around the smallest */
         uint8_t *want = area(REF, bytes, 0), *got = area(OUT, bytes, 0);
-        ref->from_float[t](x, want, n);
-        now->from_float[t](x, got, n);
-        for (size_t j = 0; ok && j < n; j++) {
-            bool same = memcmp(want + j / unit * qtypes[t].block_bytes, got + j / unit * qtypes[t].block_bytes,
-                               qtypes[t].block_bytes) == 0;
-            if (!same && !isnan(x[j])) ok = differs("%s: element %zu of %zu", kind_names[i % KINDS], j, n);
-        }
+        uint16_t *want_d = area(REF2, n_d * 2, 0), *got_d = area(OUT2, n_d * 2, 0);
+        ref->from_float[t](x, n, want, want_d);
+        now->from_float[t](x, n, got, got_d);
+        const size_t size = bytes / (blocks ? bytes : n);
+        for (size_t j = 0; ok && j < bytes / size; j++)
+            if (memcmp(want + j * size, got + j * size, size) != 0 && (blocks || !isnan(x[j])))
+                ok = differs("%s: element %zu of %zu", kind_names[i % KINDS], j, n);
+        for (size_t b = 0; ok && blocks && b < n_d; b++)
+            if (want_d[b] != got_d[b]) ok = differs("%s: scale %zu of %zu elements", kind_names[i % KINDS], b, n);
     }
 }
 
@@ -417,7 +483,7 @@ static void test_quant_act(const struct kernels *ref, const struct kernels *now,
 /* Packed rows against the definition of struct act. */
 static void test_pack_act(const struct kernels *now)
 {
-    const size_t cols = now->pack_cols;
+    const size_t cols = now->pack_cols, unit = now->pack_unit;
     for (size_t i = 0; i < 400; i++) {
         const size_t k = 32 * (1 + below(40)), n = 1 + below(cols);
         int8_t *q = area(IN0, n * k, 0), *dst = area(OUT, cols * k, 0);
@@ -426,7 +492,7 @@ static void test_pack_act(const struct kernels *now)
         now->pack_act(q, n, k, dst);
         for (size_t c = 0; c < n; c++)
             for (size_t j = 0; j < k; j++)
-                if (dst[(j / 4 * cols + c) * 4 + j % 4] != q[c * k + j]) {
+                if (dst[(j / unit * cols + c) * unit + j % unit] != q[c * k + j]) {
                     differs("row %zu of %zu, element %zu of %zu", c, n, j, k);
                     return;
                 }
@@ -521,54 +587,98 @@ static size_t fill_valid(uint32_t *valid, size_t n)
     return most;
 }
 
-/* A few tiles in a row over the same state. Positions that no row sees hold NaN and infinity. */
-static bool attn_case(const struct kernels *ref, const struct kernels *now, enum qtype t, size_t head_dim, size_t v_dim,
-                      size_t n, enum kind kind)
+/* Types of a cache. */
+static const enum qtype kv_types[] = {QTYPE_F32, QTYPE_F16, QTYPE_BF16, QTYPE_Q8_0, QTYPE_Q4_0};
+
+struct attn_shape {
+    enum qtype k, v;
+    size_t head_dim, v_dim;
+};
+
+/* Fills a tile as its layout allows, with numbers of the kind or, for quantised types, any integers. */
+static void fill_tile(enum kind kind, enum qtype t, uint8_t *tile, size_t n, size_t scales)
 {
-    const size_t bytes = qtypes[t].block_bytes, n_out = n * v_dim;
-    uint8_t *k = area(IN0, head_dim * ATTN_TILE * bytes, 0), *v = area(IN1, ATTN_TILE * v_dim * bytes, 0);
-    float *q = area(IN2, n * head_dim * 4, 0);
+    if (attn_bits(t) >= 16) {
+        fill_kind(kind, t, tile, n);
+        return;
+    }
+    for (size_t i = 0; i < scales; i++) tile[i] = (uint8_t)random_bits();
+    for (size_t i = 0; i < n; i++) memcpy(tile + scales + 2 * i, &(uint16_t){draw_half(kind, i)}, 2);
+}
+
+/* Fills both tiles. Positions from `seen` on hold NaN and infinity. */
+static void fill_tiles(const struct kernels *ref, const struct attn_shape *s, enum kind kind, size_t seen, uint8_t *k,
+                       uint8_t *v)
+{
+    const size_t blocks_k = attn_blocks(s->head_dim), blocks_v = attn_blocks(s->v_dim);
+    fill_tile(kind, s->k, k, ATTN_TILE * (attn_bits(s->k) < 16 ? blocks_k : s->head_dim),
+              attn_scales(attn_bits(s->k), s->head_dim));
+    fill_tile(kind, s->v, v, ATTN_TILE * (attn_bits(s->v) < 16 ? blocks_v : s->v_dim), attn_scales(attn_bits(s->v), s->v_dim));
+    float stale[ATTN_DIM_MAX];
+    for (size_t d = 0; d < ATTN_DIM_MAX; d++) stale[d] = d % 2 ? INFINITY : NAN;
+    for (size_t j = seen; j < ATTN_TILE; j++) {
+        attn_store_k(ref, s->k, stale, s->head_dim, k, j);
+        attn_store_v(ref, s->v, stale, s->v_dim, v, j);
+    }
+}
+
+/* The queries, quantised. */
+static struct act fill_queries(const struct kernels *ref, const float *q, size_t n, size_t dim)
+{
+    const size_t blocks = attn_blocks(dim), k = blocks * KV_BLOCK;
+    const struct act_mem mem = {area(IN4, n * k, 0), area(SCALES, n * blocks * 4, 0), area(SUMS, n * blocks * 2, 0), NULL};
+    for (size_t i = 0; i < n; i++) {
+        float row[ATTN_DIM_MAX] = {0};
+        memcpy(row, q + i * dim, dim * sizeof *q);
+        ref->quant_act_32(row, k, mem.q + i * k, mem.d + i * blocks, mem.s + i * blocks);
+    }
+    return (struct act){.q = mem.q, .d = mem.d, .s = mem.s};
+}
+
+/* A few tiles in a row over the same state. */
+static bool attn_case(const struct kernels *ref, const struct kernels *now, const struct attn_shape *s, size_t n,
+                      enum kind kind)
+{
+    const size_t n_out = n * s->v_dim;
+    uint8_t *k = area(IN0, attn_bytes(s->k, s->head_dim), 0), *v = area(IN1, attn_bytes(s->v, s->v_dim), 0);
+    float *q = area(IN2, n * s->head_dim * 4, 0);
     uint32_t *valid = area(IN3, n * 4, 0);
     float *o0 = out_floats(REF, n_out), *o1 = out_floats(OUT, n_out);
     float *m0 = out_floats(REF2, 2 * n), *m1 = out_floats(OUT2, 2 * n);
     memset(o0, 0, n_out * 4);
     memset(o1, 0, n_out * 4);
     for (size_t r = 0; r < n; r++) m0[r] = m1[r] = -INFINITY, m0[n + r] = m1[n + r] = 0.0f;
-    struct attn_tile a = {.k = k, .v = v, .head_dim = head_dim, .v_dim = v_dim, .n_rows = n, .q = q, .valid = valid};
+    struct attn_tile a = {.k = k, .v = v, .k_type = s->k, .v_type = s->v, .head_dim = s->head_dim, .v_dim = s->v_dim};
+    a.n_rows = n, a.q = q, a.valid = valid;
     a.scratch = area(SCRATCH, ATTN_SCRATCH * 4, 0);
-    fill_floats(kind, q, n * head_dim);
+    fill_floats(kind, q, n * s->head_dim);
+    if (attn_quantised(s->k)) a.quant = fill_queries(ref, q, n, s->head_dim);
     for (size_t tile = 0; tile < 3; tile++) {
-        size_t most = fill_valid(valid, n);
-        fill_kind(kind, t, k, head_dim * ATTN_TILE);
-        fill_kind(kind, t, v, ATTN_TILE * v_dim);
-        const float stale[2] = {NAN, INFINITY};
-        for (size_t j = most; j < ATTN_TILE; j++) {
-            for (size_t d = 0; d < head_dim; d++) ref->from_float[t](&stale[d % 2], k + (d * ATTN_TILE + j) * bytes, 1);
-            for (size_t d = 0; d < v_dim; d++) ref->from_float[t](&stale[d % 2], v + (j * v_dim + d) * bytes, 1);
-        }
+        fill_tiles(ref, s, kind, fill_valid(valid, n), k, v);
         a.m = m0, a.l = m0 + n, a.o = o0;
-        ref->attn_tile[t](&a);
+        ref->attn_tile(&a);
         a.m = m1, a.l = m1 + n, a.o = o1;
-        now->attn_tile[t](&a);
+        now->attn_tile(&a);
         if (same_floats(REF2, OUT2, 2 * n, "m, l") && same_floats(REF, OUT, n_out, "o")) continue;
-        where("tile %zu, head_dim %zu, v_dim %zu, %zu rows, %s", tile, head_dim, v_dim, n, kind_names[kind]);
+        where("tile %zu, head_dim %zu, v_dim %zu, %zu rows, %s", tile, s->head_dim, s->v_dim, n, kind_names[kind]);
         return false;
     }
     return true;
 }
 
-static void test_attn(const struct kernels *ref, const struct kernels *now, enum qtype t)
+static void test_attn(const struct kernels *ref, const struct kernels *now, enum qtype k, enum qtype v)
 {
     static const size_t dims[][2] = {{64, 64}, {128, 128}, {80, 80}, {96, 96},   {72, 72},  {20, 20},  {1, 1},
                                      {33, 17}, {5, 100},   {7, 31},  {192, 128}, {16, 150}, {512, 512}};
+    const bool same = k == v; /* other pairs are made of the same parts */
     bool ok = true;
     for (size_t i = 0; ok && i < COUNT_OF(dims); i++)
-        for (size_t n = 1; ok && n <= (dims[i][0] > 128 ? 2 : 14); n++)
-            ok = attn_case(ref, now, t, dims[i][0], dims[i][1], n, (enum kind)(n % KINDS));
+        for (size_t n = 1; ok && n <= (dims[i][0] > 128 ? 2 : 14); n += same ? 1 : 1 + below(12))
+            ok = attn_case(ref, now, &(struct attn_shape){k, v, dims[i][0], dims[i][1]}, n, (enum kind)(n % KINDS));
     for (int kind = 0; ok && kind < KINDS; kind++)
-        for (size_t i = 0; ok && i < 30; i++)
-            ok = attn_case(ref, now, t, 1 + below(24), 1 + below(70), 1 + below(20), (enum kind)kind);
-    ok = ok && attn_case(ref, now, t, 40, 40, 64, ORDINARY);
+        for (size_t i = 0; ok && i < (same ? 30 : 5); i++)
+            ok = attn_case(ref, now, &(struct attn_shape){k, v, 1 + below(70), 1 + below(70)}, 1 + below(20), (enum kind)kind);
+    ok = ok && attn_case(ref, now, &(struct attn_shape){k, v, 40, 40}, 64, ORDINARY);
 }
 
 static void test_attn_merge(const struct kernels *ref, const struct kernels *now)
@@ -637,8 +747,11 @@ static void test_level(const char *level, bool is_ref)
         EACH_OF(to_float[t], t, name, test_to_float(&ref, &now, t));
         snprintf(name, sizeof name, "from_float_%s", qtypes[t].name);
         EACH_OF(from_float[t], t, name, test_from_float(&ref, &now, t));
-        snprintf(name, sizeof name, "attn_tile_%s", qtypes[t].name);
-        EACH_OF(attn_tile[t], t, name, test_attn(&ref, &now, t));
+    }
+    for (size_t p = 0; p < COUNT_OF(kv_types) * COUNT_OF(kv_types); p++) {
+        enum qtype k = kv_types[p / COUNT_OF(kv_types)], v = kv_types[p % COUNT_OF(kv_types)];
+        snprintf(name, sizeof name, "attn_tile_%s_%s", qtypes[k].name, qtypes[v].name);
+        EACH_OF(attn_tile, QTYPE_COUNT + p, name, test_attn(&ref, &now, k, v));
     }
     EACH(quant_act_32, "quant_act_32", test_quant_act(&ref, &now, ARITH_32));
     EACH(quant_act_256, "quant_act_256", test_quant_act(&ref, &now, ARITH_256));
@@ -661,12 +774,14 @@ static void test_mm_truth(const struct kernels *ref, enum qtype t)
     const struct qtype_info *info = &qtypes[t];
     bool ok = true;
     for (size_t i = 0; ok && i < 200; i++) {
-        const size_t k = info->arith == ARITH_FLOAT ? 1 + below(1500) : info->block_n * (1 + below(10240 / QSUPER));
+        const size_t k = info->arith == ARITH_FLOAT ? info->block_n * (1 + below(1500 / info->block_n))
+                                                    : info->block_n * (1 + below(10240 / QSUPER));
         const size_t act_n = info->arith == ARITH_256 ? QSUPER : 32;
         uint8_t *w = area(IN0, k / info->block_n * info->block_bytes, 0);
         float *x = area(IN1, k * 4, 0), *wide = area(IN2, k * 4, 0), y;
         const struct act_mem mem = {area(IN4, k, 0), area(IN3, k / 32 * 4 + 4, 0), area(REF, k / 16 * 2 + 2, 0), NULL};
-        const struct qrow row = {.data = w};
+        struct qside side;
+        const struct qrow row = {.data = w, .side = make_side(ORDINARY, t, 1, k, &side)};
         fill_kind(i % 2 && !info->unpack ? CANCEL : ORDINARY, t, w, k);
         fill_floats(ORDINARY, x, k);
         if (info->unpack) {
@@ -681,6 +796,7 @@ static void test_mm_truth(const struct kernels *ref, enum qtype t)
         }
         struct mm a = {
             .type = t, .w = w, .k = k, .n_rows = 1, .dst = &y, .dst_stride = 1, .scratch = area(SCRATCH, MM_SCRATCH, 0)};
+        a.side = row.side;
         a.act = (struct act){.f = x, .stride = k, .q = mem.q, .d = mem.d, .s = mem.s};
         ref->mm[t](&a, 0, 1);
         double sum = 0.0, mass = 0.0;

@@ -49,7 +49,6 @@ static void opens(const char *path, size_t n_tensors, struct files **out)
     if (files_open(path, out, &e) < 0) fail_msg("%s", e.msg);
     assert_int_equal(files_n_tensors(*out), n_tensors);
     assert_string_equal(files_path(*out), path);
-    files_will_need(*out);
 }
 
 static void opens_and_closes(const char *path, size_t n_tensors)

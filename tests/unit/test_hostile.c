@@ -102,7 +102,7 @@ static int setup(void **state)
     snprintf(gguf_path, sizeof gguf_path, "%s/tiny.gguf", dir);
     snprintf(folder, sizeof folder, "%s/hf", dir);
     must(mkdir(folder, 0700) == 0, folder);
-    must(synth_write(&tiny, QTYPE_F32, gguf_path, NULL, NULL, &e) == 0 && files_open(gguf_path, &f, &e) == 0, "tiny.gguf");
+    must(synth_write(&tiny, "f32", gguf_path, NULL, NULL, &e) == 0 && files_open(gguf_path, &f, &e) == 0, "tiny.gguf");
     write_safetensors(scratch_path(folder, "model.safetensors"), f);
     write_tokenizer(scratch_path(folder, "tokenizer.json"), files_gguf(f));
     write_file(scratch_path(folder, "config.json"), config, sizeof config - 1);
@@ -237,7 +237,7 @@ static void impossible_sizes_are_refused(void **state)
     (void)state;
     assert_int_equal(quern_model_open(gguf_path, NULL, &m, &e), 0);
     const quern_session_options wrong[] = {
-        {.n_ctx = UINT32_MAX}, {.n_threads = 100000}, {.kv_type = "q9"}, {.cpu_level = "none"}};
+        {.n_ctx = UINT32_MAX}, {.n_threads = 100000}, {.k_type = "q9"}, {.v_type = "q4_k"}, {.cpu_level = "none"}};
     for (size_t i = 0; i < COUNT_OF(wrong); i++) {
         assert_int_equal(quern_session_new(m, &wrong[i], &s, &e), QUERN_ERR_ARG);
         assert_true(e.message[0]);

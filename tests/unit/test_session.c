@@ -26,7 +26,7 @@ static int setup(void **state)
     (void)state;
     scratch_make(fx.dir);
     const char *path = scratch_path(fx.dir, "tiny.gguf");
-    if (synth_write(&tiny, QTYPE_Q8_0, path, NULL, NULL, &e) < 0 || files_open(path, &fx.files, &e) < 0 ||
+    if (synth_write(&tiny, "q8_0", path, NULL, NULL, &e) < 0 || files_open(path, &fx.files, &e) < 0 ||
         model_open(fx.files, &fx.model, &e) < 0 || tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 ||
         sampler_init(&fx.sampler, tiny.n_vocab, &e) < 0) {
         print_message("%s\n", e.msg);
@@ -46,13 +46,18 @@ static int teardown(void **state)
     return 0;
 }
 
-static struct session *session_of(uint32_t n_ctx, uint32_t n_batch, uint32_t n_threads, enum qtype kv)
+static struct session *session_with(uint32_t n_ctx, uint32_t n_batch, uint32_t n_threads, enum qtype k, enum qtype v)
 {
-    struct session_options o = {.n_ctx = n_ctx, .n_batch = n_batch, .n_threads = n_threads, .kv_type = kv};
+    struct session_options o = {.n_ctx = n_ctx, .n_batch = n_batch, .n_threads = n_threads, .k_type = k, .v_type = v};
     struct session *s;
     struct err e;
     if (session_new(fx.model, &o, &s, &e) < 0) print_message("%s\n", e.msg);
     return s;
+}
+
+static struct session *session_of(uint32_t n_ctx, uint32_t n_batch, uint32_t n_threads, enum qtype kv)
+{
+    return session_with(n_ctx, n_batch, n_threads, kv, kv);
 }
 
 #define LONG 300 /* tokens: more than one attention chunk */
@@ -74,11 +79,12 @@ static void the_same_bytes_however_it_is_cut(void **state)
     struct err e;
     (void)state;
     some_ids(ids, LONG);
-    for (int kv = 0; kv < 2; kv++) {
-        enum qtype type = kv ? QTYPE_F16 : QTYPE_F32;
+    static const enum qtype types[][2] = {
+        {QTYPE_F32, QTYPE_F32}, {QTYPE_F16, QTYPE_F16}, {QTYPE_Q8_0, QTYPE_Q4_0}, {QTYPE_Q4_0, QTYPE_BF16}};
+    for (size_t kv = 0; kv < COUNT_OF(types); kv++) {
         for (size_t b = 0; b < COUNT_OF(batches); b++) {
             for (uint32_t threads = 1; threads <= 3; threads++) {
-                struct session *s = session_of(LONG, batches[b], threads, type);
+                struct session *s = session_with(LONG, batches[b], threads, types[kv][0], types[kv][1]);
                 memset(got, 0, sizeof got);
                 assert_int_equal(session_eval(s, ids, 120, keep_row, got, &e), 0);
                 assert_int_equal(session_eval(s, ids + 120, LONG - 120, keep_row, got + 120 * 300, &e), 0);
@@ -323,7 +329,7 @@ static int one_step(const char *path, struct err *e)
     struct heard h;
     struct generate_result r;
     struct generate_options o = options_of(&h, 1);
-    struct session_options so = {.n_ctx = 64, .n_batch = 16, .n_threads = 2, .kv_type = QTYPE_F16};
+    struct session_options so = {.n_ctx = 64, .n_batch = 16, .n_threads = 2, .k_type = QTYPE_F16, .v_type = QTYPE_F16};
     o.max_tokens = 2;
     int rc = files_open(path, &f, e);
     if (rc == 0) rc = model_open(f, &m, e);

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 
 #include "base/base.h"
 #include "scratch.h"
@@ -63,8 +64,6 @@ static void maps_and_reads(void **state)
     assert_int_equal(vfs_map(scratch_path(dir, "five"), &m, &e), 0);
     assert_int_equal(m.n, 5);
     assert_memory_equal(m.p, "hello", 5);
-    vfs_will_need(&m, 2, 100);
-    vfs_will_need(&m, 200, 100);
     vfs_unmap(&m);
     assert_null(m.p);
     vfs_unmap(&m);
@@ -78,6 +77,49 @@ static void maps_and_reads(void **state)
     assert_non_null(strstr(e.msg, "/none: cannot open: no such file or folder"));
     assert_int_equal(vfs_map(scratch_path(dir, "five/x"), &m, &e), ERR_NOTFOUND);
     arena_fini(&a);
+}
+
+/* A copy is the file's bytes, and stays what it was. */
+static void copies(void **state)
+{
+    (void)state;
+    struct map m;
+    struct err e = {0};
+    scratch_write(dir, "copied", "hello", 5);
+    scratch_write(dir, "empty", "", 0);
+    size_t before = mem_stats().pages;
+    assert_int_equal(vfs_copy(scratch_path(dir, "copied"), &m, &e), 0);
+    scratch_write(dir, "copied", "other", 5);
+    assert_int_equal(m.n, 5);
+    assert_memory_equal(m.p, "hello", 5);
+    vfs_unmap(&m);
+    assert_int_equal(vfs_copy(scratch_path(dir, "empty"), &m, &e), 0);
+    assert_true(m.p == NULL && m.n == 0);
+    assert_int_equal(vfs_copy(scratch_path(dir, "none"), &m, &e), ERR_NOTFOUND);
+    assert_int_equal(mem_stats().pages, before);
+}
+
+/* Where the system forbids to lock so much, the message says how much it allows. In a child, which gives up its rights. */
+static void locks_or_says_why_not(void **state)
+{
+    (void)state;
+    enum { N = 3 << 20 };
+    static char bytes[N];
+    struct err e = {0};
+    struct map m;
+    scratch_write(dir, "lock", bytes, N);
+    assert_int_equal(vfs_map(scratch_path(dir, "lock"), &m, &e), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        const struct rlimit one_mib = {1 << 20, 1 << 20};
+        bool poor = setrlimit(RLIMIT_MEMLOCK, &one_mib) == 0 && (getuid() != 0 || setuid(65534) == 0);
+        int rc = vfs_lock(&m, "lock", &e);
+        _exit(poor && rc == ERR_LIMIT && strstr(e.msg, "cannot lock its 4 MiB") && strstr(e.msg, "may lock 1 MiB") ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    vfs_unmap(&m);
 }
 
 /* A pipe would block and a device would never end: both are refused at once. */
@@ -157,14 +199,14 @@ static void replaces_a_file(void **state)
 static void large_and_small_writes_keep_their_order(void **state)
 {
     (void)state;
-    enum { N = 300000 };
+    enum { N = 7000000 };
     static uint8_t bytes[N];
     struct out *o;
     struct err e = {0};
     struct map m;
     for (size_t i = 0; i < N; i++) bytes[i] = (uint8_t)(i * 7 + i / 251);
     assert_int_equal(out_open(scratch_path(dir, "big"), &o, &e), 0);
-    for (size_t at = 0, step = 1; at < N; at += step, step = step * 3 % 70001 + 1) {
+    for (size_t at = 0, step = 1; at < N; at += step, step = step * 3 % 2700001 + 1) {
         step = size_min(step, N - at);
         assert_int_equal(out_write(o, bytes + at, step, &e), 0);
     }
@@ -178,7 +220,7 @@ static void large_and_small_writes_keep_their_order(void **state)
 /* Writes "new content" over path; whatever fails, the code says so. */
 static int replace(const char *path, struct err *e)
 {
-    static char filler[100000]; /* larger than the buffer, so that a write happens before the commit */
+    static char filler[3 << 20]; /* larger than the buffer, so that a write happens before the commit */
     struct out *o;
     TRY(out_open(path, &o, e));
     int rc = out_write(o, "new ", 4, e);
@@ -211,7 +253,7 @@ static void each_call_may_fail(void **state)
             assert_int_equal(vfs_map(path, &m, &e), 0);
             /* Old or new, whole. Only where the folder could not be synced is it new in spite of the failure. */
             bool old = m.n == 3 && memcmp(m.p, "old", 3) == 0;
-            assert_true(old || m.n == 100004);
+            assert_true(old || m.n == (3 << 20) + 4);
             vfs_unmap(&m);
             if (nth.seen < k) {
                 assert_int_equal(rc, 0);
@@ -237,7 +279,9 @@ static void reading_may_fail_at_any_call(void **state)
         struct str s;
         struct err e = {0};
         fault_set(scratch_fail_nth, &nth);
-        int rc = vfs_map(scratch_path(dir, "read"), &m, &e);
+        int rc = vfs_copy(scratch_path(dir, "read"), &m, &e);
+        vfs_unmap(&m);
+        if (rc == 0) rc = vfs_map(scratch_path(dir, "read"), &m, &e);
         if (rc == 0) rc = vfs_read(scratch_path(dir, "read"), 10, &a, &s, &e);
         fault_set(NULL, NULL);
         vfs_unmap(&m);
@@ -255,7 +299,7 @@ static void reading_may_fail_at_any_call(void **state)
 static void size_limit_leaves_no_partial_file(void **state)
 {
     (void)state;
-    struct rlimit old, low = {70000, 70000};
+    struct rlimit old, low = {2500000, 2500000};
     struct err e = {0};
     getrlimit(RLIMIT_FSIZE, &old);
     low.rlim_max = old.rlim_max;
@@ -274,6 +318,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(maps_and_reads),
+        cmocka_unit_test(copies),
+        cmocka_unit_test(locks_or_says_why_not),
         cmocka_unit_test(refuses_what_is_not_a_file),
         cmocka_unit_test(joins_paths),
         cmocka_unit_test(replaces_a_file),

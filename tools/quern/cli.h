@@ -100,6 +100,8 @@ int cli_finish(int exit_code);
 
 int cli_read_stdin(struct buf *out, struct err *e);
 int cli_read_file(const char *path, struct buf *out, struct err *e); /* "-" is stdin */
+/* Makes the folders that path, the name of a file, lies in; for the owner only. path is as before afterwards. */
+bool cli_make_folders(char *path);
 bool cli_same_file(const char *a, const char *b);
 bool cli_is_model(const char *path); /* an existing file of weights, which nothing but a model should replace */
 
@@ -153,7 +155,7 @@ extern const struct opt model_opts[];
 struct compute_args {
     int64_t n_batch, n_ubatch, n_threads;
     const char *cpu, *kv, *cache_k, *cache_v, *flash, *gpu_layers;
-    bool mmap, no_mmap, mlock;
+    bool mmap, no_mmap, mlock, prefault;
 };
 extern const struct opt compute_opts[];
 
@@ -180,11 +182,14 @@ int demo_model_find(struct arena *a, const char **out, struct err *e);
 /* True where a word can only be meant as a model: an existing file or folder, a path, NAME.gguf, NAME:TAG. */
 bool model_looks_like(const char *word);
 /* Opens it, or says why not; a name that is no file gets what to do about it. Returns an exit code. */
-int cli_model_open(const char *path, bool vocab_only, quern_model **out);
+int cli_model_open(const char *path, const quern_model_options *how, quern_model **out);
 /* The same for MODEL of a command: -m, else the first word, else the demo model. */
-int model_open_args(const struct model_args *args, const struct words *words, bool vocab_only, quern_model **out);
+int model_open_args(const struct model_args *args, const struct words *words, const quern_model_options *how,
+                    quern_model **out);
 bool model_has_template(const quern_model *model);
 
+/* How --mlock and its like want a model opened. */
+quern_model_options compute_loading(const struct compute_args *args);
 /* An exit code; c is for messages about usage. n_ctx 0: the default; n_expected: tokens the session will hold, 0 where unknown.
  */
 int compute_session(const struct command *c, const struct compute_args *args, quern_model *model, uint32_t n_ctx,

@@ -129,6 +129,17 @@ bool cli_is_model(const char *path)
     return is;
 }
 
+bool cli_make_folders(char *path)
+{
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        bool ok = mkdir(path, 0700) == 0 || errno == EEXIST;
+        *slash = '/';
+        if (!ok) return false;
+    }
+    return true;
+}
+
 bool cli_same_file(const char *a, const char *b)
 {
     struct stat sa, sb;

@@ -83,7 +83,7 @@ bool model_looks_like(const char *word)
     return one_word && (strchr(word, '/') || is_store_name(s));
 }
 
-int cli_model_open(const char *path, bool vocab_only, quern_model **out)
+int cli_model_open(const char *path, const quern_model_options *how, quern_model **out)
 {
     if (!vfs_exists(path) && !vfs_is_dir(path)) {
         if (is_store_name(str_of(path))) {
@@ -95,18 +95,17 @@ int cli_model_open(const char *path, bool vocab_only, quern_model **out)
         return cli_fail("%s: no such file or folder; MODEL is the path of a .gguf file or of a Hugging Face folder", path);
     }
     quern_error e = {0};
-    quern_model_options options = {.vocab_only = vocab_only};
-    return quern_model_open(path, &options, out, &e) < 0 ? cli_fail("%s", e.message) : CLI_OK;
+    return quern_model_open(path, how, out, &e) < 0 ? cli_fail("%s", e.message) : CLI_OK;
 }
 
-int model_open_args(const struct model_args *args, const struct words *words, bool vocab_only, quern_model **out)
+int model_open_args(const struct model_args *args, const struct words *words, const quern_model_options *how, quern_model **out)
 {
-    if (args->model) return cli_model_open(args->model, vocab_only, out);
-    if (words->n > 0) return cli_model_open(words->p[0], vocab_only, out);
+    if (args->model) return cli_model_open(args->model, how, out);
+    if (words->n > 0) return cli_model_open(words->p[0], how, out);
     struct arena a = {0};
     struct err e = {0};
     const char *path;
-    int exit_code = demo_model_find(&a, &path, &e) < 0 ? cli_fail("%s", e.msg) : cli_model_open(path, vocab_only, out);
+    int exit_code = demo_model_find(&a, &path, &e) < 0 ? cli_fail("%s", e.msg) : cli_model_open(path, how, out);
     arena_fini(&a);
     return exit_code;
 }
@@ -121,6 +120,7 @@ bool model_has_template(const quern_model *model)
 /* ---- how to compute ------------------------------------------------------------------------------------------ */
 
 #define COMPUTE(member) .offset = offsetof(struct compute_args, member)
+#define KV_TYPES "f16 f32 bf16 q8_0 q4_0"
 
 const struct opt compute_opts[] = {
     {"-t --threads", "N", "compute threads; default: the cores that this process may use", .kind = OPT_INT, .min = 1,
@@ -133,26 +133,29 @@ const struct opt compute_opts[] = {
     {"--cpu", "LEVEL",
      "highest CPU level to use, as 'quern doctor' lists them; default: the best. The results do not depend on it",
      .kind = OPT_TEXT, COMPUTE(cpu)},
-    {"--kv", "TYPE", "type of the KV cache, f16 (default) or f32", .kind = OPT_CHOICE, .choices = "f16 f32", COMPUTE(kv)},
-    {"-ctk --cache-type-k", "TYPE", "type of the keys in it; must be that of the values", .kind = OPT_CHOICE,
-     .choices = "f16 f32", COMPUTE(cache_k)},
-    {"-ctv --cache-type-v", "TYPE", "type of the values in it; must be that of the keys", .kind = OPT_CHOICE,
-     .choices = "f16 f32", COMPUTE(cache_v)},
+    {"--kv", "TYPE", "type of the KV cache: f16 (default), f32, bf16, q8_0 (half the memory of f16) or q4_0 (a quarter)",
+     .kind = OPT_CHOICE, .choices = KV_TYPES, COMPUTE(kv)},
+    {"-ctk --cache-type-k", "TYPE", "type of the keys in it, where it differs", .kind = OPT_CHOICE, .choices = KV_TYPES,
+     COMPUTE(cache_k)},
+    {"-ctv --cache-type-v", "TYPE", "type of the values in it, where it differs", .kind = OPT_CHOICE, .choices = KV_TYPES,
+     COMPUTE(cache_v)},
     {"-fa --flash-attn", "on|off|auto",
      "accepted; attention is always computed tile by tile, which is what this asks for elsewhere", .kind = OPT_CHOICE,
      .otherwise = "on", .choices = "on off auto 1 0", COMPUTE(flash)},
     {"-ngl --gpu-layers --n-gpu-layers", "N", "accepted; this build has no GPU backend and computes all layers on the CPU",
      .kind = OPT_TEXT, COMPUTE(gpu_layers)},
-    {"--mmap", NULL, "accepted; weights are always used in place from a read-only mapping", .kind = OPT_FLAG, COMPUTE(mmap)},
-    {"--no-mmap", NULL, "accepted with a note: weights are mapped all the same", .kind = OPT_FLAG, COMPUTE(no_mmap)},
-    {"--mlock", NULL, "accepted with a note: weights are not locked in memory yet", .kind = OPT_FLAG, COMPUTE(mlock)},
+    {"--mmap", NULL, "use the weights in place, from a mapping of the file that processes share (default)", .kind = OPT_FLAG,
+     COMPUTE(mmap)},
+    {"--no-mmap", NULL,
+     "read the weights into memory of this process instead. It takes seconds and memory of its own; where the file's pages in "
+     "memory are small ones, reading huge pages can be faster",
+     .kind = OPT_FLAG, COMPUTE(no_mmap)},
+    {"--mlock", NULL, "keep the weights in memory, whatever else needs it; needs the right to (ulimit -l)", .kind = OPT_FLAG,
+     COMPUTE(mlock)},
+    {"--prefault", NULL, "bring all weights into memory before the start, not in the background", .kind = OPT_FLAG,
+     COMPUTE(prefault)},
     {0},
 };
-
-static const char *type_or(const char *type, const char *otherwise)
-{
-    return type ? type : otherwise;
-}
 
 static int check_gpu_layers(const struct command *c, const char *text)
 {
@@ -165,18 +168,16 @@ static int check_gpu_layers(const struct command *c, const char *text)
     return CLI_OK;
 }
 
+quern_model_options compute_loading(const struct compute_args *args)
+{
+    return (quern_model_options){.copy = args->no_mmap && !args->mmap, .lock = args->mlock, .prefault = args->prefault};
+}
+
 int compute_session(const struct command *c, const struct compute_args *args, quern_model *model, uint32_t n_ctx,
                     uint32_t n_expected, quern_session **out)
 {
-    const char *kv = type_or(args->kv, "f16");
-    const char *k = type_or(args->cache_k, kv), *v = type_or(args->cache_v, kv);
-    if (strcmp(k, v) != 0) {
-        return cli_usage(c, "keys and values of the KV cache must have one type, not %s and %s; --kv TYPE sets both", k, v);
-    }
     int rc = check_gpu_layers(c, args->gpu_layers);
     if (rc != CLI_OK) return rc;
-    if (args->no_mmap) cli_note("--no-mmap: weights are always used in place from a read-only mapping");
-    if (args->mlock) cli_note("--mlock has no effect yet: the system may drop pages of the mapped weights and read them again");
     quern_model_info info;
     quern_model_get_info(model, &info);
     if (n_ctx > info.n_ctx_train && !n_expected) {
@@ -191,7 +192,8 @@ int compute_session(const struct command *c, const struct compute_args *args, qu
         .n_expected = n_expected,
         .n_batch = (uint32_t)n_batch,
         .n_threads = (uint32_t)args->n_threads,
-        .kv_type = k,
+        .k_type = args->cache_k ? args->cache_k : args->kv,
+        .v_type = args->cache_v ? args->cache_v : args->kv,
         .cpu_level = args->cpu,
     };
     quern_error e = {0};

@@ -99,9 +99,10 @@ static int run(const struct command *c, int argc, char **argv)
         return cli_usage(c, "--out is a file that is replaced as a whole; it cannot be standard output");
     if (cli_is_model(args.out)) return cli_usage(c, "%s is a model; give the numbers another file", args.out);
     struct buf ids = {0};
+    const quern_model_options how = compute_loading(&args.compute);
     quern_model *model = NULL;
     exit_code = read_ids(c, &args, &ids);
-    if (exit_code == CLI_OK) exit_code = model_open_args(&args.model, &words, false, &model);
+    if (exit_code == CLI_OK) exit_code = model_open_args(&args.model, &words, &how, &model);
     if (exit_code == CLI_OK) exit_code = logits(c, &args, model, &ids);
     quern_model_close(&model);
     buf_fini(&ids);

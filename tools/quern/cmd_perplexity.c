@@ -140,8 +140,9 @@ static int run(const struct command *c, int argc, char **argv)
     if (!args.compare && !args.file) return cli_usage(c, "-f FILE is missing");
     if (!args.compare && args.logits && cli_is_model(args.logits))
         return cli_usage(c, "%s is a model; give the numbers another file", args.logits);
+    const quern_model_options how = compute_loading(&args.compute);
     quern_model *model = NULL;
-    exit_code = model_open_args(&args.model, &words, false, &model);
+    exit_code = model_open_args(&args.model, &words, &how, &model);
     if (exit_code == CLI_OK) exit_code = measure(c, &args, model);
     quern_model_close(&model);
     return exit_code;

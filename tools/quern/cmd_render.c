@@ -116,7 +116,7 @@ static int render(const struct render_args *args, const char *path, int64_t now)
     quern_model *model = NULL;
     quern_string out = {0};
     bool model_given = is_model(path);
-    int exit_code = model_given ? cli_model_open(path, true, &model) : CLI_OK;
+    int exit_code = model_given ? cli_model_open(path, &(quern_model_options){.vocab_only = true}, &model) : CLI_OK;
     int rc = exit_code == CLI_OK ? read_input(args, model_given ? NULL : path, &in, &e) : 0;
     if (rc < 0) exit_code = cli_fail("%s", *e.msg ? e.msg : "out of memory");
     if (exit_code == CLI_OK) {

@@ -220,8 +220,9 @@ static int run(const struct command *c, int argc, char **argv)
     exit_code = sort_words(c, &args, &words);
     if (exit_code == CLI_OK) exit_code = check_args(c, &args);
     if (exit_code != CLI_OK) return exit_code;
+    const quern_model_options how = compute_loading(&args.compute);
     quern_model *model = NULL;
-    exit_code = model_open_args(&args.model, &words, false, &model);
+    exit_code = model_open_args(&args.model, &words, &how, &model);
     if (exit_code == CLI_OK) exit_code = run_with_model(c, &args, model);
     quern_model_close(&model);
     return exit_code;

@@ -98,18 +98,22 @@ static int put_overview(struct buf *b, const struct json *root)
 
 static int put_tensors(struct buf *b, const struct json *root)
 {
-    static const char *const columns[] = {"type", "bytes", "shape"};
+    static const struct {
+        const char *name;
+        size_t at;
+    } columns[] = {{"type", 40}, {"bytes", 54}, {"shape", 65}};
     const struct json *tensors = json_find(root, "tensors");
     for (size_t i = 0; tensors && i < tensors->n; i++) {
-        const struct json *t = &tensors->v[i], *name = json_find(t, "name");
+        const struct json *t = &tensors->v[i], *name = json_find(t, "name"), *group = json_find(t, "group");
         size_t start = b->n;
         if (name) TRY(put_value(b, name));
         for (size_t k = 0; k < COUNT_OF(columns); k++) {
             do {
                 TRY(buf_c(b, ' '));
-            } while (b->n - start < 40 + 10 * k);
-            const struct json *v = json_find(t, columns[k]);
+            } while (b->n - start < columns[k].at);
+            const struct json *v = json_find(t, columns[k].name);
             if (v) TRY(put_value(b, v));
+            if (group && k == 0) TRY(buf_printf(b, " g%lld", (long long)group->i));
         }
         TRY(buf_c(b, '\n'));
     }
@@ -165,7 +169,7 @@ static int run(const struct command *c, int argc, char **argv)
         return cli_usage(c, "--json, --template, --tensors and --metadata do not go together");
     }
     quern_model *model = NULL;
-    exit_code = model_open_args(&args.model, &words, false, &model);
+    exit_code = model_open_args(&args.model, &words, &(quern_model_options){.lazy = true}, &model);
     if (exit_code == CLI_OK) exit_code = show(&args, model);
     quern_model_close(&model);
     return exit_code;

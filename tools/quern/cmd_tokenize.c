@@ -98,7 +98,7 @@ static int run_tokenize(const struct command *c, int argc, char **argv)
     if (!args_parse(c, &args, argc, argv, &words, &exit_code)) return exit_code;
     if (args.prompt && args.file) return cli_usage(c, "-p and -f are two texts; give one");
     quern_model *model = NULL;
-    exit_code = model_open_args(&args.model, &words, true, &model);
+    exit_code = model_open_args(&args.model, &words, &(quern_model_options){.vocab_only = true}, &model);
     if (exit_code == CLI_OK) exit_code = tokenize_text(&args, model);
     quern_model_close(&model);
     return exit_code;
@@ -169,7 +169,7 @@ static int run_detokenize(const struct command *c, int argc, char **argv)
     if (!args_parse(c, &args, argc, argv, &words, &exit_code)) return exit_code;
     if (args.tokens && args.file) return cli_usage(c, "--tokens and -f are two lists; give one");
     quern_model *model = NULL;
-    exit_code = model_open_args(&args.model, &words, true, &model);
+    exit_code = model_open_args(&args.model, &words, &(quern_model_options){.vocab_only = true}, &model);
     if (exit_code == CLI_OK) exit_code = detokenize_ids(&args, model);
     quern_model_close(&model);
     return exit_code;

@@ -34,18 +34,6 @@ struct line_input {
 
 /* ---- the history file -------------------------------------------------------------------------------------- */
 
-/* Makes the folders of path, which is absolute, for the owner only. */
-static bool make_folders(char *path)
-{
-    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        bool ok = mkdir(path, 0700) == 0 || errno == EEXIST;
-        *slash = '/';
-        if (!ok) return false;
-    }
-    return true;
-}
-
 /* Where the history lies; leaves path empty where the system names no place, and the chat then has no memory. */
 static void find_history(char path[PATH_MAX])
 {
@@ -61,7 +49,7 @@ static void find_history(char path[PATH_MAX])
 
 static void append_history(char *path, struct str line)
 {
-    if (!make_folders(path)) return;
+    if (!cli_make_folders(path)) return;
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (fd < 0) return;
     struct buf text = {0};

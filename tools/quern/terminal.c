@@ -215,8 +215,8 @@ static void show_info(const struct chat *c)
     quern_session_get_info(c->session, &session);
     printf("model    %s, %s, %s parameters, %s of %s weights\n", info.name, info.architecture, amount_count(info.parameters, a),
            amount_bytes(info.weight_bytes, b), info.weight_type);
-    printf("context  %u of %u tokens used, %s KV cache (%s)\n", session.n_tokens, session.n_ctx,
-           amount_bytes(session.kv_bytes, a), session.kv_type);
+    printf("context  %u of %u tokens used, %s KV cache (%s, %s)\n", session.n_tokens, session.n_ctx,
+           amount_bytes(session.kv_bytes, a), session.k_type, session.v_type);
     printf("compute  %u threads, %s\n", session.n_threads, session.cpu_level);
 }
 

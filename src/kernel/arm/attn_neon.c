@@ -4,7 +4,8 @@
  * fastest), the weighted sum of values has the elements of a value there: both are chains of multiply-adds by a scalar, without
  * any horizontal sum but the one of l. Either way 16 accumulators grow at a time, 64 / R positions or elements of each row.
  *
- * An f16 tile is widened as it is loaded; where many query rows would widen it again and again, once into scratch. */
+ * An f16 tile is widened as it is loaded; where many query rows would widen it again and again, once into scratch, as tiles of
+ * the other types always are. */
 #include "kernel/arm/neon_int.h"
 
 /* Elements of a tile at p; f16 ones have no alignment that matters. */
@@ -53,18 +54,13 @@ TILE_INLINE void scores(const uint8_t *k, const float *q, size_t head_dim, size_
     }
 }
 
-/* The larger of m and s[0..63], the first of them where there are several: it matters for zeros, which differ in sign.
- * vmaxnm passes over NaN. */
+/* The largest of m and s[0..63], never -0. vmaxnm passes over NaN. */
 static float row_max(const float *s, float m)
 {
     float32x4_t max = vld1q_f32(s);
     for (size_t j = 4; j < ATTN_TILE; j += 4) max = vmaxnmq_f32(max, vld1q_f32(s + j));
     float top = vmaxnmvq_f32(max);
-    if (top == 0.0f) {
-        while (*s != 0.0f) s++;
-        top = *s;
-    }
-    return top > m ? top : m;
+    return (top > m ? top : m) + 0.0f;
 }
 
 /* Turns the scores of n positions into their weights p, updates m and l, and returns the factor c of what was summed before.
@@ -134,7 +130,7 @@ TILE_INLINE void values_rows(const struct values *w, load4_fn *load4, load1_fn *
     }
 }
 
-/* Of one cache type, for 1, 2 and 4 query rows. */
+/* Of one cache type that is read as it is, for 1, 2 and 4 query rows. */
 struct attn_type {
     void (*scores[3])(const uint8_t *k, const float *q, size_t head_dim, size_t n, float s[][ATTN_TILE]);
     void (*values[3])(const struct values *w);
@@ -161,9 +157,155 @@ struct attn_type {
 ATTN_TYPE(f32, 4)
 ATTN_TYPE(f16, 2)
 
+/* ---- tiles as floats ------------------------------------------------------------------------------------------- */
+
+static inline struct f32x8 floats_of(int8x8_t q)
+{
+    int16x8_t wide = vmovl_s8(q);
+    return (struct f32x8){{vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))), vcvtq_f32_s32(vmovl_high_s16(wide))}};
+}
+static inline struct f32x8 load8_i8(const uint8_t *p)
+{
+    return floats_of(vreinterpret_s8_u8(vld1_u8(p)));
+}
+/* Low (0) or high (1) halves of eight bytes, less 8. */
+static inline struct f32x8 load8_i4(const uint8_t *p, size_t half)
+{
+    uint8x8_t bytes = vld1_u8(p), u = half ? vshr_n_u8(bytes, 4) : vand_u8(bytes, vdup_n_u8(15));
+    return floats_of(vsub_s8(vreinterpret_s8_u8(u), vdup_n_s8(8)));
+}
+
+TILE_INLINE void widen_v(const struct attn_tile *a, size_t n, float *dst, const unsigned bits)
+{
+    const uint8_t *v = a->v, *scales = v + attn_scales(bits, a->v_dim);
+    for (size_t j = 0; j < n; j++)
+        for (size_t d = 0; d < a->v_dim; d += 8) {
+            const size_t block = j * attn_blocks(a->v_dim) + d / KV_BLOCK, in = d % KV_BLOCK;
+            const float scale = f16_to_f32(load_u16(scales + 2 * block));
+            struct f32x8 x = bits == 8 ? load8_i8(v + block * KV_BLOCK + in) : load8_i4(v + block * 16 + in % 16, in / 16);
+            float out[8];
+            for (size_t h = 0; h < 2; h++) vst1q_f32(out + 4 * h, vmulq_n_f32(x.v[h], scale));
+            memcpy(dst + j * a->v_dim + d, out, size_min(a->v_dim - d, 8) * sizeof *out);
+        }
+}
+
+static void k_f16(const struct attn_tile *a, float *dst)
+{
+    widen_f16_neon(a->k, dst, a->head_dim * ATTN_TILE);
+}
+static void v_f16(const struct attn_tile *a, size_t n, float *dst)
+{
+    widen_f16_neon(a->v, dst, n * a->v_dim);
+}
+static void k_bf16(const struct attn_tile *a, float *dst)
+{
+    widen_bf16_neon(a->k, dst, a->head_dim * ATTN_TILE);
+}
+static void v_bf16(const struct attn_tile *a, size_t n, float *dst)
+{
+    widen_bf16_neon(a->v, dst, n * a->v_dim);
+}
+static void v_q8_0(const struct attn_tile *a, size_t n, float *dst)
+{
+    widen_v(a, n, dst, 8);
+}
+static void v_q4_0(const struct attn_tile *a, size_t n, float *dst)
+{
+    widen_v(a, n, dst, 4);
+}
+
+/* A tile of keys, where its products are of floats, and the first n values as floats. */
+static const struct {
+    void (*k)(const struct attn_tile *a, float *dst);
+    void (*v)(const struct attn_tile *a, size_t n, float *dst);
+} widen_of[QTYPE_COUNT] = {
+    [QTYPE_F16] = {k_f16, v_f16},
+    [QTYPE_BF16] = {k_bf16, v_bf16},
+    [QTYPE_Q8_0] = {NULL, v_q8_0},
+    [QTYPE_Q4_0] = {NULL, v_q4_0},
+};
+
+/* ---- quantised keys ----------------------------------------------------------------------------------------------- */
+
+/* Four elements of four keys times four of a query. Two products fit 16 bits. */
+static inline int32x4_t dot4(int32x4_t acc, int8x16_t k, int8x16_t q)
+{
+    int16x8_t low = vmull_s8(vget_low_s8(k), vget_low_s8(q)), high = vmull_high_s8(k, q);
+    return vpadalq_s16(acc, vpaddq_s16(low, high));
+}
+
+/* Four elements of four keys, group d of a block. */
+static inline int8x16_t load_fours(const uint8_t *k, size_t d, const unsigned bits)
+{
+    if (bits == 8) return vreinterpretq_s8_u8(vld1q_u8(k + d * ATTN_TILE * 4));
+    uint8x16_t both = vld1q_u8(k + d / 2 * ATTN_TILE * 4), u = d % 2 ? vshrq_n_u8(both, 4) : vandq_u8(both, vdupq_n_u8(15));
+    return vsubq_s8(vreinterpretq_s8_u8(u), vdupq_n_s8(8));
+}
+
+/* As scores, from the row of a on. */
+TILE_INLINE void integer_scores(const struct attn_tile *a, size_t row, size_t n, float s[][ATTN_TILE], const unsigned bits,
+                                const size_t R)
+{
+    const size_t blocks = attn_blocks(a->head_dim);
+    const uint8_t *scales = (const uint8_t *)a->k + attn_scales(bits, a->head_dim);
+    for (size_t b = 0; b < blocks; b++)
+        for (size_t p = 0; p < n; p += 16) {
+            const uint8_t *k = (const uint8_t *)a->k + (b * bits * ATTN_TILE + p) * 4;
+            int32x4_t acc[16];
+            UNROLL for (size_t o = 0; o < 4 * R; o++) acc[o] = vdupq_n_s32(0);
+            for (size_t d = 0; d < KV_BLOCK / 4; d++) {
+                UNROLL for (size_t v = 0; v < 4; v++)
+                {
+                    int8x16_t key = load_fours(k + 16 * v, d, bits);
+                    UNROLL for (size_t i = 0; i < R; i++)
+                    {
+                        uint32_t q = load_u32(a->quant.q + ((row + i) * blocks + b) * KV_BLOCK + 4 * d);
+                        acc[4 * i + v] = dot4(acc[4 * i + v], key, vreinterpretq_s8_u32(vdupq_n_u32(q)));
+                    }
+                }
+            }
+            UNROLL for (size_t v = 0; v < 4; v++)
+            {
+                float32x4_t dk = load4_f16(scales + (b * ATTN_TILE + p + 4 * v) * 2);
+                UNROLL for (size_t i = 0; i < R; i++)
+                {
+                    float *to = s[i] + p + 4 * v;
+                    float32x4_t d = vmulq_n_f32(dk, a->quant.d[(row + i) * blocks + b]);
+                    vst1q_f32(to, vfmaq_f32(b ? vld1q_f32(to) : vdupq_n_f32(0.0f), d, vcvtq_f32_s32(acc[4 * i + v])));
+                }
+            }
+        }
+}
+
+#define INTEGER_SCORES(type, bits, R)                                                                              \
+    static void integer_scores_##type##_##R(const struct attn_tile *a, size_t row, size_t n, float s[][ATTN_TILE]) \
+    {                                                                                                              \
+        integer_scores(a, row, n, s, bits, R);                                                                     \
+    }
+INTEGER_SCORES(q8_0, 8, 1)
+INTEGER_SCORES(q8_0, 8, 2)
+INTEGER_SCORES(q8_0, 8, 4)
+INTEGER_SCORES(q4_0, 4, 1)
+INTEGER_SCORES(q4_0, 4, 2)
+INTEGER_SCORES(q4_0, 4, 4)
+
+/* For 1, 2 and 4 query rows. */
+static void (*const integer_scores_of[QTYPE_COUNT][3])(const struct attn_tile *a, size_t row, size_t n,
+                                                       float s[][ATTN_TILE]) = {
+    [QTYPE_Q8_0] = {integer_scores_q8_0_1, integer_scores_q8_0_2, integer_scores_q8_0_4},
+    [QTYPE_Q4_0] = {integer_scores_q4_0_1, integer_scores_q4_0_2, integer_scores_q4_0_4},
+};
+
+/* ---- rows --------------------------------------------------------------------------------------------------------- */
+
+/* Keys and values, of the types that their functions read; of keys, where they are not quantised. */
+struct source {
+    const uint8_t *k, *v;
+    const struct attn_type *k_type, *v_type;
+};
+
 /* 1 << log query rows from row on, which all see something. */
-static void attn_rows(const struct attn_tile *a, const uint8_t *k, const uint8_t *v, size_t row, size_t log,
-                      const struct attn_type *type)
+static void attn_rows(const struct attn_tile *a, const struct source *from, size_t row, size_t log)
 {
     const uint32_t *valid = a->valid + row;
     size_t rows = (size_t)1 << log, least = ATTN_TILE, most = 0;
@@ -172,50 +314,54 @@ static void attn_rows(const struct attn_tile *a, const uint8_t *k, const uint8_t
         most = size_max(most, valid[i]);
     }
     float s[4][ATTN_TILE], c[4];
-    type->scores[log](k, a->q + row * a->head_dim, a->head_dim, most, s);
+    if (attn_quantised(a->k_type))
+        integer_scores_of[a->k_type][log](a, row, most, s);
+    else
+        from->k_type->scores[log](from->k, a->q + row * a->head_dim, a->head_dim, most, s);
     for (size_t i = 0; i < rows; i++) c[i] = softmax(s[i], valid[i], a->m + row + i, a->l + row + i);
-    struct values all = {v, a->v_dim, 0, least, (const float(*)[ATTN_TILE])s, c, a->o + row * a->v_dim};
-    type->values[log](&all);
+    struct values all = {from->v, a->v_dim, 0, least, (const float(*)[ATTN_TILE])s, c, a->o + row * a->v_dim};
+    from->v_type->values[log](&all);
     /* What only some of the rows see, one row at a time; their o has been scaled. */
     for (size_t i = 0; i < rows; i++) {
         if (valid[i] == least) continue;
-        struct values rest = {
-            v, a->v_dim, least, valid[i], (const float(*)[ATTN_TILE])s + i, &(const float){1.0f}, a->o + (row + i) * a->v_dim};
-        type->values[0](&rest);
+        struct values rest = {from->v,
+                              a->v_dim,
+                              least,
+                              valid[i],
+                              (const float(*)[ATTN_TILE])s + i,
+                              &(const float){1.0f},
+                              a->o + (row + i) * a->v_dim};
+        from->v_type->values[0](&rest);
     }
 }
 
-static void attn_all(const struct attn_tile *a, const uint8_t *k, const uint8_t *v, const struct attn_type *type)
+/* From this many query rows on (two groups of four) an f16 tile is widened beforehand, others always; but keys of integers
+ * never. */
+enum { WIDEN_MIN = 12 };
+
+static void attn_tile_neon(const struct attn_tile *a)
 {
+    size_t seen = 0;
+    for (size_t i = 0; i < a->n_rows; i++) seen = size_max(seen, a->valid[i]);
+    const bool f16 = a->n_rows < WIDEN_MIN;
+    struct source from = {a->k, a->v, f16 && a->k_type == QTYPE_F16 ? &attn_f16 : &attn_f32,
+                          f16 && a->v_type == QTYPE_F16 ? &attn_f16 : &attn_f32};
+    float *k = a->scratch, *v = k + ATTN_DIM_MAX * ATTN_TILE;
+    if (widen_of[a->k_type].k && from.k_type == &attn_f32) {
+        widen_of[a->k_type].k(a, k);
+        from.k = (const uint8_t *)k;
+    }
+    if (widen_of[a->v_type].v && from.v_type == &attn_f32) {
+        widen_of[a->v_type].v(a, seen, v);
+        from.v = (const uint8_t *)v;
+    }
     for (size_t row = 0; row < a->n_rows;) {
         size_t seeing = 0;
         while (seeing < 4 && row + seeing < a->n_rows && a->valid[row + seeing] > 0) seeing++;
         size_t log = seeing == 4 ? 2 : seeing >= 2 ? 1 : 0;
-        if (seeing > 0) attn_rows(a, k, v, row, log, type);
+        if (seeing > 0) attn_rows(a, &from, row, log);
         row += (size_t)1 << log;
     }
-}
-
-static void attn_tile_f32_neon(const struct attn_tile *a)
-{
-    attn_all(a, a->k, a->v, &attn_f32);
-}
-
-/* From this many query rows on (two groups of four) a tile is widened beforehand. */
-enum { WIDEN_MIN = 12 };
-
-static void attn_tile_f16_neon(const struct attn_tile *a)
-{
-    if (a->n_rows < WIDEN_MIN) {
-        attn_all(a, a->k, a->v, &attn_f16);
-        return;
-    }
-    size_t seen = 0;
-    for (size_t i = 0; i < a->n_rows; i++) seen = size_max(seen, a->valid[i]);
-    float *k = a->scratch, *v = k + ATTN_DIM_MAX * ATTN_TILE;
-    widen_f16_neon(a->k, k, a->head_dim * ATTN_TILE);
-    widen_f16_neon(a->v, v, seen * a->v_dim);
-    attn_all(a, (const uint8_t *)k, (const uint8_t *)v, &attn_f32);
 }
 
 static void attn_merge_neon(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n)
@@ -231,7 +377,6 @@ static void attn_merge_neon(float *m, float *l, float *o, float m2, float l2, co
 
 void attn_init_neon(struct kernels *k)
 {
-    k->attn_tile[QTYPE_F32] = attn_tile_f32_neon;
-    k->attn_tile[QTYPE_F16] = attn_tile_f16_neon;
+    k->attn_tile = attn_tile_neon;
     k->attn_merge = attn_merge_neon;
 }

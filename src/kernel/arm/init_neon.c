@@ -4,8 +4,9 @@
 void kernels_init_neon(struct kernels *k)
 {
     mm_float_init_neon(k);
-    mm_q8_0_init_neon(k);
+    mm_int_init_neon(k);
     convert_init_neon(k);
     elem_init_neon(k);
     attn_init_neon(k);
+    peak_init_neon(k);
 }

@@ -217,8 +217,28 @@ MM_FLOAT(f32, 4)
 MM_FLOAT(f16, 2)
 MM_FLOAT(bf16, 2)
 
+/* Types that only the quant room can widen. */
+static void fill_any(struct panel *p, const struct mm *a, size_t r, size_t rows, size_t k, size_t n)
+{
+    float wide[PANEL_K];
+    size_t padded = (rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    for (size_t i = 0; i < padded; i++) {
+        const struct qrow row = mm_row(a, r + size_min(i, rows - 1));
+        qtypes[a->type].row_to_float(&row, k, wide, n);
+        for (size_t at = 0; at < n; at += 4)
+            vst1q_f32(p->w[i / TILE_ROWS][at / 4 % GROUPS][at / LANES][i % TILE_ROWS], vld1q_f32(wide + at));
+    }
+}
+
+static void mm_any_float_neon(const struct mm *a, size_t r0, size_t r1)
+{
+    mm_panels(a, r0, r1, fill_any); /* their blocks are whole numbers of lanes */
+}
+
 void mm_float_init_neon(struct kernels *k)
 {
+    for (size_t t = 0; t < QTYPE_COUNT; t++)
+        if (qtypes[t].arith == ARITH_FLOAT) k->mm[t] = mm_any_float_neon;
     k->mm[QTYPE_F32] = mm_f32_neon;
     k->mm[QTYPE_F16] = mm_f16_neon;
     k->mm[QTYPE_BF16] = mm_bf16_neon;

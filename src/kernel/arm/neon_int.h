@@ -94,12 +94,18 @@ static inline float32x4_t exp_f32x4(float32x4_t x)
 }
 
 void widen_f16_neon(const void *src, float *dst, size_t n);
+void widen_bf16_neon(const void *src, float *dst, size_t n);
 
 /* The files of this folder, called by kernels_init_neon. */
 void attn_init_neon(struct kernels *k);
 void convert_init_neon(struct kernels *k);
 void elem_init_neon(struct kernels *k);
 void mm_float_init_neon(struct kernels *k);
-void mm_q8_0_init_neon(struct kernels *k);
+void mm_int_init_neon(struct kernels *k);
+void peak_init_neon(struct kernels *k);
+void peak_init_dotprod(struct kernels *k);
+
+/* Products with one activation row, which no wider instruction helps. */
+void mm_rows_dotprod(const struct mm *a, size_t r0, size_t r1);
 
 #endif

@@ -1,25 +1,59 @@
 /* attn_tmpl: one tile of 64 positions against query rows, ROWS_MAX of them at a time, in the vocabulary of a vec_ header.
- * attn_<isa>.c defines ROWS_MAX and ALL_ROWS and includes it once.
+ * attn_<isa>.c defines ROWS_MAX, EACH_NR (1 to ROWS_MAX), and the types that it reads as they are, and includes it once.
  *
- * Scores: lanes are positions, four registers of them at a time; each d is one broadcast of q[d] and four fmas per row.
- * Positions past a row's valid ones hold whatever the cache held before; their lanes are computed and then replaced, never
- * added up.
+ * Scores: lanes are positions, four registers of them at a time; each d is one broadcast of q[d] and four fmas per row, or four
+ * d are one of bytes and four integer products. Positions past a row's valid ones hold whatever the cache held before; their
+ * lanes are computed and then replaced, never added up.
  *
  * Values: lanes are elements of v, and j runs in order over the positions that all rows of the group see; what single rows see
- * beyond that (the diagonal of a prompt) follows row by row, which is the same order for each output. */
+ * beyond that (the diagonal of a prompt) follows row by row, which is the same order for each output.
+ *
+ * Elements are taken out of their type as they are loaded, or the tile is widened into scratch once and the functions for F32
+ * do the rest: see DIRECT_ROWS. */
 #ifndef QUERN_ATTN_TMPL_H
 #define QUERN_ATTN_TMPL_H
 
 enum {
-    REGS = 4,                             /* registers of one row in a group */
-    SCRATCH_V = ATTN_DIM_MAX * ATTN_TILE, /* floats: widened k, then widened v, then the rows' scores */
+    REGS = 4, /* registers of one row in a group */
+    /* Parts of scratch, in floats: widened k, then widened v or its scales, then the rows' scores. */
+    SCRATCH_V = ATTN_DIM_MAX * ATTN_TILE,
     SCRATCH_P = 2 * ATTN_DIM_MAX * ATTN_TILE,
 };
 
-/* p[nr][64] = scores of rows r.. */
-ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, const enum qtype t, const unsigned nr)
+ALWAYS unsigned bits_of(const enum qtype t)
 {
-    const size_t bytes = t == QTYPE_F32 ? 4 : 2;
+    return t == QTYPE_F32 ? 32 : t == QTYPE_Q8_0 ? 8 : t == QTYPE_Q4_0 ? 4 : 16;
+}
+
+/* Elements d .. d + VL - 1 of the value of position j; d a multiple of VL. n of them exist (all where it is VL). scales: of
+ * quantised types, [ATTN_TILE][blocks]. */
+ALWAYS vec load_v(const uint8_t *v, size_t dim, size_t j, size_t d, size_t n, const float *scales, const enum qtype t)
+{
+    const size_t block = j * attn_blocks(dim) + d / KV_BLOCK, in = d % KV_BLOCK;
+    if (t == QTYPE_Q8_0) return v_mul(v_set1(scales[block]), v_load_i8(v + block * KV_BLOCK + in));
+    if (t == QTYPE_Q4_0) return v_mul(v_set1(scales[block]), v_load_i4(v + block * 16 + in % 16, (int)(in / 16 * 4)));
+    const uint8_t *p = v + (j * dim + d) * (bits_of(t) / 8);
+    return n >= VL ? v_load_as(p, t) : v_load_as_n(p, n, t);
+}
+
+/* What is needed after the loop that is running: each of its rounds asks for `step` bytes more. With few rows the arithmetic of
+ * a tile is as fast as memory, and neither may wait for the other; the tiles of a head lie too far apart for the processor to
+ * guess. */
+struct ahead {
+    const uint8_t *p; /* NULL: nothing */
+    size_t step;
+};
+ALWAYS void ask(const struct ahead *ahead, size_t round)
+{
+    if (!ahead->p) return;
+    for (size_t at = 0; at < ahead->step; at += 64) fetch_l2(ahead->p, round * ahead->step + at);
+}
+
+/* Float keys. */
+ALWAYS void scores_floats(const struct attn_tile *a, size_t r, float *p, struct ahead ahead, const enum qtype t,
+                          const unsigned nr)
+{
+    const size_t bytes = bits_of(t) / 8;
     const float *q = a->q + r * a->head_dim;
     for (size_t j = 0; j < ATTN_TILE; j += REGS * VL) {
         const uint8_t *k = (const uint8_t *)a->k + j * bytes;
@@ -27,6 +61,7 @@ ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, const enum qty
         UNROLL for (unsigned i = 0; i < nr; i++) UNROLL for (unsigned h = 0; h < REGS; h++) acc[i][h] = v_zero();
         for (size_t d = 0; d < a->head_dim; d++, k += ATTN_TILE * bytes) {
             vec x[ROWS_MAX];
+            ask(&ahead, d);
             UNROLL for (unsigned i = 0; i < nr; i++) x[i] = v_set1(q[i * a->head_dim + d]);
             UNROLL for (unsigned h = 0; h < REGS; h++)
             {
@@ -39,43 +74,108 @@ ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, const enum qty
     }
 }
 
-/* The running maximum of scalar code: the first of equal ones (+0 and -0 are equal), and never a NaN score. Which zero it is
- * shows in the state, so that rare case looks again. */
-static float running_max(float m, const float *s, size_t n)
+/* Four elements of VL keys from k on times four of a query, added to acc, less what off keeps. */
+ALWAYS ivec dot4(ivec acc, ivec k, ivec q, const bool high, const enum qtype t)
 {
-    vec top = v_set1(m);
-    for (size_t j = 0; j < n; j += VL) top = v_max(v_first_n(v_load(s + j), n - j, v_set1(-INFINITY)), top);
-    float t = v_max_all(top);
-    if (t != 0.0f) return t;
-    if (m == 0.0f) return m;
-    while (*s != 0.0f) s++;
-    return *s;
+    return t == QTYPE_Q8_0 ? vi_dot_i8(acc, k, q) : vi_dot_u8(acc, high ? vi_high_half(k) : vi_low_half(k), q);
 }
 
-/* Turns the scores of one row into its p[0..63] (0 where it sees nothing), updates m and l and returns the factor for o. */
-static float soften(const struct attn_tile *a, size_t r, float *p)
+/* Quantised keys: sums of products of integers for each block, scaled and added up in p, since the registers are taken. */
+ALWAYS void scores_integers(const struct attn_tile *a, size_t r, float *p, struct ahead ahead, const enum qtype t,
+                            const unsigned nr)
 {
-    const size_t n = a->valid[r];
-    const float top = running_max(a->m[r], p, n), factor = v_get(v_exp(v_set1(a->m[r] - top)));
-    vec sum[PARTS];
-    for (size_t j = 0; j < ATTN_TILE; j += 16) UNROLL for (size_t h = 0; h < PARTS; h++)
-        {
-            size_t at = j + h * VL;
-            vec e = v_first_n(v_exp(v_sub(v_load(p + at), v_set1(top))), n > at ? n - at : 0, v_zero());
-            v_store(p + at, e);
-            sum[h] = j == 0 ? e : v_add(sum[h], e);
+    const size_t blocks = attn_blocks(a->head_dim), fours = KV_BLOCK / 4, rows = fours * bits_of(t) / 8;
+    const int off = t == QTYPE_Q8_0 ? I8_OFF : 8;
+    for (size_t b = 0; b < blocks; b++)
+        for (size_t j = 0; j < ATTN_TILE; j += REGS * VL) {
+            const uint8_t *k = (const uint8_t *)a->k + (b * rows * ATTN_TILE + j) * 4;
+            const uint8_t *scale = (const uint8_t *)a->k + attn_scales(bits_of(t), a->head_dim) + (b * ATTN_TILE + j) * 2;
+            const int8_t *q = a->quant.q + (r * blocks + b) * KV_BLOCK;
+            ivec acc[ROWS_MAX][REGS];
+            UNROLL for (unsigned i = 0; i < nr; i++) UNROLL for (unsigned h = 0; h < REGS; h++) acc[i][h] =
+                vi_set1(-off * a->quant.s[(r + i) * blocks + b]);
+            for (size_t d = 0; d < fours; d++) {
+                const bool high = t == QTYPE_Q4_0 && d % 2;
+                ivec x[ROWS_MAX];
+                ask(&ahead, b * fours + d);
+                UNROLL for (unsigned i = 0; i < nr; i++) x[i] = vi_set1((int)load_u32(q + i * blocks * KV_BLOCK + 4 * d));
+                UNROLL for (unsigned h = 0; h < REGS; h++)
+                {
+                    ivec key = vi_load(k + h * VL * 4);
+                    UNROLL for (unsigned i = 0; i < nr; i++) acc[i][h] = dot4(acc[i][h], key, x[i], high, t);
+                }
+                if (t == QTYPE_Q8_0 || high) k += ATTN_TILE * 4;
+            }
+            UNROLL for (unsigned i = 0; i < nr; i++)
+            {
+                const vec dq = v_set1(a->quant.d[(r + i) * blocks + b]);
+                UNROLL for (unsigned h = 0; h < REGS; h++)
+                {
+                    float *s = p + i * ATTN_TILE + j + h * VL;
+                    vec d = v_mul(dq, v_load_as(scale + h * VL * 2, QTYPE_F16));
+                    v_store(s, v_fma(d, vi_to_float(acc[i][h]), b ? v_load(s) : v_zero()));
+                }
+            }
         }
-    a->l[r] = fmaf(a->l[r], factor, v_fold(sum));
-    a->m[r] = top;
-    return factor;
+}
+
+/* p[nr][64] = scores of rows r.. */
+ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, struct ahead ahead, const enum qtype t, const unsigned nr)
+{
+    if (bits_of(t) < 16)
+        scores_integers(a, r, p, ahead, t, nr);
+    else
+        scores_floats(a, r, p, ahead, t, nr);
+}
+
+/* The running maximum: never a NaN score, never -0. */
+ALWAYS float running_max(float m, const float *s, size_t n)
+{
+    vec top = v_set1(m);
+    if (n == ATTN_TILE) {
+        UNROLL for (size_t j = 0; j < ATTN_TILE; j += VL) top = v_max(v_load(s + j), top);
+    } else {
+        for (size_t j = 0; j < n; j += VL) top = v_max(v_first_n(v_load(s + j), n - j, v_set1(-INFINITY)), top);
+    }
+    return v_max_all(top) + 0.0f;
+}
+
+/* p[0..63] = exp(p - top), 0 from position n on; returns the sum. all: n is 64, and known to be. */
+ALWAYS float weights(float *p, float top, size_t n, const bool all)
+{
+    vec sum[PARTS];
+    UNROLL for (size_t j = 0; j < ATTN_TILE; j += 16) UNROLL for (size_t h = 0; h < PARTS; h++)
+    {
+        size_t at = j + h * VL;
+        vec e = v_exp_falling(v_sub(v_load(p + at), v_set1(top)));
+        if (!all) e = v_first_n(e, n > at ? n - at : 0, v_zero());
+        v_store(p + at, e);
+        sum[h] = j == 0 ? e : v_add(sum[h], e);
+    }
+    return v_fold(sum);
+}
+
+/* Turns the scores of rows r.. into their weights and updates m and l; factor: what o is to be multiplied by. In two passes,
+ * each of which has no row wait for another: the processor overlaps their long chains. */
+static void soften(const struct attn_tile *a, size_t r, size_t nr, float *p, float factor[ROWS_MAX])
+{
+    float top[ROWS_MAX];
+    for (size_t i = 0; i < nr; i++) {
+        top[i] = running_max(a->m[r + i], p + i * ATTN_TILE, a->valid[r + i]);
+        factor[i] = v_get(v_exp(v_set1(a->m[r + i] - top[i])));
+        a->m[r + i] = top[i];
+    }
+    for (size_t i = 0; i < nr; i++) {
+        const size_t n = a->valid[r + i];
+        float *row = p + i * ATTN_TILE, sum = n == ATTN_TILE ? weights(row, top[i], n, true) : weights(row, top[i], n, false);
+        a->l[r + i] = fmaf(a->l[r + i], factor[i], sum);
+    }
 }
 
 /* o[d..] of rows r.. times factor, plus positions j0..j1-1: nz registers, of whose elements n exist (all, where nz is REGS). */
 ALWAYS void values(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, size_t j1, size_t d,
-                   size_t n, const enum qtype t, const unsigned nr, const unsigned nz)
+                   size_t n, struct ahead ahead, const enum qtype t, const unsigned nr, const unsigned nz)
 {
-    const size_t bytes = t == QTYPE_F32 ? 4 : 2;
-    const uint8_t *v = (const uint8_t *)a->v + (j0 * a->v_dim + d) * bytes;
     float *o = a->o + r * a->v_dim + d;
     vec acc[ROWS_MAX][REGS];
     UNROLL for (unsigned i = 0; i < nr; i++) UNROLL for (unsigned h = 0; h < nz; h++)
@@ -83,12 +183,13 @@ ALWAYS void values(const struct attn_tile *a, size_t r, const float *p, const fl
         const float *from = o + i * a->v_dim + h * VL;
         acc[i][h] = v_mul(nz == REGS ? v_load(from) : v_load_n(from, n), v_set1(factor[i]));
     }
-    for (size_t j = j0; j < j1; j++, v += a->v_dim * bytes) {
+    for (size_t j = j0; j < j1; j++) {
         vec w[ROWS_MAX];
+        ask(&ahead, j);
         UNROLL for (unsigned i = 0; i < nr; i++) w[i] = v_set1(p[i * ATTN_TILE + j]);
         UNROLL for (unsigned h = 0; h < nz; h++)
         {
-            vec x = nz == REGS ? v_load_as(v + h * VL * bytes, t) : v_load_as_n(v, n, t);
+            vec x = load_v(a->v, a->v_dim, j, d + h * VL, nz == REGS ? VL : n, a->scratch + SCRATCH_V, t);
             UNROLL for (unsigned i = 0; i < nr; i++) acc[i][h] = v_fma(w[i], x, acc[i][h]);
         }
     }
@@ -96,78 +197,147 @@ ALWAYS void values(const struct attn_tile *a, size_t r, const float *p, const fl
         v_store_n(o + i * a->v_dim + h * VL, acc[i][h], nz == REGS ? VL : n);
 }
 
-ALWAYS void all_values(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, size_t j1,
-                       const enum qtype t, const unsigned nr)
+/* The scales of the first n values as floats, and room for VL - 1 more: whole registers are stored, which loads soon after can
+ * be served from. */
+ALWAYS void widen_v_scales(const struct attn_tile *a, size_t n, float *dst, const enum qtype t)
 {
-    size_t d = 0;
-    for (; d + REGS * VL <= a->v_dim; d += REGS * VL) values(a, r, p, factor, j0, j1, d, REGS * VL, t, nr, REGS);
-    for (; d < a->v_dim; d += VL) values(a, r, p, factor, j0, j1, d, a->v_dim - d, t, nr, 1);
+    const uint8_t *scales = (const uint8_t *)a->v + attn_scales(bits_of(t), a->v_dim);
+    n *= attn_blocks(a->v_dim);
+    for (size_t i = 0; i < n; i += VL)
+        v_store(dst + i, n - i < VL ? v_load_as_n(scales + 2 * i, n - i, QTYPE_F16) : v_load_as(scales + 2 * i, QTYPE_F16));
 }
 
-struct row_fns {
-    void (*scores)(const struct attn_tile *a, size_t r, float *p);
-    void (*values)(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, size_t j1);
-};
-#define ROWS(type, TYPE, nr)                                                                                              \
-    static void scores_##type##_##nr(const struct attn_tile *a, size_t r, float *p)                                       \
-    {                                                                                                                     \
-        scores(a, r, p, QTYPE_##TYPE, nr);                                                                                \
-    }                                                                                                                     \
-    static void values_##type##_##nr(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, \
-                                     size_t j1)                                                                           \
-    {                                                                                                                     \
-        all_values(a, r, p, factor, j0, j1, QTYPE_##TYPE, nr);                                                            \
-    }
-
-ALL_ROWS(f32, F32)
-
-/* Rows r..r+nr-1, each of which sees something. */
-static void attn_group(const struct attn_tile *a, size_t r, size_t nr, const struct row_fns *f)
+ALWAYS void all_values(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, size_t j1,
+                       struct ahead ahead, const enum qtype t, const unsigned nr)
 {
+    const struct ahead nothing = {NULL, 0};
+    if (bits_of(t) < 16) widen_v_scales(a, j1, a->scratch + SCRATCH_V, t);
+    size_t d = 0;
+    for (; d + REGS * VL <= a->v_dim; d += REGS * VL)
+        values(a, r, p, factor, j0, j1, d, REGS * VL, d == 0 ? ahead : nothing, t, nr, REGS);
+    for (; d < a->v_dim; d += VL) values(a, r, p, factor, j0, j1, d, a->v_dim - d, d == 0 ? ahead : nothing, t, nr, 1);
+}
+
+typedef void scores_fn(const struct attn_tile *a, size_t r, float *p, struct ahead ahead);
+typedef void values_fn(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, size_t j1,
+                       struct ahead ahead);
+
+#define SCORES(TYPE, nr)                                                                                \
+    static void scores_##TYPE##_##nr(const struct attn_tile *a, size_t r, float *p, struct ahead ahead) \
+    {                                                                                                   \
+        scores(a, r, p, ahead, QTYPE_##TYPE, nr);                                                       \
+    }
+#define VALUES(TYPE, nr)                                                                                                  \
+    static void values_##TYPE##_##nr(const struct attn_tile *a, size_t r, const float *p, const float *factor, size_t j0, \
+                                     size_t j1, struct ahead ahead)                                                       \
+    {                                                                                                                     \
+        all_values(a, r, p, factor, j0, j1, ahead, QTYPE_##TYPE, nr);                                                     \
+    }
+#define SCORES_TYPE(TYPE) EACH_NR(SCORES, TYPE)
+#define VALUES_TYPE(TYPE) EACH_NR(VALUES, TYPE)
+DIRECT_K(SCORES_TYPE)
+DIRECT_V(VALUES_TYPE)
+
+/* By type and nr - 1; NULL for types that are always widened. */
+#define SCORES_NAME(TYPE, nr) scores_##TYPE##_##nr,
+#define VALUES_NAME(TYPE, nr) values_##TYPE##_##nr,
+#define SCORES_LINE(TYPE) [QTYPE_##TYPE] = {EACH_NR(SCORES_NAME, TYPE)},
+#define VALUES_LINE(TYPE) [QTYPE_##TYPE] = {EACH_NR(VALUES_NAME, TYPE)},
+static scores_fn *const scores_of[QTYPE_COUNT][ROWS_MAX] = {DIRECT_K(SCORES_LINE)};
+static values_fn *const values_of[QTYPE_COUNT][ROWS_MAX] = {DIRECT_V(VALUES_LINE)};
+
+/* Keys of two bytes as floats; the first n values. */
+ALWAYS void widen_k(const struct attn_tile *a, float *dst, const enum qtype t)
+{
+    for (size_t i = 0; i < a->head_dim * ATTN_TILE; i += VL) v_store(dst + i, v_load_as((const uint8_t *)a->k + 2 * i, t));
+}
+ALWAYS void widen_v(const struct attn_tile *a, size_t n, float *dst, const enum qtype t)
+{
+    float *scales = a->scratch + SCRATCH_P; /* nobody has scores yet */
+    if (bits_of(t) < 16) widen_v_scales(a, n, scales, t);
+    for (size_t j = 0; j < n; j++)
+        for (size_t d = 0; d < a->v_dim; d += VL)
+            v_store_n(dst + j * a->v_dim + d, load_v(a->v, a->v_dim, j, d, a->v_dim - d, scales, t), a->v_dim - d);
+}
+static void widen_k_F16(const struct attn_tile *a, float *dst)
+{
+    widen_k(a, dst, QTYPE_F16);
+}
+static void widen_k_BF16(const struct attn_tile *a, float *dst)
+{
+    widen_k(a, dst, QTYPE_BF16);
+}
+#define WIDEN_V(TYPE)                                                           \
+    static void widen_v_##TYPE(const struct attn_tile *a, size_t n, float *dst) \
+    {                                                                           \
+        widen_v(a, n, dst, QTYPE_##TYPE);                                       \
+    }
+WIDEN_V(F16)
+WIDEN_V(BF16)
+WIDEN_V(Q8_0)
+WIDEN_V(Q4_0)
+static const struct {
+    void (*k)(const struct attn_tile *a, float *dst);
+    void (*v)(const struct attn_tile *a, size_t n, float *dst);
+} widen_of[QTYPE_COUNT] = {
+    [QTYPE_F16] = {widen_k_F16, widen_v_F16},
+    [QTYPE_BF16] = {widen_k_BF16, widen_v_BF16},
+    [QTYPE_Q8_0] = {NULL, widen_v_Q8_0},
+    [QTYPE_Q4_0] = {NULL, widen_v_Q4_0},
+};
+
+/* Rows r..r+nr-1, each of which sees something. The scores of the first group ask for the values, its values for what is next.
+ */
+static void attn_group(const struct attn_tile *a, size_t r, size_t nr, struct ahead in_scores, struct ahead in_values)
+{
+    values_fn *const *values_fns = values_of[a->v_type];
     float *p = a->scratch + SCRATCH_P;
     float factor[ROWS_MAX];
     size_t common = ATTN_TILE;
-    f[nr - 1].scores(a, r, p);
-    for (size_t i = 0; i < nr; i++) {
-        factor[i] = soften(a, r + i, p + i * ATTN_TILE);
-        common = size_min(common, a->valid[r + i]);
-    }
-    f[nr - 1].values(a, r, p, factor, 0, common);
+    scores_of[a->k_type][nr - 1](a, r, p, in_scores);
+    soften(a, r, nr, p, factor);
+    for (size_t i = 0; i < nr; i++) common = size_min(common, a->valid[r + i]);
+    values_fns[nr - 1](a, r, p, factor, 0, common, in_values);
     const float one = 1.0f;
     for (size_t i = 0; i < nr; i++)
-        if (a->valid[r + i] > common) f[0].values(a, r + i, p + i * ATTN_TILE, &one, common, a->valid[r + i]);
+        if (a->valid[r + i] > common)
+            values_fns[0](a, r + i, p + i * ATTN_TILE, &one, common, a->valid[r + i], (struct ahead){NULL, 0});
 }
 
-static void attn_rows(const struct attn_tile *a, const struct row_fns f[ROWS_MAX])
-{
-    for (size_t r = 0; r < a->n_rows;) {
-        size_t nr = 0;
-        while (nr < ROWS_MAX && r + nr < a->n_rows && a->valid[r + nr] > 0) nr++;
-        if (nr > 0) attn_group(a, r, nr, f);
-        r += size_max(nr, 1);
-    }
-}
+/* Quantised values are read as they are by up to so many rows, floats by any number: to take their elements out again for each
+ * group of rows is cheaper than to widen them once. */
+enum { DIRECT_ROWS = 2 * ROWS_MAX };
 
-/* An f16 tile through scratch, widened once for all rows. */
-static void attn_rows_widened(const struct attn_tile *a)
+void KERNEL(attn_tile)(const struct attn_tile *a)
 {
+    struct attn_tile now = *a;
+    /* Shared out over the rounds of scores and values by the time that they take. */
+    const bool integers = attn_quantised(a->k_type);
+    const size_t rounds = integers ? attn_blocks(a->head_dim) * KV_BLOCK / 4 : a->head_dim;
+    const size_t first = integers ? a->next_bytes / 4 : a->next_bytes / 2;
+    struct ahead in_scores = {a->next, first / rounds};
+    struct ahead in_values = {a->next ? (const uint8_t *)a->next + first : NULL, (a->next_bytes - first) / ATTN_TILE};
     size_t seen = 0;
     for (size_t r = 0; r < a->n_rows; r++) seen = size_max(seen, a->valid[r]);
-    struct attn_tile wide = *a;
-    wide.k = a->scratch;
-    wide.v = a->scratch + SCRATCH_V;
-    const uint8_t *k = a->k, *v = a->v;
-    const size_t n = seen * a->v_dim;
-    for (size_t i = 0; i < a->head_dim * ATTN_TILE; i += VL) v_store(a->scratch + i, v_load_as(k + 2 * i, QTYPE_F16));
-    size_t i = 0;
-    for (; i + VL <= n; i += VL) v_store(a->scratch + SCRATCH_V + i, v_load_as(v + 2 * i, QTYPE_F16));
-    if (i < n) v_store_n(a->scratch + SCRATCH_V + i, v_load_as_n(v + 2 * i, n - i, QTYPE_F16), n - i);
-    attn_rows(&wide, fns_f32);
-}
-
-void KERNEL(attn_tile_f32)(const struct attn_tile *a)
-{
-    attn_rows(a, fns_f32);
+    if (!scores_of[a->k_type][0]) {
+        widen_of[a->k_type].k(a, a->scratch);
+        now.k = a->scratch;
+        now.k_type = QTYPE_F32;
+    }
+    if (!values_of[a->v_type][0] || (attn_quantised(a->v_type) && a->n_rows > DIRECT_ROWS)) {
+        widen_of[a->v_type].v(a, seen, a->scratch + SCRATCH_V);
+        now.v = a->scratch + SCRATCH_V;
+        now.v_type = QTYPE_F32;
+    }
+    for (size_t r = 0; r < a->n_rows;) {
+        /* As many rows as make all groups alike: 8 are 4 and 4. */
+        const size_t left = a->n_rows - r, groups = (left + ROWS_MAX - 1) / ROWS_MAX, most = (left + groups - 1) / groups;
+        size_t nr = 0;
+        while (nr < most && a->valid[r + nr] > 0) nr++;
+        if (nr > 0) attn_group(&now, r, nr, in_scores, in_values);
+        in_scores.p = in_values.p = NULL;
+        r += size_max(nr, 1);
+    }
 }
 
 #endif

@@ -43,19 +43,10 @@ static void quant_act_32_avx2(const float *x, size_t n, int8_t *q, float *d, int
     }
 }
 
-static void from_float_f16_avx2(const float *src, void *dst, size_t n)
-{
-    uint8_t *out = dst;
-    for (; n >= 8; n -= 8, src += 8, out += 16)
-        _mm_storeu_si128((__m128i *)out, _mm256_cvtps_ph(_mm256_loadu_ps(src), _MM_FROUND_TO_NEAREST_INT));
-    for (; n > 0; n--, src++, out += 2) {
-        uint16_t h = f32_to_f16(*src);
-        memcpy(out, &h, sizeof h);
-    }
-}
-
 void kernels_init_avx2(struct kernels *k)
 {
+    for (size_t t = 0; t < QTYPE_COUNT; t++)
+        if (qtypes[t].arith == ARITH_FLOAT) k->mm[t] = mm_any_float_avx2;
     k->mm[QTYPE_F32] = mm_f32_avx2;
     k->mm[QTYPE_F16] = mm_f16_avx2;
     k->mm[QTYPE_BF16] = mm_bf16_avx2;
@@ -64,13 +55,15 @@ void kernels_init_avx2(struct kernels *k)
     k->to_float[QTYPE_BF16] = to_float_bf16_avx2;
     k->to_float[QTYPE_Q8_0] = to_float_q8_0_avx2;
     k->from_float[QTYPE_F16] = from_float_f16_avx2;
+    k->from_float[QTYPE_Q8_0] = from_float_q8_0_avx2;
+    k->from_float[QTYPE_Q4_0] = from_float_q4_0_avx2;
     k->quant_act_32 = quant_act_32_avx2;
     k->rms_norm = rms_norm_avx2;
     k->swiglu = swiglu_avx2;
     k->add = add_avx2;
     k->rope = rope_avx2;
-    k->attn_tile[QTYPE_F32] = attn_tile_f32_avx2;
-    k->attn_tile[QTYPE_F16] = attn_tile_f16_avx2;
+    k->attn_tile = attn_tile_avx2;
     k->attn_merge = attn_merge_avx2;
     k->exp = exp_avx2;
+    peak_init_avx2(k);
 }

@@ -38,6 +38,8 @@ static void quant_act_256_avx512(const float *x, size_t n, int8_t *q, float *d, 
 
 void kernels_init_avx512(struct kernels *k)
 {
+    for (size_t t = 0; t < QTYPE_COUNT; t++)
+        if (qtypes[t].arith == ARITH_FLOAT) k->mm[t] = mm_any_float_avx512;
     k->mm[QTYPE_F32] = mm_f32_avx512;
     k->mm[QTYPE_F16] = mm_f16_avx512;
     k->mm[QTYPE_BF16] = mm_bf16_avx512;
@@ -45,14 +47,17 @@ void kernels_init_avx512(struct kernels *k)
     k->to_float[QTYPE_F16] = to_float_f16_avx512;
     k->to_float[QTYPE_BF16] = to_float_bf16_avx512;
     k->to_float[QTYPE_Q8_0] = to_float_q8_0_avx512;
+    k->from_float[QTYPE_F16] = from_float_f16_avx512;
+    k->from_float[QTYPE_Q8_0] = from_float_q8_0_avx512;
+    k->from_float[QTYPE_Q4_0] = from_float_q4_0_avx512;
     k->quant_act_32 = quant_act_32_avx512;
     k->quant_act_256 = quant_act_256_avx512;
     k->rms_norm = rms_norm_avx512;
     k->swiglu = swiglu_avx512;
     k->add = add_avx512;
     k->rope = rope_avx512;
-    k->attn_tile[QTYPE_F32] = attn_tile_f32_avx512;
-    k->attn_tile[QTYPE_F16] = attn_tile_f16_avx512;
+    k->attn_tile = attn_tile_avx512;
     k->attn_merge = attn_merge_avx512;
     k->exp = exp_avx512;
+    peak_init_avx512(k);
 }

@@ -75,6 +75,46 @@ static void KERNEL(attn_merge)(float *m, float *l, float *o, float m2, float l2,
     *m = t;
 }
 
+/* A key or value of the cache, in blocks; the last one is filled up with zeros. */
+ALWAYS void kv_blocks(const struct kv_rule *rule, const float *x, size_t n, uint8_t *q, uint16_t *d)
+{
+    const vec magic = v_set1(0x1.8p+23f);
+    for (size_t b = 0; b < n; b += KV_BLOCK, d++) {
+        vec v[KV_BLOCK / VL], low = v_zero(), high = v_zero(), odd = v_zero();
+        UNROLL for (size_t i = 0; i < KV_BLOCK / VL; i++)
+        {
+            v[i] = n - b > i * VL ? v_load_n(x + b + i * VL, n - b - i * VL) : v_zero();
+            low = v_min(v[i], low);
+            high = v_max(v[i], high);
+            odd = v_fma(v[i], v_zero(), odd); /* NaN where v is not finite */
+        }
+        float id;
+        *d = kv_scale(rule, -v_max_all(v_neg(low)), v_max_all(high), !v_any_nan(odd), &id);
+        UNROLL for (size_t i = 0; i < KV_BLOCK / VL; i++)
+        {
+            vec r = id != 0.0f ? v_sub(v_add(v_mul(v[i], v_set1(id)), magic), magic) : v_zero();
+            r = v_max(v_min(r, v_set1(rule->top)), v_set1(rule->bottom));
+            v_store_i8(q + b + i * VL, v_add(r, v_set1(rule->off)));
+        }
+    }
+}
+
+static void KERNEL(from_float_f16)(const float *src, size_t n, void *q, uint16_t *d)
+{
+    (void)d;
+    for (size_t i = 0; i < n; i += VL) v_store_f16_n((uint8_t *)q + 2 * i, v_load_n(src + i, n - i), n - i);
+}
+
+static void KERNEL(from_float_q8_0)(const float *src, size_t n, void *q, uint16_t *d)
+{
+    kv_blocks(&kv_q8_0, src, n, q, d);
+}
+
+static void KERNEL(from_float_q4_0)(const float *src, size_t n, void *q, uint16_t *d)
+{
+    kv_blocks(&kv_q4_0, src, n, q, d);
+}
+
 static void KERNEL(to_float_f16)(const struct qrow *row, float *dst, size_t n)
 {
     const uint8_t *p = row->data;

@@ -1,4 +1,4 @@
-/* mm_float: F32, F16 and BF16 weights on AVX2. Two registers are the 16 lanes of one output: a tile of 2 weight rows by 3
+/* mm_float: weights that are used as floats on AVX2. Two registers are the 16 lanes of one output: a tile of 2 weight rows by 3
  * activation rows keeps 12 of the 16 there are, and 10 loads feed 12 fmas. */
 #include "kernel/x86/avx2.h"
 #include "kernel/x86/vec_avx2.h"

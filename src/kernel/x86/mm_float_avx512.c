@@ -1,5 +1,5 @@
-/* mm_float: F32, F16 and BF16 weights on AVX-512. One register is the 16 lanes of one output: a tile of 4 weight rows by 6
- * activation rows keeps 24 of them, and 10 loads feed 24 fmas. */
+/* mm_float: weights that are used as floats on AVX-512. One register is the 16 lanes of one output: a tile of 4 weight rows by
+ * 6 activation rows keeps 24 of them, and 10 loads feed 24 fmas. */
 #include "kernel/x86/avx512.h"
 #include "kernel/x86/vec_avx512.h"
 

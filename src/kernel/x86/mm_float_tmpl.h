@@ -1,5 +1,5 @@
-/* mm_float_tmpl: matrix products with F32, F16 and BF16 weights, in the vocabulary of a vec_ header. mm_float_<isa>.c defines
- * the size of the register tile (TILE_ROWS weight rows by TILE_COLS activation rows) and includes it once.
+/* mm_float_tmpl: matrix products with weights that are used as floats, in the vocabulary of a vec_ header. mm_float_<isa>.c
+ * defines the size of the register tile (TILE_ROWS weight rows by TILE_COLS activation rows) and includes it once.
  *
  * Direct: a tile runs over the whole length, widening weights as it reads them. Decode is this with one tile of columns: the
  * weights pass once, in order, and memory is the limit; a prefetch a little ahead in each row's stream hides the page ends
@@ -7,7 +7,8 @@
  *
  * Packed: blocks of PACK_ROWS x PACK_K weights are widened into scratch and serve PACK_COLS activation rows. Between blocks of
  * K the lanes wait in scratch: the same chain, put down and taken up again. A tile's activations (12 KB) stay in L1 while the
- * block's weights (64 KB) stream over them from L2; all of scratch is in L2.
+ * block's weights (64 KB) stream over them from L2; all of scratch is in L2. Types that only the quant room can widen are
+ * always packed.
  *
  * A tile with fewer than TILE_ROWS weight rows left repeats the last one and does not store it. */
 #ifndef QUERN_MM_FLOAT_TMPL_H
@@ -117,12 +118,17 @@ static void mm_direct(const struct mm *a, size_t r0, size_t r1, tile_fn *const f
     }
 }
 
-/* Widens n elements of PACK_ROWS rows into [PACK_ROWS][PACK_K]. */
-ALWAYS void pack(float *dst, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n, const enum qtype t)
+/* Widens elements k0 .. k0 + n - 1 of rows r .. r + n_rows - 1 into [PACK_ROWS][PACK_K]. t QTYPE_COUNT: of any type. */
+ALWAYS void pack(float *dst, const struct mm *a, size_t r, size_t n_rows, size_t k0, size_t n, const enum qtype t)
 {
     const size_t bytes = t == QTYPE_F32 ? 4 : 2;
-    for (size_t r = 0; r < PACK_ROWS; r++, dst += PACK_K) {
-        const uint8_t *row = w + (r < n_rows ? r : n_rows - 1) * row_bytes;
+    for (size_t end = r + n_rows; r < end; r++, dst += PACK_K) {
+        if (t == QTYPE_COUNT) {
+            const struct qrow any = mm_row(a, r);
+            qtypes[a->type].row_to_float(&any, k0, dst, n);
+            continue;
+        }
+        const uint8_t *row = a->w + r * a->row_bytes + k0 * bytes;
         size_t i = 0;
         for (; i + VL <= n; i += VL) v_store(dst + i, v_load_as(row + i * bytes, t));
         if (i < n) v_store(dst + i, v_load_as_n(row + i * bytes, n - i, t));
@@ -139,7 +145,7 @@ ALWAYS void mm_block(const struct mm *a, size_t r, size_t n_rows, size_t c0, siz
         t.first = k0 == 0;
         t.last = k0 + t.k == a->k;
         t.state = packed + PACK_K * PACK_ROWS;
-        pack(packed, a->w + r * a->row_bytes + k0 * (type == QTYPE_F32 ? 4 : 2), a->row_bytes, n_rows, t.k, type);
+        pack(packed, a, r, n_rows, k0, t.k, type);
         for (size_t c = c0; c < c1; c += TILE_COLS) {
             t.x = a->act.f + c * a->act.stride + k0;
             for (size_t i = 0; i < n_rows; i += TILE_ROWS, t.state += TILE_LANES) {
@@ -153,15 +159,19 @@ ALWAYS void mm_block(const struct mm *a, size_t r, size_t n_rows, size_t c0, siz
     }
 }
 
-ALWAYS void mm_float(const struct mm *a, size_t r0, size_t r1, const enum qtype t, tile_fn *const direct[TILE_COLS])
+ALWAYS void mm_packed(const struct mm *a, size_t r0, size_t r1, const enum qtype t)
 {
-    if (a->n_rows <= TILE_COLS || a->n_rows * a->k * sizeof(float) <= DIRECT_BYTES) {
-        mm_direct(a, r0, r1, direct);
-        return;
-    }
     for (size_t r = r0; r < r1; r += PACK_ROWS)
         for (size_t c = 0; c < a->n_rows; c += PACK_COLS)
             mm_block(a, r, size_min(r1 - r, PACK_ROWS), c, size_min(a->n_rows, c + PACK_COLS), t);
+}
+
+ALWAYS void mm_float(const struct mm *a, size_t r0, size_t r1, const enum qtype t, tile_fn *const direct[TILE_COLS])
+{
+    if (a->n_rows <= TILE_COLS || a->n_rows * a->k * sizeof(float) <= DIRECT_BYTES)
+        mm_direct(a, r0, r1, direct);
+    else
+        mm_packed(a, r0, r1, t);
 }
 
 void KERNEL(mm_f32)(const struct mm *a, size_t r0, size_t r1)
@@ -175,6 +185,10 @@ void KERNEL(mm_f16)(const struct mm *a, size_t r0, size_t r1)
 void KERNEL(mm_bf16)(const struct mm *a, size_t r0, size_t r1)
 {
     mm_float(a, r0, r1, QTYPE_BF16, tiles_bf16);
+}
+void KERNEL(mm_any_float)(const struct mm *a, size_t r0, size_t r1)
+{
+    mm_packed(a, r0, r1, QTYPE_COUNT);
 }
 
 #endif

@@ -96,6 +96,59 @@ ALWAYS vec v_load_i8(const void *p)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
 }
+/* The halves of VL bytes, the low ones (shift 0) or the high ones (4), less 8. */
+ALWAYS vec v_load_i4(const void *p, int shift)
+{
+    __m256i u = _mm256_srl_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p)), _mm_cvtsi32_si128(shift));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(u, _mm256_set1_epi32(15)), _mm256_set1_epi32(8)));
+}
+/* Integers within -128..255 as bytes. */
+ALWAYS void v_store_i8(void *p, vec v)
+{
+    const __m256i first = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1,
+                                           -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    __m256i b = _mm256_shuffle_epi8(_mm256_cvtps_epi32(v), first);
+    _mm_storel_epi64(p, _mm_unpacklo_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1)));
+}
+ALWAYS void v_store_f16_n(void *p, vec v, size_t n)
+{
+    uint16_t h[VL];
+    _mm_storeu_si128((__m128i *)h, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+    memcpy(p, h, 2 * size_min(n, VL));
+}
+
+/* Registers of bytes, four to each lane of VL. The products add four of them, times four int8 within -127..127, to the lane's
+ * integer: of u8 up to 128 (two products must fit 16 bits); or of int8 that count as I8_OFF more than they are. */
+typedef __m256i ivec;
+enum { I8_OFF = 0 };
+ALWAYS ivec vi_load(const void *p)
+{
+    return _mm256_loadu_si256(p);
+}
+ALWAYS ivec vi_set1(int x)
+{
+    return _mm256_set1_epi32(x);
+}
+ALWAYS ivec vi_low_half(ivec a)
+{
+    return _mm256_and_si256(a, _mm256_set1_epi8(15));
+}
+ALWAYS ivec vi_high_half(ivec a)
+{
+    return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15));
+}
+ALWAYS ivec vi_dot_u8(ivec acc, ivec u, ivec q)
+{
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, q), _mm256_set1_epi16(1)));
+}
+ALWAYS ivec vi_dot_i8(ivec acc, ivec i, ivec q)
+{
+    return vi_dot_u8(acc, _mm256_abs_epi8(i), _mm256_sign_epi8(q, i));
+}
+ALWAYS vec vi_to_float(ivec a)
+{
+    return _mm256_cvtepi32_ps(a);
+}
 
 ALWAYS vec v_add(vec a, vec b)
 {
@@ -130,10 +183,18 @@ ALWAYS vec v_fmas(vec a, vec b, vec c)
 {
     return _mm256_fmaddsub_ps(a, b, c);
 }
-/* The larger; b where one is NaN or both are zero. */
+/* The larger, the smaller; b where one is NaN or both are zero. */
 ALWAYS vec v_max(vec a, vec b)
 {
     return _mm256_max_ps(a, b);
+}
+ALWAYS vec v_min(vec a, vec b)
+{
+    return _mm256_min_ps(a, b);
+}
+ALWAYS bool v_any_nan(vec a)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0;
 }
 /* The first n lanes, the others replaced by those of rest. */
 ALWAYS vec v_first_n(vec a, size_t n, vec rest)
@@ -154,14 +215,17 @@ ALWAYS vec v_mix(vec a, vec b)
     return _mm256_blend_ps(a, b, 0xaa);
 }
 
-/* 2^n for the t of num_exp, and the ends of its range laid over y. */
+/* 2^n for the t of num_exp, and the two ends of its range laid over y. */
 ALWAYS vec v_exp_power(vec t)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127)), 23));
 }
-ALWAYS vec v_exp_ends(vec x, vec y)
+ALWAYS vec v_exp_low(vec x, vec y)
 {
-    y = _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_NLT_UQ), y);
+    return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_NLT_UQ), y);
+}
+ALWAYS vec v_exp_high(vec x, vec y)
+{
     return _mm256_blendv_ps(y, _mm256_set1_ps(INFINITY), _mm256_cmp_ps(x, _mm256_set1_ps(88.0f), _CMP_GT_OQ));
 }
 

@@ -89,6 +89,54 @@ ALWAYS vec v_load_i8(const void *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
 }
+/* The halves of VL bytes, the low ones (shift 0) or the high ones (4), less 8. */
+ALWAYS vec v_load_i4(const void *p, int shift)
+{
+    __m512i u = _mm512_srl_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(p)), _mm_cvtsi32_si128(shift));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(u, _mm512_set1_epi32(15)), _mm512_set1_epi32(8)));
+}
+/* Integers within -128..255 as bytes. */
+ALWAYS void v_store_i8(void *p, vec v)
+{
+    _mm_storeu_si128(p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+ALWAYS void v_store_f16_n(void *p, vec v, size_t n)
+{
+    _mm256_mask_storeu_epi16(p, lanes(n), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+/* Registers of bytes, four to each lane of VL. The products add four of them, times four int8 within -127..127, to the lane's
+ * integer: of u8; or of int8 that count as I8_OFF more than they are. */
+typedef __m512i ivec;
+enum { I8_OFF = 128 };
+ALWAYS ivec vi_load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+ALWAYS ivec vi_set1(int x)
+{
+    return _mm512_set1_epi32(x);
+}
+ALWAYS ivec vi_low_half(ivec a)
+{
+    return _mm512_and_si512(a, _mm512_set1_epi8(15));
+}
+ALWAYS ivec vi_high_half(ivec a)
+{
+    return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15));
+}
+ALWAYS ivec vi_dot_u8(ivec acc, ivec u, ivec q)
+{
+    return _mm512_dpbusd_epi32(acc, u, q);
+}
+ALWAYS ivec vi_dot_i8(ivec acc, ivec i, ivec q)
+{
+    return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(i, _mm512_set1_epi8(-128)), q);
+}
+ALWAYS vec vi_to_float(ivec a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
 
 ALWAYS vec v_add(vec a, vec b)
 {
@@ -123,10 +171,18 @@ ALWAYS vec v_fmas(vec a, vec b, vec c)
 {
     return _mm512_fmaddsub_ps(a, b, c);
 }
-/* The larger; b where one is NaN or both are zero. */
+/* The larger, the smaller; b where one is NaN or both are zero. */
 ALWAYS vec v_max(vec a, vec b)
 {
     return _mm512_max_ps(a, b);
+}
+ALWAYS vec v_min(vec a, vec b)
+{
+    return _mm512_min_ps(a, b);
+}
+ALWAYS bool v_any_nan(vec a)
+{
+    return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0;
 }
 /* The first n lanes, the others replaced by those of rest. */
 ALWAYS vec v_first_n(vec a, size_t n, vec rest)
@@ -147,14 +203,17 @@ ALWAYS vec v_mix(vec a, vec b)
     return _mm512_mask_mov_ps(a, 0xaaaa, b);
 }
 
-/* 2^n for the t of num_exp, and the ends of its range laid over y. */
+/* 2^n for the t of num_exp, and the two ends of its range laid over y. */
 ALWAYS vec v_exp_power(vec t)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127)), 23));
 }
-ALWAYS vec v_exp_ends(vec x, vec y)
+ALWAYS vec v_exp_low(vec x, vec y)
 {
-    y = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ), y);
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ), y);
+}
+ALWAYS vec v_exp_high(vec x, vec y)
+{
     return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(x, _mm512_set1_ps(88.0f), _CMP_GT_OQ), _mm512_set1_ps(INFINITY));
 }
 

@@ -3,7 +3,8 @@
 #ifndef QUERN_VEC_EXP_H
 #define QUERN_VEC_EXP_H
 
-ALWAYS vec v_exp(vec x)
+/* p * 2^n, right between the ends of the range. */
+ALWAYS vec v_exp_inner(vec x)
 {
     const vec magic = v_set1(0x1.8p+23f);
     vec t = v_fma(x, v_set1(0x1.715476p+0f), magic);
@@ -17,7 +18,17 @@ ALWAYS vec v_exp(vec x)
     p = v_fma(p, r, v_set1(0x1p-1f));
     p = v_fma(p, r, v_set1(1.0f));
     p = v_fma(p, r, v_set1(1.0f));
-    return v_exp_ends(x, v_mul(p, v_exp_power(t)));
+    return v_mul(p, v_exp_power(t));
+}
+
+ALWAYS vec v_exp(vec x)
+{
+    return v_exp_high(x, v_exp_low(x, v_exp_inner(x)));
+}
+/* The same for x that are at most 0, or NaN. */
+ALWAYS vec v_exp_falling(vec x)
+{
+    return v_exp_low(x, v_exp_inner(x));
 }
 
 #endif

@@ -1,0 +1,40 @@
+/* bench: what `quern bench` measures and how it is printed. */
+#ifndef QUERN_BENCH_H
+#define QUERN_BENCH_H
+
+#include "cli.h"
+
+/* One measurement: n tokens after depth others. */
+struct bench_test {
+    bool decode; /* one token at a time; else all at once, in batches */
+    uint32_t n, depth;
+};
+
+#define BENCH_TESTS_MAX 128
+#define BENCH_REPEATS_MAX 100
+
+struct bench_row {
+    char model[64], type[32]; /* cut where longer */
+    struct bench_test test;
+    double median, min, max; /* tokens per second */
+    double bytes;            /* that one token reads: weights and KV cache */
+    double int8, f32;        /* multiply-adds of one token in matrices */
+};
+
+struct bench_result {
+    struct bench_row *rows; /* owned */
+    size_t n;
+    quern_limits limits;   /* the best that was measured during the whole run */
+    const char *cpu_level; /* of the last session */
+    uint32_t n_threads;
+};
+
+/* The speed of a row as a part of what the limits allow: of reading its bytes for decoding, of computing its products for
+ * prompts.
+ */
+double bench_fraction(const struct bench_row *row, const quern_limits *limits);
+
+/* Formats that a result is printed in, by name: text, json, csv, md. */
+int bench_print(struct buf *b, const struct bench_result *r, const char *format);
+
+#endif
