@@ -104,12 +104,23 @@ static int patterns_init(struct patterns *ps, const struct convert_opts *o, stru
     return 0;
 }
 
-/* The first pattern that is found in the name. */
-static const struct pattern *find_pattern(const struct patterns *ps, struct str name)
+/* The first pattern that is found in the name; *out is NULL where none is. */
+static int find_pattern(const struct patterns *ps, struct str name, const struct pattern **out, struct err *e)
 {
-    for (size_t i = 0; i < ps->n; i++)
-        if (pcre2_match(ps->p[i].code, (PCRE2_SPTR)name.p, name.n, 0, 0, ps->md, ps->mctx) >= 0) return &ps->p[i];
-    return NULL;
+    *out = NULL;
+    for (size_t i = 0; i < ps->n; i++) {
+        int rc = pcre2_match(ps->p[i].code, (PCRE2_SPTR)name.p, name.n, 0, 0, ps->md, ps->mctx);
+        if (rc == PCRE2_ERROR_NOMATCH) continue;
+        if (rc < 0) {
+            PCRE2_UCHAR why[128] = {0};
+            pcre2_get_error_message(rc, why, sizeof why);
+            return fail(e, ERR_LIMIT, "regular expression number %zu gave up at the name \"%.*s\": %s", i + 1, STR_ARG(name),
+                        (const char *)why);
+        }
+        *out = &ps->p[i];
+        return 0;
+    }
+    return 0;
 }
 
 /* ---- the plan ----------------------------------------------------------------------------------------------------------- */
@@ -130,7 +141,8 @@ static int apply_wishes(struct transfer *t, const struct patterns *ps, struct er
         struct transfer_item *item = &t->items[i];
         if (recipe_keeps(item->name, item->src->n_dims)) continue;
         const bool table = str_is(item->name, "token_embd.weight");
-        const struct pattern *p = find_pattern(ps, item->name);
+        const struct pattern *p;
+        TRY(find_pattern(ps, item->name, &p, e));
         item->fixed = true;
         if (table && embedding != QTYPE_COUNT)
             item->type = embedding;

@@ -681,9 +681,8 @@ static void refusals(void **state)
     files_close(&g);
 }
 
-static void faults(void **state)
+static void fail_each(const struct convert_opts *opts)
 {
-    (void)state;
     struct files *src = open_files(dir);
     const enum fault_kind kinds[] = {FAULT_ALLOC, FAULT_IO};
     char path[128];
@@ -691,13 +690,12 @@ static void faults(void **state)
     for (size_t k = 0; k < COUNT_OF(kinds); k++) {
         struct scratch_nth nth = {.kind = kinds[k]};
         size_t before = mem_stats().current;
-        struct convert_opts opts = {.type = "q8_0"};
         for (nth.at = 1;; nth.at++) {
             struct err e = {0};
             nth.seen = 0;
             remove(path);
             fault_set(scratch_fail_nth, &nth);
-            int rc = convert_hf(src, path, &opts, NULL, &e);
+            int rc = convert_hf(src, path, opts, NULL, &e);
             fault_set(NULL, NULL);
             assert_int_equal(mem_stats().current, before);
             if (rc < 0) assert_true(e.msg[0] != 0);
@@ -709,6 +707,21 @@ static void faults(void **state)
         assert_true(nth.at > 5);
     }
     files_close(&src);
+}
+
+static void faults(void **state)
+{
+    (void)state;
+    float sums[EMBD] = {1}, counts[] = {1};
+    struct imatrix_entry entry = {STR("blk.0.ffn_up.weight"), EMBD, 1, sums, counts};
+    const struct imatrix m = {.entries = &entry, .n = 1, .dataset = STR("text")};
+    static char file[512];
+    snprintf(file, sizeof file, "%s", scratch_path(dir, "faults.gguf"));
+    assert_int_equal(imatrix_write(&m, file, NULL), 0);
+    static const char *const patterns[] = {"attn_[qk]\\.=f16"};
+    fail_each(&(struct convert_opts){.type = "q8_0", .n_threads = 1});
+    fail_each(&(struct convert_opts){
+        .target_bits = 12, .imatrix = file, .tensor_types = patterns, .n_tensor_types = COUNT_OF(patterns), .n_threads = 1});
 }
 
 int main(void)

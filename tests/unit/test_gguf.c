@@ -804,6 +804,43 @@ static void writer_refuses_nonsense(void **state)
     gguf_writer_free(&w);
 }
 
+/* A number that is known only when the data are written, and a look at the file before that. */
+static void late_values(void **state)
+{
+    (void)state;
+    struct gguf_writer *w;
+    struct err e = {0};
+    const char *path = scratch_path(dir, "late.gguf"), *tmp = NULL;
+    const uint64_t ne[] = {3};
+    const float data[] = {1, 2, 3}, value = 0.25f;
+    assert_int_equal(gguf_writer_new(path, &w, &e), 0);
+    gguf_put_f32(w, "late", 0);
+    const uint64_t place = gguf_last_value(w, GGUF_F32);
+    gguf_put_u32(w, "after", 7);
+    assert_int_equal(gguf_add_tensor(w, STR("t"), QTYPE_F32, 1, ne, &e), 0);
+    assert_true(gguf_peek(w, &tmp, &e) < 0); /* nothing is there to look at */
+    assert_int_equal(gguf_write_begin(w, &e), 0);
+    assert_int_equal(gguf_write_data(w, data, sizeof data, &e), 0);
+    assert_int_equal(gguf_peek(w, &tmp, &e), 0);
+
+    struct files *f;
+    double v = 1;
+    uint64_t after = 0;
+    assert_int_equal(files_open(tmp, &f, &e), 0);
+    assert_true(gguf_get_f64(files_gguf(f), "late", &v) && v == 0);
+    files_close(&f);
+    assert_false(vfs_exists(path));
+    assert_true(gguf_replace(w, (uint64_t)1 << 40, &value, sizeof value, &e) < 0);
+    assert_int_equal(gguf_replace(w, place, &value, sizeof value, &e), 0);
+    assert_int_equal(gguf_write_end(w, &e), 0);
+    gguf_writer_free(&w);
+    assert_int_equal(files_open(path, &f, &e), 0);
+    assert_true(gguf_get_f64(files_gguf(f), "late", &v) && v == 0.25);
+    assert_true(gguf_get_u64(files_gguf(f), "after", &after) && after == 7);
+    assert_memory_equal(files_tensor(f, 0)->data, data, sizeof data);
+    files_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -821,6 +858,7 @@ int main(void)
         cmocka_unit_test(parse_survives_allocation_failures),
         cmocka_unit_test(writer_leaves_nothing_behind),
         cmocka_unit_test(writer_refuses_nonsense),
+        cmocka_unit_test(late_values),
     };
     return cmocka_run_group_tests_name("gguf", tests, make_dir, remove_dir);
 }

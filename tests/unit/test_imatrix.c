@@ -95,7 +95,7 @@ static void gguf_format(void **state)
     struct imatrix_entry entries[] = {{STR("blk.1.ffn_up_exps.weight"), 6, 2, sums, counts},
                                       {STR("blk.0.attn_q.weight"), 1, 1, five, one}};
     const struct imatrix m = {.entries = entries, .n = 2, .dataset = STR("calib"), .n_chunks = 3, .chunk_tokens = 512};
-    struct imatrix *read;
+    struct imatrix *read = NULL;
     struct err e = {0};
     const char *path = scratch_path(dir, "m.gguf");
     if (imatrix_write(&m, path, &e) < 0 || imatrix_open(path, &read, &e) < 0) fail_msg("%s", e.msg);
