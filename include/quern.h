@@ -258,23 +258,55 @@ QUERN_API int quern_chat(quern_session *session, const char *messages_json, cons
 /* ---- perplexity ------------------------------------------------------------------------------------------------ */
 
 typedef struct quern_perplexity_options {
-    uint32_t n_ctx;   /* window; 0: 512 */
-    bool bos;         /* the first token of each window is replaced by BOS */
-    bool second_half; /* score only the second half of each window */
+    uint32_t n_ctx;          /* window; 0: 512 */
+    size_t n_windows;        /* most windows; 0: all of the text */
+    bool bos;                /* the first token of each window is replaced by BOS */
+    bool second_half;        /* score only the second half of each window */
+    const char *save_logits; /* file that gets what the model expects after each scored token, in llama.cpp's format, to compare
+                              * other models with; implies second_half */
+    const char *base_logits; /* such a file: its windows are scored, text is not read, and the result has the divergence */
     /* Called after each window with the windows done and in all, and the perplexity so far; non-zero cancels. */
     int (*on_window)(void *user, size_t done, size_t all, double ppl);
     void *user;
 } quern_perplexity_options;
 
+/* Kullback-Leibler divergence of a model from a base, over all scored tokens, natural logarithm. */
+typedef struct quern_divergence {
+    double mean, median, p99, max;
+    double same_top; /* share of the tokens for which both find the same next token likeliest */
+    double base_ppl;
+} quern_divergence;
+
 typedef struct quern_perplexity_result {
-    double ppl, nll; /* exp(nll); mean negative log-likelihood, natural logarithm */
-    uint64_t tokens; /* scored */
+    double ppl, nll;             /* exp(nll); mean negative log-likelihood, natural logarithm */
+    uint64_t tokens;             /* scored */
+    quern_divergence divergence; /* where compared, else zero */
 } quern_perplexity_result;
 
 /* text is tokenized in one piece without special tokens and cut into windows of n_ctx that do not overlap (the rest is left
  * out). The session's content is lost; its n_ctx must hold a window. */
 QUERN_API int quern_perplexity(quern_session *session, const char *text, size_t length, const quern_perplexity_options *options,
                                quern_perplexity_result *out, quern_error *err);
+/* The windows of a file that save_logits made. */
+QUERN_API int quern_perplexity_windows(const char *base_logits, uint32_t *n_ctx, size_t *n_windows, quern_error *err);
+
+/* ---- importance matrix ----------------------------------------------------------------------------------------- */
+
+typedef struct quern_imatrix_options {
+    uint32_t n_ctx;      /* window; 0: 512 */
+    size_t n_windows;    /* most windows; 0: all of the text */
+    bool output;         /* the output matrix, too */
+    const char *dataset; /* name of the text, kept in the file */
+    /* Called after each window; non-zero cancels. */
+    int (*on_window)(void *user, size_t done, size_t all);
+    void *user;
+} quern_imatrix_options;
+
+/* Runs text through the model and writes the mean squared activations that meet each column of each matrix, for
+ * quern_convert_options.imatrix; llama.cpp reads the file, too. Windows as in quern_perplexity; their first token is BOS where
+ * the model asks for one. The bytes depend on neither threads nor batch. */
+QUERN_API int quern_imatrix(quern_session *session, const char *text, size_t length, const quern_imatrix_options *options,
+                            const char *out_path, quern_error *err);
 
 /* ---- files ------------------------------------------------------------------------------------------------------- */
 
@@ -283,13 +315,21 @@ typedef struct quern_convert_options {
     const char *name; /* general.name; NULL: from the source */
     bool dry_run;     /* compute sizes, write nothing */
     bool pure;        /* all matrices in the mix's main type */
-    const char *imatrix;                      /* file that quern_imatrix or llama.cpp wrote; NULL: all columns are alike */
+    uint64_t target_bytes; /* size of the file, in place of type: the type of each matrix is chosen so that it is not larger */
+    double target_bits;    /* the same as bits for each parameter */
+    const char *imatrix;   /* file that quern_imatrix or llama.cpp wrote; NULL: all columns are alike */
     const char *output_type, *embedding_type; /* of the output matrix and the embedding table; NULL: what the mix says */
     const char *const *tensor_types;          /* "REGEX=TYPE": the first that is found in a tensor's name sets its type */
     size_t n_tensor_types;
     uint32_t n_threads; /* 0: what the machine and its limits allow. The file does not depend on it */
-    /* Called now and then; non-zero cancels (no file is left behind). */
+    /* A text to measure the new file with, before it gets its name: perplexity and divergence from the source, in windows of
+     * 512, are kept in it as quern.quality.*. NULL: nothing is measured. */
+    const char *card_text;
+    size_t card_length;
+    const char *card_name; /* kept in the file */
+    /* Called now and then, and after each measured window; non-zero cancels (no file is left behind). */
     int (*on_progress)(void *user, uint64_t bytes_done, uint64_t bytes_all);
+    int (*on_measure)(void *user, size_t windows_done, size_t windows_all);
     void *user;
 } quern_convert_options;
 
@@ -307,12 +347,14 @@ typedef struct quern_convert_result {
     uint32_t unweighted; /* matrices that the importance matrix says nothing about */
     quern_type_share shares[QUERN_TYPES_MAX];
     size_t n_shares;
+    quern_perplexity_result quality; /* where measured */
 } quern_convert_result;
 
 /* Hugging Face folder -> GGUF. out_path is replaced durably, or untouched on failure. */
 QUERN_API int quern_convert(const char *folder, const char *out_path, const quern_convert_options *options,
                             quern_convert_result *result, quern_error *err);
-/* GGUF file or folder -> GGUF with its matrices in options->type, which must be set. */
+/* GGUF file or folder -> GGUF with its matrices in options->type, or of options->target_bytes or target_bits: one must be set.
+ */
 QUERN_API int quern_quantize(const char *path, const char *out_path, const quern_convert_options *options,
                              quern_convert_result *result, quern_error *err);
 

@@ -207,6 +207,27 @@ static void metadata(struct writer *w, const struct gguf *g)
     close(w, "}");
 }
 
+/* How the file compares with the one that it was made from, where that was measured: the keys quern.quality.*. */
+static void quality(struct writer *w, const struct gguf *g)
+{
+    const struct str prefix = STR("quern.quality.");
+    bool any = false;
+    for (size_t i = 0; i < gguf_n_kv(g); i++) {
+        const struct gguf_kv *kv = gguf_kv_at(g, i);
+        if (!str_starts(kv->key, prefix) || kv->type == GGUF_ARRAY) continue;
+        if (!any) {
+            key(w, "quality");
+            open(w, "{");
+            any = true;
+        }
+        next(w);
+        put_str(w, (struct str){kv->key.p + prefix.n, kv->key.n - prefix.n});
+        put(w, ":");
+        scalar(w, kv);
+    }
+    if (any) close(w, "}");
+}
+
 static void hf_metadata(struct writer *w, const struct hf *hf)
 {
     key(w, "metadata");
@@ -290,6 +311,7 @@ int api_describe(const quern_model *m, struct buf *out)
         put(&w, "null");
     if (m->template_text.n && !m->jinja) member_str(&w, "chat_template_error", str_of(m->template_err.msg));
     const struct gguf *g = m->files ? files_gguf(m->files) : m->gguf;
+    if (g) quality(&w, g);
     if (g)
         metadata(&w, g);
     else if (m->files)

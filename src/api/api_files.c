@@ -1,6 +1,5 @@
 /* api_files: quern.h's functions that make files, and the one that looks at the machine. */
 #include "api/api_int.h"
-#include "convert/convert.h"
 #include "machine/machine.h"
 
 typedef int convert_fn(const struct files *src, const char *out_path, const struct convert_opts *opts,
@@ -12,6 +11,8 @@ static struct convert_opts opts_of(const quern_convert_options *o)
                                  .name = o->name,
                                  .dry_run = o->dry_run,
                                  .pure = o->pure,
+                                 .target_bytes = o->target_bytes,
+                                 .target_bits = o->target_bits,
                                  .output_type = o->output_type,
                                  .embedding_type = o->embedding_type,
                                  .tensor_types = o->tensor_types,
@@ -22,11 +23,26 @@ static struct convert_opts opts_of(const quern_convert_options *o)
                                  .user = o->user};
 }
 
+static quern_divergence divergence_of(const struct convert_quality *q)
+{
+    return (quern_divergence){.mean = (double)q->kld_mean,
+                              .median = (double)q->kld_median,
+                              .p99 = (double)q->kld_p99,
+                              .max = (double)q->kld_max,
+                              .same_top = (double)q->same_top,
+                              .base_ppl = (double)q->source_ppl};
+}
+
 static void give_result(const struct convert_result *r, quern_convert_result *out)
 {
     _Static_assert(QTYPE_COUNT <= QUERN_TYPES_MAX, "types");
     *out = (quern_convert_result){
         .file_bytes = r->file_bytes, .parameters = r->parameters, .tensors = r->tensors, .unweighted = r->unweighted};
+    if (r->quality.tokens)
+        out->quality = (quern_perplexity_result){.ppl = (double)r->quality.ppl,
+                                                 .nll = num_log((double)r->quality.ppl),
+                                                 .tokens = r->quality.tokens,
+                                                 .divergence = divergence_of(&r->quality)};
     for (size_t i = 0; i < QTYPE_COUNT; i++) {
         const struct convert_share *s = &r->shares[i];
         if (s->tensors) out->shares[out->n_shares++] = (quern_type_share){qtypes[i].name, s->tensors, s->weights, s->bytes};
@@ -40,7 +56,13 @@ static int run(convert_fn *fn, const char *path, const char *out_path, const que
     struct convert_result r;
     struct files *src;
     struct err e = {0};
-    const struct convert_opts opts = opts_of(o ? o : &none);
+    struct convert_opts opts = opts_of(o ? o : &none);
+    struct api_measurer measurer = {path, o};
+    if (o && o->card_text && !o->dry_run) {
+        opts.measure = api_measure;
+        opts.measurer = &measurer;
+        opts.measure_text = o->card_name ? o->card_name : "text";
+    }
     int rc = files_open(path, &src, &e);
     if (rc == 0) {
         rc = fn(src, out_path, &opts, &r, &e);

@@ -3,6 +3,7 @@
 #define QUERN_API_INT_H
 
 #include "base/base.h"
+#include "convert/convert.h"
 #include "format/format.h"
 #include "model/model.h"
 #include "quern.h"
@@ -29,11 +30,23 @@ struct quern_model {
     uint64_t load_ns;
 };
 
+struct quern_session {
+    const quern_model *model;
+    struct session *s;
+    struct sampler sampler;
+};
+
 /* Copies e to err (which may be NULL) and returns its code. */
 int api_fail(quern_error *err, const struct err *e);
 /* b's bytes as an owned string with a NUL behind; b is empty afterwards. */
 int api_give_string(struct buf *b, quern_string *out, struct err *e);
 int api_render(const quern_model *m, const char *messages_json, const quern_render_options *o, struct buf *out, struct err *e);
 int api_describe(const quern_model *m, struct buf *out);
+/* Compares the model at path with the one at source, on a text; see quern_quantize. */
+struct api_measurer {
+    const char *source;
+    const quern_convert_options *o;
+};
+int api_measure(void *measurer, const char *path, struct convert_quality *out, struct err *e);
 
 #endif

@@ -2,12 +2,6 @@
 #include "api/api_int.h"
 #include "machine/machine.h"
 
-struct quern_session {
-    const quern_model *model;
-    struct session *s;
-    struct sampler sampler;
-};
-
 #define DEFAULT_CTX 4096
 #define DEFAULT_BATCH 512
 #define MAX_THREADS 1024
@@ -223,29 +217,4 @@ int quern_chat(quern_session *q, const char *messages_json, const quern_generate
     buf_fini(&text);
     ids_fini(&ids);
     return rc < 0 ? api_fail(err, &e) : 0;
-}
-
-/* ---- perplexity --------------------------------------------------------------------------------------------------- */
-
-int quern_perplexity(quern_session *q, const char *text, size_t length, const quern_perplexity_options *options,
-                     quern_perplexity_result *out, quern_error *err)
-{
-    struct err e = {0};
-    struct ids ids = {0};
-    struct perplexity_result r;
-    const quern_perplexity_options none = {0}, *o = options ? options : &none;
-    struct perplexity_options po = {.n_ctx = o->n_ctx ? o->n_ctx : 512,
-                                    .bos = -1,
-                                    .second_half = o->second_half,
-                                    .on_window = o->on_window,
-                                    .user = o->user};
-    int rc = 0;
-    if (o->bos && (po.bos = tok_bos(q->model->tok)) < 0) rc = fail(&e, ERR_ARG, "the model has no BOS token");
-    session_cancel_clear(q->s);
-    if (rc == 0) rc = tok_encode(q->model->tok, (struct str){text, length}, 0, &ids, &e);
-    if (rc == 0) rc = perplexity(q->s, ids.p, ids.n, &po, &r, &e);
-    ids_fini(&ids);
-    if (rc < 0) return api_fail(err, &e);
-    *out = (quern_perplexity_result){.ppl = r.ppl, .nll = r.nll, .tokens = r.tokens};
-    return 0;
 }

@@ -49,6 +49,11 @@ int backend_run(struct backend *b, const struct batch *batch);
 /* Logits of the last run, [n_out][cols of the output value]; valid until the next. */
 const float *backend_logits(const struct backend *b);
 
+/* Sees the input of each matrix product, as floats and after the norm: x [n_rows][row length of w], valid during the call. One
+ * thread calls it, in the order of the graph, while others go on to multiply. fn NULL: nobody does (at first). */
+typedef void observe_fn(void *ctx, const struct tensor *w, const float *x, size_t n_rows);
+void backend_observe(struct backend *b, observe_fn *fn, void *ctx);
+
 struct backend_info {
     const char *level;
     uint32_t n_threads;

@@ -41,7 +41,9 @@ struct backend {
     uint8_t *memory; /* one block that holds all of the above buffers */
     size_t memory_bytes;
     const struct batch *batch; /* the running one */
-    atomic_uint stop;          /* 0, or the number of phases after which a cancelled run ends */
+    observe_fn *observe;       /* NULL: nobody watches */
+    void *observe_ctx;
+    atomic_uint stop; /* 0, or the number of phases after which a cancelled run ends */
 };
 
 /* ---- values ---------------------------------------------------------------------------------------------- */
@@ -178,6 +180,7 @@ static void run_matmul(struct backend *b, const struct op *op, uint32_t n_ops, u
         if (!small) pool_barrier(b->pool);
         if (norm) x = buf->norm;
     }
+    for (const struct op *m = mat; b->observe && ith == 0 && m < op; m++) b->observe(b->observe_ctx, m->w, x, n);
 
     if (last && last->code == OP_SWIGLU) {
         size_t cols = mat->w->ne[1];
@@ -370,6 +373,12 @@ int backend_run(struct backend *b, const struct batch *batch)
 const float *backend_logits(const struct backend *b)
 {
     return b->outs + b->g->values[b->g->output].offset * b->max_out;
+}
+
+void backend_observe(struct backend *b, observe_fn *fn, void *ctx)
+{
+    b->observe = fn;
+    b->observe_ctx = ctx;
 }
 
 struct backend_info backend_info(const struct backend *b)

@@ -336,7 +336,7 @@ size_t json_unescape(struct str raw, char *out);
 /* ---- files --------------------------------------------------------------------------------------- */
 
 /* Bytes in memory, borrowed. */
-struct span {
+struct region {
     const uint8_t *p;
     size_t n;
 };
@@ -358,7 +358,7 @@ int vfs_lock(const struct map *m, const char *path, struct err *e);
  * done, preload_stop within milliseconds (a read from a disk that is under way ends first); both free it, and no page is
  * touched afterwards. NULL is fine. */
 struct preload;
-int preload_start(const struct span *spans, size_t n, struct preload **out, struct err *e);
+int preload_start(const struct region *spans, size_t n, struct preload **out, struct err *e);
 void preload_wait(struct preload **p);
 void preload_stop(struct preload **p);
 
@@ -377,6 +377,10 @@ struct out;
 int out_open(const char *path, struct out **out, struct err *e);
 int out_write(struct out *o, const void *p, size_t n, struct err *e);
 uint64_t out_pos(const struct out *o);
+/* Makes all that was written so far readable in the temporary file, whose name lives as long as o. */
+int out_peek(struct out *o, const char **tmp_path, struct err *e);
+/* Replaces n bytes that were written before, at pos. */
+int out_patch(struct out *o, uint64_t pos, const void *p, size_t n, struct err *e);
 int out_commit(struct out **o, struct err *e);
 void out_abort(struct out **o); /* NULL and already-committed are fine */
 

@@ -87,6 +87,15 @@ static ssize_t sys_write(int fd, const void *p, size_t n)
     return put;
 }
 
+static ssize_t sys_pwrite(int fd, const void *p, size_t n, off_t at)
+{
+    ssize_t put = -1;
+    if (injected()) return -1;
+    do put = pwrite(fd, p, n, at);
+    while (put < 0 && errno == EINTR);
+    return put;
+}
+
 static int sys_sync(int fd)
 {
     int rc = -1;
@@ -387,6 +396,23 @@ int out_write(struct out *o, const void *p, size_t n, struct err *e)
 uint64_t out_pos(const struct out *o)
 {
     return o->pos;
+}
+
+int out_peek(struct out *o, const char **tmp_path, struct err *e)
+{
+    if (o->broken) return fail(e, ERR_IO, "%s: an earlier write failed", o->path);
+    *tmp_path = o->tmp;
+    return flush(o, e);
+}
+
+int out_patch(struct out *o, uint64_t pos, const void *p, size_t n, struct err *e)
+{
+    if (o->broken) return fail(e, ERR_IO, "%s: an earlier write failed", o->path);
+    if (pos > o->pos || n > o->pos - pos) return fail(e, ERR_ARG, "%s: bytes that are not written yet", o->path);
+    TRY(flush(o, e));
+    if (sys_pwrite(o->fd, p, n, (off_t)pos) == (ssize_t)n) return 0;
+    o->broken = true;
+    return sys_fail(e, o->path, "write", errno ? errno : ENOSPC);
 }
 
 /* Some file systems cannot sync a folder and say so with EINVAL: their renames are as durable as they get. */

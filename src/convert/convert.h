@@ -8,6 +8,14 @@
 #include "convert/synth.h"
 #include "format/format.h"
 
+/* How the new file compares with its source, as the caller measured it. */
+struct convert_quality {
+    uint32_t tokens; /* scored */
+    float ppl, source_ppl;
+    float kld_mean, kld_median, kld_p99, kld_max; /* from the source to the new file */
+    float same_top;                               /* share of the tokens for which both find the same entry likeliest */
+};
+
 struct convert_opts { /* zeroed: the defaults */
     const char *type; /* of the matrices: a recipe (recipes.c); NULL: as stored. Vectors are always f32 */
     const char *name; /* general.name; NULL: the source's */
@@ -16,11 +24,19 @@ struct convert_opts { /* zeroed: the defaults */
     const char *output_type, *embedding_type; /* of these two; NULL: what the recipe says */
     const char *const *tensor_types;          /* "REGEX=TYPE", the first that is found in a name holds */
     size_t n_tensor_types;
+    uint64_t
+        target_bytes;    /* size of the file: types are chosen so that it is not larger, and type is NULL (budget.c); 0: none */
+    double target_bits;  /* the same as bits for each weight of the model */
     const char *imatrix; /* file of an importance matrix; NULL: all columns are alike */
     uint32_t n_threads;  /* 0: cpu_threads() */
     /* Called now and then with the bytes of weights written and in all; non-zero cancels. May be NULL. */
     int (*on_progress)(void *user, uint64_t done, uint64_t all);
     void *user;
+    /* Measures the new file, which lies whole at path under another name; the result is stored in it as quern.quality.*. NULL:
+     * nothing is measured. */
+    int (*measure)(void *measurer, const char *path, struct convert_quality *out, struct err *e);
+    void *measurer;
+    const char *measure_text; /* name of the text that is measured with */
 };
 
 /* What the tensors of one type add up to. */
@@ -35,12 +51,13 @@ struct convert_result {
     uint32_t tensors;
     uint32_t unweighted; /* matrices that the importance matrix says nothing about */
     struct convert_share shares[QTYPE_COUNT];
+    struct convert_quality quality; /* where measured */
 };
 
 /* src: a folder (FILES_HF). result may be NULL. */
 int convert_hf(const struct files *src, const char *out_path, const struct convert_opts *opts, struct convert_result *result,
                struct err *e);
-/* src: either kind; a folder is converted. opts->type must be set. */
+/* src: either kind; a folder is converted. opts->type or a target must be set. */
 int convert_quantize(const struct files *src, const char *out_path, const struct convert_opts *opts,
                      struct convert_result *result, struct err *e);
 

@@ -9,6 +9,7 @@ struct transfer_item {
     const struct tensor *src;
     struct str name; /* in the new file */
     enum qtype type; /* in the new file */
+    bool fixed;      /* the type is not to be chosen for a size */
     uint64_t heads;  /* 0: rows stay in order. Else the rows make so many heads, and each is interleaved (transfer.c) */
 };
 
@@ -51,11 +52,14 @@ struct transfer {
     const struct recipe *recipe; /* NULL: as stored, or chosen for a size */
     struct recipe_model model;
     struct imatrix *imatrix; /* NULL: all weights are alike */
-    struct pool *pool;       /* NULL: only sizes are wanted */
+    struct pool *pool;       /* NULL: only sizes are wanted, and nothing has to be measured */
     struct arena a;          /* names, made tensors, buffers */
     struct transfer_item *items;
     size_t n;
     struct gguf_writer *w;
+    struct quality_places { /* of the numbers in the header; quality.c */
+        uint64_t p[8];
+    } quality;
 };
 
 /* Resolves the options, opens the writer and the importance matrix. transfer_fini also after a failure. */
@@ -63,9 +67,21 @@ int transfer_init(struct transfer *t, const struct files *src, const char *out_p
                   struct err *e);
 /* Gives each item its type (plan.c), for t->model; puts general.file_type and what else describes the quantisation. */
 int transfer_plan(struct transfer *t, struct err *e);
+/* Chooses the types of all items that are not fixed so that the file does not exceed the size of the options. */
+int budget_assign(struct transfer *t, struct err *e);
+/* Importance of the columns of each matrix of an item, [matrices][row length], in a; *out is NULL where nothing is known. */
+int transfer_importance(const struct transfer *t, const struct transfer_item *item, struct arena *a, const float **out,
+                        struct err *e);
+/* Weights that count as the model's. */
+uint64_t transfer_weights(const struct transfer_item *item);
 /* Describes all items, writes everything and finishes the file; fills result. */
 int transfer_run(struct transfer *t, struct convert_result *result, struct err *e);
 void transfer_fini(struct transfer *t);
+
+/* Puts the keys of the quality card, still without values; measures the written file and gives them theirs. Nothing where the
+ * options do not ask for it. */
+void quality_put(struct transfer *t);
+int quality_measure(struct transfer *t, struct convert_quality *out, struct err *e);
 
 /* Metadata of a GGUF file for a Hugging Face folder; see hf_meta.c. */
 struct model;

@@ -9,29 +9,32 @@ enum { QUANTIZATION_VERSION = 2, MATCH_STEPS = 100000, PATTERN_BYTES_MAX = 4096 
 
 /* ---- names of types ------------------------------------------------------------------------------------------------- */
 
-/* Fails with the types that there are. */
-static int fail_type(const char *what, struct str name, struct err *e)
+static const char *why_not(struct str name)
 {
-    struct buf names = {0};
-    for (unsigned i = 0; i < QTYPE_COUNT; i++)
-        if (qtypes[i].quantize) (void)buf_printf(&names, "%s%s", names.n ? ", " : "", qtypes[i].name);
     enum qtype t;
-    const char *why = qtype_by_name(name, &t) ? "is only read and cannot be written" : "is not known";
-    int rc = fail(e, ERR_ARG, "%s: type \"%.*s\" %s; Quern writes %.*s", what, STR_ARG(name), why, STR_ARG(buf_view(&names)));
-    buf_fini(&names);
-    return rc;
+    return qtype_by_name(name, &t) ? "is only read and cannot be written" : "is not known";
 }
 
 static int writable_type(const char *what, struct str name, enum qtype *out, struct err *e)
 {
-    if (!qtype_by_name(name, out) || !qtypes[*out].quantize) return fail_type(what, name, e);
-    return 0;
+    if (qtype_by_name(name, out) && qtypes[*out].quantize) return 0;
+    struct buf names = {0};
+    for (unsigned i = 0; i < QTYPE_COUNT; i++)
+        if (qtypes[i].quantize) (void)buf_printf(&names, "%s%s", names.n ? ", " : "", qtypes[i].name);
+    int rc = fail(e, ERR_ARG, "%s: type \"%.*s\" %s; Quern writes %.*s", what, STR_ARG(name), why_not(name),
+                  STR_ARG(buf_view(&names)));
+    buf_fini(&names);
+    return rc;
 }
 
-static int writable_recipe(const char *name, const struct recipe **out, struct err *e)
+static int writable_recipe(struct str name, const struct recipe **out, struct err *e)
 {
-    *out = recipe_find(str_of(name));
-    return *out ? 0 : fail_type("the type of the file", str_of(name), e);
+    if ((*out = recipe_find(name)) != NULL) return 0;
+    struct buf names = {0};
+    for (size_t i = 0; recipe_at(i); i++) (void)buf_printf(&names, "%s%s", names.n ? ", " : "", recipe_at(i)->name);
+    int rc = fail(e, ERR_ARG, "type \"%.*s\" %s; Quern writes %.*s", STR_ARG(name), why_not(name), STR_ARG(buf_view(&names)));
+    buf_fini(&names);
+    return rc;
 }
 
 /* ---- patterns --------------------------------------------------------------------------------------------------------- */
@@ -128,12 +131,15 @@ static int apply_wishes(struct transfer *t, const struct patterns *ps, struct er
         if (recipe_keeps(item->name, item->src->n_dims)) continue;
         const bool table = str_is(item->name, "token_embd.weight");
         const struct pattern *p = find_pattern(ps, item->name);
+        item->fixed = true;
         if (table && embedding != QTYPE_COUNT)
             item->type = embedding;
         else if (output != QTYPE_COUNT && (str_is(item->name, "output.weight") || (table && t->model.tied)))
             item->type = output;
         else if (p)
             item->type = p->type;
+        else
+            item->fixed = false;
         item->type = recipe_fit(item->type, item->src->ne[0]);
     }
     return 0;
@@ -144,7 +150,7 @@ static void assign(struct transfer *t)
 {
     for (size_t i = 0; i < t->n; i++) {
         struct transfer_item *item = &t->items[i];
-        bool kept = recipe_keeps(item->name, item->src->n_dims);
+        bool kept = item->fixed = recipe_keeps(item->name, item->src->n_dims);
         item->type = item->src->type;
         if (item->src->n_dims < 2 || (kept && files_kind(t->src) == FILES_HF)) item->type = QTYPE_F32;
         if (!kept && t->recipe) item->type = t->recipe->type;
@@ -164,11 +170,6 @@ static int check_writable(const struct transfer *t, struct err *e)
     return 0;
 }
 
-static uint64_t n_weights(const struct tensor *t)
-{
-    return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]; /* checked when the source was opened */
-}
-
 /* As llama.cpp names them. */
 static void put_imatrix_keys(struct transfer *t)
 {
@@ -179,28 +180,38 @@ static void put_imatrix_keys(struct transfer *t)
     gguf_put_i32(t->w, "quantize.imatrix.chunks_count", (int32_t)size_min(t->imatrix->n_chunks, INT32_MAX));
 }
 
-static void put_keys(struct transfer *t)
+static uint32_t file_type(const struct transfer *t)
 {
     uint64_t weights[QTYPE_COUNT] = {0};
     enum qtype most = QTYPE_F32;
-    for (size_t i = 0; i < t->n; i++) weights[t->items[i].type] += n_weights(t->items[i].src);
+    for (size_t i = 0; i < t->n; i++) weights[t->items[i].type] += transfer_weights(&t->items[i]);
     for (unsigned i = 0; i < QTYPE_COUNT; i++)
         if (weights[i] > weights[most]) most = (enum qtype)i;
-    gguf_put_u32(t->w, "general.file_type", t->recipe ? t->recipe->file_type : recipe_file_type(most));
-    gguf_put_u32(t->w, "general.quantization_version", QUANTIZATION_VERSION);
-    if (t->imatrix) put_imatrix_keys(t);
+    return t->recipe ? t->recipe->file_type : recipe_file_type(most);
+}
+
+static int choose(struct transfer *t, struct err *e)
+{
+    struct patterns ps = {0};
+    const struct convert_opts *o = t->opts;
+    bool target = o->target_bytes || o->target_bits > 0;
+    if (target && o->type) return fail(e, ERR_ARG, "a file has a type or a size, not both");
+    if (o->type) TRY(writable_recipe(str_of(o->type), &t->recipe, e));
+    assign(t);
+    int rc = patterns_init(&ps, o, &t->a, e);
+    if (rc == 0) rc = apply_wishes(t, &ps, e);
+    patterns_fini(&ps);
+    if (rc == 0 && target) rc = budget_assign(t, e);
+    return rc < 0 ? rc : check_writable(t, e);
 }
 
 int transfer_plan(struct transfer *t, struct err *e)
 {
-    struct patterns ps = {0};
-    if (t->opts->type) TRY(writable_recipe(t->opts->type, &t->recipe, e));
-    int rc = patterns_init(&ps, t->opts, &t->a, e);
     t->model.weighted = t->imatrix != NULL;
-    assign(t);
-    if (rc == 0) rc = apply_wishes(t, &ps, e);
-    patterns_fini(&ps);
-    if (rc == 0) rc = check_writable(t, e);
-    if (rc == 0) put_keys(t);
-    return rc;
+    if (t->imatrix) put_imatrix_keys(t);
+    quality_put(t);
+    TRY(choose(t, e));
+    gguf_put_u32(t->w, "general.file_type", file_type(t));
+    gguf_put_u32(t->w, "general.quantization_version", QUANTIZATION_VERSION);
+    return 0;
 }

@@ -6,8 +6,11 @@
 /* Whether a key describes the old file and not the model. */
 static bool of_the_file(const struct transfer *t, struct str key)
 {
-    static const struct str prefixes[] = {
-        {"general.file_type", 17}, {"general.quantization_version", 28}, {"split.", 6}, {"quantize.imatrix.", 17}};
+    static const struct str prefixes[] = {{"general.file_type", 17},
+                                          {"general.quantization_version", 28},
+                                          {"split.", 6},
+                                          {"quantize.imatrix.", 17},
+                                          {"quern.quality.", 14}};
     for (size_t i = 0; i < COUNT_OF(prefixes); i++)
         if (str_starts(key, prefixes[i])) return true;
     return t->opts->name && str_is(key, "general.name");
@@ -67,7 +70,8 @@ static int quantize(struct transfer *t, struct convert_result *result, struct er
 int convert_quantize(const struct files *src, const char *out_path, const struct convert_opts *opts,
                      struct convert_result *result, struct err *e)
 {
-    if (!opts->type) return fail(e, ERR_ARG, "%s: no type to quantize to", files_path(src));
+    if (!opts->type && !opts->target_bytes && !(opts->target_bits > 0))
+        return fail(e, ERR_ARG, "%s: no type to quantize to", files_path(src));
     if (files_kind(src) == FILES_HF) return convert_hf(src, out_path, opts, result, e);
     struct transfer t;
     int rc = transfer_init(&t, src, out_path, opts, e);

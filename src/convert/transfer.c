@@ -45,7 +45,8 @@ int transfer_init(struct transfer *t, const struct files *src, const char *out_p
     *t = (struct transfer){.src = src, .out_path = opts->dry_run ? NULL : out_path, .opts = opts};
     if (!opts->dry_run && !out_path) return fail(e, ERR_ARG, "%s: no file name to write to", files_path(src));
     if (opts->imatrix) TRY(imatrix_open(opts->imatrix, &t->imatrix, e));
-    if (t->out_path) TRY(pool_new(opts->n_threads ? opts->n_threads : cpu_threads(), &t->pool, e));
+    if (t->out_path || opts->target_bytes || opts->target_bits > 0)
+        TRY(pool_new(opts->n_threads ? opts->n_threads : cpu_threads(), &t->pool, e));
     return gguf_writer_new(t->out_path, &t->w, e);
 }
 
@@ -55,6 +56,29 @@ void transfer_fini(struct transfer *t)
     pool_free(&t->pool);
     imatrix_free(&t->imatrix);
     arena_fini(&t->a);
+}
+
+int transfer_importance(const struct transfer *t, const struct transfer_item *item, struct arena *a, const float **out,
+                        struct err *e)
+{
+    const struct tensor *src = item->src;
+    const struct imatrix_entry *x = imatrix_find(t->imatrix, item->name);
+    *out = NULL;
+    if (!x || recipe_keeps(item->name, src->n_dims)) return 0;
+    float *means = arena_array(a, x->n_values, sizeof *means);
+    if (!means) return fail_nomem(e, "importance of columns", x->n_values * sizeof *means);
+    if (!imatrix_means(x, src->ne[0], src->ne[2] * src->ne[3], means))
+        return fail(e, ERR_ARG, "%s: %zu values for \"%.*s\", whose rows have %llu weights; it was made for another model",
+                    t->opts->imatrix, x->n_values, STR_ARG(item->name), (unsigned long long)src->ne[0]);
+    *out = means;
+    return 0;
+}
+
+/* Tables that everybody computes are not the model's. The product was checked when the source was opened. */
+uint64_t transfer_weights(const struct transfer_item *item)
+{
+    const uint64_t *ne = item->src->ne;
+    return str_starts(item->name, STR("rope_")) ? 0 : ne[0] * ne[1] * ne[2] * ne[3];
 }
 
 /* ---- one tensor -------------------------------------------------------------------------------------------------------- */
@@ -175,22 +199,6 @@ static int put_same(struct stream *s)
     return 0;
 }
 
-/* Importance of the columns for the tensor of s, in the arena a; NULL where nothing is known. */
-static int find_importance(struct stream *s, struct arena *a)
-{
-    const struct tensor *src = s->item->src;
-    const struct imatrix_entry *x = imatrix_find(s->t->imatrix, s->item->name);
-    s->importance = NULL;
-    if (!x || recipe_keeps(s->item->name, src->n_dims)) return 0;
-    float *means = arena_array(a, x->n_values, sizeof *means);
-    if (!means) return fail_nomem(s->e, "importance of columns", x->n_values * sizeof *means);
-    if (!imatrix_means(x, src->ne[0], src->ne[2] * src->ne[3], means))
-        return fail(s->e, ERR_ARG, "%s: %zu values for \"%.*s\", whose rows have %llu weights; it was made for another model",
-                    s->t->opts->imatrix, x->n_values, STR_ARG(s->item->name), (unsigned long long)src->ne[0]);
-    s->importance = means;
-    return 0;
-}
-
 static int put_tensor(struct stream *s, const struct transfer_item *item)
 {
     const struct tensor *src = item->src;
@@ -207,7 +215,7 @@ static int put_tensor(struct stream *s, const struct transfer_item *item)
     s->piece_bytes = s->piece / to->block_n * to->block_bytes;
     s->new_row_bytes = s->row_len / to->block_n * to->block_bytes;
     struct arena a = {0};
-    int rc = find_importance(s, &a);
+    int rc = transfer_importance(s->t, item, &a, &s->importance, s->e);
     if (rc == 0) rc = put_slabs(s);
     arena_fini(&a);
     return rc;
@@ -216,7 +224,7 @@ static int put_tensor(struct stream *s, const struct transfer_item *item)
 /* ---- all of them ----------------------------------------------------------------------------------------------------------
  */
 
-static int put_all(struct transfer *t, struct err *e)
+static int put_all(struct transfer *t, struct convert_quality *quality, struct err *e)
 {
     const size_t n_threads = pool_size(t->pool);
     struct stream s = {.t = t, .all = gguf_writer_data_bytes(t->w), .e = e};
@@ -228,14 +236,15 @@ static int put_all(struct transfer *t, struct err *e)
         if (!(s.floats[i] = arena_array(&t->a, PIECE, sizeof(float))))
             return fail_nomem(e, "a conversion buffer", PIECE * sizeof(float));
     for (size_t i = 0; i < t->n; i++) TRY(put_tensor(&s, &t->items[i]));
+    TRY(quality_measure(t, quality, e));
     return gguf_write_end(t->w, e);
 }
 
 static void count(const struct transfer *t, const struct transfer_item *item, struct convert_result *r)
 {
-    const uint64_t *ne = item->src->ne, n = ne[0] * ne[1] * ne[2] * ne[3]; /* checked when the source was opened */
+    const uint64_t n = transfer_weights(item);
     struct convert_share *share = &r->shares[item->type];
-    if (str_starts(item->name, STR("rope_"))) return;
+    if (n == 0) return;
     r->parameters += n;
     share->tensors++;
     share->weights += n;
@@ -254,7 +263,7 @@ int transfer_run(struct transfer *t, struct convert_result *result, struct err *
     }
     TRY(gguf_write_begin(t->w, e));
     r.file_bytes = gguf_writer_file_bytes(t->w);
-    if (t->out_path) TRY(put_all(t, e));
+    if (t->out_path) TRY(put_all(t, &r.quality, e));
     if (result) *result = r;
     return 0;
 }

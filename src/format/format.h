@@ -138,6 +138,13 @@ int gguf_add_tensor(struct gguf_writer *w, struct str name, enum qtype type, uin
 int gguf_write_begin(struct gguf_writer *w, struct err *e);
 int gguf_write_data(struct gguf_writer *w, const void *p, size_t n, struct err *e);
 int gguf_write_end(struct gguf_writer *w, struct err *e);
+/* Numbers may be put before they are known. gguf_last_value names the place of the one that was just put; after the data and
+ * before gguf_write_end, gguf_replace gives it a value of the same type, n bytes. gguf_peek makes what was written readable
+ * under the name of the temporary file, which lives as long as w. */
+uint64_t gguf_last_value(const struct gguf_writer *w, enum gguf_type type);
+int gguf_peek(struct gguf_writer *w, const char **tmp_path, struct err *e);
+int gguf_replace(struct gguf_writer *w, uint64_t place, const void *value, size_t n, struct err *e);
+uint64_t gguf_writer_head_bytes(const struct gguf_writer *w); /* of header and metadata so far, without tensor descriptions */
 uint64_t gguf_writer_data_bytes(const struct gguf_writer *w); /* of all tensors added, for progress */
 uint64_t gguf_writer_file_bytes(const struct gguf_writer *w); /* of the whole file; known after gguf_write_begin */
 

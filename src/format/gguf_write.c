@@ -199,6 +199,11 @@ int gguf_add_tensor(struct gguf_writer *w, struct str name, enum qtype type, uin
     return rc;
 }
 
+uint64_t gguf_writer_head_bytes(const struct gguf_writer *w)
+{
+    return w->head.n;
+}
+
 uint64_t gguf_writer_data_bytes(const struct gguf_writer *w)
 {
     return w->data_bytes;
@@ -289,4 +294,21 @@ int gguf_write_end(struct gguf_writer *w, struct err *e)
     if (!w->begun || w->current < w->n_tensors)
         return fail(e, ERR_ARG, "%s: %zu of %zu tensors were written", w->path, w->current, w->n_tensors);
     return out_commit(&w->out, e);
+}
+
+/* The header is the beginning of the file. */
+uint64_t gguf_last_value(const struct gguf_writer *w, enum gguf_type type)
+{
+    return w->head.n - gguf_type_bytes(type);
+}
+
+int gguf_peek(struct gguf_writer *w, const char **tmp_path, struct err *e)
+{
+    if (!w->begun || w->current < w->n_tensors) return fail(e, ERR_ARG, "%s: not all tensors are written", w->path);
+    return out_peek(w->out, tmp_path, e);
+}
+
+int gguf_replace(struct gguf_writer *w, uint64_t place, const void *value, size_t n, struct err *e)
+{
+    return out_patch(w->out, place, value, n, e);
 }

@@ -170,7 +170,7 @@ void quantize_Q4_0(const float *src, const float *importance, void *dst, size_t 
 
 void quantize_Q4_1(const float *src, const float *importance, void *dst, size_t n)
 {
-    static const struct qfit fit = {.type = QTYPE_Q4_1, .lo = 0, .hi = 15, .sub = BLOCK, .pack = pack_Q4_1};
+    static const struct qfit fit = {.type = QTYPE_Q4_1, .hi = 15, .sub = BLOCK, .min_any = true, .pack = pack_Q4_1};
     quant_search(&fit, src, importance, dst, n);
 }
 
@@ -182,6 +182,6 @@ void quantize_Q5_0(const float *src, const float *importance, void *dst, size_t 
 
 void quantize_Q5_1(const float *src, const float *importance, void *dst, size_t n)
 {
-    static const struct qfit fit = {.type = QTYPE_Q5_1, .lo = 0, .hi = 31, .sub = BLOCK, .pack = pack_Q5_1};
+    static const struct qfit fit = {.type = QTYPE_Q5_1, .hi = 31, .sub = BLOCK, .min_any = true, .pack = pack_Q5_1};
     quant_search(&fit, src, importance, dst, n);
 }

@@ -26,6 +26,7 @@ struct qfit {
     const int8_t *levels; /* NULL: the integers */
     size_t sub;           /* weights that share a scale */
     int sc_lo, sc_hi;     /* ARITH_256: the range of sc, and from 0 up of mn */
+    bool min_any;         /* the minimum may be above 0 */
     /* Writes a block. u holds indices of levels, d and m are halves. */
     void (*pack)(const struct qblock *b, uint8_t *p);
 };

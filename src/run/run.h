@@ -47,6 +47,8 @@ uint32_t session_n_batch(const struct session *s);
 const struct kv *session_kv(const struct session *s);
 struct backend_info session_backend(const struct session *s);
 const struct kernels *session_kernels(const struct session *s);
+const struct graph *session_graph(const struct session *s);
+void session_observe(struct session *s, observe_fn *fn, void *ctx); /* of the session's backend */
 
 /* Called for row i of an eval with its logits [n_vocab], in order; the row is valid during the call. */
 typedef void session_row_fn(void *ctx, size_t i, const float *logits);
@@ -121,19 +123,98 @@ struct generate_result {
 int generate(struct session *s, const struct tok *t, struct sampler *sampler, const int32_t *prompt, size_t n,
              const struct generate_options *opts, struct generate_result *out, struct err *e);
 
-/* ---- perplexity --------------------------------------------------------------------------------------------- */
+/* ---- importance of columns ----------------------------------------------------------------------------------- */
+
+/* Sums of the squares of what meets each column of a matrix. */
+struct importance_entry {
+    const struct tensor *w;
+    double *sums;  /* [row length of w] */
+    uint64_t rows; /* that went into them */
+};
+struct importance {
+    struct importance_entry *entries; /* [n], in the order of the graph */
+    size_t n, next;                   /* next: the entry that is probably asked for next */
+    struct arena a;
+};
+struct importance_options {
+    uint32_t n_ctx;   /* tokens of a window */
+    size_t n_windows; /* most windows; 0: all of the text */
+    int32_t bos;      /* replaces the first token of each window; -1: none */
+    bool output;      /* the output matrix, too */
+    int (*on_window)(void *user, size_t done, size_t all);
+    void *user;
+};
+/* Runs ids through the model, window by window (a rest is left out). Sums are exact to f64 in the order of the tokens: they
+ * depend on neither threads nor batch. *n_windows gets their number. importance_fini also after a failure. */
+int importance_collect(struct session *s, const int32_t *ids, size_t n, const struct importance_options *o,
+                       struct importance *out, size_t *n_windows, struct err *e);
+void importance_fini(struct importance *im);
+
+/* ---- perplexity ---------------------------------------------------------------------------------------------- */
+
+/* What a model expects after a token: log p[v] = x[v] - log_total. */
+struct log_probs {
+    float *x; /* [n_vocab] */
+    double log_total;
+};
+/* From logits; x and scratch [n_vocab]. */
+struct log_probs log_probs_of(const struct kernels *k, const float *logits, uint32_t n_vocab, float *x, float *scratch);
+
+/* Windows of a text and what a model expects after each scored token, in a file: logits_file.c. */
+struct logits_file {
+    struct map map;
+    uint32_t n_ctx, n_vocab, n_windows;
+    const uint8_t *rows;
+    int32_t *ids; /* [n_windows * n_ctx] */
+};
+int logits_file_open(const char *path, struct logits_file *f, struct err *e);
+void logits_file_close(struct logits_file *f);
+struct log_probs logits_file_row(const struct logits_file *f, size_t i, float *x); /* i-th scored token */
+int logits_file_begin(struct out *o, const int32_t *ids, uint32_t n_ctx, uint32_t n_vocab, uint32_t n_windows, struct err *e);
+int logits_file_put(struct out *o, const struct log_probs *p, uint32_t n_vocab, struct err *e);
+/* Tokens of a window that are scored from the logits of position n_ctx / 2 on. */
+static inline uint32_t second_half_of(uint32_t n_ctx)
+{
+    return n_ctx - 1 - n_ctx / 2;
+}
+
+/* How far expectations are from those of another model: Kullback-Leibler divergence after each scored token. */
+struct divergence {
+    float *values; /* [n of cap] */
+    size_t n, cap;
+    uint64_t same_top;
+    double base_nll; /* sum over the tokens, of the other model */
+};
+struct divergence_result {
+    double mean, median, p99, max;
+    double same_top; /* share of the tokens for which both find the same entry likeliest */
+    double base_nll; /* mean */
+};
+int divergence_init(struct divergence *d, size_t cap, struct err *e);
+/* token: what followed. scratch [n_vocab]. Values beyond cap are not kept. */
+void divergence_add(struct divergence *d, const struct kernels *k, const struct log_probs *base, const struct log_probs *p,
+                    uint32_t n_vocab, int32_t token, float *scratch);
+void divergence_sum(struct divergence *d, struct divergence_result *out); /* puts the values in order */
+void divergence_fini(struct divergence *d);
 
 struct perplexity_options {
     uint32_t n_ctx;
     int32_t bos; /* replaces the first token of each window; -1: none */
     bool second_half;
+    size_t n_windows; /* most windows; 0: all of the text */
+    /* At most one of these; the first two go with second_half only. */
+    const char *save;               /* a file of what is expected, to compare others with */
+    const struct logits_file *base; /* compare with it; the windows are its own */
+    struct session *against;        /* compare with this model, which runs alongside; its vocabulary is as large */
     int (*on_window)(void *user, size_t done, size_t all, double ppl);
     void *user;
 };
 struct perplexity_result {
     double ppl, nll;
     uint64_t tokens;
+    struct divergence_result divergence; /* where compared */
 };
+/* ids is not read where there is a base. */
 int perplexity(struct session *s, const int32_t *ids, size_t n, const struct perplexity_options *opts,
                struct perplexity_result *out, struct err *e);
 

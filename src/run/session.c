@@ -109,6 +109,14 @@ const struct kernels *session_kernels(const struct session *s)
 {
     return &s->kernels;
 }
+const struct graph *session_graph(const struct session *s)
+{
+    return &s->graph;
+}
+void session_observe(struct session *s, observe_fn *fn, void *ctx)
+{
+    backend_observe(s->be, fn, ctx);
+}
 const float *session_logits(const struct session *s)
 {
     return s->logits;

@@ -4,7 +4,7 @@
 
 ran "quern --help" 0 "$QUERN" --help
 sed -n 's/^  \([a-z]*\)  *[a-z].*/\1/p' "$W/out" >"$W/commands"
-for name in run show doctor tokenize detokenize render logits perplexity bench convert quantize; do
+for name in run show doctor tokenize detokenize render logits perplexity bench convert quantize imatrix; do
     grep -qx $name "$W/commands"
     verdict $? "the list of commands has $name" "$W/commands"
 done
@@ -39,6 +39,7 @@ while read -r name; do
         grep -q '^Model:' "$W/help" && man_options Model
         grep -q '^Sampling:' "$W/help" && man_options Sampling
         grep -q '^Computing:' "$W/help" && man_options Computing
+        grep -q '^Types of tensors:' "$W/help" && man_options "Types of tensors"
     } | sort -u >"$W/manual"
     same "the manual has the options of $name, and no other" "$W/helped" "$W/manual"
     for shell in bash zsh fish; do

@@ -381,7 +381,7 @@ static void every_type_from_every_type(void **state)
             assert_int_equal(files_find(g, STR("blk.1.ffn_down.weight"))->type, t);
             assert_int_equal(files_find(g, STR("blk.1.ffn_norm.weight"))->type, QTYPE_F32);
             /* Rows of 80 don't make blocks of 32. */
-            assert_int_equal(files_find(g, STR("blk.1.attn_output.weight"))->type, t == QTYPE_Q8_0 ? stored[s] : t);
+            assert_int_equal(files_find(g, STR("blk.1.attn_output.weight"))->type, t == QTYPE_Q8_0 ? QTYPE_F16 : t);
             files_close(&g);
         }
         files_close(&hf);
@@ -398,6 +398,99 @@ static void same_bytes(const char *a, const char *b)
     assert_memory_equal(x.p, y.p, x.n);
     vfs_unmap(&x);
     vfs_unmap(&y);
+}
+
+static void refused(const struct convert_opts *opts, const char *words)
+{
+    struct files *src = open_files(dir);
+    struct err e = {0};
+    const char *path = scratch_path(dir, "refused.gguf");
+    assert_true(convert_hf(src, path, opts, NULL, &e) < 0);
+    if (!strstr(e.msg, words)) fail_msg("\"%s\" is not in \"%s\"", words, e.msg);
+    assert_false(vfs_exists(path));
+    files_close(&src);
+}
+
+/* What the caller wants otherwise, and what no wish can change. */
+static void wishes(void **state)
+{
+    (void)state;
+    static const char *const patterns[] = {"attn_[qk]\\.=f16", "blk\\.1\\.=q8_0", "norm=f16"};
+    const struct {
+        const char *name;
+        enum qtype type;
+    } want[] = {
+        {"blk.0.attn_q.weight", QTYPE_F16},    {"blk.1.attn_k.weight", QTYPE_F16}, {"blk.1.ffn_up.weight", QTYPE_Q8_0},
+        {"blk.0.ffn_up.weight", QTYPE_Q4_0},   {"output.weight", QTYPE_BF16},      {"token_embd.weight", QTYPE_Q5_1},
+        {"blk.0.attn_norm.weight", QTYPE_F32},
+    };
+    struct files *src = open_files(dir);
+    const char *path = scratch_path(dir, "wishes.gguf");
+    const struct convert_opts opts = {.type = "q4_0",
+                                      .tensor_types = patterns,
+                                      .n_tensor_types = COUNT_OF(patterns),
+                                      .output_type = "bf16",
+                                      .embedding_type = "q5_1"};
+    struct convert_result r;
+    struct err e = {0};
+    if (convert_hf(src, path, &opts, &r, &e) < 0) fail_msg("%s", e.msg);
+    struct files *g = open_files(path);
+    for (size_t i = 0; i < COUNT_OF(want); i++) {
+        enum qtype got = files_find(g, str_of(want[i].name))->type;
+        if (got != want[i].type) fail_msg("%s is %s", want[i].name, qtypes[got].name);
+    }
+    assert_int_equal(meta_u64(g, "general.file_type"), 2);
+    uint64_t bytes = 0;
+    for (size_t t = 0; t < QTYPE_COUNT; t++) bytes += r.shares[t].bytes;
+    assert_int_equal(bytes, files_bytes(g));
+    files_close(&g);
+    files_close(&src);
+}
+
+static void threads_do_not_matter(void **state)
+{
+    (void)state;
+    struct files *src = open_files(dir);
+    for (uint32_t n = 1; n <= 5; n += 2) {
+        struct err e = {0};
+        char name[16];
+        snprintf(name, sizeof name, "t%u.gguf", n);
+        const struct convert_opts opts = {.type = "q4_k_m", .name = "tiny", .n_threads = n};
+        if (convert_hf(src, scratch_path(dir, name), &opts, NULL, &e) < 0) fail_msg("%s", e.msg);
+        same_bytes("t1.gguf", name);
+    }
+    files_close(&src);
+}
+
+/* An importance matrix changes the weights, and one of another model is refused. */
+static void importance(void **state)
+{
+    (void)state;
+    float sums[FF], counts[] = {1};
+    for (size_t i = 0; i < FF; i++) sums[i] = i % 7 ? 1 : 1000;
+    struct imatrix_entry entry = {STR("blk.0.ffn_down.weight"), FF, 1, sums, counts};
+    const struct imatrix m = {.entries = &entry, .n = 1, .dataset = STR("text"), .n_chunks = 1, .chunk_tokens = 8};
+    struct err e = {0};
+    const char *file = scratch_path(dir, "m.gguf");
+    if (imatrix_write(&m, file, &e) < 0) fail_msg("%s", e.msg);
+    struct files *src = open_files(dir), *plain = convert_to("plain.gguf", "q4_0");
+    struct convert_opts opts = {.type = "q4_0", .imatrix = file};
+    struct convert_result r;
+    if (convert_hf(src, scratch_path(dir, "weighted.gguf"), &opts, &r, &e) < 0) fail_msg("%s", e.msg);
+    assert_int_equal(r.unweighted, 2 + 7 * LAYERS - 1);
+    struct files *g = open_files(scratch_path(dir, "weighted.gguf"));
+    const struct tensor *a = files_find(g, entry.name), *b = files_find(plain, entry.name);
+    assert_true(a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) != 0);
+    a = files_find(g, STR("blk.1.ffn_down.weight")), b = files_find(plain, a->name);
+    assert_memory_equal(a->data, b->data, a->bytes);
+    assert_meta_str(g, "quantize.imatrix.file", "m.gguf");
+    files_close(&g);
+    files_close(&plain);
+    files_close(&src);
+
+    entry.n_values = FF / 2;
+    if (imatrix_write(&m, file, &e) < 0) fail_msg("%s", e.msg);
+    refused(&opts, "made for another model");
 }
 
 static void quantize_equals_convert(void **state)
@@ -533,17 +626,6 @@ static void greedy_default(void **state)
 
 /* ---- refusals ------------------------------------------------------------------------------------------------------ */
 
-static void refused(const struct convert_opts *opts, const char *words)
-{
-    struct files *src = open_files(dir);
-    struct err e = {0};
-    const char *path = scratch_path(dir, "refused.gguf");
-    assert_true(convert_hf(src, path, opts, NULL, &e) < 0);
-    if (!strstr(e.msg, words)) fail_msg("\"%s\" is not in \"%s\"", words, e.msg);
-    assert_false(vfs_exists(path));
-    files_close(&src);
-}
-
 static int cancel(void *user, uint64_t done, uint64_t all)
 {
     (*(int *)user)++;
@@ -553,7 +635,12 @@ static int cancel(void *user, uint64_t done, uint64_t all)
 static void refusals(void **state)
 {
     (void)state;
-    refused(&(struct convert_opts){.type = "q9_9"}, "type \"q9_9\" cannot be written; Quern writes f32, f16, bf16, q8_0");
+    refused(&(struct convert_opts){.type = "q9_9"}, "type \"q9_9\" is not known; Quern writes F32, F16, BF16");
+    refused(&(struct convert_opts){.type = "tq1_0"}, "is only read and cannot be written");
+    const char *const patterns[] = {"attn_q=q9_9", "=f16", "attn_(=f16", "attn_q"};
+    const char *const words[] = {"type \"q9_9\" is not known", "REGEX=TYPE", "missing closing parenthesis", "REGEX=TYPE"};
+    for (size_t i = 0; i < COUNT_OF(patterns); i++)
+        refused(&(struct convert_opts){.type = "f16", .tensor_types = &patterns[i], .n_tensor_types = 1}, words[i]);
     int calls = 0;
     refused(&(struct convert_opts){.on_progress = cancel, .user = &calls}, "cancelled");
     assert_true(calls > 0);
@@ -630,6 +717,9 @@ int main(void)
         cmocka_unit_test(as_stored),
         cmocka_unit_test(result_is_a_model),
         cmocka_unit_test(every_type_from_every_type),
+        cmocka_unit_test(wishes),
+        cmocka_unit_test(threads_do_not_matter),
+        cmocka_unit_test(importance),
         cmocka_unit_test(quantize_equals_convert),
         cmocka_unit_test(tied_leaves_output_out),
         cmocka_unit_test(rope_scaling),

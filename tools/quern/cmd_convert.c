@@ -5,7 +5,7 @@
 #include <stdio.h>
 
 struct convert_args {
-    const char *type, *name, *imatrix, *output_type, *embedding_type;
+    const char *type, *name, *imatrix, *card, *target, *output_type, *embedding_type;
     struct opt_list tensor_types;
     int64_t n_threads;
     bool dry_run, pure, json;
@@ -31,21 +31,39 @@ static const struct opt convert_opts[] = {
 static const struct opt mix_opts[] = {
     {"--imatrix", "FILE", "importance matrix, as 'quern imatrix' or llama.cpp makes it: columns that matter are rounded better",
      .kind = OPT_TEXT, CONVERT(imatrix)},
+    {"--target-size", "SIZE",
+     "in place of TYPE: choose the type of each matrix, by how much it suffers, so that the file is not larger; 600M, 0.8G "
+     "(powers of 1000), 600MiB, or 4.5bpw (bits per weight)",
+     .kind = OPT_TEXT, CONVERT(target)},
     {"--tensor-type", "REGEX=TYPE",
      "type of all tensors in whose name REGEX is found; may be repeated, the first that is found holds", .kind = OPT_LIST,
      CONVERT(tensor_types)},
     {"--output-tensor-type", "TYPE", "type of the output matrix", .kind = OPT_CHOICE, .choices = TYPES, CONVERT(output_type)},
     {"--token-embedding-type", "TYPE", "type of the embedding table", .kind = OPT_CHOICE, .choices = TYPES,
      CONVERT(embedding_type)},
+    {"--card", "TEXT", "measure the new file with this text before it gets its name, and keep in it how it compares with IN",
+     .kind = OPT_TEXT, CONVERT(card)},
     {"--pure", NULL, "no mix: all matrices in the mix's main type", .kind = OPT_FLAG, CONVERT(pure)},
     {0},
 };
 
 static const struct opt_group convert_groups[] = {{"Options", convert_opts, 0}, {"Types of tensors", mix_opts, 0}, {0}};
 
+/* The line of progress: first of the bytes, then of the windows of the card. */
 static int on_progress(void *user, uint64_t done, uint64_t all)
 {
     progress_show(user, done, all);
+    return cli_interrupted();
+}
+
+static int on_measure(void *user, size_t done, size_t all)
+{
+    struct progress *p = user;
+    if (p->bytes) {
+        progress_end(p);
+        progress_start(p, "measuring, windows", false);
+    }
+    progress_show(p, done, all);
     return cli_interrupted();
 }
 
@@ -67,7 +85,28 @@ static int put_json(struct buf *out, const struct convert_args *args, const char
         TRY(buf_printf(out, "%s{\"type\":\"%s\",\"tensors\":%u,\"parameters\":%llu,\"bytes\":%llu}", i ? "," : "", s->type,
                        s->tensors, (unsigned long long)s->parameters, (unsigned long long)s->bytes));
     }
-    return buf_printf(out, "],\"dry_run\":%s}\n", args->dry_run ? "true" : "false");
+    TRY(buf_z(out, "]"));
+    if (r->quality.tokens) {
+        const quern_divergence *d = &r->quality.divergence;
+        const struct {
+            const char *name;
+            double value;
+        } figures[] = {
+            {",\"quality\":{\"ppl\":", r->quality.ppl},
+            {",\"source_ppl\":", d->base_ppl},
+            {",\"mean_kld\":", d->mean},
+            {",\"median_kld\":", d->median},
+            {",\"kld_99\":", d->p99},
+            {",\"max_kld\":", d->max},
+            {",\"same_top\":", d->same_top},
+        };
+        for (size_t i = 0; i < COUNT_OF(figures); i++) {
+            TRY(buf_z(out, figures[i].name));
+            TRY(buf_f64(out, figures[i].value));
+        }
+        TRY(buf_printf(out, ",\"tokens\":%llu}", (unsigned long long)r->quality.tokens));
+    }
+    return buf_printf(out, ",\"dry_run\":%s}\n", args->dry_run ? "true" : "false");
 }
 
 /* A line for each type, and one for all. */
@@ -95,6 +134,11 @@ static int print_result(const struct convert_args *args, const char *path, const
                         args->dry_run ? "would write " : "", path, amount_bytes(r->file_bytes, bytes),
                         amount_count(r->parameters, count), r->tensors, bits_per_weight(r->file_bytes, r->parameters));
     }
+    if (rc >= 0 && r->quality.tokens) {
+        const quern_divergence *d = &r->quality.divergence;
+        rc = buf_printf(&out, "perplexity %.4f, source %.4f; divergence %.5f, the same likeliest token for %.2f %%\n",
+                        r->quality.ppl, d->base_ppl, d->mean, 100 * d->same_top);
+    }
     if (args->imatrix && r->unweighted) cli_note("%s says nothing about %u of the matrices", args->imatrix, r->unweighted);
     return cli_print(&out, rc);
 }
@@ -113,16 +157,66 @@ static bool would_overwrite(const char *in, const char *out)
     return same;
 }
 
+/* "600M", "0.8G", "512MiB", "123456", "4.5bpw" */
+static int parse_target(const char *text, uint64_t *bytes, double *bits, struct err *e)
+{
+    static const struct {
+        const char *suffix;
+        double unit; /* bytes; 0: bits per weight */
+    } units[] = {{"bpw", 0},  {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"kB", 1e3}, {"MB", 1e6},
+                 {"GB", 1e9}, {"K", 1e3},      {"M", 1e6},      {"G", 1e9},      {"T", 1e12}, {"", 1}};
+    struct str s = str_of(text);
+    size_t i = 0;
+    double v;
+    while (!str_ends(s, str_of(units[i].suffix))) i++;
+    s.n -= strlen(units[i].suffix);
+    bool ok = str_f64(s, &v) && v > 0 && v * units[i].unit < 0x1p60 && (units[i].unit > 0 || v <= 32);
+    if (!ok) return fail(e, ERR_ARG, "--target-size takes a size as 600M, 0.8G, 600MiB or 4.5bpw, not '%.100s'", text);
+    if (units[i].unit > 0)
+        *bytes = (uint64_t)(v * units[i].unit);
+    else
+        *bits = v;
+    return 0;
+}
+
 typedef int convert_fn(const char *path, const char *out_path, const quern_convert_options *options,
                        quern_convert_result *result, quern_error *err);
 
-static int convert(const struct command *c, const struct convert_args *args, const char *in, const char *out, convert_fn *fn)
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* CLI_OK where in and out can be meant so. */
+static int check_paths(const struct command *c, const char *in, const char *out)
 {
     if (!vfs_exists(in) && !vfs_is_dir(in)) return cli_fail("%s: no such file or folder", in);
     if (strcmp(out, "-") == 0)
         return cli_usage(c, "the result is a file that is replaced as a whole; it cannot go to standard output");
     if (would_overwrite(in, out)) return cli_usage(c, "%s is part of what is read; give the result another name", out);
+    return CLI_OK;
+}
+
+static int write_file(const struct command *c, const struct convert_args *args, const char *in, const char *out,
+                      quern_convert_options *options, convert_fn *fn)
+{
     struct progress progress;
+    quern_convert_result result = {0};
+    quern_error e = {0};
+    options->on_progress = on_progress;
+    options->on_measure = on_measure;
+    options->user = &progress;
+    cli_interrupt_catch(NULL, true);
+    cli_terminate_catch();
+    progress_start(&progress, c->name, true);
+    int rc = fn(in, out, options, &result, &e);
+    progress_end(&progress);
+    return rc < 0 ? cli_fail("%s", e.message) : print_result(args, out, &result);
+}
+
+static int convert(const struct command *c, const struct convert_args *args, const char *in, const char *out, convert_fn *fn)
+{
     quern_convert_options options = {
         .type = args->type,
         .name = args->name,
@@ -134,17 +228,21 @@ static int convert(const struct command *c, const struct convert_args *args, con
         .tensor_types = args->tensor_types.p,
         .n_tensor_types = args->tensor_types.n,
         .n_threads = (uint32_t)args->n_threads,
-        .on_progress = on_progress,
-        .user = &progress,
+        .card_name = args->card ? base_name(args->card) : NULL,
     };
-    quern_convert_result result = {0};
-    quern_error e = {0};
-    cli_interrupt_catch(NULL, true);
-    cli_terminate_catch();
-    progress_start(&progress, c->name, true);
-    int rc = fn(in, out, &options, &result, &e);
-    progress_end(&progress);
-    return rc < 0 ? cli_fail("%s", e.message) : print_result(args, out, &result);
+    struct buf card = {0};
+    struct err e = {0};
+    int exit_code = check_paths(c, in, out);
+    if (exit_code != CLI_OK) return exit_code;
+    if (args->target && args->type) return cli_usage(c, "a file has a type or a size, not both");
+    if (args->target && parse_target(args->target, &options.target_bytes, &options.target_bits, &e) < 0)
+        return cli_usage(c, "%s", e.msg);
+    if (args->card && cli_read_file(args->card, &card, &e) < 0) return cli_fail("%s", e.msg);
+    options.card_text = card.p;
+    options.card_length = card.n;
+    exit_code = write_file(c, args, in, out, &options, fn);
+    buf_fini(&card);
+    return exit_code;
 }
 
 static int run_convert(const struct command *c, int argc, char **argv)
@@ -167,7 +265,7 @@ static int run_quantize(const struct command *c, int argc, char **argv)
         if (args.type) return cli_usage(c, "the type is given twice: %s and %.100s", args.type, words.p[2]);
         if (args_assign(convert_opts, &args, STR("--type"), STR("TYPE"), words.p[2], &e) < 0) return cli_usage(c, "%s", e.msg);
     }
-    if (!args.type) return cli_usage(c, "TYPE is missing, one of: " MIXES);
+    if (!args.type && !args.target) return cli_usage(c, "TYPE is missing, one of: " MIXES);
     return convert(c, &args, words.p[0], words.p[1], quern_quantize);
 }
 
