@@ -336,7 +336,7 @@ size_t json_unescape(struct str raw, char *out);
 /* ---- files --------------------------------------------------------------------------------------- */
 
 /* Bytes in memory, borrowed. */
-struct span {
+struct region {
     const uint8_t *p;
     size_t n;
 };
@@ -358,7 +358,7 @@ int vfs_lock(const struct map *m, const char *path, struct err *e);
  * done, preload_stop within milliseconds (a read from a disk that is under way ends first); both free it, and no page is
  * touched afterwards. NULL is fine. */
 struct preload;
-int preload_start(const struct span *spans, size_t n, struct preload **out, struct err *e);
+int preload_start(const struct region *spans, size_t n, struct preload **out, struct err *e);
 void preload_wait(struct preload **p);
 void preload_stop(struct preload **p);
 

@@ -21,11 +21,11 @@ struct preload {
     pthread_t thread;
     atomic_bool stop;
     size_t n;
-    struct span spans[];
+    struct region spans[];
 };
 
 /* False where there is no use in going on. */
-static bool populate(struct span s)
+static bool populate(struct region s)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), skip = (uintptr_t)s.p % page;
     void *start = (void *)(uintptr_t)(s.p - skip);
@@ -40,15 +40,15 @@ static void *work(void *arg)
 {
     struct preload *p = arg;
     for (size_t i = 0; i < p->n; i++)
-        for (struct span s = p->spans[i]; s.n > 0;) {
+        for (struct region s = p->spans[i]; s.n > 0;) {
             size_t n = size_min(s.n, PIECE);
-            if (atomic_load_explicit(&p->stop, memory_order_relaxed) || !populate((struct span){s.p, n})) return NULL;
-            s = (struct span){s.p + n, s.n - n};
+            if (atomic_load_explicit(&p->stop, memory_order_relaxed) || !populate((struct region){s.p, n})) return NULL;
+            s = (struct region){s.p + n, s.n - n};
         }
     return NULL;
 }
 
-int preload_start(const struct span *spans, size_t n, struct preload **out, struct err *e)
+int preload_start(const struct region *spans, size_t n, struct preload **out, struct err *e)
 {
     size_t bytes;
     *out = NULL;

@@ -269,7 +269,7 @@ static uint64_t last_cache(void)
 /* Each thread has one range of the bytes, in multiples of a step, and leaves what it read in a slot, without which the compiler
  * would drop the reading. */
 struct pass {
-    const struct span *spans; /* as if they were one after the other */
+    const struct region *spans; /* as if they were one after the other */
     size_t n_spans;
     size_t bytes; /* of all */
     uint64_t *sums;
@@ -307,7 +307,7 @@ static void read_range(void *ctx, unsigned ith, unsigned nth)
     size_t from = pass->bytes / nth * ith, to = ith + 1 == nth ? pass->bytes : pass->bytes / nth * (ith + 1);
     uint64_t all = 0;
     for (size_t i = 0, at = 0; i < pass->n_spans && at < to; at += pass->spans[i].n, i++) {
-        const struct span s = pass->spans[i];
+        const struct region s = pass->spans[i];
         size_t skip = from > at ? size_min(from - at, s.n) : 0, end = size_min(to - at, s.n);
         if (skip < end) all += read_span(s.p + skip, end - skip);
     }
@@ -348,7 +348,7 @@ static uint8_t *map_small_pages(size_t bytes)
 /* From anonymous memory with huge pages. */
 static int measure_huge(struct pool *pool, struct pass *pass, double *out, struct err *e)
 {
-    struct span all = {mem_pages(pass->bytes), pass->bytes};
+    struct region all = {mem_pages(pass->bytes), pass->bytes};
     if (!all.p) return fail_nomem(e, "measuring the memory bandwidth", pass->bytes);
     pass->spans = &all;
     pass->n_spans = 1;
@@ -360,7 +360,7 @@ static int measure_huge(struct pool *pool, struct pass *pass, double *out, struc
 
 static int measure_both(struct pool *pool, struct pass *pass, struct machine_info *out, struct err *e)
 {
-    struct span all = {map_small_pages(pass->bytes), pass->bytes};
+    struct region all = {map_small_pages(pass->bytes), pass->bytes};
     if (!all.p) return fail_nomem(e, "measuring the memory bandwidth", pass->bytes);
     pass->spans = &all;
     pass->n_spans = 1;
@@ -440,7 +440,7 @@ static int limits(struct pool *pool, struct pass *weights, const struct kernels 
     return measure_huge(pool, &huge, &out->bandwidth_huge_gb_s, e);
 }
 
-int machine_measure(const struct span *weights, size_t n, const struct kernels *k, unsigned n_threads,
+int machine_measure(const struct region *weights, size_t n, const struct kernels *k, unsigned n_threads,
                     struct machine_limits *out, struct err *e)
 {
     struct pool *pool;

@@ -27,7 +27,7 @@ struct machine_limits {
     double int8_tops, f32_tops; /* 10^12 operations a second, a multiply-add being two, at the CPU level of k */
 };
 /* The best of several short measurements with n_threads threads; takes about a second, and memory as machine_probe. */
-int machine_measure(const struct span *weights, size_t n, const struct kernels *k, unsigned n_threads,
+int machine_measure(const struct region *weights, size_t n, const struct kernels *k, unsigned n_threads,
                     struct machine_limits *out, struct err *e);
 
 /* memory_bytes and available_bytes with the system files found below root ("" for the real ones). */

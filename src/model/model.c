@@ -96,7 +96,7 @@ static void count_matrix(struct model *m, const struct tensor *t, struct macs *m
 {
     *(qtypes[t->type].arith == ARITH_FLOAT ? &macs->f32 : &macs->int8) += t->ne[0] * t->ne[1];
     m->decode_bytes += t->bytes;
-    m->reads[m->n_reads++] = (struct span){t->data, t->bytes};
+    m->reads[m->n_reads++] = (struct region){t->data, t->bytes};
 }
 
 static int bind(struct model *m, const struct slot *s, uint32_t layer, void *base, struct err *e)

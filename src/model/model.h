@@ -61,7 +61,7 @@ struct model {
     uint64_t parameters;
     uint64_t decode_bytes;               /* weight bytes that one decode step reads */
     struct macs layer_macs, output_macs; /* of one token: in the layers; for its logits */
-    struct span *reads;                  /* [n_reads] the matrices, in the order in which a pass reads them */
+    struct region *reads;                /* [n_reads] the matrices, in the order in which a pass reads them */
     size_t n_reads;
     struct arena arena;
 };

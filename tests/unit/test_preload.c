@@ -62,7 +62,7 @@ static void pages_are_there_after_wait(void **state)
 {
     (void)state;
     struct map m = map_file();
-    const struct span spans[] = {{m.p + 3, 1}, {m.p + 4000, 2 << 20}, {m.p + BYTES - 9, 9}, {m.p, BYTES}};
+    const struct region spans[] = {{m.p + 3, 1}, {m.p + 4000, 2 << 20}, {m.p + BYTES - 9, 9}, {m.p, BYTES}};
     struct preload *p;
     struct err e = {0};
     assert_int_equal(preload_start(spans, COUNT_OF(spans), &p, &e), 0);
@@ -77,8 +77,8 @@ static void stops_at_any_moment(void **state)
 {
     (void)state;
     struct map m = map_file();
-    static struct span spans[4096];
-    for (size_t i = 0; i < COUNT_OF(spans); i++) spans[i] = (struct span){m.p + i * 1000, 4096};
+    static struct region spans[4096];
+    for (size_t i = 0; i < COUNT_OF(spans); i++) spans[i] = (struct region){m.p + i * 1000, 4096};
     for (int i = 0; i < 50; i++) {
         struct preload *p;
         struct err e = {0};
@@ -98,9 +98,9 @@ static void a_file_that_lost_its_end_is_no_crash(void **state)
     struct preload *p;
     struct err e = {0};
     assert_int_equal(truncate(scratch_path(dir, "file"), 1 << 20), 0);
-    assert_int_equal(preload_start(&(struct span){m.p, BYTES}, 1, &p, &e), 0);
+    assert_int_equal(preload_start(&(struct region){m.p, BYTES}, 1, &p, &e), 0);
     preload_wait(&p);
-    assert_int_equal(preload_start(&(struct span){m.p + (2 << 20), 1 << 20}, 1, &p, &e), 0);
+    assert_int_equal(preload_start(&(struct region){m.p + (2 << 20), 1 << 20}, 1, &p, &e), 0);
     preload_wait(&p);
     vfs_unmap(&m);
 }
@@ -115,7 +115,7 @@ static void start_may_fail(void **state)
         struct preload *p;
         struct err e = {0};
         fault_set(scratch_fail_nth, &nth);
-        int rc = preload_start(&(struct span){(const uint8_t *)dir, 1}, 1, &p, &e);
+        int rc = preload_start(&(struct region){(const uint8_t *)dir, 1}, 1, &p, &e);
         fault_set(NULL, NULL);
         assert_true(rc < 0 && p == NULL && e.msg[0]);
         preload_stop(&p);

@@ -77,8 +77,9 @@ static int run(const struct command *c, int argc, char **argv)
     int exit_code;
     if (!args_parse(c, &args, argc, argv, &words, &exit_code)) return exit_code;
     if (!args.file) return cli_usage(c, "-f FILE is missing");
+    const quern_model_options how = compute_loading(&args.compute);
     quern_model *model = NULL;
-    exit_code = model_open_args(&args.model, &words, false, &model);
+    exit_code = model_open_args(&args.model, &words, &how, &model);
     if (exit_code == CLI_OK) exit_code = measure(c, &args, model);
     quern_model_close(&model);
     return exit_code;
