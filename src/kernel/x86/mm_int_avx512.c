@@ -328,31 +328,11 @@ ALWAYS __m512i sums_of(const int16_t *s, const size_t subs)
     return subs == 16 ? _mm512_cvtepi16_epi32(s16) : _mm512_zextsi256_si512(_mm256_madd_epi16(s16, _mm256_set1_epi16(1)));
 }
 
-ALWAYS void tile_256(const struct tile *t, const unsigned nc, const bool has_min, const size_t subs)
+/* The minima of a tile: they are few, and done before the products, whose start waits for nothing of them. */
+ALWAYS void tile_minima(const struct tile *t, const unsigned nc, const size_t subs)
 {
-    int32_t start[PACK_COLS][16]; /* of the sums of a subblock: -off * sum of q */
+    int16_t pairs[PACK_COLS][16]; /* sums of q of each subblock */
     __m512i total[PACK_COLS][2];
-    UNROLL for (unsigned c = 0; c < nc; c++)
-    {
-
-        _mm512_storeu_si512(start[c], _mm512_mullo_epi32(sums_of(t->s + c * t->s_row, subs), _mm512_set1_epi32(-t->off)));
-        total[c][0] = total[c][1] = _mm512_setzero_si512();
-    }
-    for (size_t s = 0; s < subs; s++) {
-        __m512i sum[PACK_COLS][2];
-        UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] = _mm512_set1_epi32(start[c][s]);
-        const unsigned n = 64 / (unsigned)subs;
-        multiply(sum, t->panel->w[s * n][0], t->y + s * n * 4 * PACK_COLS, n, nc);
-        UNROLL for (int h = 0; h < 2; h++)
-        {
-            const __m512i sc = _mm512_load_si512(t->panel->sc[s] + 16 * h);
-            UNROLL for (unsigned c = 0; c < nc; c++) total[c][h] =
-                _mm512_add_epi32(total[c][h], _mm512_mullo_epi32(sum[c][h], sc));
-        }
-    }
-    UNROLL for (unsigned c = 0; c < nc; c++) chain(t->acc[c], t->panel->d[0], v_set1(t->d[c * t->d_row]), total[c]);
-    if (!has_min) return;
-    int16_t pairs[PACK_COLS][16];
     UNROLL for (unsigned c = 0; c < nc; c++)
     {
         _mm256_storeu_si256((__m256i *)pairs[c], _mm512_cvtepi32_epi16(sums_of(t->s + c * t->s_row, subs)));
@@ -365,6 +345,34 @@ ALWAYS void tile_256(const struct tile *t, const unsigned nc, const bool has_min
                 _mm512_dpwssd_epi32(total[c][h], mn, _mm512_set1_epi32((int)load_u32(pairs[c] + 2 * s)));
         }
     UNROLL for (unsigned c = 0; c < nc; c++) chain(t->min[c], t->panel->m[0], v_set1(t->d[c * t->d_row]), total[c]);
+}
+
+/* A type with minima has no offset. */
+ALWAYS void tile_256(const struct tile *t, const unsigned nc, const bool has_min, const size_t subs)
+{
+    int32_t start[PACK_COLS][16]; /* of the sums of a subblock: -off * sum of q */
+    __m512i total[PACK_COLS][2];
+    if (has_min) tile_minima(t, nc, subs);
+    UNROLL for (unsigned c = 0; c < nc; c++)
+    {
+        const __m512i sums = sums_of(t->s + c * t->s_row, subs);
+        if (!has_min) _mm512_storeu_si512(start[c], _mm512_mullo_epi32(sums, _mm512_set1_epi32(-t->off)));
+        total[c][0] = total[c][1] = _mm512_setzero_si512();
+    }
+    for (size_t s = 0; s < subs; s++) {
+        __m512i sum[PACK_COLS][2];
+        UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] =
+            has_min ? _mm512_setzero_si512() : _mm512_set1_epi32(start[c][s]);
+        const unsigned n = 64 / (unsigned)subs;
+        multiply(sum, t->panel->w[s * n][0], t->y + s * n * 4 * PACK_COLS, n, nc);
+        UNROLL for (int h = 0; h < 2; h++)
+        {
+            const __m512i sc = _mm512_load_si512(t->panel->sc[s] + 16 * h);
+            UNROLL for (unsigned c = 0; c < nc; c++) total[c][h] =
+                _mm512_add_epi32(total[c][h], _mm512_mullo_epi32(sum[c][h], sc));
+        }
+    }
+    UNROLL for (unsigned c = 0; c < nc; c++) chain(t->acc[c], t->panel->d[0], v_set1(t->d[c * t->d_row]), total[c]);
 }
 
 /* ---- the types -------------------------------------------------------------------------------------- */
