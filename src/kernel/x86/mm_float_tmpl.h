@@ -2,8 +2,8 @@
  * defines the size of the register tile (TILE_ROWS weight rows by TILE_COLS activation rows) and includes it once.
  *
  * Direct: a tile runs over the whole length, widening weights as it reads them. Decode is this with one tile of columns: the
- * weights pass once, in order, and memory is the limit; a prefetch a little ahead in each row's stream hides the page ends
- * where the hardware's stops. It stays the best as long as the activations fit the second-level cache.
+ * weights pass once, in order, and memory is the limit. A tile asks for the next one's rows in the order in which they lie in
+ * memory, as one stream. It stays the best as long as the activations fit the second-level cache.
  *
  * Packed: blocks of PACK_ROWS x PACK_K weights are widened into scratch and serve PACK_COLS activation rows. Between blocks of
  * K the lanes wait in scratch: the same chain, put down and taken up again. A tile's activations (12 KB) stay in L1 while the
@@ -16,7 +16,6 @@
 
 enum {
     DIRECT_BYTES = 512 * 1024, /* most activations for which packing does not pay (measured: 1 MB with an L2 of 2 MB) */
-    PREFETCH = 1024,           /* bytes ahead in each weight row: measured, 512 to 4096 are alike */
     PACK_K = 512,
     PACK_ROWS = 32,
     PACK_COLS = 90,
@@ -27,7 +26,7 @@ _Static_assert((PACK_K + PACK_COLS * 16) * PACK_ROWS * sizeof(float) <= MM_SCRAT
 
 struct tile {
     const uint8_t *w[TILE_ROWS];
-    size_t far; /* added to a prefetch past the end of a row: from there to the same place in the next tile */
+    size_t next_rows; /* direct tiles: bytes from w[0] to the first row of the next tile */
     const float *x;
     size_t x_stride;
     size_t k;
@@ -61,16 +60,15 @@ ALWAYS void tile_step(vec acc[TILE_COLS][TILE_ROWS][PARTS], const struct tile *a
 
 ALWAYS void tile_body(const struct tile *a, const enum qtype t, const unsigned nc, const bool packed)
 {
-    const size_t bytes = t == QTYPE_F32 ? 4 : 2, line = 64 / bytes, row_bytes = a->k * bytes;
+    const size_t bytes = t == QTYPE_F32 ? 4 : 2, line = 64 / bytes;
     vec acc[TILE_COLS][TILE_ROWS][PARTS];
     UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned r = 0; r < TILE_ROWS; r++)
         UNROLL for (unsigned h = 0; h < PARTS; h++) acc[c][r][h] =
             packed && !a->first ? v_load(a->state + 16 * (c * TILE_ROWS + r) + h * VL) : v_zero();
     size_t i = 0;
     for (; i + line <= a->k; i += line) {
-        size_t ahead = i * bytes + PREFETCH;
-        if (ahead >= row_bytes) ahead += a->far;
-        UNROLL for (unsigned r = 0; r < TILE_ROWS; r++) if (!packed) fetch_l1(a->w[r], ahead);
+        UNROLL for (unsigned r = 0; r < TILE_ROWS; r++) if (!packed)
+            fetch_l2(a->w[0], a->next_rows + i * bytes * TILE_ROWS + r * 64);
         if (packed && a->next) fetch_l2(a->next, i * sizeof(float));
         UNROLL for (size_t j = 0; j < line; j += 16) tile_step(acc, a, i + j, 16, t, nc);
     }
@@ -107,7 +105,7 @@ ALWAYS void tile_rows(struct tile *t, const uint8_t *w, size_t row_bytes, size_t
 
 static void mm_direct(const struct mm *a, size_t r0, size_t r1, tile_fn *const fn[TILE_COLS])
 {
-    struct tile t = {.far = (TILE_ROWS - 1) * a->row_bytes, .x_stride = a->act.stride, .k = a->k, .dst_stride = a->dst_stride};
+    struct tile t = {.next_rows = TILE_ROWS * a->row_bytes, .x_stride = a->act.stride, .k = a->k, .dst_stride = a->dst_stride};
     for (size_t r = r0; r < r1; r += TILE_ROWS) {
         tile_rows(&t, a->w + r * a->row_bytes, a->row_bytes, r1 - r);
         for (size_t c = 0; c < a->n_rows; c += TILE_COLS) {
