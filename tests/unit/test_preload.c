@@ -68,7 +68,9 @@ static void pages_are_there_after_wait(void **state)
     assert_int_equal(preload_start(spans, COUNT_OF(spans), &p, &e), 0);
     preload_wait(&p);
     assert_null(p);
-    if (madvise((void *)(uintptr_t)m.p, BYTES, 22) == 0) assert_int_equal(resident_kib(&m), BYTES / 1024);
+    /* Where mappings are valgrind's or an emulator's, the system's list of them says nothing. */
+    if (madvise((void *)(uintptr_t)m.p, BYTES, 22) == 0 && !getenv("QUERN_TEST_SLOW"))
+        assert_int_equal(resident_kib(&m), BYTES / 1024);
     vfs_unmap(&m);
 }
 #endif
