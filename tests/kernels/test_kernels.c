@@ -5,6 +5,8 @@
  * all sizes around tile borders, inputs and outputs that end at an unreadable page, canaries around every output. The sign and
  * payload of a NaN are the only bits that may differ.
  *
+ * In slow builds (QUERN_TEST_SLOW) a part of the cases runs.
+ *
  * Prints TAP. --seed N repeats a run, --filter TEXT runs what has TEXT in its name ("avx2 attn"), --bench measures instead. */
 #include <float.h>
 #include <inttypes.h>
@@ -31,6 +33,7 @@ static const struct {
 /* ---- results ----------------------------------------------------------------------------------------- */
 
 static const char *filter;
+static bool slow; /* under an emulator: fewer cases */
 static unsigned n_tests, n_failed;
 static char why[400]; /* the first difference of the running test; empty while there is none */
 
@@ -377,24 +380,25 @@ static void test_mm(const struct kernels *ref, const struct kernels *now, enum q
     static const size_t col_list[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 33, 64};
     static const size_t k_list[] = {96, 256, 480, 512, 544, 1000, 1024, 1056, 2080, 4096};
     const size_t unit = qtypes[t].block_n, step = unit == 1 ? 1 : unit;
+    const size_t some = slow ? 4 : 1; /* every how manieth case runs */
     bool ok = true;
-    for (int round = 0; ok && round < 3; round++) {
+    for (int round = 0; ok && round < (slow ? 1 : 3); round++) {
         /* Every number of rows and columns, short rows. */
-        for (size_t n = 1; ok && n <= 40; n++)
-            for (size_t c = 0; ok && c < COUNT_OF(col_list); c++)
+        for (size_t n = 1; ok && n <= 40; n += some)
+            for (size_t c = n % some; ok && c < COUNT_OF(col_list); c += some)
                 ok = mm_case(ref, now, t, unit == 1 ? 1 + below(40) : unit * (1 + below(3)), n, col_list[c],
                              (enum kind)below(KINDS));
         /* Every short row length, every kind of numbers. */
-        for (size_t k = step; ok && k <= (unit == QSUPER ? 12 : 70) * step; k += step)
-            for (int kind = 0; ok && kind < KINDS; kind++)
+        for (size_t k = step; ok && k <= (unit == QSUPER ? 12 : 70) * step; k += some * step)
+            for (size_t kind = k / step % some; ok && kind < KINDS; kind += some)
                 ok = mm_case(ref, now, t, k, 1 + below(unit == 1 ? 40 : 9), 1 + below(unit == 1 ? 20 : 6), (enum kind)kind);
         for (size_t i = 0; ok && i < COUNT_OF(k_list); i++)
-            for (int kind = 0; ok && kind < KINDS; kind++)
+            for (size_t kind = i % some; ok && kind < KINDS; kind += some)
                 if (k_list[i] % unit == 0)
                     ok = mm_case(ref, now, t, k_list[i], 1 + below(12), col_list[below(16)], (enum kind)kind);
     }
     /* More activations than a second-level cache wants to hold: kernels may block K and columns. */
-    for (size_t i = 0; ok && i < 20; i++) {
+    for (size_t i = 0; ok && i < 20 && !slow; i++) {
         size_t k = unit * ((500 + below(3000)) / unit);
         ok = mm_case(ref, now, t, k, 1 + below(40), 131072 / k + 1 + below(20), (enum kind)(i % KINDS));
     }
@@ -673,10 +677,10 @@ static void test_attn(const struct kernels *ref, const struct kernels *now, enum
     const bool same = k == v; /* other pairs are made of the same parts */
     bool ok = true;
     for (size_t i = 0; ok && i < COUNT_OF(dims); i++)
-        for (size_t n = 1; ok && n <= (dims[i][0] > 128 ? 2 : 14); n += same ? 1 : 1 + below(12))
+        for (size_t n = 1; ok && n <= (dims[i][0] > 128 ? 2 : 14); n += same && !slow ? 1 : 1 + below(12))
             ok = attn_case(ref, now, &(struct attn_shape){k, v, dims[i][0], dims[i][1]}, n, (enum kind)(n % KINDS));
     for (int kind = 0; ok && kind < KINDS; kind++)
-        for (size_t i = 0; ok && i < (same ? 30 : 5); i++)
+        for (size_t i = 0; ok && i < (same && !slow ? 30 : 5); i++)
             ok = attn_case(ref, now, &(struct attn_shape){k, v, 1 + below(70), 1 + below(70)}, 1 + below(20), (enum kind)kind);
     ok = ok && attn_case(ref, now, &(struct attn_shape){k, v, 40, 40}, 64, ORDINARY);
 }
@@ -911,6 +915,7 @@ int main(int argc, char **argv)
 {
     uint64_t seed = 1, threads = 1;
     bool bench = false;
+    slow = getenv("QUERN_TEST_SLOW") != NULL;
     for (int i = 1; i < argc; i++) {
         struct str value = str_of(i + 1 < argc ? argv[i + 1] : "");
         if (strcmp(argv[i], "--bench") == 0)
