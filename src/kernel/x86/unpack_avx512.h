@@ -10,7 +10,7 @@
 
 #include "kernel/x86/vec_avx512.h"
 
-#include "kernel/x86/int_rows.h"
+#include "kernel/x86/int_rows_tmpl.h"
 
 enum { GROUP = 8 }; /* rows that are staged, and in decode multiplied, together */
 

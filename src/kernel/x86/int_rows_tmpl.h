@@ -1,6 +1,6 @@
-/* int_rows: rows of integer weights, in the vocabulary of a vec_ header. */
-#ifndef QUERN_INT_ROWS_H
-#define QUERN_INT_ROWS_H
+/* int_rows_tmpl: rows of integer weights, in the vocabulary of a vec_ header. */
+#ifndef QUERN_INT_ROWS_TMPL_H
+#define QUERN_INT_ROWS_TMPL_H
 
 /* Rows from row r on: n of them, then the last again. */
 struct rows {
