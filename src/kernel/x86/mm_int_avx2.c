@@ -198,8 +198,7 @@ ALWAYS void multiply(__m256i sum[PACK_COLS], const uint8_t *w, const int8_t *y, 
                      const enum fit fit)
 {
     const unsigned steps = fit == SIGNED ? 1 : fit < n ? fit : n;
-    UNROLL for (unsigned i = 0; i < n; i += steps)
-    {
+    for (unsigned i = 0; i < n; i += steps) {
         __m256i p[PACK_COLS];
         UNROLL for (unsigned j = i; j < i + steps; j++)
         {
