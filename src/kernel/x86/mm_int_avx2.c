@@ -61,13 +61,6 @@ ALWAYS __m256i sum_rows(const __m256i t[GROUP])
     return _mm256_add_epi32(_mm256_permute2x128_si256(h[0], h[1], 0x20), _mm256_permute2x128_si256(h[0], h[1], 0x31));
 }
 
-/* Asks for a share of the next GROUP rows, in the order in which they lie in memory: one stream, whatever the rows' number. */
-ALWAYS void fetch_group(const struct rows *w, size_t piece, size_t bytes)
-{
-    const size_t at = GROUP * (w->a->row_bytes + piece * bytes);
-    for (size_t i = 0; i < GROUP * bytes; i += 64) fetch_l2(w->a->w + w->r * w->a->row_bytes, at + i);
-}
-
 /* Types of 32: block b of a piece of 8 rows that begins at `block`, into acc and min. */
 ALWAYS void step_32(__m256 *acc, __m256 *min, const struct stage *st, const struct mm *a, size_t block, size_t b, size_t n_cols,
                     chunk_fn *const chunk, const int off, const bool has_min, const enum fit fit, const enum qtype d_type)
@@ -301,23 +294,6 @@ ALWAYS void group(const struct rows *w, size_t n_cols, chunk_fn *const chunk, st
     for (size_t m = 0; m < n_cols; m++) {
         if (has_min) acc[m] = arith == ARITH_32 ? _mm256_add_ps(acc[m], min[m]) : _mm256_sub_ps(acc[m], min[m]);
         v_store_n(a->dst + m * a->dst_stride + w->r, acc[m], w->n);
-    }
-}
-
-typedef void group_fn(const struct rows *w, size_t n_cols);
-
-static void mm_direct(const struct mm *a, size_t r0, size_t r1, group_fn *one, group_fn *several)
-{
-    const enum qarith arith = qtypes[a->type].arith;
-    struct mm part = *a;
-    for (size_t m = 0; m < a->n_rows; m += DIRECT_COLS) {
-        part.n_rows = size_min(a->n_rows - m, DIRECT_COLS);
-        part.act.q = a->act.q + m * a->k;
-        part.act.d = a->act.d + m * act_scales(arith, a->k);
-        part.act.s = a->act.s + m * act_sums(arith, a->k);
-        part.dst = a->dst + m * a->dst_stride;
-        for (size_t r = r0; r < r1; r += GROUP)
-            (part.n_rows == 1 ? one : several)(&(struct rows){&part, r, size_min(r1 - r, GROUP)}, part.n_rows);
     }
 }
 
