@@ -1,7 +1,7 @@
 /* int_tmpl: the frame of matrix products with integer weights. mm_int_<isa>.c defines the sizes, struct panel and the tiles,
  * and includes this once.
  *
- * Few activation rows (decode) take GROUP weight rows at a time, each its own stream of memory with its own prefetch.
+ * Few activation rows (decode) take GROUP weight rows at a time, whose bytes are fetched as one stream.
  *
  * Many (prefill): PANEL_ROWS weight rows by 256 weights are unpacked into scratch as [k / 4][rows][4], so that a register is 4
  * weights of several rows and a broadcast of 4 activations serves it. All activation rows pass over the panel while it is in
@@ -89,6 +89,31 @@ static void mm_panels(const struct mm *a, size_t r0, size_t r1, fill_fn *fill, t
     for (size_t r = r0; r < r1; r += PANEL_ROWS)
         for (size_t m = 0; m < a->n_rows; m += STRIP)
             mm_strip(&(struct rows){a, r, size_min(r1 - r, PANEL_ROWS)}, m, size_min(a->n_rows - m, STRIP), fill, tiles);
+}
+
+/* Asks for a share of the next GROUP rows, in the order in which they lie in memory: one stream, whatever the rows' number. */
+ALWAYS void fetch_group(const struct rows *w, size_t piece, size_t bytes)
+{
+    const size_t at = GROUP * (w->a->row_bytes + piece * bytes);
+    for (size_t i = 0; i < GROUP * bytes; i += 64) fetch_l2(w->a->w + w->r * w->a->row_bytes, at + i);
+}
+
+/* Up to GROUP weight rows by n_cols activation rows, DIRECT_COLS at most. */
+typedef void group_fn(const struct rows *w, size_t n_cols);
+
+static void mm_direct(const struct mm *a, size_t r0, size_t r1, group_fn *one, group_fn *several)
+{
+    const enum qarith arith = qtypes[a->type].arith;
+    struct mm part = *a;
+    for (size_t m = 0; m < a->n_rows; m += DIRECT_COLS) {
+        part.n_rows = size_min(a->n_rows - m, DIRECT_COLS);
+        part.act.q = a->act.q + m * a->k;
+        part.act.d = a->act.d + m * act_scales(arith, a->k);
+        part.act.s = a->act.s + m * act_sums(arith, a->k);
+        part.dst = a->dst + m * a->dst_stride;
+        for (size_t r = r0; r < r1; r += GROUP)
+            (part.n_rows == 1 ? one : several)(&(struct rows){&part, r, size_min(r1 - r, GROUP)}, part.n_rows);
+    }
 }
 
 #endif

@@ -23,8 +23,9 @@ enum {
     STRIP = 768, /* activation rows per panel, bounded by scratch */
 };
 
-/* How many sums of two products fit int16, for a type's largest u. */
-enum fit { SIGNED = 0, UPTO_128 = 1, UPTO_63 = 2, UPTO_31 = 4, UPTO_15 = 8 };
+/* How many sums of two products are added up in int16, which is as many as fit for a type's largest u, and no more than 4:
+ * what more would save is lost in registers. */
+enum fit { SIGNED = 0, UPTO_128 = 1, UPTO_63 = 2, UPTO_31 = 4 };
 
 struct panel {
     uint8_t w[QSUPER / 4][PANEL_ROWS][4];
@@ -58,13 +59,6 @@ ALWAYS __m256i sum_rows(const __m256i t[GROUP])
     UNROLL for (int i = 0; i < 2; i++) h[i] =
         _mm256_add_epi32(_mm256_unpacklo_epi64(p[2 * i], p[2 * i + 1]), _mm256_unpackhi_epi64(p[2 * i], p[2 * i + 1]));
     return _mm256_add_epi32(_mm256_permute2x128_si256(h[0], h[1], 0x20), _mm256_permute2x128_si256(h[0], h[1], 0x31));
-}
-
-/* Asks for a share of the next GROUP rows, in the order in which they lie in memory: one stream, whatever the rows' number. */
-ALWAYS void fetch_group(const struct rows *w, size_t piece, size_t bytes)
-{
-    const size_t at = GROUP * (w->a->row_bytes + piece * bytes);
-    for (size_t i = 0; i < GROUP * bytes; i += 64) fetch_l2(w->a->w + w->r * w->a->row_bytes, at + i);
 }
 
 /* Types of 32: block b of a piece of 8 rows that begins at `block`, into acc and min. */
@@ -197,8 +191,7 @@ ALWAYS void multiply(__m256i sum[PACK_COLS], const uint8_t *w, const int8_t *y, 
                      const enum fit fit)
 {
     const unsigned steps = fit == SIGNED ? 1 : fit < n ? fit : n;
-    UNROLL for (unsigned i = 0; i < n; i += steps)
-    {
+    for (unsigned i = 0; i < n; i += steps) {
         __m256i p[PACK_COLS];
         UNROLL for (unsigned j = i; j < i + steps; j++)
         {
@@ -304,23 +297,6 @@ ALWAYS void group(const struct rows *w, size_t n_cols, chunk_fn *const chunk, st
     }
 }
 
-typedef void group_fn(const struct rows *w, size_t n_cols);
-
-static void mm_direct(const struct mm *a, size_t r0, size_t r1, group_fn *one, group_fn *several)
-{
-    const enum qarith arith = qtypes[a->type].arith;
-    struct mm part = *a;
-    for (size_t m = 0; m < a->n_rows; m += DIRECT_COLS) {
-        part.n_rows = size_min(a->n_rows - m, DIRECT_COLS);
-        part.act.q = a->act.q + m * a->k;
-        part.act.d = a->act.d + m * act_scales(arith, a->k);
-        part.act.s = a->act.s + m * act_sums(arith, a->k);
-        part.dst = a->dst + m * a->dst_stride;
-        for (size_t r = r0; r < r1; r += GROUP)
-            (part.n_rows == 1 ? one : several)(&(struct rows){&part, r, size_min(r1 - r, GROUP)}, part.n_rows);
-    }
-}
-
 /* Tiles serve all types whose weights fit alike and whose scales serve equally many weights. */
 #define TILE(tag, nc, run, ...)                         \
     static void tile_##tag##_##nc(const struct tile *t) \
@@ -335,13 +311,11 @@ static void mm_direct(const struct mm *a, size_t r0, size_t r1, group_fn *one, g
     static tile_fn *const tiles_##tag[PACK_COLS] = {tile_##tag##_1, tile_##tag##_2, tile_##tag##_3, tile_##tag##_4};
 TILES(signed, tile_32, SIGNED)
 TILES(u31, tile_32, UPTO_31)
-TILES(u15, tile_32, UPTO_15)
 TILES(sub32_signed, tile_256, 8, SIGNED)
 TILES(sub32_u31, tile_256, 8, UPTO_31)
-TILES(sub32_u15, tile_256, 8, UPTO_15)
 TILES(sub16_u128, tile_256, 4, UPTO_128)
 TILES(sub16_u63, tile_256, 4, UPTO_63)
-TILES(sub16_u15, tile_256, 4, UPTO_15)
+TILES(sub16_u31, tile_256, 4, UPTO_31)
 
 /* A type whose blocks are read by chunk and stage. bytes: of 256 weights. Its functions know it as w->a->type. */
 #define PRODUCT(tag, chunk, stage, bytes, arith, off, has_min, fit, tiles, d_type)                   \
@@ -374,15 +348,15 @@ TILES(sub16_u15, tile_256, 4, UPTO_15)
 /* X(TYPE, tag, bytes of 256 weights, arithmetic, off, has_min, fit, tiles, type of d and m) */
 #define HOT_TYPES(X)                                                  \
     X(Q8_0, q8_0, 272, 32, 128, false, SIGNED, signed, QTYPE_F16)     \
-    X(Q4_0, q4_0, 144, 32, 8, false, UPTO_15, u15, QTYPE_F16)         \
-    X(Q4_1, q4_1, 160, 32, 0, true, UPTO_15, u15, QTYPE_F16)          \
+    X(Q4_0, q4_0, 144, 32, 8, false, UPTO_31, u31, QTYPE_F16)         \
+    X(Q4_1, q4_1, 160, 32, 0, true, UPTO_31, u31, QTYPE_F16)          \
     X(Q5_0, q5_0, 176, 32, 16, false, UPTO_31, u31, QTYPE_F16)        \
     X(Q5_1, q5_1, 192, 32, 0, true, UPTO_31, u31, QTYPE_F16)          \
     X(IQ4_NL, iq4_nl, 144, 32, 128, false, SIGNED, signed, QTYPE_F16) \
     X(MXFP4, mxfp4, 136, 32, 12, false, UPTO_31, u31, QTYPE_BF16)     \
-    X(Q2_K, q2_k, 84, 256, 0, true, UPTO_15, sub16_u15, QTYPE_F16)    \
-    X(Q3_K, q3_k, 110, 256, 4, false, UPTO_15, sub16_u15, QTYPE_F16)  \
-    X(Q4_K, q4_k, 144, 256, 0, true, UPTO_15, sub32_u15, QTYPE_F16)   \
+    X(Q2_K, q2_k, 84, 256, 0, true, UPTO_31, sub16_u31, QTYPE_F16)    \
+    X(Q3_K, q3_k, 110, 256, 4, false, UPTO_31, sub16_u31, QTYPE_F16)  \
+    X(Q4_K, q4_k, 144, 256, 0, true, UPTO_31, sub32_u31, QTYPE_F16)   \
     X(Q5_K, q5_k, 176, 256, 0, true, UPTO_31, sub32_u31, QTYPE_F16)   \
     X(Q6_K, q6_k, 210, 256, 32, false, UPTO_63, sub16_u63, QTYPE_F16) \
     X(IQ4_XS, iq4_xs, 136, 256, 128, false, SIGNED, sub32_signed, QTYPE_F16)

@@ -48,13 +48,6 @@ ALWAYS __m256i fold_halves(__m512i v)
     return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
 }
 
-/* Asks for a share of the next GROUP rows, in the order in which they lie in memory: one stream, whatever the rows' number. */
-ALWAYS void fetch_group(const struct rows *w, size_t piece, size_t bytes)
-{
-    const size_t at = GROUP * (w->a->row_bytes + piece * bytes);
-    for (size_t i = 0; i < GROUP * bytes; i += 64) fetch_l2(w->a->w + w->r * w->a->row_bytes, at + i);
-}
-
 /* Sums of four products of y with 1, times -off: what a product of u with y must start from. */
 ALWAYS __m512i start_four(__m512i y, const int off)
 {
@@ -400,23 +393,6 @@ ALWAYS void group(const struct rows *w, size_t n_cols, chunk_fn *const chunk, st
     for (size_t m = 0; m < n_cols; m++) {
         if (has_min) acc[m] = form == NO_SUBS ? _mm256_add_ps(acc[m], min[m]) : _mm256_sub_ps(acc[m], min[m]);
         _mm256_mask_storeu_ps(a->dst + m * a->dst_stride + w->r, (__mmask8)lanes(w->n), acc[m]);
-    }
-}
-
-typedef void group_fn(const struct rows *w, size_t n_cols);
-
-static void mm_direct(const struct mm *a, size_t r0, size_t r1, group_fn *one, group_fn *several)
-{
-    const enum qarith arith = qtypes[a->type].arith;
-    struct mm part = *a;
-    for (size_t m = 0; m < a->n_rows; m += DIRECT_COLS) {
-        part.n_rows = size_min(a->n_rows - m, DIRECT_COLS);
-        part.act.q = a->act.q + m * a->k;
-        part.act.d = a->act.d + m * act_scales(arith, a->k);
-        part.act.s = a->act.s + m * act_sums(arith, a->k);
-        part.dst = a->dst + m * a->dst_stride;
-        for (size_t r = r0; r < r1; r += GROUP)
-            (part.n_rows == 1 ? one : several)(&(struct rows){&part, r, size_min(r1 - r, GROUP)}, part.n_rows);
     }
 }
 
