@@ -43,8 +43,9 @@ int fail_size(const struct tensor *t, const char *file, struct err *e);
 /* Says why a tensor of shape t->ne cannot be of its type, after tensor_bytes has refused it. */
 int fail_shape(const struct tensor *t, const char *file, struct err *e);
 
-/* The types that GGUF files may have: "f32, f16, ..." */
-const char *known_types(char out[256]);
+/* The types of GGUF files that run: "f32, f16, ..." */
+enum { KNOWN_TYPES = 512 };
+const char *known_types(char out[KNOWN_TYPES]);
 
 /* The Hugging Face side of files_open. */
 struct hf_files {

@@ -248,7 +248,7 @@ static int read_tensor(struct parse *p, uint64_t i, struct tensor *t, uint64_t *
             t->type = QTYPE_COUNT;
             return 0;
         }
-        char known[256];
+        char known[KNOWN_TYPES];
         return fail(p->e, ERR_UNSUPPORTED, "%s: tensor \"%.*s\" is of type %s (number %u); Quern runs %s", p->name,
                     STR_ARG(t->name), ggml_type_name(type), type, known_types(known));
     }

@@ -127,14 +127,14 @@ int fail_shape(const struct tensor *t, const char *file, struct err *e)
     return fail_size(t, file, e);
 }
 
-const char *known_types(char out[256])
+const char *known_types(char out[KNOWN_TYPES])
 {
     size_t n = 0;
     for (unsigned t = 0; t < QTYPE_COUNT; t++) {
         if (qtypes[t].ggml_id == NO_GGML) continue;
         struct str parts[] = {str_of(n ? ", " : ""), str_of(qtypes[t].name)};
         for (size_t i = 0; i < COUNT_OF(parts); i++) {
-            size_t take = size_min(parts[i].n, 255 - n);
+            size_t take = size_min(parts[i].n, KNOWN_TYPES - 1 - n);
             memcpy(out + n, parts[i].p, take);
             n += take;
         }
