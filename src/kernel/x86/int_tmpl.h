@@ -116,4 +116,11 @@ static void mm_direct(const struct mm *a, size_t r0, size_t r1, group_fn *one, g
     }
 }
 
+/* [k / 4][PACK_COLS][4]: dwords of up to PACK_COLS rows side by side. */
+static void pack_act(const int8_t *q, size_t n, size_t k, int8_t *dst)
+{
+    for (size_t i = 0; i < k; i += 4, dst += 4 * PACK_COLS)
+        for (size_t c = 0; c < n; c++) memcpy(dst + 4 * c, q + c * k + i, 4);
+}
+
 #endif

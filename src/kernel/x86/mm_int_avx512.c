@@ -479,13 +479,6 @@ HOT_TYPES(HOT)
 ANY(any_32, NO_SUBS)
 ANY(any_256, SUB16)
 
-/* [k / 4][PACK_COLS][4]: dwords of up to PACK_COLS rows side by side. */
-static void pack_act(const int8_t *q, size_t n, size_t k, int8_t *dst)
-{
-    for (size_t i = 0; i < k; i += 4, dst += 4 * PACK_COLS)
-        for (size_t c = 0; c < n; c++) memcpy(dst + 4 * c, q + c * k + i, 4);
-}
-
 void mm_int_init_avx512(struct kernels *k)
 {
     for (size_t t = 0; t < QTYPE_COUNT; t++) {

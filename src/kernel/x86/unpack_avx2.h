@@ -71,17 +71,6 @@ ALWAYS __m256i look_up(const int8_t table[16], __m256i index)
 
 /* ---- types of 32 -------------------------------------------------------------------------------------------- */
 
-typedef uint16_t half_fn(const uint8_t *block);
-ALWAYS uint16_t half_at_0(const uint8_t *block)
-{
-    return load_u16(block);
-}
-/* An exponent as the upper half of the float 2^(e - 128). */
-ALWAYS uint16_t exponent_at_0(const uint8_t *block)
-{
-    return (uint16_t)(*block < 2 ? 0x20 << *block : (*block - 1) << 7);
-}
-
 ALWAYS void stage_32(const struct rows *w, size_t from, size_t piece, size_t n_blocks, struct stage *st, const size_t bytes,
                      half_fn *const d, const bool has_min)
 {
