@@ -96,28 +96,42 @@ static void member_f32(struct writer *w, const char *name, float v)
 
 /* ---- parts ---------------------------------------------------------------------------------------------- */
 
-static void hyper_parameters(struct writer *w, const struct hparams *hp)
+static void rope(struct writer *w, const struct rope_hp *r)
 {
     static const char *const scalings[] = {"none", "linear", "dynamic", "yarn", "longrope", "llama3"};
-    const struct {
-        const char *name;
-        uint32_t v;
-    } rows[] = {
-        {"n_layers", hp->n_layers},     {"n_embd", hp->n_embd},           {"n_heads", hp->n_heads},
-        {"n_kv_heads", hp->n_kv_heads}, {"head_dim", hp->head_dim},       {"n_ff", hp->n_ff},
-        {"n_vocab", hp->n_vocab},       {"n_ctx_train", hp->n_ctx_train}, {"rope_dim", hp->rope_dim},
-    };
+    open(w, "{");
+    member_u64(w, "dim", r->dim);
+    key(w, "theta");
+    put_f64(w, r->theta);
+    /* In GGUF files Llama 3's scaling is a tensor of divisors and has no name. */
+    member_str(w, "scaling", str_of(scalings[r->scaling == ROPE_PLAIN && r->divisors ? ROPE_LLAMA3 : r->scaling]));
+    key(w, "factor");
+    put_f64(w, r->factor);
+    close(w, "}");
+}
+
+static void hyper_parameters(struct writer *w, const struct hparams *hp)
+{
+    struct hparam p;
     key(w, "hyper_parameters");
     open(w, "{");
-    for (size_t i = 0; i < COUNT_OF(rows); i++) member_u64(w, rows[i].name, rows[i].v);
-    member_f32(w, "norm_eps", hp->norm_eps);
-    key(w, "rope_theta");
-    put_f64(w, hp->rope_theta);
-    /* In GGUF files Llama 3's scaling is a tensor of divisors and has no name. */
-    member_str(w, "rope_scaling",
-               str_of(scalings[hp->rope_scaling == ROPE_PLAIN && hp->rope_short ? ROPE_LLAMA3 : hp->rope_scaling]));
-    key(w, "rope_factor");
-    put_f64(w, hp->rope_factor);
+    for (size_t i = 0; hparams_at(hp, i, &p); i++) {
+        if (!p.key || (p.value == 0 && p.kind != NUM_BOOL)) continue;
+        key(w, p.key);
+        if (p.kind == NUM_BOOL)
+            put(w, p.value != 0 ? "true" : "false");
+        else if (p.kind == NUM_F32)
+            put_f32(w, (float)p.value);
+        else
+            put_f64(w, p.value);
+    }
+    member_u64(w, "vocab_size", hp->n_vocab);
+    key(w, "rope");
+    rope(w, &hp->rope[0]);
+    if (hp->n_ropes > 1) {
+        key(w, "rope_of_windows");
+        rope(w, &hp->rope[1]);
+    }
     key(w, "tied_embeddings");
     put(w, hp->tied ? "true" : "false");
     close(w, "}");

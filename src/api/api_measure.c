@@ -67,37 +67,31 @@ int quern_perplexity_windows(const char *base_logits, uint32_t *n_ctx, size_t *n
 
 /* ---- importance matrix --------------------------------------------------------------------------------------------- */
 
-/* The names of GGUF files, also for a folder. */
-static int entry_name(const quern_model *m, struct str name, struct arena *a, struct str *out, struct err *e)
+static int make_entry(const struct importance_entry *from, struct arena *a, struct imatrix_entry *to, struct err *e)
 {
-    struct buf b = {0};
-    bool known = files_kind(m->files) == FILES_GGUF ? buf_str(&b, name) == 0 : tensor_name_to_gguf(name, &b);
-    out->p = known ? arena_dup(a, b.p, b.n) : NULL;
-    out->n = b.n;
-    buf_fini(&b);
-    return out->p ? 0 : fail_nomem(e, "name of a tensor", name.n);
-}
-
-static int make_entry(const quern_model *m, const struct importance_entry *from, struct arena *a, struct imatrix_entry *to,
-                      struct err *e)
-{
-    size_t n = (size_t)from->w->ne[0];
+    const struct bound *b = from->tensor;
+    const size_t n = b->n_parts * (size_t)b->parts[0]->ne[0];
+    to->name = str_of(b->name);
     to->n_values = n;
-    to->n_counts = 1;
+    to->n_counts = b->n_parts;
     to->sums = arena_array(a, n, sizeof *to->sums);
-    to->counts = arena_array(a, 1, sizeof *to->counts);
+    to->counts = arena_array(a, b->n_parts, sizeof *to->counts);
     if (!to->sums || !to->counts) return fail_nomem(e, "an importance matrix", n * sizeof *to->sums);
     for (size_t i = 0; i < n; i++) to->sums[i] = (float)from->sums[i];
-    to->counts[0] = (float)from->rows;
-    return entry_name(m, from->w->name, a, &to->name, e);
+    for (size_t i = 0; i < b->n_parts; i++) to->counts[i] = (float)from->rows[i];
+    return 0;
 }
 
-static int write_imatrix(const quern_model *m, const struct importance *im, struct imatrix *out, const char *path,
-                         struct err *e)
+/* Of matrices that were used. */
+static int write_imatrix(const struct importance *im, struct imatrix *out, const char *path, struct err *e)
 {
     out->entries = arena_array(&out->a, size_max(im->n, 1), sizeof *out->entries);
     if (!out->entries) return fail_nomem(e, "an importance matrix", im->n * sizeof *out->entries);
-    for (; out->n < im->n; out->n++) TRY(make_entry(m, &im->entries[out->n], &out->a, &out->entries[out->n], e));
+    for (size_t i = 0; i < im->n; i++) {
+        uint64_t rows = 0;
+        for (uint32_t p = 0; p < im->entries[i].tensor->n_parts; p++) rows += im->entries[i].rows[p];
+        if (rows) TRY(make_entry(&im->entries[i], &out->a, &out->entries[out->n++], e));
+    }
     return imatrix_write(out, path, e);
 }
 
@@ -120,7 +114,7 @@ int quern_imatrix(quern_session *q, const char *text, size_t length, const quern
     if (rc == 0) rc = importance_collect(q->s, ids.p, ids.n, &io, &im, &n_windows, &e);
     struct imatrix m = {
         .dataset = str_of(o->dataset ? o->dataset : "text"), .n_chunks = (uint32_t)n_windows, .chunk_tokens = io.n_ctx};
-    if (rc == 0) rc = write_imatrix(q->model, &im, &m, out_path, &e);
+    if (rc == 0) rc = write_imatrix(&im, &m, out_path, &e);
     arena_fini(&m.a);
     importance_fini(&im);
     ids_fini(&ids);

@@ -12,22 +12,33 @@
  * each layer and each KV head, one tile of keys and one of values (kernel.h). */
 #define KV_PAGE ATTN_TILE
 
+/* Where the tiles of a layer lie in a page. */
+struct kv_layer {
+    size_t at;         /* of the first head */
+    size_t head_bytes; /* from a KV head to the next */
+    size_t k_bytes;    /* size of the key tile; the value tile follows it */
+};
 struct kv_view {
     enum qtype k_type, v_type;
-    uint8_t *const *pages; /* [pages that the batch reads or writes]; owned by the caller */
-    size_t layer_bytes;    /* from a layer to the next inside a page */
-    size_t head_bytes;     /* from a KV head to the next */
-    size_t k_bytes;        /* size of the key tile; the value tile follows it */
+    const struct kv_layer *layers; /* [layers of the model] */
+    uint8_t *const *pages;         /* [pages that the batch reads or writes]; owned by the caller */
 };
 
-/* One run of the graph over n_rows tokens of one sequence at consecutive positions. */
-struct batch {
-    const int32_t *tokens; /* [n_rows], each below the vocabulary size */
-    uint32_t n_rows;       /* 1.. max_rows of the backend */
-    uint32_t pos;          /* position of the first row */
-    const uint32_t *out;   /* [n_out] rows whose logits are wanted, ascending; */
-    uint32_t n_out;        /* 0: only the cache is filled */
+/* Rows of a batch that are tokens of one sequence at consecutive positions. */
+struct batch_seq {
     const struct kv_view *kv;
+    uint32_t row, n_rows; /* first row in the batch; how many */
+    uint32_t pos;         /* position of the first */
+};
+
+/* One run of the graph. */
+struct batch {
+    const int32_t *tokens;        /* [n_rows], each below the vocabulary size */
+    uint32_t n_rows;              /* 1.. max_rows of the backend: the sum of those of the sequences */
+    const struct batch_seq *seqs; /* [n_seqs], of different sequences, in the order of their rows */
+    uint32_t n_seqs;
+    const uint32_t *out;      /* [n_out] rows whose logits are wanted, ascending; */
+    uint32_t n_out;           /* 0: only the cache is filled */
     const atomic_int *cancel; /* non-zero: return ERR_CANCELLED at the next phase; may be NULL */
 };
 

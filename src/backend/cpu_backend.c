@@ -1,79 +1,13 @@
-/* cpu_backend: runs the phases of a graph on the threads of one pool. All threads walk the list of phases together, each
- * computes its own share of the phase's outputs, and a barrier ends the phase. Which thread computes an element never
- * changes how it is computed (docs/arithmetic.md), so the split below is free to follow the machine.
- *
- * Activations are prepared (normalised, quantised) once per phase: for few rows by every thread for itself, which is cheaper
- * than a barrier, otherwise shared out by rows. */
-#include "backend/backend.h"
+/* cpu_backend: runs the phases of a graph on the threads of one pool (cpu_int.h says how). Here are the walk, the operations
+ * that work row by row, and the memory; products, attention and experts have files of their own. */
+#include "backend/cpu_int.h"
 
-#define SMALL_ROWS 4 /* up to so many rows each thread prepares the activations itself */
-#define ROW_UNIT 32  /* weight rows: ranges of threads start at multiples of it */
-#define ATTN_ROWS 64 /* query rows (tokens x heads that share a KV head) per attention task at most */
-#define MAX_ROPES 4
-
-/* Prepared activations of some rows: the buffers behind struct act. */
-struct act_buf {
-    float *norm;                     /* [rows][k] */
-    struct act_mem q[ARITH_256 + 1]; /* of the kinds that the graph uses */
-};
-
-struct worker {
-    struct act_buf small; /* SMALL_ROWS rows */
-    uint8_t *mm_scratch;
-    float *attn_scratch;
-    float *attn_q;              /* [ATTN_ROWS][head_dim] queries */
-    struct act_mem attn_quant;  /* the same, quantised, in whole blocks */
-    float *attn_all, *attn_one; /* states (struct attn_state) of ATTN_ROWS rows: of the chunks so far, of the running one */
-    uint32_t attn_end[ATTN_ROWS], attn_valid[ATTN_ROWS];
-};
-
-struct backend {
-    const struct graph *g;
-    struct kernels k;
-    struct pool *pool;
-    uint32_t max_rows, max_out;
-    unsigned kinds;     /* bits 1 << qarith: of the matrices of the graph */
-    float *rows, *outs; /* the values */
-    struct act_buf shared;
-    struct worker *workers; /* [threads] */
-    /* Attention: the next task of the phase. With few rows a task is one chunk of positions of a unit (struct attn_unit): here
-     * are the states of all chunks, and how many of each unit are done. */
-    atomic_size_t attn_next;
-    size_t max_chunks, state_floats; /* floats of the states of one chunk: all query heads of SMALL_ROWS tokens */
-    float *attn_states;              /* [max_chunks][state_floats] */
-    atomic_uint *attn_done;          /* [units], zero between phases */
-    const struct rope *ropes[MAX_ROPES];
-    float *angles[MAX_ROPES]; /* [max_rows][2][n_pairs]: cosines, sines */
-    size_t n_ropes;
-    uint8_t *memory; /* one block that holds all of the above buffers */
-    size_t memory_bytes;
-    const struct batch *batch; /* the running one */
-    observe_fn *observe;       /* NULL: nobody watches */
-    void *observe_ctx;
-    atomic_uint stop; /* 0, or the number of phases after which a cancelled run ends */
-};
-
-/* ---- values ---------------------------------------------------------------------------------------------- */
-
-static float *value_rows(const struct backend *b, value_id v, uint32_t *n_rows)
+float *value_rows(const struct backend *b, value_id v, uint32_t *n_rows)
 {
     const struct value *val = &b->g->values[v];
     if (n_rows) *n_rows = val->gathered ? b->batch->n_out : b->batch->n_rows;
     return val->gathered ? b->outs + val->offset * b->max_out : b->rows + val->offset * b->max_rows;
 }
-
-/* Share ith of nth of n items, in whole units. */
-struct range {
-    size_t from, to;
-};
-static struct range share(size_t n, size_t unit, unsigned ith, unsigned nth)
-{
-    size_t units = (n + unit - 1) / unit;
-    struct range r = {units * ith / nth * unit, units * (ith + 1) / nth * unit};
-    return (struct range){size_min(r.from, n), size_min(r.to, n)};
-}
-
-/* ---- single operations --------------------------------------------------------------------------------------- */
 
 static void run_embed(struct backend *b, const struct op *op, unsigned ith, unsigned nth)
 {
@@ -84,11 +18,6 @@ static void run_embed(struct backend *b, const struct op *op, unsigned ith, unsi
     for (size_t m = r.from; m < r.to; m++) {
         const struct qrow row = tensor_row(op->w, (size_t)batch->tokens[m]);
         b->k.to_float[op->w->type](&row, dst + m * cols, cols);
-        for (size_t i = 0; i < b->n_ropes; i++) {
-            size_t n = b->ropes[i]->n_pairs;
-            float *a = b->angles[i] + m * 2 * n;
-            rope_angles(batch->pos + (uint32_t)m, b->ropes[i]->inv_freq, n, b->ropes[i]->scale, a, a + n);
-        }
     }
 }
 
@@ -101,386 +30,160 @@ static void run_gather(struct backend *b, const struct op *op, unsigned ith, uns
     for (size_t i = r.from; i < r.to; i++) memcpy(dst + i * cols, src + b->batch->out[i] * cols, cols * sizeof *dst);
 }
 
-static void run_rows(struct backend *b, const struct op *op, unsigned ith, unsigned nth)
+/* ---- operations row by row --------------------------------------------------------------------------------------------- */
+
+/* One row of one operation: x and y of src, n columns of dst. */
+struct row {
+    const float *x, *y;
+    float *dst;
+    size_t n;
+};
+
+static void row_rms_norm(const struct backend *b, const struct op *op, const struct row *r)
 {
-    uint32_t n;
-    size_t cols = b->g->values[op->dst].cols;
-    float *dst = value_rows(b, op->dst, &n);
-    const float *x = value_rows(b, op->src[0], NULL);
-    const float *y = op->src[1] == NO_VALUE ? NULL : value_rows(b, op->src[1], NULL);
-    struct range r = share(n, 1, ith, nth);
-    for (size_t m = r.from; m < r.to; m++) {
-        const float *xm = x + m * cols;
-        if (op->code == OP_RMS_NORM)
-            b->k.rms_norm(xm, op->vec, op->f, cols, dst + m * cols);
-        else if (op->code == OP_SWIGLU)
-            b->k.swiglu(xm, y + m * cols, cols, dst + m * cols);
-        else
-            b->k.add(xm, y + m * cols, cols, dst + m * cols);
-    }
+    b->k.rms_norm(r->x, op->vec, op->f, r->n, r->dst);
 }
-
-/* ---- matrix products --------------------------------------------------------------------------------------------- */
-
-/* Rows [from, to) of x, normalised and quantised for all kinds of weights of a phase, into buf. */
-static void prepare(const struct backend *b, const struct act_buf *buf, const struct op *norm, unsigned kinds, bool pack,
-                    const float *x, size_t k, struct range rows)
+static void row_layer_norm(const struct backend *b, const struct op *op, const struct row *r)
 {
-    for (size_t m = rows.from; norm && m < rows.to; m++) b->k.rms_norm(x + m * k, norm->vec, norm->f, k, buf->norm + m * k);
-    for (enum qarith q = ARITH_32; q <= ARITH_256; q++)
-        if (kinds & 1u << q) act_quantise(&b->k, q, norm ? buf->norm : x, k, rows.from, rows.to, pack, &buf->q[q]);
+    b->k.layer_norm(r->x, op->vec, op->bias, op->f, r->n, r->dst);
 }
-
-static bool packs(const struct backend *b, uint32_t n)
+static void row_add(const struct backend *b, const struct op *op, const struct row *r)
 {
-    return b->k.pack_cols && n >= b->k.pack_min;
+    (void)op;
+    b->k.add(r->x, r->y, r->n, r->dst);
 }
-
-/* Rows [r0, r1) of one product, with its bias. */
-static void product(struct backend *b, struct worker *w, const struct op *op, const struct act_buf *buf, const float *x,
-                    uint32_t n, size_t r0, size_t r1)
+static void row_scale(const struct backend *b, const struct op *op, const struct row *r)
 {
-    if (r0 >= r1) return;
-    size_t cols = op->w->ne[1];
-    bool pack = packs(b, n);
-    const struct act_mem *q = &buf->q[qtypes[op->w->type].arith];
-    struct mm mm = {.type = op->w->type,
-                    .w = op->w->data,
-                    .row_bytes = tensor_row_bytes(op->w),
-                    .side = op->w->side,
-                    .k = op->w->ne[0],
-                    .n_rows = n,
-                    .act = {.f = x, .stride = op->w->ne[0], .q = q->q, .d = q->d, .s = q->s, .packed = pack ? q->packed : NULL},
-                    .dst = value_rows(b, op->dst, NULL),
-                    .dst_stride = cols,
-                    .scratch = w->mm_scratch};
-    b->k.mm[op->w->type](&mm, r0, r1);
-    if (!op->vec) return;
-    for (size_t m = 0; m < n; m++) {
-        float *y = mm.dst + m * cols + r0;
-        b->k.add(y, op->vec + r0, r1 - r0, y);
-    }
+    b->k.scale(r->x, op->f, r->n, r->dst);
 }
-
-static void run_matmul(struct backend *b, const struct op *op, uint32_t n_ops, unsigned ith, unsigned nth)
+static void row_glu(const struct backend *b, const struct op *op, const struct row *r)
 {
-    struct worker *w = &b->workers[ith];
-    const struct op *end = op + n_ops, *norm = NULL;
-    if (op->code == OP_RMS_NORM) norm = op++;
-    const struct op *mat = op;
-    while (op < end && op->code == OP_MATMUL) op++;
-    const struct op *last = op < end ? op : NULL; /* SWIGLU or ADD */
-
-    uint32_t n;
-    const float *x = value_rows(b, norm ? norm->src[0] : mat->src[0], &n);
-    if (n == 0) return;
-    size_t k = mat->w->ne[0];
-    unsigned kinds = 0;
-    for (const struct op *m = mat; m < op; m++) kinds |= 1u << qtypes[m->w->type].arith;
-    const bool small = n <= SMALL_ROWS, pack = packs(b, n);
-    const struct act_buf *buf = small ? &w->small : &b->shared;
-    if (norm || kinds != 1u << ARITH_FLOAT) {
-        struct range rows = small ? (struct range){0, n} : share(n, pack ? b->k.pack_cols : 1, ith, nth);
-        prepare(b, buf, norm, kinds, pack, x, k, rows);
-        if (!small) pool_barrier(b->pool);
-        if (norm) x = buf->norm;
-    }
-    for (const struct op *m = mat; b->observe && ith == 0 && m < op; m++) b->observe(b->observe_ctx, m->w, x, n);
-
-    if (last && last->code == OP_SWIGLU) {
-        size_t cols = mat->w->ne[1];
-        struct range r = share(cols, ROW_UNIT, ith, nth);
-        product(b, w, mat, buf, x, n, r.from, r.to);
-        product(b, w, mat + 1, buf, x, n, r.from, r.to);
-        const float *gate = value_rows(b, last->src[0], NULL), *up = value_rows(b, last->src[1], NULL);
-        float *dst = value_rows(b, last->dst, NULL);
-        for (size_t m = 0; m < n && r.from < r.to; m++)
-            b->k.swiglu(gate + m * cols + r.from, up + m * cols + r.from, r.to - r.from, dst + m * cols + r.from);
+    b->k.glu[op->act](r->x, r->y, op->f, r->n, r->dst);
+}
+static void row_act(const struct backend *b, const struct op *op, const struct row *r)
+{
+    b->k.act[op->act](r->x, r->n, r->dst);
+}
+static void row_softcap(const struct backend *b, const struct op *op, const struct row *r)
+{
+    b->k.softcap(r->x, op->f, r->n, r->dst);
+}
+static void row_gate(const struct backend *b, const struct op *op, const struct row *r)
+{
+    if (value_cols(b, op->src[1]) == r->n) {
+        b->k.gate(r->x, r->y, r->n, r->dst);
         return;
     }
-    size_t total = 0;
-    for (const struct op *m = mat; m < op; m++) total += m->w->ne[1];
-    struct range r = share(total, ROW_UNIT, ith, nth);
-    size_t at = 0;
-    for (const struct op *m = mat; m < op; at += m->w->ne[1], m++)
-        product(b, w, m, buf, x, n, size_max(r.from, at) - at, size_min(r.to, at + m->w->ne[1]) - size_min(at, r.to));
-    if (last && r.from < r.to) {
-        const float *p = value_rows(b, last->src[0], NULL), *q = value_rows(b, last->src[1], NULL);
-        float *dst = value_rows(b, last->dst, NULL);
-        for (size_t m = 0; m < n; m++)
-            b->k.add(p + m * total + r.from, q + m * total + r.from, r.to - r.from, dst + m * total + r.from);
-    }
+    const float one = 1.0f;
+    float f;
+    b->k.gate(&one, r->y, 1, &f);
+    b->k.scale(r->x, f, r->n, r->dst);
+}
+static void row_head_cols(const struct backend *b, const struct op *op, const struct row *r)
+{
+    (void)b;
+    for (size_t h = 0; h < op->n_heads; h++)
+        memcpy(r->dst + h * op->len, r->x + h * op->head + op->at, op->len * sizeof *r->dst);
+}
+static void row_route(const struct backend *b, const struct op *op, const struct row *r)
+{
+    (void)b;
+    route(op->route, r->x, r->dst, (int32_t *)(void *)(r->dst + op->route->n_used));
 }
 
-/* ---- attention ------------------------------------------------------------------------------------------------------- */
-
-static uint8_t *tile_at(const struct kv_view *kv, uint32_t layer, size_t head, size_t page)
-{
-    return kv->pages[page] + layer * kv->layer_bytes + head * kv->head_bytes;
-}
-
-/* Keys and values of one head, all rows of the batch, into the tiles. */
-static void store_head(const struct backend *b, const struct op *op, size_t head)
-{
-    const struct batch *batch = b->batch;
-    const struct kv_view *kv = batch->kv;
-    size_t dim = op->head_dim, cols = (size_t)op->n_kv_heads * dim;
-    const float *k = value_rows(b, op->src[0], NULL) + head * dim, *v = value_rows(b, op->src[1], NULL) + head * dim;
-    for (size_t m = 0; m < batch->n_rows; m++, k += cols, v += cols) {
-        size_t pos = batch->pos + m, in = pos % KV_PAGE;
-        uint8_t *tile = tile_at(kv, op->layer, head, pos / KV_PAGE);
-        attn_store_k(&b->k, kv->k_type, k, dim, tile, in);
-        attn_store_v(&b->k, kv->v_type, v, dim, tile + kv->k_bytes, in);
-    }
-}
-
-static void rope_head(const struct backend *b, const struct op *op, size_t head)
-{
-    size_t which = 0;
-    while (b->ropes[which] != op->rope) which++;
-    size_t n = op->rope->n_pairs, cols = (size_t)op->n_heads * op->head_dim;
-    float *x = value_rows(b, op->src[0], NULL) + head * op->head_dim;
-    for (size_t m = 0; m < b->batch->n_rows; m++) {
-        const float *a = b->angles[which] + m * 2 * n;
-        b->k.rope(x + m * cols, a, a + n, n, op->rope->neox);
-    }
-}
-
-/* The softmax state of n query rows over some positions, in a buffer of attn_state_floats. */
-struct attn_state {
-    float *m, *l; /* [n] */
-    float *o;     /* [n][dim] */
-};
-static struct attn_state attn_state(float *buffer, size_t n)
-{
-    return (struct attn_state){buffer, buffer + n, buffer + 2 * n};
-}
-static size_t attn_state_floats(size_t n, size_t dim)
-{
-    return n * (dim + 2);
-}
-
-/* Some query rows against one KV head: of the tokens [row0, row1), the query heads [head0, head0 + group), token by token. */
-struct attn_unit {
-    const struct op *op;
-    size_t head, head0, group, row0, row1;
-};
-static size_t unit_rows(const struct attn_unit *u)
-{
-    return (u->row1 - u->row0) * u->group;
-}
-static uint32_t unit_end(const struct backend *b, const struct attn_unit *u) /* positions that its last row sees */
-{
-    return b->batch->pos + (uint32_t)u->row1;
-}
-static const uint8_t *unit_tile(const struct backend *b, const struct attn_unit *u, uint32_t pos)
-{
-    return tile_at(b->batch->kv, u->op->layer, u->head, pos / KV_PAGE);
-}
-
-/* The queries of a unit, scaled, and how far each sees, into the worker. */
-static void attn_queries(const struct backend *b, struct worker *w, const struct attn_unit *u)
-{
-    const size_t dim = u->op->head_dim, cols = (size_t)u->op->n_heads * dim;
-    const float *q = value_rows(b, u->op->src[0], NULL);
-    for (size_t i = 0; i < unit_rows(u); i++) {
-        const float *from = q + (u->row0 + i / u->group) * cols + (u->head0 + i % u->group) * dim;
-        for (size_t d = 0; d < dim; d++) w->attn_q[i * dim + d] = from[d] * u->op->f;
-        w->attn_end[i] = b->batch->pos + (uint32_t)(u->row0 + i / u->group) + 1;
-        if (!attn_quantised(b->batch->kv->k_type)) continue;
-        const size_t blocks = attn_blocks(dim), k = blocks * KV_BLOCK;
-        float row[ATTN_DIM_MAX] = {0};
-        memcpy(row, w->attn_q + i * dim, dim * sizeof *row);
-        b->k.quant_act_32(row, k, w->attn_quant.q + i * k, w->attn_quant.d + i * blocks, w->attn_quant.s + i * blocks);
-    }
-}
-
-/* The state of the chunk that begins at position `chunk`, for the queries in the worker. next: the tile that the thread reads
- * after it, or NULL. */
-static void attn_chunk(const struct backend *b, struct worker *w, const struct attn_unit *u, uint32_t chunk,
-                       struct attn_state s, const uint8_t *next)
-{
-    const struct kv_view *kv = b->batch->kv;
-    const size_t dim = u->op->head_dim, n = unit_rows(u);
-    const uint32_t end = (uint32_t)size_min(unit_end(b, u), (size_t)chunk + ATTN_CHUNK);
-    for (size_t i = 0; i < n; i++) s.m[i] = -__builtin_inff(), s.l[i] = 0.0f;
-    memset(s.o, 0, n * dim * sizeof *s.o);
-    for (uint32_t pos = chunk; pos < end; pos += ATTN_TILE) {
-        for (size_t i = 0; i < n; i++)
-            w->attn_valid[i] = w->attn_end[i] <= pos ? 0 : (uint32_t)size_min(w->attn_end[i] - pos, ATTN_TILE);
-        const uint8_t *tile = unit_tile(b, u, pos);
-        struct attn_tile t = {.k = tile,
-                              .v = tile + kv->k_bytes,
-                              .k_type = kv->k_type,
-                              .v_type = kv->v_type,
-                              .head_dim = dim,
-                              .v_dim = dim,
-                              .n_rows = n,
-                              .q = w->attn_q,
-                              .quant = {.q = w->attn_quant.q, .d = w->attn_quant.d, .s = w->attn_quant.s},
-                              .valid = w->attn_valid,
-                              .m = s.m,
-                              .l = s.l,
-                              .o = s.o,
-                              .scratch = w->attn_scratch,
-                              .next = end - pos > ATTN_TILE ? unit_tile(b, u, pos + ATTN_TILE) : next,
-                              .next_bytes = kv->head_bytes};
-        b->k.attn_tile(&t);
-    }
-}
-
-/* Merges the state of a chunk into that of the chunks before it. Rows that see nothing of it stay as they are. */
-static void attn_merge(const struct backend *b, const struct attn_unit *u, uint32_t chunk, struct attn_state all,
-                       struct attn_state one)
-{
-    const size_t dim = u->op->head_dim;
-    for (size_t i = 0; i < unit_rows(u); i++)
-        if (b->batch->pos + u->row0 + i / u->group >= chunk)
-            b->k.attn_merge(&all.m[i], &all.l[i], all.o + i * dim, one.m[i], one.l[i], one.o + i * dim, dim);
-}
-
-static void attn_output(const struct backend *b, const struct attn_unit *u, struct attn_state s)
-{
-    const size_t dim = u->op->head_dim, cols = (size_t)u->op->n_heads * dim;
-    float *dst = value_rows(b, u->op->dst, NULL);
-    for (size_t i = 0; i < unit_rows(u); i++) {
-        float inv = 1.0f / s.l[i];
-        float *to = dst + (u->row0 + i / u->group) * cols + (u->head0 + i % u->group) * dim;
-        for (size_t d = 0; d < dim; d++) to[d] = s.o[i * dim + d] * inv;
-    }
-}
-
-/* How a phase of attention is cut into tasks: units, each whole or, where `chunks` is not 0, one task for each of its chunks.
- */
-struct attn_plan {
-    const struct op *op;
-    size_t group, part, n_parts; /* query heads of a KV head; of a unit; units for each KV head */
-    size_t block, n_blocks;      /* tokens of a unit */
-    size_t n_units, chunks;
+/* NULL: no operation of this kind, or one that looks at more than its row. */
+static void (*const row_fns[OP_COUNT])(const struct backend *b, const struct op *op, const struct row *r) = {
+    [OP_RMS_NORM] = row_rms_norm,
+    [OP_LAYER_NORM] = row_layer_norm,
+    [OP_ADD] = row_add,
+    [OP_SCALE] = row_scale,
+    [OP_GLU] = row_glu,
+    [OP_ACT] = row_act,
+    [OP_GATE] = row_gate,
+    [OP_SOFTCAP] = row_softcap,
+    [OP_HEAD_COLS] = row_head_cols,
+    [OP_ROUTE] = row_route,
 };
 
-static struct attn_plan attn_plan(const struct backend *b, const struct op *op, unsigned nth)
+/* All rows of one operation that this thread has. */
+static void op_rows(struct backend *b, const struct op *op, struct worker *w, struct range r)
 {
-    const size_t n_rows = b->batch->n_rows, chunks = (b->batch->pos + n_rows + ATTN_CHUNK - 1) / ATTN_CHUNK;
-    struct attn_plan p = {.op = op, .group = op->n_heads / op->n_kv_heads};
-    p.part = size_min(p.group, ATTN_ROWS / SMALL_ROWS);
-    p.n_parts = (p.group + p.part - 1) / p.part;
-    p.block = ATTN_ROWS / p.part;
-    p.n_blocks = (n_rows + p.block - 1) / p.block;
-    p.n_units = op->n_kv_heads * p.n_parts * p.n_blocks;
-    if (n_rows <= SMALL_ROWS && nth > 1 && chunks > 1 && chunks <= b->max_chunks) p.chunks = chunks;
-    return p;
-}
-
-static struct attn_unit attn_unit(const struct backend *b, const struct attn_plan *p, size_t unit)
-{
-    const size_t row = unit % p->n_blocks * p->block, first = unit / p->n_blocks % p->n_parts * p->part;
-    const size_t head = unit / p->n_blocks / p->n_parts;
-    return (struct attn_unit){.op = p->op,
-                              .head = head,
-                              .head0 = head * p->group + first,
-                              .group = size_min(p->part, p->group - first),
-                              .row0 = row,
-                              .row1 = size_min(row + p->block, b->batch->n_rows)};
-}
-
-/* A whole unit, chunk after chunk. */
-static void attend(const struct backend *b, struct worker *w, const struct attn_unit *u)
-{
-    const struct attn_state all = attn_state(w->attn_all, unit_rows(u)), one = attn_state(w->attn_one, unit_rows(u));
-    const uint32_t end = unit_end(b, u);
-    attn_queries(b, w, u);
-    for (uint32_t chunk = 0; chunk < end; chunk += ATTN_CHUNK) {
-        const uint8_t *next = end - chunk > ATTN_CHUNK ? unit_tile(b, u, chunk + ATTN_CHUNK) : NULL;
-        attn_chunk(b, w, u, chunk, chunk ? one : all, next);
-        if (chunk) attn_merge(b, u, chunk, all, one);
+    if (op->code == OP_EXPERTS_SUM) {
+        run_experts_sum(b, op, w, r);
+        return;
     }
-    attn_output(b, u, all);
-}
-
-static struct attn_state chunk_state(const struct backend *b, const struct attn_unit *u, size_t chunk)
-{
-    const size_t before = attn_state_floats(u->head0 * SMALL_ROWS, u->op->head_dim);
-    return attn_state(b->attn_states + chunk * b->state_floats + before, unit_rows(u));
-}
-
-/* One chunk of a unit. Whoever computes the last one merges all, in their order. after: the task that this thread has next. */
-static void attend_chunk(struct backend *b, struct worker *w, const struct attn_plan *p, size_t task, size_t after)
-{
-    const size_t unit = task / p->chunks, chunk = task % p->chunks;
-    const struct attn_unit u = attn_unit(b, p, unit);
-    const uint8_t *next = NULL;
-    if (after < p->n_units * p->chunks) {
-        const struct attn_unit v = attn_unit(b, p, after / p->chunks);
-        next = unit_tile(b, &v, (uint32_t)(after % p->chunks) * ATTN_CHUNK);
+    const size_t n = value_cols(b, op->dst), nx = value_cols(b, op->src[0]);
+    const size_t ny = op->src[1] == NO_VALUE ? 0 : value_cols(b, op->src[1]);
+    float *dst = value_rows(b, op->dst, NULL);
+    const float *x = value_rows(b, op->src[0], NULL), *y = ny ? value_rows(b, op->src[1], NULL) : NULL;
+    for (size_t m = r.from; m < r.to; m++) {
+        const struct row row = {x + m * nx, y ? y + m * ny : NULL, dst + m * n, n};
+        row_fns[op->code](b, op, &row);
     }
-    attn_queries(b, w, &u);
-    attn_chunk(b, w, &u, (uint32_t)chunk * ATTN_CHUNK, chunk_state(b, &u, chunk), next);
-    if (atomic_fetch_add_explicit(&b->attn_done[unit], 1, memory_order_acq_rel) + 1 < p->chunks) return;
-    atomic_store_explicit(&b->attn_done[unit], 0, memory_order_relaxed);
-    const struct attn_state all = chunk_state(b, &u, 0);
-    for (size_t c = 1; c < p->chunks; c++) attn_merge(b, &u, (uint32_t)c * ATTN_CHUNK, all, chunk_state(b, &u, c));
-    attn_output(b, &u, all);
 }
 
-static size_t next_task(struct backend *b)
+static void run_rows(struct backend *b, const struct op *op, uint32_t n_ops, unsigned ith, unsigned nth)
 {
-    return atomic_fetch_add_explicit(&b->attn_next, 1, memory_order_relaxed);
-}
-
-static void run_attention(struct backend *b, const struct op *op, uint32_t n_ops, unsigned ith, unsigned nth)
-{
-    const struct op *attn = op + n_ops - 1;
-    /* Heads to rotate and heads to store, numbered through. Keys must be rotated before they are stored: a thread that
-     * stores a head has rotated it itself. */
-    const struct op *store = attn - 1, *rope_q = NULL, *rope_k = NULL;
-    for (const struct op *p = op; p < store; p++) *(p->src[0] == store->src[0] ? &rope_k : &rope_q) = p;
-    size_t n_q = rope_q ? rope_q->n_heads : 0, n_kv = store->n_kv_heads;
-    struct range r = share(n_q + n_kv, 1, ith, nth);
-    for (size_t h = r.from; h < r.to; h++) {
-        if (h < n_q) {
-            rope_head(b, rope_q, h);
-        } else {
-            if (rope_k) rope_head(b, rope_k, h - n_q);
-            store_head(b, store, h - n_q);
-        }
-    }
-    if (ith == 0) atomic_store_explicit(&b->attn_next, 0, memory_order_relaxed);
-    pool_barrier(b->pool);
-    const struct attn_plan p = attn_plan(b, attn, nth);
-    const size_t n_tasks = p.n_units * size_max(p.chunks, 1);
-    for (size_t task = next_task(b), after; task < n_tasks; task = after) {
-        after = next_task(b);
-        const struct attn_unit u = attn_unit(b, &p, task);
-        if (p.chunks)
-            attend_chunk(b, &b->workers[ith], &p, task, after);
-        else
-            attend(b, &b->workers[ith], &u);
-    }
+    uint32_t n;
+    (void)value_rows(b, op->dst, &n);
+    struct range r = share(n, 1, ith, nth);
+    for (uint32_t i = 0; i < n_ops; i++) op_rows(b, &op[i], &b->workers[ith], r);
 }
 
 /* ---- running --------------------------------------------------------------------------------------------------------------
  */
 
+/* The angles of all rows, for every rotary embedding. Nobody reads them before the next phase. */
+static void turn(struct backend *b, unsigned ith, unsigned nth)
+{
+    for (uint32_t s = 0; s < b->batch->n_seqs; s++) {
+        const struct batch_seq *seq = &b->batch->seqs[s];
+        struct range r = share(seq->n_rows, 1, ith, nth);
+        for (size_t m = r.from; m < r.to; m++)
+            for (size_t i = 0; i < b->n_ropes; i++) {
+                const size_t n = b->ropes[i]->n_pairs;
+                float *a = b->angles[i] + (seq->row + m) * 2 * n;
+                rope_angles(seq->pos + (uint32_t)m, b->ropes[i]->inv_freq, n, b->ropes[i]->scale, a, a + n);
+            }
+    }
+}
+
+static void run_alone(struct backend *b, const struct op *op, unsigned ith, unsigned nth)
+{
+    static void (*const fns[OP_COUNT])(struct backend * b, const struct op *op, unsigned ith, unsigned nth) = {
+        [OP_EMBED] = run_embed,
+        [OP_GATHER] = run_gather,
+        [OP_HEAD_MATMUL] = run_head_matmul,
+        [OP_EXPERTS_UP] = run_experts_up,
+        [OP_EXPERTS_DOWN] = run_experts_down,
+    };
+    fns[op->code](b, op, ith, nth);
+}
+
 static void run_phase(struct backend *b, const struct phase *p, unsigned ith, unsigned nth)
 {
-    const struct op *op = &b->g->ops[p->first], *last = op + p->n - 1;
-    if (last->code == OP_ATTENTION)
+    const struct op *op = &b->g->ops[p->first];
+    switch (p->kind) {
+    case PHASE_ATTENTION:
         run_attention(b, op, p->n, ith, nth);
-    else if (op->code == OP_MATMUL || p->n > 1)
-        run_matmul(b, op, p->n, ith, nth);
-    else if (op->code == OP_EMBED)
-        run_embed(b, op, ith, nth);
-    else if (op->code == OP_GATHER)
-        run_gather(b, op, ith, nth);
-    else
-        run_rows(b, op, ith, nth);
+        break;
+    case PHASE_PRODUCTS:
+        run_products(b, op, p->n, ith, nth);
+        break;
+    case PHASE_ROWS:
+        run_rows(b, op, p->n, ith, nth);
+        break;
+    case PHASE_ALONE:
+        run_alone(b, op, ith, nth);
+        break;
+    }
 }
 
 static void run_thread(void *ctx, unsigned ith, unsigned nth)
 {
     struct backend *b = ctx;
     const struct batch *batch = b->batch;
+    turn(b, ith, nth);
     for (uint32_t i = 0; i < b->g->n_phases; i++) {
         run_phase(b, &b->g->phases[i], ith, nth);
         /* Thread 0 decides and names the phase after which all leave: a slow thread that reads the number of a later phase goes
@@ -521,27 +224,56 @@ struct backend_info backend_info(const struct backend *b)
 /* ---- opening ----------------------------------------------------------------------------------------------------------------
  */
 
-/* Widest input of a matrix, widest head, most query heads. */
+/* The most of each that an operation needs. */
 struct widths {
-    size_t k, head, n_heads;
+    size_t k;                                                /* input of a matrix */
+    size_t head, v, n_heads;                                 /* of attention: elements of a key and of a value, query heads */
+    size_t expert_in, expert_out, hidden, n_experts, n_used; /* of experts; hidden: input of the second matrix */
 };
+
+static void survey_matrix(struct backend *b, const struct tensor *w)
+{
+    b->kinds |= 1u << qtypes[w->type].arith;
+}
+
+static void survey_experts(struct backend *b, const struct op *op, struct widths *w)
+{
+    const size_t n = op->code == OP_HEAD_MATMUL ? op->n_heads : op->route->n_experts;
+    for (size_t i = 0; i < COUNT_OF(op->experts) && op->experts[i].w; i++)
+        for (size_t e = 0; e < n; e++) survey_matrix(b, op->experts[i].w[e]);
+    const uint64_t *ne = op->experts[0].w[0]->ne;
+    w->expert_in = size_max(w->expert_in, ne[0]);
+    if (op->code == OP_HEAD_MATMUL) return;
+    if (op->code == OP_EXPERTS_UP) w->expert_out = size_max(w->expert_out, ne[1]), w->k = size_max(w->k, ne[0]);
+    if (op->code == OP_EXPERTS_DOWN) w->hidden = size_max(w->hidden, ne[0]);
+    w->n_experts = size_max(w->n_experts, op->route->n_experts);
+    w->n_used = size_max(w->n_used, op->route->n_used);
+}
+
+static int survey_rope(struct backend *b, const struct rope *rope, struct err *e)
+{
+    size_t r = 0;
+    while (r < b->n_ropes && b->ropes[r] != rope) r++;
+    if (r == MAX_ROPES) return fail(e, ERR_UNSUPPORTED, "more than %d different rotary embeddings in one model", MAX_ROPES);
+    if (r == b->n_ropes) b->ropes[b->n_ropes++] = rope;
+    return 0;
+}
 
 static int survey(struct backend *b, struct widths *w, struct err *e)
 {
     for (uint32_t i = 0; i < b->g->n_ops; i++) {
         const struct op *op = &b->g->ops[i];
-        if (op->code == OP_MATMUL) w->k = size_max(w->k, op->w->ne[0]);
-        if (op->code == OP_MATMUL) b->kinds |= 1u << qtypes[op->w->type].arith;
-        if (op->code == OP_ATTENTION) {
-            w->head = size_max(w->head, op->head_dim);
-            w->n_heads = size_max(w->n_heads, op->n_heads);
-            b->state_floats = size_max(b->state_floats, attn_state_floats((size_t)op->n_heads * SMALL_ROWS, op->head_dim));
+        if (op->code == OP_MATMUL) {
+            w->k = size_max(w->k, op->w->ne[0]);
+            survey_matrix(b, op->w);
         }
-        if (op->code != OP_ROPE) continue;
-        size_t r = 0;
-        while (r < b->n_ropes && b->ropes[r] != op->rope) r++;
-        if (r == MAX_ROPES) return fail(e, ERR_UNSUPPORTED, "more than %d different rotary embeddings in one model", MAX_ROPES);
-        if (r == b->n_ropes) b->ropes[b->n_ropes++] = op->rope;
+        if (op->experts[0].w) survey_experts(b, op, w);
+        if (op->code == OP_ROPE) TRY(survey_rope(b, op->rope, e));
+        if (op->code != OP_ATTENTION) continue;
+        w->head = size_max(w->head, op->attn.head_dim);
+        w->v = size_max(w->v, op->attn.v_dim);
+        w->n_heads = size_max(w->n_heads, op->attn.n_heads);
+        b->state_floats = size_max(b->state_floats, attn_state_floats((size_t)op->attn.n_heads * SMALL_ROWS, op->attn.v_dim));
     }
     return 0;
 }
@@ -583,6 +315,8 @@ static void carve_all(struct backend *b, struct carve *c, const struct widths *w
     b->rows = carve(c, b->g->row_floats, b->max_rows * sizeof(float));
     b->outs = carve(c, b->g->out_floats, b->max_out * sizeof(float));
     carve_act(c, b, &b->shared, b->max_rows, w->k);
+    const size_t choices = b->max_rows * w->n_used;
+    carve_act(c, b, &b->hidden, choices, w->hidden);
     for (size_t i = 0; i < b->n_ropes; i++) b->angles[i] = carve(c, b->max_rows, 2 * b->ropes[i]->n_pairs * sizeof(float));
     for (unsigned t = 0; t < n_threads; t++) {
         struct worker *wk = &b->workers[t];
@@ -594,8 +328,13 @@ static void carve_all(struct backend *b, struct carve *c, const struct widths *w
         wk->attn_quant.q = carve(c, ATTN_ROWS, blocks * KV_BLOCK);
         wk->attn_quant.d = carve(c, ATTN_ROWS, blocks * sizeof(float));
         wk->attn_quant.s = carve(c, ATTN_ROWS, blocks * sizeof(int16_t));
-        wk->attn_all = carve(c, attn_state_floats(ATTN_ROWS, w->head), sizeof(float));
-        wk->attn_one = carve(c, attn_state_floats(ATTN_ROWS, w->head), sizeof(float));
+        wk->attn_all = carve(c, attn_state_floats(ATTN_ROWS, w->v), sizeof(float));
+        wk->attn_one = carve(c, attn_state_floats(ATTN_ROWS, w->v), sizeof(float));
+        if (w->expert_in) carve_act(c, b, &wk->expert, EXPERT_ROWS, w->expert_in);
+        wk->expert_up = carve(c, EXPERT_ROWS, w->expert_out * sizeof(float));
+        wk->expert_first = carve(c, w->n_experts + 1, sizeof *wk->expert_first);
+        wk->expert_slot = carve(c, choices, sizeof *wk->expert_slot);
+        wk->expert_at = carve(c, choices, sizeof *wk->expert_at);
     }
     b->attn_states = carve(c, b->max_chunks, b->state_floats * sizeof(float));
     b->attn_done = carve(c, w->n_heads, sizeof *b->attn_done);

@@ -64,10 +64,8 @@ static double weighted_square(const float *x, const float *importance, size_t n)
 static double measure_row(const struct choice *c, struct worker *w, uint64_t row, const float *importance, double errors[RUNGS])
 {
     const struct tensor *src = c->item->src;
-    const uint64_t rows = src->ne[1] * src->ne[2] * src->ne[3], len = src->ne[0];
-    const struct qrow from = {(const uint8_t *)src->data + row * (src->bytes / rows), src->side,
-                              src->side ? row * (len / src->side->group) : 0};
-    size_t n = size_min((size_t)len, SAMPLE_COLS);
+    const struct qrow from = transfer_row(c->item, row);
+    size_t n = size_min((size_t)src->ne[0], SAMPLE_COLS);
     qtypes[src->type].row_to_float(&from, 0, w->x, n);
     for (size_t r = 0; r < c->n; r++) {
         qtypes[c->types[r]].quantize(w->x, importance, w->packed, n);

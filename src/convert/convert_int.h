@@ -6,7 +6,9 @@
 
 /* One tensor of the new file. */
 struct transfer_item {
-    const struct tensor *src;
+    const struct tensor *src;          /* its shape and, where it is whole, the tensor itself */
+    const struct tensor *const *parts; /* [n_parts] of one shape and type, laid one behind the other; NULL: src is whole */
+    uint32_t n_parts;
     struct str name; /* in the new file */
     enum qtype type; /* in the new file */
     bool fixed;      /* the type is not to be chosen for a size */
@@ -72,6 +74,8 @@ int budget_assign(struct transfer *t, struct err *e);
 /* Importance of the columns of each matrix of an item, [matrices][row length], in a; *out is NULL where nothing is known. */
 int transfer_importance(const struct transfer *t, const struct transfer_item *item, struct arena *a, const float **out,
                         struct err *e);
+/* Row r of an item's source, counted over all its parts. */
+struct qrow transfer_row(const struct transfer_item *item, uint64_t r);
 /* Weights that count as the model's. */
 uint64_t transfer_weights(const struct transfer_item *item);
 /* Describes all items, writes everything and finishes the file; fills result. */

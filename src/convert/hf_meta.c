@@ -38,37 +38,116 @@ static const char *const scaling_names[] = {
 static void put_rope(struct gguf_writer *w, const struct model *m)
 {
     const struct hparams *hp = &m->hp;
-    put_u32(w, m, "rope.dimension_count", hp->rope_dim);
-    put_f32(w, m, "rope.freq_base", hp->rope_theta);
-    const char *name = hp->rope_scaling < COUNT_OF(scaling_names) ? scaling_names[hp->rope_scaling] : NULL;
+    const struct rope_hp *r = &hp->rope[0];
+    put_u32(w, m, "rope.dimension_count", r->dim);
+    put_f32(w, m, "rope.freq_base", r->theta);
+    if (hp->n_ropes > 1) {
+        put_f32(w, m, "rope.freq_base_swa", hp->rope[1].theta);
+        put_u32(w, m, "rope.dimension_count_swa", hp->rope[1].dim);
+    }
+    const char *name = r->scaling < COUNT_OF(scaling_names) ? scaling_names[r->scaling] : NULL;
     if (!name) return;
     gguf_put_str(w, arch_key(m, "rope.scaling.type").text, str_of(name));
-    put_f32(w, m, "rope.scaling.factor", hp->rope_factor);
-    if (hp->rope_scaling != ROPE_LINEAR) put_u32(w, m, "rope.scaling.original_context_length", hp->rope_n_ctx);
-    double attn = hp->rope_attn_factor;
-    if (hp->rope_scaling == ROPE_YARN) {
-        put_f32(w, m, "rope.scaling.yarn_beta_fast", hp->rope_high);
-        put_f32(w, m, "rope.scaling.yarn_beta_slow", hp->rope_low);
+    put_f32(w, m, "rope.scaling.factor", r->factor);
+    if (r->scaling != ROPE_LINEAR) put_u32(w, m, "rope.scaling.original_context_length", r->n_ctx);
+    double attn = r->attn_factor;
+    if (r->scaling == ROPE_YARN) {
+        put_f32(w, m, "rope.scaling.yarn_beta_fast", r->high);
+        put_f32(w, m, "rope.scaling.yarn_beta_slow", r->low);
+        /* llama.cpp always rounds the range and has no key for what does not. */
+        gguf_put_bool(w, arch_key(m, "rope.scaling.truncate").text, r->truncate);
+        if (hp->kv_lora) put_f32(w, m, "rope.scaling.yarn_log_multiplier", 0.1 * r->mscale_all);
+        if (hp->kv_lora) return; /* readers know how it goes into the scores */
         /* Readers multiply by 0.1 ln(factor) + 1 themselves. */
-        if (hp->rope_factor > 1) attn /= 0.1 * num_log(hp->rope_factor) + 1;
+        if (r->factor > 1) attn /= 0.1 * num_log(r->factor) + 1;
     }
-    if ((float)attn != 1.0f || hp->rope_scaling == ROPE_LONGROPE) put_f32(w, m, "rope.scaling.attn_factor", attn);
+    if ((float)attn != 1.0f || r->scaling == ROPE_LONGROPE) put_f32(w, m, "rope.scaling.attn_factor", attn);
 }
 
-static void put_hparams(struct gguf_writer *w, const struct model *m)
+/* Keys that say otherwise in GGUF what config.json says, or are not said at all. */
+static bool said_otherwise(const struct hparams *hp, const char *key)
+{
+    static const char *const keys[] = {"attention.head_count_kv",    "attention.key_length",
+                                       "attention.value_length_mla", "attention.layer_norm_rms_epsilon",
+                                       "attention.sliding_window",   "logit_scale"};
+    const unsigned f = hp->arch->features;
+    for (size_t i = 0; i < COUNT_OF(keys); i++)
+        if (strcmp(key, keys[i]) == 0) return true;
+    if (strcmp(key, "embedding_scale") == 0) return hp->embd_scale == 1 || f & EMBD_SQRT;
+    if (strcmp(key, "residual_scale") == 0) return hp->residual_scale == 1;
+    if (strncmp(key, "attention.temperature", 21) == 0) return hp->temp == 0;
+    return strncmp(key, "expert_", 7) == 0 && hp->route.n_experts == 0;
+}
+
+static void put_numbers(struct gguf_writer *w, const struct model *m)
+{
+    struct hparam p;
+    for (size_t i = 0; hparams_at(&m->hp, i, &p); i++) {
+        if (!p.key || said_otherwise(&m->hp, p.key) || (p.value == 0 && p.kind != NUM_BOOL)) continue;
+        if (p.kind == NUM_U32)
+            put_u32(w, m, p.key, (uint32_t)p.value);
+        else if (p.kind == NUM_BOOL)
+            gguf_put_bool(w, arch_key(m, p.key).text, p.value != 0);
+        else
+            put_f32(w, m, p.key, p.value);
+    }
+}
+
+static void put_heads(struct gguf_writer *w, const struct model *m)
 {
     const struct hparams *hp = &m->hp;
-    put_u32(w, m, "block_count", hp->n_layers);
-    put_u32(w, m, "context_length", hp->n_ctx_train);
-    put_u32(w, m, "embedding_length", hp->n_embd);
-    put_u32(w, m, "feed_forward_length", hp->n_ff);
-    put_u32(w, m, "attention.head_count", hp->n_heads);
     put_u32(w, m, "attention.head_count_kv", hp->n_kv_heads);
-    if (hp->head_dim * (uint64_t)hp->n_heads != hp->n_embd) {
+    if (hp->kv_lora) { /* as attention to the latent vector sees them; and as they were meant */
+        put_u32(w, m, "attention.key_length", hp->kv_lora + hp->rope_part);
+        put_u32(w, m, "attention.value_length", hp->kv_lora);
+        put_u32(w, m, "attention.key_length_mla", hp->nope_part + hp->rope_part);
+        put_u32(w, m, "attention.value_length_mla", hp->v_dim);
+    } else if (hp->head_dim * (uint64_t)hp->n_heads != hp->n_embd) {
         put_u32(w, m, "attention.key_length", hp->head_dim);
         put_u32(w, m, "attention.value_length", hp->head_dim);
     }
-    put_f32(w, m, "attention.layer_norm_rms_epsilon", (double)hp->norm_eps);
+}
+
+/* Which layers have a window, where the architecture does not imply it. */
+static void put_windows(struct gguf_writer *w, const struct model *m, struct arena *a)
+{
+    const struct hparams *hp = &m->hp;
+    const uint32_t period = hp->arch->full_every;
+    bool *local = arena_array(a, hp->n_layers, sizeof *local), implied = true;
+    if (hp->window == 0) return;
+    if (!hp->chunked) put_u32(w, m, "attention.sliding_window", hp->window);
+    for (uint32_t l = 0; local && l < hp->n_layers; l++) {
+        local[l] = hp->layers[l].local;
+        implied = implied && local[l] == (period == 0 || (l + 1) % period != 0);
+    }
+    if (!implied) gguf_put_bools(w, arch_key(m, "attention.sliding_window_pattern").text, local, hp->n_layers);
+}
+
+/* How layers with experts lie among the others, and how tokens are routed. */
+static void put_experts(struct gguf_writer *w, const struct model *m)
+{
+    const struct hparams *hp = &m->hp;
+    uint32_t dense = 0, step = 1;
+    if (hp->route.n_experts == 0) return;
+    while (dense < hp->n_layers && !m->layers[dense].router) dense++;
+    while (dense + step < hp->n_layers && !m->layers[dense + step].router) step++;
+    put_u32(w, m, "expert_gating_func", hp->route.sigmoid ? 2 : hp->route.top_softmax ? 3 : 1);
+    put_u32(w, m, "leading_dense_block_count", step > 1 ? 0 : dense);
+    put_u32(w, m, "interleave_moe_layer_step", step);
+}
+
+static void put_hparams(struct gguf_writer *w, const struct model *m, struct arena *a)
+{
+    const struct hparams *hp = &m->hp;
+    const bool layer_norm = hp->arch->features & LAYER_NORM;
+    put_numbers(w, m);
+    put_heads(w, m);
+    put_windows(w, m, a);
+    put_experts(w, m);
+    put_f32(w, m, layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", (double)hp->norm_eps);
+    if (hp->logit_scale != 1)
+        put_f32(w, m, "logit_scale",
+                strcmp(hp->arch->gguf, "granite") == 0 ? 1 / (double)hp->logit_scale : (double)hp->logit_scale);
     put_u32(w, m, "vocab_size", hp->n_vocab);
     put_rope(w, m);
 }
@@ -217,11 +296,11 @@ int hf_meta_put(struct gguf_writer *w, const struct files *src, const struct mod
     gguf_put_str(w, "general.type", STR("model"));
     gguf_put_str(w, "general.name", str_of(name));
     TRY(put_sampling(w, src, e));
-    put_hparams(w, m);
 
     struct tok *t;
     struct arena a = {0};
     TRY(tok_open_hf(hf->tokenizer, hf->tokenizer_config, hf->special_tokens, files_path(src), &t, e));
+    put_hparams(w, m, &a);
     int rc = put_vocabulary(w, src, t, m->hp.n_vocab, &a, e);
     arena_fini(&a);
     tok_close(&t);

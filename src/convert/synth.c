@@ -7,19 +7,22 @@
 #include <stdio.h>
 
 static const struct synth_shape shapes[] = {
-    {"llama-3.2-1b", 16, 2048, 8192, 32, 8, 64, 128256, 131072, 500000, true},
-    {"llama-3.2-3b", 28, 3072, 8192, 24, 8, 128, 128256, 131072, 500000, true},
-    {"llama-3.1-8b", 32, 4096, 14336, 32, 8, 128, 128256, 131072, 500000, false},
-    {"llama-3.1-70b", 80, 8192, 28672, 64, 8, 128, 128256, 131072, 500000, false},
-    {"llama-2-7b", 32, 4096, 11008, 32, 32, 128, 32000, 4096, 10000, false},
-    {"mistral-7b", 32, 4096, 14336, 32, 8, 128, 32768, 32768, 1000000, false},
-    {"qwen2.5-7b", 28, 3584, 18944, 28, 4, 128, 152064, 32768, 1000000, false},
+    {"llama-3.2-1b", "llama", 16, 2048, 8192, 32, 8, 64, 128256, 131072, 500000, true, .traits = S_DENSE},
+    {"llama-3.2-3b", "llama", 28, 3072, 8192, 24, 8, 128, 128256, 131072, 500000, true, .traits = S_DENSE},
+    {"llama-3.1-8b", "llama", 32, 4096, 14336, 32, 8, 128, 128256, 131072, 500000, false, .traits = S_DENSE},
+    {"llama-3.1-70b", "llama", 80, 8192, 28672, 64, 8, 128, 128256, 131072, 500000, false, .traits = S_DENSE},
+    {"llama-2-7b", "llama", 32, 4096, 11008, 32, 32, 128, 32000, 4096, 10000, false, .traits = S_DENSE},
+    {"mistral-7b", "llama", 32, 4096, 14336, 32, 8, 128, 32768, 32768, 1000000, false, .traits = S_DENSE},
+    {"qwen2.5-7b", "llama", 28, 3584, 18944, 28, 4, 128, 152064, 32768, 1000000, false, .traits = S_DENSE},
+    {"qwen3-8b", "qwen3", 36, 4096, 12288, 32, 8, 128, 151936, 40960, 1000000, false, .traits = S_DENSE | S_QK_NORM},
+    {"mixtral-8x7b", "llama", 32, 4096, 14336, 32, 8, 128, 32000, 32768, 1000000, false, 8, 2, 14336, .traits = S_EXPERTS},
+    {"qwen3-30b-a3b", "qwen3moe", 48, 2048, 6144, 32, 4, 128, 151936, 40960, 1000000, false, 128, 8, 768,
+     .traits = S_EXPERTS | S_QK_NORM},
+    {"gpt-oss-20b", "gpt-oss", 24, 2880, 2880, 64, 8, 64, 201088, 131072, 150000, false, 32, 4, 2880, .window = 128,
+     .traits = S_EXPERTS | S_BIASES | S_LATE_NORM},
+    {"llama-4-scout", "llama4", 48, 5120, 8192, 40, 8, 128, 202048, 1 << 20, 500000, false, 16, 1, 8192, 8192,
+     .traits = S_EXPERTS | S_SHARED},
 };
-
-/* Shapes that people ask for and that the llama architecture does not have. */
-static const struct {
-    const char *name, *architecture;
-} foreign[] = {{"qwen3-30b-a3b", "qwen3moe"}, {"gpt-oss-20b", "gpt-oss"}, {"llama-4-scout", "llama4"}};
 
 const struct synth_shape *synth_shape_at(size_t i)
 {
@@ -28,12 +31,6 @@ const struct synth_shape *synth_shape_at(size_t i)
 
 const struct synth_shape *synth_shape_find(const char *name, struct err *e)
 {
-    for (size_t i = 0; i < COUNT_OF(foreign); i++)
-        if (str_is(str_of(name), foreign[i].name)) {
-            (void)fail(e, ERR_UNSUPPORTED, "shape '%s' needs the architecture %s, of which no random model can be made yet",
-                       name, foreign[i].architecture);
-            return NULL;
-        }
     struct buf names = {0};
     for (size_t i = 0; i < COUNT_OF(shapes); i++) {
         if (str_is(str_of(name), shapes[i].name)) {
@@ -49,26 +46,65 @@ const struct synth_shape *synth_shape_find(const char *name, struct err *e)
 
 /* ---- description ------------------------------------------------------------------------------------------ */
 
-enum width { W_EMBD, W_FF, W_Q, W_KV, W_VOCAB, W_NONE };
+enum width { W_EMBD, W_FF, W_Q, W_KV, W_HEAD, W_HEADS, W_EXPERTS, W_FF_EXPERT, W_FF_SHARED, W_VOCAB, W_NONE };
 
 static uint64_t width_of(const struct synth_shape *s, enum width w)
 {
-    const uint64_t widths[] = {s->n_embd,  s->n_ff, (uint64_t)s->n_heads * s->head_dim, (uint64_t)s->n_kv_heads * s->head_dim,
-                               s->n_vocab, 1};
+    const uint64_t widths[] = {s->n_embd,
+                               s->n_ff,
+                               (uint64_t)s->n_heads * s->head_dim,
+                               (uint64_t)s->n_kv_heads * s->head_dim,
+                               s->head_dim,
+                               s->n_heads,
+                               s->n_experts,
+                               s->n_ff_expert,
+                               s->n_ff_shared,
+                               s->n_vocab,
+                               1};
     return widths[w];
 }
 
+/* What lies in a tensor: weights of norms, biases, or a matrix; one of each expert. */
+enum fill { ONES, ZEROS, RANDOM, RANDOM_EXPERTS, ZEROS_EXPERTS };
+
 static const struct part {
     const char *name;
-    enum width in, out; /* out W_NONE: a vector of norm weights, always f32 */
+    enum width in, out; /* out W_NONE: a vector */
+    enum fill fill;
+    unsigned traits, without; /* the shape must have all of the ones and none of the others */
 } layer_parts[] =
     {
-        {"attn_norm", W_EMBD, W_NONE}, {"attn_q", W_EMBD, W_Q},      {"attn_k", W_EMBD, W_KV},
-        {"attn_v", W_EMBD, W_KV},      {"attn_output", W_Q, W_EMBD}, {"ffn_norm", W_EMBD, W_NONE},
-        {"ffn_gate", W_EMBD, W_FF},    {"ffn_up", W_EMBD, W_FF},     {"ffn_down", W_FF, W_EMBD},
+        {"attn_norm.weight", W_EMBD, W_NONE, ONES, 0, 0},
+        {"attn_q.weight", W_EMBD, W_Q, RANDOM, 0, 0},
+        {"attn_q.bias", W_Q, W_NONE, ZEROS, S_BIASES, 0},
+        {"attn_k.weight", W_EMBD, W_KV, RANDOM, 0, 0},
+        {"attn_k.bias", W_KV, W_NONE, ZEROS, S_BIASES, 0},
+        {"attn_v.weight", W_EMBD, W_KV, RANDOM, 0, 0},
+        {"attn_v.bias", W_KV, W_NONE, ZEROS, S_BIASES, 0},
+        {"attn_q_norm.weight", W_HEAD, W_NONE, ONES, S_QK_NORM, 0},
+        {"attn_k_norm.weight", W_HEAD, W_NONE, ONES, S_QK_NORM, 0},
+        {"attn_sinks.weight", W_HEADS, W_NONE, ZEROS, S_BIASES, 0},
+        {"attn_output.weight", W_Q, W_EMBD, RANDOM, 0, 0},
+        {"attn_output.bias", W_EMBD, W_NONE, ZEROS, S_BIASES, 0},
+        {"ffn_norm.weight", W_EMBD, W_NONE, ONES, 0, S_LATE_NORM},
+        {"post_attention_norm.weight", W_EMBD, W_NONE, ONES, S_LATE_NORM, 0},
+        {"ffn_gate.weight", W_EMBD, W_FF, RANDOM, S_DENSE, 0},
+        {"ffn_up.weight", W_EMBD, W_FF, RANDOM, S_DENSE, 0},
+        {"ffn_down.weight", W_FF, W_EMBD, RANDOM, S_DENSE, 0},
+        {"ffn_gate_inp.weight", W_EMBD, W_EXPERTS, RANDOM, S_EXPERTS, 0},
+        {"ffn_gate_inp.bias", W_EXPERTS, W_NONE, ZEROS, S_EXPERTS | S_BIASES, 0},
+        {"ffn_gate_exps.weight", W_EMBD, W_FF_EXPERT, RANDOM_EXPERTS, S_EXPERTS, 0},
+        {"ffn_gate_exps.bias", W_FF_EXPERT, W_NONE, ZEROS_EXPERTS, S_EXPERTS | S_BIASES, 0},
+        {"ffn_up_exps.weight", W_EMBD, W_FF_EXPERT, RANDOM_EXPERTS, S_EXPERTS, 0},
+        {"ffn_up_exps.bias", W_FF_EXPERT, W_NONE, ZEROS_EXPERTS, S_EXPERTS | S_BIASES, 0},
+        {"ffn_down_exps.weight", W_FF_EXPERT, W_EMBD, RANDOM_EXPERTS, S_EXPERTS, 0},
+        {"ffn_down_exps.bias", W_EMBD, W_NONE, ZEROS_EXPERTS, S_EXPERTS | S_BIASES, 0},
+        {"ffn_gate_shexp.weight", W_EMBD, W_FF_SHARED, RANDOM, S_SHARED, 0},
+        {"ffn_up_shexp.weight", W_EMBD, W_FF_SHARED, RANDOM, S_SHARED, 0},
+        {"ffn_down_shexp.weight", W_FF_SHARED, W_EMBD, RANDOM, S_SHARED, 0},
 },
-  embedding = {"token_embd", W_EMBD, W_VOCAB}, output_norm = {"output_norm", W_EMBD, W_NONE},
-  output = {"output", W_EMBD, W_VOCAB};
+  embedding = {"token_embd.weight", W_EMBD, W_VOCAB, RANDOM, 0, 0},
+  output_norm = {"output_norm.weight", W_EMBD, W_NONE, ONES, 0, 0}, output = {"output.weight", W_EMBD, W_VOCAB, RANDOM, 0, 0};
 
 enum { NAME_BYTES = 48 };
 
@@ -77,6 +113,7 @@ struct list {
     const struct synth_shape *s;
     struct tensor *tensors;
     struct transfer_item *items;
+    const struct part **parts;
     char (*names)[NAME_BYTES];
     size_t n;
 };
@@ -85,11 +122,13 @@ static void add(struct list *l, const struct part *p, int layer)
 {
     struct tensor *t = &l->tensors[l->n];
     char *name = l->names[l->n];
-    int n = layer < 0 ? snprintf(name, NAME_BYTES, "%s.weight", p->name)
-                      : snprintf(name, NAME_BYTES, "blk.%d.%s.weight", layer, p->name);
+    if ((p->traits & l->s->traits) != p->traits || (p->without & l->s->traits)) return;
+    int n = layer < 0 ? snprintf(name, NAME_BYTES, "%s", p->name) : snprintf(name, NAME_BYTES, "blk.%d.%s", layer, p->name);
     *t = (struct tensor){.name = {name, (size_t)n},
                          .n_dims = p->out == W_NONE ? 1 : 2,
                          .ne = {width_of(l->s, p->in), width_of(l->s, p->out), 1, 1}};
+    if (p->fill == RANDOM_EXPERTS || p->fill == ZEROS_EXPERTS) t->ne[t->n_dims++] = l->s->n_experts;
+    l->parts[l->n] = p;
     l->items[l->n++] = (struct transfer_item){.src = t, .name = t->name, .type = QTYPE_F32};
 }
 
@@ -98,8 +137,9 @@ static int list_tensors(struct list *l, struct arena *a, struct err *e)
     size_t most = (size_t)l->s->n_layers * COUNT_OF(layer_parts) + 3;
     l->tensors = arena_array(a, most, sizeof *l->tensors);
     l->items = arena_array(a, most, sizeof *l->items);
+    l->parts = arena_array(a, most, sizeof *l->parts);
     l->names = arena_array(a, most, sizeof *l->names);
-    if (!l->tensors || !l->items || !l->names) return fail_nomem(e, "list of tensors", most * sizeof *l->tensors);
+    if (!l->tensors || !l->items || !l->parts || !l->names) return fail_nomem(e, "list of tensors", most * sizeof *l->tensors);
     add(l, &embedding, -1);
     for (uint32_t i = 0; i < l->s->n_layers; i++)
         for (size_t k = 0; k < COUNT_OF(layer_parts); k++) add(l, &layer_parts[k], (int)i);
@@ -115,8 +155,11 @@ static int choose_types(struct list *l, const char *name, uint32_t *file_type, s
     const struct synth_shape *s = l->s;
     const struct recipe *r = recipe_find(str_of(name));
     if (r) {
-        const struct recipe_model m = {
-            .n_layers = s->n_layers, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .tied = s->tied};
+        const struct recipe_model m = {.n_layers = s->n_layers,
+                                       .n_heads = s->n_heads,
+                                       .n_kv_heads = s->n_kv_heads,
+                                       .n_experts = s->n_experts,
+                                       .tied = s->tied};
         recipe_assign(r, &m, l->items, l->n);
         *file_type = r->file_type;
         return 0;
@@ -124,7 +167,7 @@ static int choose_types(struct list *l, const char *name, uint32_t *file_type, s
     if (!qtype_by_name(str_of(name), &t) || qtypes[t].ggml_id == NO_GGML)
         return fail(e, ERR_ARG, "type '%s' is neither a type of GGUF files nor a mix of such", name);
     for (size_t i = 0; i < l->n; i++)
-        if (l->items[i].src->n_dims > 1) l->items[i].type = recipe_fit(t, l->items[i].src->ne[0]);
+        if (!recipe_keeps(l->items[i].name, l->items[i].src->n_dims)) l->items[i].type = recipe_fit(t, l->items[i].src->ne[0]);
     *file_type = recipe_file_type(t);
     return 0;
 }
@@ -152,10 +195,9 @@ static int put(struct writing *w, const void *p, uint64_t bytes, struct err *e)
     return tell && w->on_progress(w->user, w->done, w->all) ? fail(e, ERR_CANCELLED, "cancelled") : 0;
 }
 
-static int write_ones(struct writing *w, uint64_t n, struct err *e)
+static int write_numbers(struct writing *w, float v, uint64_t n, struct err *e)
 {
-    const float one = 1;
-    for (uint64_t i = 0; i < n; i++) TRY(put(w, &one, sizeof one, e));
+    for (uint64_t i = 0; i < n; i++) TRY(put(w, &v, sizeof v, e));
     return 0;
 }
 
@@ -165,7 +207,7 @@ static int write_matrix(struct writing *w, const struct transfer_item *item, str
     const uint64_t n = item->src->ne[0], row_blocks = n / info->block_n;
     uint64_t at = 0;
     qtype_noise(item->type, &w->state, sqrtf(1.0f / (float)n), w->pool, POOL_ROWS * row_blocks);
-    for (uint64_t r = 0; r < item->src->ne[1]; r++) {
+    for (uint64_t r = 0; r < item->src->ne[1] * item->src->ne[2]; r++) {
         TRY(put(w, w->pool + at * info->block_bytes, row_blocks * info->block_bytes, e));
         at = (at + row_blocks + 1) % ((POOL_ROWS - 1) * row_blocks); /* so that rows differ */
     }
@@ -207,29 +249,47 @@ static int put_vocabulary(const struct writing *w, struct arena *a, struct err *
 static int put_metadata(const struct writing *w, uint32_t file_type, struct err *e)
 {
     const struct synth_shape *s = w->s;
+    char key[64];
     const struct {
         const char *key;
         uint32_t v;
     } numbers[] = {
-        {"llama.block_count", s->n_layers},
-        {"llama.context_length", s->n_ctx},
-        {"llama.embedding_length", s->n_embd},
-        {"llama.feed_forward_length", s->n_ff},
-        {"llama.attention.head_count", s->n_heads},
-        {"llama.attention.head_count_kv", s->n_kv_heads},
-        {"llama.attention.key_length", s->head_dim},
-        {"llama.attention.value_length", s->head_dim},
-        {"llama.rope.dimension_count", s->head_dim},
-        {"llama.vocab_size", s->n_vocab},
-        {"general.file_type", file_type},
-        {"general.quantization_version", 2},
+        {"block_count", s->n_layers},
+        {"context_length", s->n_ctx},
+        {"embedding_length", s->n_embd},
+        {"feed_forward_length", s->n_ff},
+        {"attention.head_count", s->n_heads},
+        {"attention.head_count_kv", s->n_kv_heads},
+        {"attention.key_length", s->head_dim},
+        {"attention.value_length", s->head_dim},
+        {"attention.sliding_window", s->window},
+        {"rope.dimension_count", s->head_dim},
+        {"vocab_size", s->n_vocab},
+        {"expert_count", s->n_experts},
+        {"expert_used_count", s->n_used},
+        {"expert_feed_forward_length", s->n_ff_expert},
+        {"expert_shared_feed_forward_length", s->n_ff_shared},
     };
-    int rc = gguf_put_str(w->w, "general.architecture", STR("llama"));
+    int rc = gguf_put_str(w->w, "general.architecture", str_of(s->arch));
     if (rc == 0) rc = gguf_put_str(w->w, "general.name", str_of(s->name));
-    for (size_t i = 0; i < COUNT_OF(numbers) && rc == 0; i++) rc = gguf_put_u32(w->w, numbers[i].key, numbers[i].v);
-    if (rc == 0) rc = gguf_put_f32(w->w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
-    if (rc == 0) rc = gguf_put_f32(w->w, "llama.rope.freq_base", s->rope_theta);
+    if (rc == 0) rc = gguf_put_u32(w->w, "general.file_type", file_type);
+    if (rc == 0) rc = gguf_put_u32(w->w, "general.quantization_version", 2);
+    for (size_t i = 0; i < COUNT_OF(numbers) && rc == 0; i++) {
+        (void)snprintf(key, sizeof key, "%s.%s", s->arch, numbers[i].key);
+        if (numbers[i].v) rc = gguf_put_u32(w->w, key, numbers[i].v);
+    }
+    (void)snprintf(key, sizeof key, "%s.attention.layer_norm_rms_epsilon", s->arch);
+    if (rc == 0) rc = gguf_put_f32(w->w, key, 1e-5f);
+    (void)snprintf(key, sizeof key, "%s.rope.freq_base", s->arch);
+    if (rc == 0) rc = gguf_put_f32(w->w, key, s->rope_theta);
     return rc < 0 ? fail(e, rc, "metadata: %s", err_text(rc)) : 0;
+}
+
+static int write_item(struct writing *w, const struct part *p, const struct transfer_item *item, struct err *e)
+{
+    const uint64_t *ne = item->src->ne;
+    if (p->fill == RANDOM || p->fill == RANDOM_EXPERTS) return write_matrix(w, item, e);
+    return write_numbers(w, p->fill == ONES ? 1 : 0, ne[0] * ne[1] * ne[2], e);
 }
 
 static int write_all(struct writing *w, const char *type, struct arena *a, const char *out_path, struct err *e)
@@ -248,8 +308,7 @@ static int write_all(struct writing *w, const char *type, struct arena *a, const
         TRY(gguf_add_tensor(w->w, l.items[i].name, l.items[i].type, l.items[i].src->n_dims, l.items[i].src->ne, e));
     w->all = gguf_writer_data_bytes(w->w);
     TRY(gguf_write_begin(w->w, e));
-    for (size_t i = 0; i < l.n; i++)
-        TRY(l.items[i].src->n_dims == 1 ? write_ones(w, l.items[i].src->ne[0], e) : write_matrix(w, &l.items[i], e));
+    for (size_t i = 0; i < l.n; i++) TRY(write_item(w, l.parts[i], &l.items[i], e));
     return gguf_write_end(w->w, e);
 }
 

@@ -8,14 +8,20 @@
 
 #define SYNTH_VERSION 2
 
+/* What layers have beside attention and norms. */
+enum synth_trait { S_DENSE = 1, S_EXPERTS = 2, S_SHARED = 4, S_QK_NORM = 8, S_BIASES = 16 /* and sinks */, S_LATE_NORM = 32 };
+
 struct synth_shape {
-    const char *name;
+    const char *name, *arch; /* arch: general.architecture */
     uint32_t n_layers, n_embd, n_ff, n_heads, n_kv_heads, head_dim, n_vocab, n_ctx;
     float rope_theta;
     bool tied;
+    uint32_t n_experts, n_used, n_ff_expert, n_ff_shared; /* 0: none */
+    uint32_t window;                                      /* of attention; 0: none */
+    unsigned traits;                                      /* bits of synth_trait */
 };
 const struct synth_shape *synth_shape_at(size_t i); /* NULL past the end */
-/* NULL with an error that lists the names where there is none of this name, or says why it cannot be made. */
+/* NULL with an error that lists the names where there is none of this name. */
 const struct synth_shape *synth_shape_find(const char *name, struct err *e);
 
 /* type: a recipe such as "q4_k_m", or a tensor type, for all matrices. Writes the GGUF file out_path, durably.

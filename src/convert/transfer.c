@@ -74,6 +74,13 @@ int transfer_importance(const struct transfer *t, const struct transfer_item *it
     return 0;
 }
 
+struct qrow transfer_row(const struct transfer_item *item, uint64_t r)
+{
+    if (!item->parts) return tensor_row(item->src, r);
+    const uint64_t rows = item->parts[0]->ne[1] * item->parts[0]->ne[2] * item->parts[0]->ne[3];
+    return tensor_row(item->parts[r / rows], r % rows);
+}
+
 /* Tables that everybody computes are not the model's. The product was checked when the source was opened. */
 uint64_t transfer_weights(const struct transfer_item *item)
 {
@@ -88,6 +95,7 @@ struct stream {
     struct transfer *t;
     const struct transfer_item *item;
     uint64_t n_rows, row_len, row_bytes; /* in the source */
+    bool vector;                         /* a bias, the rows of which are its elements */
     uint64_t piece;                      /* weights; the last of a row may be shorter */
     uint64_t row_pieces, n_pieces;
     uint64_t piece_bytes, new_row_bytes; /* in the new file */
@@ -122,8 +130,8 @@ static bool make_piece(const struct stream *s, uint64_t p, uint8_t *dst, float *
     const struct qtype_info *to = &qtypes[s->item->type];
     uint64_t row = source_row(s, p / s->row_pieces), col = p % s->row_pieces * s->piece;
     size_t n = (size_t)(s->row_len - col < s->piece ? s->row_len - col : s->piece);
-    const struct qrow from = {(const uint8_t *)src->data + row * s->row_bytes, src->side,
-                              src->side ? row * (s->row_len / src->side->group) : 0};
+    struct qrow from = transfer_row(s->item, row);
+    if (s->vector) from = (struct qrow){(const uint8_t *)src->data + row * s->row_bytes, NULL, 0};
     if (src->type == s->item->type) {
         memcpy(dst, from.data + col / to->block_n * to->block_bytes, n / to->block_n * to->block_bytes);
         return true;
@@ -190,11 +198,14 @@ static int put_slabs(struct stream *s)
 /* What lies in the new file as it lies in the old one. */
 static int put_same(struct stream *s)
 {
-    const uint8_t *p = s->item->src->data;
-    uint64_t n = s->item->src->bytes;
-    for (size_t piece; n; p += piece, n -= piece) {
-        piece = (size_t)(n < SLAB ? n : SLAB);
-        TRY(put(s, p, piece));
+    const struct tensor *const *parts = s->item->parts ? s->item->parts : &s->item->src;
+    for (uint32_t i = 0; i < (s->item->parts ? s->item->n_parts : 1); i++) {
+        const uint8_t *p = parts[i]->data;
+        uint64_t n = parts[i]->bytes;
+        for (size_t piece; n; p += piece, n -= piece) {
+            piece = (size_t)(n < SLAB ? n : SLAB);
+            TRY(put(s, p, piece));
+        }
     }
     return 0;
 }
@@ -203,7 +214,7 @@ static int put_tensor(struct stream *s, const struct transfer_item *item)
 {
     const struct tensor *src = item->src;
     const struct qtype_info *to = &qtypes[item->type];
-    bool vector = item->heads && src->n_dims == 1; /* the rows of a bias are its elements */
+    const bool vector = s->vector = item->heads && src->n_dims == 1;
     s->item = item;
     if (src->type == item->type && !item->heads) return put_same(s);
     s->n_rows = vector ? src->ne[0] : src->ne[1] * src->ne[2] * src->ne[3];

@@ -305,6 +305,11 @@ const struct tensor *files_find(const struct files *f, struct str name)
     return names_find(&f->names, name, &i) ? f->tensors[i] : NULL;
 }
 
+bool files_index(const struct files *f, struct str name, size_t *i)
+{
+    return names_find(&f->names, name, i);
+}
+
 uint64_t files_bytes(const struct files *f)
 {
     return f->bytes;

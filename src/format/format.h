@@ -54,12 +54,8 @@ const char *files_path(const struct files *f);
 size_t files_n_tensors(const struct files *f);
 const struct tensor *files_tensor(const struct files *f, size_t i);      /* in the order of the files */
 const struct tensor *files_find(const struct files *f, struct str name); /* NULL when missing */
+bool files_index(const struct files *f, struct str name, size_t *i);     /* its place; false when missing */
 uint64_t files_bytes(const struct files *f);                             /* sum of the tensors' bytes */
-
-/* The same tensor's name in a GGUF file and in a Hugging Face checkpoint: "blk.3.attn_q.weight" is
- * "model.layers.3.self_attn.q_proj.weight". out is overwritten; false where the name is in no table (or memory is out). */
-bool tensor_name_to_hf(struct str gguf, struct buf *out);
-bool tensor_name_to_gguf(struct str hf, struct buf *out);
 
 /* ---- GGUF metadata -------------------------------------------------------------------------------- */
 
@@ -115,6 +111,7 @@ bool gguf_get_str(const struct gguf *g, const char *key, struct str *out);
 bool gguf_arr_u64(const struct gguf_kv *kv, uint64_t i, uint64_t *out);
 bool gguf_arr_i64(const struct gguf_kv *kv, uint64_t i, int64_t *out);
 bool gguf_arr_f64(const struct gguf_kv *kv, uint64_t i, double *out);
+bool gguf_arr_bool(const struct gguf_kv *kv, uint64_t i, bool *out);
 /* Strings have no fixed size: walk them with a reader that gguf_strs makes; false when kv is no array of strings. */
 bool gguf_strs(const struct gguf_kv *kv, struct reader *out);
 struct str gguf_next_str(struct reader *r);
@@ -144,6 +141,7 @@ int gguf_put_bool(struct gguf_writer *w, const char *key, bool v);
 int gguf_put_str(struct gguf_writer *w, const char *key, struct str v);
 int gguf_put_strs(struct gguf_writer *w, const char *key, const struct str *v, size_t n);
 int gguf_put_i32s(struct gguf_writer *w, const char *key, const int32_t *v, size_t n);
+int gguf_put_bools(struct gguf_writer *w, const char *key, const bool *v, size_t n);
 int gguf_put_f32s(struct gguf_writer *w, const char *key, const float *v, size_t n);
 int gguf_put_kv(struct gguf_writer *w, const struct gguf_kv *kv); /* copies an entry of another file as it is */
 int gguf_add_tensor(struct gguf_writer *w, struct str name, enum qtype type, uint32_t n_dims, const uint64_t *ne,

@@ -480,6 +480,14 @@ bool gguf_arr_f64(const struct gguf_kv *kv, uint64_t i, double *out)
     return element(kv, i, &v) && as_f64(kv->elem, &v, out);
 }
 
+bool gguf_arr_bool(const struct gguf_kv *kv, uint64_t i, bool *out)
+{
+    struct gguf_kv v = {0};
+    if (kv->elem != GGUF_BOOL || !element(kv, i, &v)) return false;
+    *out = v.v.u != 0;
+    return true;
+}
+
 bool gguf_strs(const struct gguf_kv *kv, struct reader *out)
 {
     if (kv->type != GGUF_ARRAY || kv->elem != GGUF_STRING) return false;

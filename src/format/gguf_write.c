@@ -165,6 +165,11 @@ int gguf_put_i32s(struct gguf_writer *w, const char *key, const int32_t *v, size
     return put_array(w, key, GGUF_I32, v, n);
 }
 
+int gguf_put_bools(struct gguf_writer *w, const char *key, const bool *v, size_t n)
+{
+    return put_array(w, key, GGUF_BOOL, v, n);
+}
+
 int gguf_put_f32s(struct gguf_writer *w, const char *key, const float *v, size_t n)
 {
     return put_array(w, key, GGUF_F32, v, n);

@@ -47,6 +47,11 @@ static value_id new_value(struct graph *g, uint32_t cols, bool gathered)
     return (value_id)g->n_values++;
 }
 
+static bool op_in_place(enum op_code code)
+{
+    return code == OP_ROPE || code == OP_HEAD_NORM;
+}
+
 static value_id record(struct graph *g, struct op op, uint32_t cols)
 {
     if (g->failed) return NO_VALUE;
@@ -54,7 +59,7 @@ static value_id record(struct graph *g, struct op op, uint32_t cols)
     if (!ops) return NO_VALUE;
     g->ops = ops;
     bool gathered = op.code == OP_GATHER || (op.src[0] != NO_VALUE && g->values[op.src[0]].gathered);
-    if (op.code == OP_ROPE)
+    if (op_in_place(op.code))
         op.dst = op.src[0];
     else
         op.dst = cols ? new_value(g, cols, gathered) : NO_VALUE;
@@ -78,6 +83,12 @@ value_id graph_rms_norm(struct graph *g, value_id x, const float *w, float eps)
     return record(g, (struct op){.code = OP_RMS_NORM, .src = {x, NO_VALUE}, .vec = w, .f = eps}, cols_of(g, x));
 }
 
+value_id graph_layer_norm(struct graph *g, value_id x, const float *w, const float *bias, float eps)
+{
+    struct op op = {.code = OP_LAYER_NORM, .src = {x, NO_VALUE}, .vec = w, .bias = bias, .f = eps};
+    return record(g, op, cols_of(g, x));
+}
+
 value_id graph_matmul(struct graph *g, value_id x, const struct tensor *w, const float *bias)
 {
     return record(g, (struct op){.code = OP_MATMUL, .src = {x, NO_VALUE}, .w = w, .vec = bias}, (uint32_t)w->ne[1]);
@@ -88,34 +99,97 @@ value_id graph_add(struct graph *g, value_id a, value_id b)
     return record(g, (struct op){.code = OP_ADD, .src = {a, b}}, cols_of(g, a));
 }
 
-value_id graph_swiglu(struct graph *g, value_id gate, value_id up)
+value_id graph_scale(struct graph *g, value_id x, float f)
 {
-    return record(g, (struct op){.code = OP_SWIGLU, .src = {gate, up}}, cols_of(g, gate));
+    return record(g, (struct op){.code = OP_SCALE, .src = {x, NO_VALUE}, .f = f}, cols_of(g, x));
 }
 
-value_id graph_rope(struct graph *g, value_id x, const struct rope *rope, uint32_t n_heads, uint32_t head_dim)
+value_id graph_glu(struct graph *g, enum act_fn act, float limit, value_id gate, value_id up)
 {
-    struct op op = {.code = OP_ROPE, .src = {x, NO_VALUE}, .rope = rope, .n_heads = n_heads, .head_dim = head_dim};
+    return record(g, (struct op){.code = OP_GLU, .src = {gate, up}, .act = act, .f = limit}, cols_of(g, gate));
+}
+
+value_id graph_act(struct graph *g, enum act_fn act, value_id x)
+{
+    return record(g, (struct op){.code = OP_ACT, .src = {x, NO_VALUE}, .act = act}, cols_of(g, x));
+}
+
+value_id graph_gate(struct graph *g, value_id x, value_id gate)
+{
+    return record(g, (struct op){.code = OP_GATE, .src = {x, gate}}, cols_of(g, x));
+}
+
+value_id graph_softcap(struct graph *g, value_id x, float cap)
+{
+    return record(g, (struct op){.code = OP_SOFTCAP, .src = {x, NO_VALUE}, .f = cap}, cols_of(g, x));
+}
+
+value_id graph_head_norm(struct graph *g, value_id x, const float *w, float eps, uint32_t n_heads, uint32_t len)
+{
+    struct op op = {.code = OP_HEAD_NORM, .src = {x, NO_VALUE}, .vec = w, .f = eps, .n_heads = n_heads, .len = len};
+    op.head = cols_of(g, x) / n_heads;
     return record(g, op, cols_of(g, x));
 }
 
-void graph_kv_store(struct graph *g, value_id k, value_id v, uint32_t layer, uint32_t n_kv_heads, uint32_t head_dim)
+value_id graph_rope(struct graph *g, value_id x, const struct rope *rope, uint32_t n_heads, uint32_t at)
 {
-    struct op op = {.code = OP_KV_STORE, .src = {k, v}, .layer = layer, .n_kv_heads = n_kv_heads, .head_dim = head_dim};
-    record(g, op, 0);
+    struct op op = {.code = OP_ROPE, .src = {x, NO_VALUE}, .rope = rope, .n_heads = n_heads, .at = at};
+    op.head = cols_of(g, x) / n_heads;
+    return record(g, op, cols_of(g, x));
 }
 
-value_id graph_attention(struct graph *g, value_id q, uint32_t layer, uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim,
-                         float scale)
+void graph_kv_store(struct graph *g, value_id k, value_id v, const struct attn_params *p)
 {
-    struct op op = {.code = OP_ATTENTION,
-                    .src = {q, NO_VALUE},
-                    .layer = layer,
-                    .n_heads = n_heads,
-                    .n_kv_heads = n_kv_heads,
-                    .head_dim = head_dim,
-                    .f = scale};
-    return record(g, op, n_heads * head_dim);
+    record(g, (struct op){.code = OP_KV_STORE, .src = {k, v}, .attn = *p}, 0);
+}
+
+value_id graph_attention(struct graph *g, value_id q, const struct attn_params *p)
+{
+    return record(g, (struct op){.code = OP_ATTENTION, .src = {q, NO_VALUE}, .attn = *p}, p->n_heads * p->v_dim);
+}
+
+value_id graph_head_matmul(struct graph *g, value_id x, const struct tensor *const *w, uint32_t n_heads)
+{
+    struct op op = {.code = OP_HEAD_MATMUL, .src = {x, NO_VALUE}, .n_heads = n_heads, .experts = {{w, NULL}, {NULL, NULL}}};
+    op.head = cols_of(g, x) / n_heads;
+    return record(g, op, n_heads * (op.head - (uint32_t)w[0]->ne[0] + (uint32_t)w[0]->ne[1]));
+}
+
+value_id graph_head_cols(struct graph *g, value_id x, uint32_t n_heads, uint32_t at, uint32_t len)
+{
+    struct op op = {.code = OP_HEAD_COLS, .src = {x, NO_VALUE}, .n_heads = n_heads, .at = at, .len = len};
+    op.head = cols_of(g, x) / n_heads;
+    return record(g, op, n_heads * len);
+}
+
+value_id graph_route(struct graph *g, value_id logits, const struct route_params *p)
+{
+    return record(g, (struct op){.code = OP_ROUTE, .src = {logits, NO_VALUE}, .route = p}, 2 * p->n_used);
+}
+
+value_id graph_experts_up(struct graph *g, value_id x, value_id routes, const struct route_params *p, enum act_fn act,
+                          float limit, bool weigh_input, struct experts gate, struct experts up)
+{
+    struct op op = {.code = OP_EXPERTS_UP,
+                    .src = {x, routes},
+                    .route = p,
+                    .act = act,
+                    .f = limit,
+                    .weigh_input = weigh_input,
+                    .experts = {gate, up}};
+    return record(g, op, p->n_used * (uint32_t)up.w[0]->ne[1]);
+}
+
+value_id graph_experts_down(struct graph *g, value_id x, value_id routes, const struct route_params *p, struct experts down)
+{
+    struct op op = {.code = OP_EXPERTS_DOWN, .src = {x, routes}, .route = p, .experts = {down, {NULL, NULL}}};
+    return record(g, op, p->n_used * (uint32_t)down.w[0]->ne[1]);
+}
+
+value_id graph_experts_sum(struct graph *g, value_id x, value_id routes, const struct route_params *p, bool weighted)
+{
+    struct op op = {.code = OP_EXPERTS_SUM, .src = {x, routes}, .route = p, .weigh_input = !weighted};
+    return record(g, op, cols_of(g, x) / p->n_used);
 }
 
 value_id graph_gather(struct graph *g, value_id x)
@@ -133,30 +207,58 @@ static bool read_later(const struct graph *g, value_id v, const struct op *end)
     return false;
 }
 
-/* Length of the phase that starts at op i. */
-static uint32_t phase_length(const struct graph *g, uint32_t i)
+/* Operations whose row r reads only rows r, and which no thread helps another with. */
+static bool row_by_row(enum op_code code)
+{
+    static const bool rows[OP_COUNT] = {
+        [OP_RMS_NORM] = true,  [OP_LAYER_NORM] = true,  [OP_ADD] = true,     [OP_SCALE] = true,
+        [OP_GLU] = true,       [OP_ACT] = true,         [OP_GATE] = true,    [OP_ROUTE] = true,
+        [OP_HEAD_COLS] = true, [OP_EXPERTS_SUM] = true, [OP_SOFTCAP] = true,
+    };
+    return rows[code];
+}
+
+/* Length of the longest phase of attention that starts at op i; 0: none does. */
+static uint32_t attention_length(const struct graph *g, uint32_t i)
+{
+    uint32_t n = i;
+    while (n < g->n_ops && op_in_place(g->ops[n].code)) n++;
+    if (n < g->n_ops && g->ops[n].code == OP_KV_STORE) n++;
+    return n < g->n_ops && g->ops[n].code == OP_ATTENTION ? n + 1 - i : 0;
+}
+
+/* The same for matrix products: a norm, up to three matrices that read it, and what is done to the rows just made. */
+static uint32_t product_length(const struct graph *g, uint32_t i)
 {
     const struct op *op = g->ops, *end = g->ops + g->n_ops, *p = op + i;
-    if (p->code == OP_ROPE || p->code == OP_KV_STORE) {
-        while (p < end && (p->code == OP_ROPE || p->code == OP_KV_STORE)) p++;
-        if (p < end && p->code == OP_ATTENTION) p++;
-        return (uint32_t)(p - op) - i;
-    }
-    bool norm = p->code == OP_RMS_NORM;
+    bool norm = p->code == OP_RMS_NORM || p->code == OP_LAYER_NORM;
     if (norm) {
-        if (p + 1 == end || p[1].code != OP_MATMUL || p[1].src[0] != p->dst) return 1;
+        if (p + 1 == end || p[1].code != OP_MATMUL || p[1].src[0] != p->dst) return 0;
         p++;
     }
-    if (p->code != OP_MATMUL) return 1;
+    if (p->code != OP_MATMUL) return 0;
     value_id x = p->src[0];
     uint32_t n = 0;
     for (; p < end && n < 3 && p->code == OP_MATMUL && p->src[0] == x; p++) n++;
-    if (norm && read_later(g, x, p)) return 1;
-    if (p < end && n == 2 && p->code == OP_SWIGLU && p->src[0] == p[-2].dst && p->src[1] == p[-1].dst)
+    if (norm && read_later(g, x, p)) return 0;
+    if (p < end && n == 2 && p->code == OP_GLU && p->src[0] == p[-2].dst && p->src[1] == p[-1].dst)
         p++;
     else if (p < end && n == 1 && p->code == OP_ADD && (p->src[0] == p[-1].dst || p->src[1] == p[-1].dst))
         p++;
     return (uint32_t)(p - op) - i;
+}
+
+static struct phase phase_at(const struct graph *g, uint32_t i)
+{
+    uint32_t n = attention_length(g, i);
+    if (n) return (struct phase){PHASE_ATTENTION, i, n};
+    n = product_length(g, i);
+    if (n) return (struct phase){PHASE_PRODUCTS, i, n};
+    if (!row_by_row(g->ops[i].code)) return (struct phase){PHASE_ALONE, i, 1};
+    const bool gathered = g->values[g->ops[i].dst].gathered;
+    for (n = i + 1; n < g->n_ops && row_by_row(g->ops[n].code); n++)
+        if (product_length(g, n) || g->values[g->ops[n].dst].gathered != gathered) break;
+    return (struct phase){PHASE_ROWS, i, n - i};
 }
 
 /* ---- placement ---------------------------------------------------------------------------------------- */
@@ -194,7 +296,7 @@ int graph_plan(struct graph *g, value_id output, struct err *e)
 
     for (uint32_t v = 0; v < g->n_values; v++) first[v] = UINT32_MAX;
     for (uint32_t i = 0; i < g->n_ops; i += g->phases[g->n_phases - 1].n) {
-        struct phase p = {i, phase_length(g, i)};
+        struct phase p = phase_at(g, i);
         for (uint32_t o = p.first; o < p.first + p.n; o++) {
             const value_id ids[] = {g->ops[o].dst, g->ops[o].src[0], g->ops[o].src[1]};
             for (size_t k = 0; k < COUNT_OF(ids); k++) {

@@ -7,8 +7,9 @@
  *     weights   borrowed tensors of the open model
  *
  * What makes a phase (docs: ARCHITECTURE.md, "the path of one token"):
- *     [RMS_NORM] MATMUL{1,3} [SWIGLU] [ADD]      one activation, up to three matrices, epilogue on the rows just made
- *     ROPE ROPE KV_STORE ATTENTION               everything between the projections
+ *     [RMS_NORM | LAYER_NORM] MATMUL{1,3} [GLU | ADD]    one activation, up to three matrices, epilogue on the rows just made
+ *     (HEAD_NORM | ROPE)* [KV_STORE] ATTENTION           everything between the projections
+ *     a run of operations that work row by row           each thread takes its rows through all of them
  *     any other operation alone
  */
 #ifndef QUERN_GRAPH_H
@@ -16,6 +17,7 @@
 
 #include "base/base.h"
 #include "format/format.h"
+#include "kernel/kernel.h"
 
 enum op_code {
 #define OP(NAME, name) OP_##NAME,
@@ -43,18 +45,47 @@ struct rope {
     bool neox;             /* pairs (i, i + n_pairs), else (2i, 2i + 1) */
 };
 
-struct op {
-    enum op_code code;
-    value_id dst, src[2];                   /* NO_VALUE where unused */
-    const struct tensor *w;                 /* EMBED, MATMUL */
-    const float *vec;                       /* RMS_NORM: weight [cols]; MATMUL: bias [cols] or NULL */
-    const struct rope *rope;                /* ROPE */
-    float f;                                /* RMS_NORM: epsilon; ATTENTION: score scale */
-    uint32_t layer;                         /* KV_STORE, ATTENTION */
-    uint32_t n_heads, n_kv_heads, head_dim; /* ROPE, KV_STORE, ATTENTION */
+/* How attention sees the cache of a layer. */
+struct attn_params {
+    uint32_t layer; /* whose keys and values */
+    uint32_t n_heads, n_kv_heads, head_dim, v_dim;
+    float scale;        /* of the scores */
+    float softcap;      /* 0: none */
+    uint32_t window;    /* a token sees itself and the window - 1 before it; 0: all */
+    bool chunked;       /* the window is a chunk: a token sees those of its own chunk, up to itself */
+    bool bidirectional; /* a token sees all of the batch, those behind it, too */
+    const float *sinks; /* [n_heads] logits that take part in the softmax and have no value; NULL: none */
+    /* Queries at position p are multiplied by 1 + temp * log(1 + floor((p + temp_offset) / temp_length)); temp 0: by 1. */
+    float temp;
+    uint32_t temp_length, temp_offset;
 };
 
+/* One matrix of every expert: w[e] [n_in -> n_out], bias [n_experts][n_out] or NULL. */
+struct experts {
+    const struct tensor *const *w;
+    const float *bias;
+};
+
+struct op {
+    enum op_code code;
+    value_id dst, src[2];    /* NO_VALUE where unused */
+    const struct tensor *w;  /* EMBED, MATMUL */
+    const float *vec;        /* norms: weight [cols]; MATMUL: bias [cols] or NULL */
+    const float *bias;       /* LAYER_NORM: [cols] or NULL */
+    const struct rope *rope; /* ROPE */
+    float f;                 /* norms: epsilon; SCALE, SOFTCAP; GLU, EXPERTS_UP: limit */
+    enum act_fn act;         /* GLU, ACT, EXPERTS_UP */
+    uint32_t n_heads, head;  /* ROPE, HEAD_NORM, HEAD_MATMUL, HEAD_COLS: heads of a row, and elements of each, of src0 */
+    uint32_t at, len;        /* ROPE, HEAD_COLS: first element; HEAD_NORM, HEAD_COLS: elements */
+    struct attn_params attn; /* KV_STORE, ATTENTION */
+    const struct route_params *route; /* ROUTE, EXPERTS_ */
+    struct experts experts[2];        /* EXPERTS_UP: gate, up; EXPERTS_DOWN: down; HEAD_MATMUL: by head */
+    bool weigh_input;                 /* EXPERTS_UP: the routes' weights are for its products, and the sum takes none */
+};
+
+enum phase_kind { PHASE_ATTENTION, PHASE_PRODUCTS, PHASE_ROWS, PHASE_ALONE };
 struct phase {
+    enum phase_kind kind;
     uint32_t first, n; /* ops[first .. first + n) */
 };
 
@@ -70,17 +101,32 @@ struct graph {
     int failed;        /* sticky error of the recording */
 };
 
-/* All memory comes from arena and lives as long. Recording functions never fail by themselves: graph_plan reports. */
+/* All memory comes from arena and lives as long. Recording functions never fail by themselves: graph_plan reports. What they
+ * are given by address must outlive the graph. */
 void graph_init(struct graph *g, struct arena *arena);
 value_id graph_embed(struct graph *g, const struct tensor *table);
 value_id graph_rms_norm(struct graph *g, value_id x, const float *w, float eps);
+value_id graph_layer_norm(struct graph *g, value_id x, const float *w, const float *bias, float eps);
 value_id graph_matmul(struct graph *g, value_id x, const struct tensor *w, const float *bias);
 value_id graph_add(struct graph *g, value_id a, value_id b);
-value_id graph_swiglu(struct graph *g, value_id gate, value_id up);
-value_id graph_rope(struct graph *g, value_id x, const struct rope *rope, uint32_t n_heads, uint32_t head_dim);
-void graph_kv_store(struct graph *g, value_id k, value_id v, uint32_t layer, uint32_t n_kv_heads, uint32_t head_dim);
-value_id graph_attention(struct graph *g, value_id q, uint32_t layer, uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim,
-                         float scale);
+value_id graph_scale(struct graph *g, value_id x, float f);
+value_id graph_glu(struct graph *g, enum act_fn act, float limit, value_id gate, value_id up);
+value_id graph_act(struct graph *g, enum act_fn act, value_id x);
+value_id graph_gate(struct graph *g, value_id x, value_id gate);
+value_id graph_softcap(struct graph *g, value_id x, float cap);
+/* w: [len]. */
+value_id graph_head_norm(struct graph *g, value_id x, const float *w, float eps, uint32_t n_heads, uint32_t len);
+value_id graph_rope(struct graph *g, value_id x, const struct rope *rope, uint32_t n_heads, uint32_t at);
+void graph_kv_store(struct graph *g, value_id k, value_id v, const struct attn_params *p);
+value_id graph_attention(struct graph *g, value_id q, const struct attn_params *p);
+/* w: [n_heads] matrices of one shape; the elements of a head that they do not read are copied behind their output. */
+value_id graph_head_matmul(struct graph *g, value_id x, const struct tensor *const *w, uint32_t n_heads);
+value_id graph_head_cols(struct graph *g, value_id x, uint32_t n_heads, uint32_t at, uint32_t len);
+value_id graph_route(struct graph *g, value_id logits, const struct route_params *p);
+value_id graph_experts_up(struct graph *g, value_id x, value_id routes, const struct route_params *p, enum act_fn act,
+                          float limit, bool weigh_input, struct experts gate, struct experts up);
+value_id graph_experts_down(struct graph *g, value_id x, value_id routes, const struct route_params *p, struct experts down);
+value_id graph_experts_sum(struct graph *g, value_id x, value_id routes, const struct route_params *p, bool weighted);
 value_id graph_gather(struct graph *g, value_id x);
 /* Names the logits, groups the phases, places the values. */
 int graph_plan(struct graph *g, value_id output, struct err *e);

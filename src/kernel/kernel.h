@@ -52,6 +52,9 @@ struct act_mem {
     int8_t *packed; /* where kernels.pack_cols is not 0: a whole number of groups */
 };
 
+/* Activation functions; what the clamped one is: docs/arithmetic.md. */
+enum act_fn { ACT_SILU, ACT_GELU_TANH, ACT_GELU, ACT_SWIGLU_CLAMP, ACT_RELU2, ACT_COUNT };
+
 /* ---- the table --------------------------------------------------------------------------------------- */
 
 /* One matrix product: dst[m][r] = dot(weight row r, activation row m). */
@@ -77,7 +80,7 @@ static inline struct qrow mm_row(const struct mm *a, size_t r)
 
 #define ATTN_TILE 64   /* positions in a tile of the KV cache */
 #define ATTN_CHUNK 256 /* positions whose softmax state is merged as one; a multiple of ATTN_TILE */
-#define ATTN_DIM_MAX 512
+#define ATTN_DIM_MAX 576
 #define KV_BLOCK 32 /* elements of a key or a value that share a scale, in quantised caches */
 
 /* A tile of the KV cache: ATTN_TILE keys, or as many values, of one head, in one of the cache's types. In keys the position
@@ -116,6 +119,8 @@ struct attn_tile {
     const float *q;        /* [n_rows][head_dim], already multiplied by the score scale */
     struct act quant;      /* where keys are quantised: q as ARITH_32 has it, rows filled up with zeros to whole blocks */
     const uint32_t *valid; /* [n_rows]: the row sees positions 0..valid-1 of the tile; 0 leaves its state as it is */
+    const uint32_t *from;  /* [n_rows]: of those, only from `from` on, which is below valid; NULL: all */
+    float softcap;         /* of the scores; 0: none */
     float *m, *l;          /* [n_rows] running maximum (-inf at first) and sum */
     float *o;              /* [n_rows][v_dim] running weighted sum of values */
     float *scratch;        /* ATTN_SCRATCH floats, 64-aligned, of this thread */
@@ -144,8 +149,18 @@ struct kernels {
     void (*pack_act)(const int8_t *q, size_t n, size_t k, int8_t *dst);
     /* y[i] = (x[i] * 1/sqrt(mean(x*x) + eps)) * w[i]; y may be x. */
     void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
-    /* y[i] = silu(g[i]) * u[i]; y may be g or u. */
-    void (*swiglu)(const float *g, const float *u, size_t n, float *y);
+    /* y[i] = (x[i] - mean) / sqrt(variance + eps) * w[i] + b[i]; b NULL: 0; y may be x. */
+    void (*layer_norm)(const float *x, const float *w, const float *b, float eps, size_t n, float *y);
+    /* y[i] = act(x[i]); y may be x. NULL for ACT_SWIGLU_CLAMP, which is of two. */
+    void (*act[ACT_COUNT])(const float *x, size_t n, float *y);
+    /* y[i] = act(g[i]) * u[i]; y may be g or u. limit is ACT_SWIGLU_CLAMP's. */
+    void (*glu[ACT_COUNT])(const float *g, const float *u, float limit, size_t n, float *y);
+    /* y[i] = x[i] * sigmoid(g[i]); y may be x or g. */
+    void (*gate)(const float *x, const float *g, size_t n, float *y);
+    /* y[i] = x[i] * f; y may be x. */
+    void (*scale)(const float *x, float f, size_t n, float *y);
+    /* y[i] = cap * tanh(x[i] / cap); y may be x. */
+    void (*softcap)(const float *x, float cap, size_t n, float *y);
     /* y[i] = a[i] + b[i]; y may be a or b. */
     void (*add)(const float *a, const float *b, size_t n, float *y);
     /* Rotates n_pairs pairs of x in place: (x[i], x[i + n_pairs]) where neox, else (x[2i], x[2i + 1]). */
@@ -178,6 +193,26 @@ static inline size_t act_sums(enum qarith arith, size_t k)
 /* Makes dim floats the key or the value of position pos, below ATTN_TILE, of a tile. */
 void attn_store_k(const struct kernels *kn, enum qtype t, const float *x, size_t dim, void *tile, size_t pos);
 void attn_store_v(const struct kernels *kn, enum qtype t, const float *x, size_t dim, void *tile, size_t pos);
+
+#define ROUTE_EXPERTS_MAX 1024
+#define ROUTE_EPSILON 1e-20f /* added to a sum of weights before it divides */
+
+/* How the experts of a token are chosen, docs/arithmetic.md, "Routing". */
+struct route_params {
+    uint32_t n_experts, n_used;       /* 1..ROUTE_EXPERTS_MAX; n_used fit into the groups used */
+    bool sigmoid;                     /* scores are sigmoids of the logits, else their softmax */
+    bool top_softmax;                 /* the softmax is over the chosen ones only */
+    uint32_t n_groups, n_groups_used; /* only experts of the best groups are candidates; n_groups 0 or 1: all */
+    bool group_top2;                  /* a group is as good as the sum of its best two, else as its best */
+    const float *bias;                /* [n_experts] added to the scores for choosing; NULL: none */
+    bool normalise;                   /* weights are divided by their sum, */
+    float scale;                      /* and multiplied by this */
+    const float *expert_scale;        /* [n_experts] and by this of their expert; NULL: 1 */
+};
+
+/* The n_used experts of a token, best first, and what their outputs are multiplied by. No NaN among the logits leads to an
+ * expert that is none. */
+void route(const struct route_params *p, const float *logits, float *weights, int32_t *experts);
 
 /* Fills k for a level by name; NULL: the best of this machine. Unknown or not runnable here: an error that lists the levels. */
 int kernels_init(struct kernels *k, const char *level, struct err *e);

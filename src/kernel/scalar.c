@@ -123,9 +123,91 @@ static void rms_norm_scalar(const float *x, const float *w, float eps, size_t n,
     for (size_t i = 0; i < n; i++) y[i] = (x[i] * r) * w[i];
 }
 
-static void swiglu_scalar(const float *g, const float *u, size_t n, float *y)
+static void layer_norm_scalar(const float *x, const float *w, const float *b, float eps, size_t n, float *y)
 {
-    for (size_t i = 0; i < n; i++) y[i] = (g[i] / (1.0f + num_exp(-g[i]))) * u[i];
+    float lane[LANES] = {0};
+    for (size_t i = 0; i < n; i++) lane[i % LANES] += x[i];
+    const float mean = fold(lane) / (float)n;
+    for (size_t l = 0; l < LANES; l++) lane[l] = 0.0f;
+    for (size_t i = 0; i < n; i++) lane[i % LANES] = fmaf(x[i] - mean, x[i] - mean, lane[i % LANES]);
+    const float r = 1.0f / sqrtf(fold(lane) / (float)n + eps);
+    for (size_t i = 0; i < n; i++) y[i] = ((x[i] - mean) * r) * w[i] + (b ? b[i] : 0.0f);
+}
+
+static float tanh_of(float x)
+{
+    const float e = num_exp(-2.0f * fabsf(x));
+    return copysignf((1.0f - e) / (1.0f + e), x);
+}
+
+/* Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: off by 1.5e-7 at most. */
+static float erf_of(float x)
+{
+    const float t = 1.0f / fmaf(0.3275911f, fabsf(x), 1.0f);
+    float p = 1.061405429f;
+    p = fmaf(p, t, -1.453152027f);
+    p = fmaf(p, t, 1.421413741f);
+    p = fmaf(p, t, -0.284496736f);
+    p = fmaf(p, t, 0.254829592f);
+    return copysignf(1.0f - (p * t) * num_exp(-(x * x)), x);
+}
+
+static float silu(float x)
+{
+    return x / (1.0f + num_exp(-x));
+}
+static float gelu_tanh(float x)
+{
+    return (0.5f * x) * (1.0f + tanh_of(0.7978845608f * fmaf(0.044715f, (x * x) * x, x)));
+}
+static float gelu(float x)
+{
+    return (0.5f * x) * (1.0f + erf_of(x * 0.7071067812f));
+}
+static float relu2(float x)
+{
+    const float r = x > 0.0f ? x : 0.0f;
+    return r * r;
+}
+
+#define ACT(name)                                                                                    \
+    static void act_##name##_scalar(const float *x, size_t n, float *y)                              \
+    {                                                                                                \
+        for (size_t i = 0; i < n; i++) y[i] = name(x[i]);                                            \
+    }                                                                                                \
+    static void glu_##name##_scalar(const float *g, const float *u, float limit, size_t n, float *y) \
+    {                                                                                                \
+        (void)limit;                                                                                 \
+        for (size_t i = 0; i < n; i++) y[i] = name(g[i]) * u[i];                                     \
+    }
+ACT(silu)
+ACT(gelu_tanh)
+ACT(gelu)
+ACT(relu2)
+
+static void glu_clamp_scalar(const float *g, const float *u, float limit, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float gate = g[i] < limit ? g[i] : limit;
+        float up = u[i] < limit ? u[i] : limit;
+        up = up > -limit ? up : -limit;
+        y[i] = (up + 1.0f) * (gate / (1.0f + num_exp(-(1.702f * gate))));
+    }
+}
+
+static void gate_scalar(const float *x, const float *g, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++) y[i] = x[i] * (1.0f / (1.0f + num_exp(-g[i])));
+}
+
+static void scale_scalar(const float *x, float f, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++) y[i] = x[i] * f;
+}
+
+static void softcap_scalar(const float *x, float cap, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++) y[i] = cap * tanh_of(x[i] / cap);
 }
 
 static void add_scalar(const float *a, const float *b, size_t n, float *y)
@@ -189,6 +271,8 @@ static void attn_row(const struct attn_tile *a, size_t row)
     for (size_t j = 0; j < n; j++) {
         attn_key(a->k_type, a->k, a->head_dim, j, x, scale);
         s[j] = attn_quantised(a->k_type) ? score_integers(a, row, x, scale) : score_floats(a, row, x);
+        if (a->softcap != 0.0f) softcap_scalar(&s[j], a->softcap, 1, &s[j]);
+        if (a->from && j < a->from[row]) s[j] = -INFINITY;
         top = max_f32(top, s[j]);
     }
     top += 0.0f; /* no -0: which of two equal zeros came first cannot show */
@@ -289,7 +373,19 @@ void kernels_init_scalar(struct kernels *k)
         .quant_act_32 = quant_act_32_scalar,
         .quant_act_256 = quant_act_256_scalar,
         .rms_norm = rms_norm_scalar,
-        .swiglu = swiglu_scalar,
+        .layer_norm = layer_norm_scalar,
+        .act = {[ACT_SILU] = act_silu_scalar,
+                [ACT_GELU_TANH] = act_gelu_tanh_scalar,
+                [ACT_GELU] = act_gelu_scalar,
+                [ACT_RELU2] = act_relu2_scalar},
+        .glu = {[ACT_SILU] = glu_silu_scalar,
+                [ACT_GELU_TANH] = glu_gelu_tanh_scalar,
+                [ACT_GELU] = glu_gelu_scalar,
+                [ACT_SWIGLU_CLAMP] = glu_clamp_scalar,
+                [ACT_RELU2] = glu_relu2_scalar},
+        .gate = gate_scalar,
+        .scale = scale_scalar,
+        .softcap = softcap_scalar,
         .add = add_scalar,
         .rope = rope_scalar,
         .to_float =

@@ -1,21 +1,36 @@
-/* arch: the architectures that Quern knows, one row each. */
+/* arch: the architectures that Quern knows, one row for each pair of names. */
 #include "model/model.h"
 
-/* Llama 2 to 3.3 and everything built the same way: pre-norm attention with grouped heads and rotary positions, SwiGLU. */
-static value_id record_llama(const struct model *m, const struct rope *rope, struct graph *g)
-{
-    value_id x = graph_embed(g, m->token_embd);
-    for (uint32_t i = 0; i < m->hp.n_layers; i++) {
-        x = block_attention(m, &m->layers[i], i, rope, x, g);
-        x = block_ffn(m, &m->layers[i], x, g);
-    }
-    x = graph_gather(g, x);
-    x = graph_rms_norm(g, x, m->output_norm, m->hp.norm_eps);
-    return graph_matmul(g, x, m->output, m->output_bias);
-}
+#define GEMMA (POST_NORMS | NORM_PLUS_1 | EMBD_SQRT | GGUF_HALVES)
 
 static const struct arch archs[] = {
-    {"llama", "LlamaForCausalLM", record_llama},
+    {"llama", "LlamaForCausalLM", 0, ACT_SILU, 0},
+    {"llama", "MistralForCausalLM", 0, ACT_SILU, 0},
+    {"llama", "MixtralForCausalLM", NORM_ROUTE, ACT_SILU, 0},
+    {"llama4", "Llama4ForCausalLM",
+     QK_L2 | HF_ADJACENT | FULL_NOPE | ROUTED_INPUT | SIGMOID_ROUTE | TEMP_NOPE | EXCHANGED_EXPERTS, ACT_SILU, 4},
+    {"llama4", "Llama4ForConditionalGeneration",
+     QK_L2 | HF_ADJACENT | FULL_NOPE | ROUTED_INPUT | SIGMOID_ROUTE | TEMP_NOPE | EXCHANGED_EXPERTS, ACT_SILU, 4},
+    {"mistral3", "Ministral3ForCausalLM", 0, ACT_SILU, 0},
+    {"mistral3", "Mistral3ForConditionalGeneration", 0, ACT_SILU, 0},
+    {"qwen2", "Qwen2ForCausalLM", GGUF_HALVES, ACT_SILU, 0},
+    {"qwen2moe", "Qwen2MoeForCausalLM", GGUF_HALVES, ACT_SILU, 0},
+    {"qwen3", "Qwen3ForCausalLM", GGUF_HALVES, ACT_SILU, 0},
+    {"qwen3moe", "Qwen3MoeForCausalLM", GGUF_HALVES | NORM_ROUTE, ACT_SILU, 0},
+    {"phi3", "Phi3ForCausalLM", GGUF_HALVES, ACT_SILU, 0},
+    {"gemma2", "Gemma2ForCausalLM", GEMMA, ACT_GELU_TANH, 2},
+    {"gemma3", "Gemma3ForCausalLM", GEMMA, ACT_GELU_TANH, 6},
+    {"gemma3", "Gemma3ForConditionalGeneration", GEMMA, ACT_GELU_TANH, 6},
+    {"gpt-oss", "GptOssForCausalLM", GGUF_HALVES | TOP_SOFTMAX | ALTERNATE_UP | EXCHANGED_EXPERTS | LATE_FFN_NORM,
+     ACT_SWIGLU_CLAMP, 2},
+    {"deepseek2", "DeepseekV2ForCausalLM", HF_ADJACENT, ACT_SILU, 0},
+    {"deepseek2", "DeepseekV3ForCausalLM", HF_ADJACENT | SIGMOID_ROUTE | NORM_ROUTE, ACT_SILU, 0},
+    {"glm4", "Glm4ForCausalLM", POST_NORMS | HF_ADJACENT, ACT_SILU, 0},
+    {"glm4moe", "Glm4MoeForCausalLM", GGUF_HALVES | SIGMOID_ROUTE | NORM_ROUTE | LATE_FFN_NORM, ACT_SILU, 0},
+    {"smollm3", "SmolLM3ForCausalLM", 0, ACT_SILU, 0},
+    {"olmo2", "Olmo2ForCausalLM", POST_NORMS | NO_PRE_NORMS | GGUF_HALVES, ACT_SILU, 0},
+    {"granite", "GraniteForCausalLM", 0, ACT_SILU, 0},
+    {"cohere2", "Cohere2ForCausalLM", PARALLEL | LAYER_NORM | HF_ADJACENT | FULL_NOPE, ACT_SILU, 4},
 };
 
 const struct arch *arch_at(size_t i)

@@ -1,28 +1,181 @@
-/* blocks: the parts that forward passes are made of, recorded as operations. */
+/* blocks: the parts that forward passes are made of, recorded as operations, and the pass itself. Everything that differs
+ * between architectures is a feature, a hyper-parameter or a tensor that is there or not. */
 #include <math.h>
 
-#include "model/model.h"
+#include "model/model_int.h"
 
-value_id block_attention(const struct model *m, const struct layer *l, uint32_t layer, const struct rope *rope, value_id x,
-                         struct graph *g)
+/* One layer under way. */
+struct recording {
+    const struct model *m;
+    const struct layer *l;
+    const struct layer_hp *hp;
+    uint32_t layer;
+    const struct rope *rope; /* NULL: the layer knows no positions */
+    struct graph *g;
+};
+
+static value_id norm(const struct model *m, struct graph *g, value_id x, const float *w, const float *bias)
 {
-    const struct hparams *hp = &m->hp;
-    value_id h = graph_rms_norm(g, x, l->attn_norm, hp->norm_eps);
-    value_id q = graph_matmul(g, h, l->q, l->q_bias);
-    value_id k = graph_matmul(g, h, l->k, l->k_bias);
-    value_id v = graph_matmul(g, h, l->v, l->v_bias);
-    q = graph_rope(g, q, rope, hp->n_heads, hp->head_dim);
-    k = graph_rope(g, k, rope, hp->n_kv_heads, hp->head_dim);
-    graph_kv_store(g, k, v, layer, hp->n_kv_heads, hp->head_dim);
-    float scale = 1.0f / sqrtf((float)hp->head_dim);
-    value_id a = graph_attention(g, q, layer, hp->n_heads, hp->n_kv_heads, hp->head_dim, scale);
-    return graph_add(g, x, graph_matmul(g, a, l->o, l->o_bias));
+    if (m->hp.arch->features & LAYER_NORM) return graph_layer_norm(g, x, w, bias, m->hp.norm_eps);
+    return graph_rms_norm(g, x, w, m->hp.norm_eps);
 }
 
-value_id block_ffn(const struct model *m, const struct layer *l, value_id x, struct graph *g)
+/* ---- attention --------------------------------------------------------------------------------------------------------- */
+
+static struct attn_params attn_params(const struct recording *r)
 {
-    value_id h = graph_rms_norm(g, x, l->ffn_norm, m->hp.norm_eps);
-    value_id gate = graph_matmul(g, h, l->gate, l->gate_bias);
-    value_id up = graph_matmul(g, h, l->up, l->up_bias);
-    return graph_add(g, x, graph_matmul(g, graph_swiglu(g, gate, up), l->down, l->down_bias));
+    const struct hparams *hp = &r->m->hp;
+    const bool temp = hp->temp > 0 && (!(hp->arch->features & TEMP_NOPE) || r->hp->nope);
+    return (struct attn_params){.layer = r->layer,
+                                .n_heads = r->hp->n_heads,
+                                .n_kv_heads = r->hp->n_kv_heads,
+                                .head_dim = r->hp->head_dim,
+                                .v_dim = r->hp->head_dim,
+                                .scale = hp->attn_scale > 0 ? hp->attn_scale : 1.0f / sqrtf((float)r->hp->head_dim),
+                                .softcap = hp->attn_softcap,
+                                .window = r->hp->local ? hp->window : 0,
+                                .chunked = hp->chunked,
+                                .sinks = r->l->sinks,
+                                .temp = temp ? hp->temp : 0,
+                                .temp_length = hp->temp_length,
+                                .temp_offset = hp->temp_offset};
+}
+
+/* Norms of queries or keys before the rotation: of each head, or of all together. */
+static value_id qk_norm(const struct recording *r, value_id x, const float *w, uint32_t len, uint32_t n_heads)
+{
+    if (!w) return x;
+    if (len == r->hp->head_dim) return graph_head_norm(r->g, x, w, r->m->hp.norm_eps, n_heads, len);
+    return graph_rms_norm(r->g, x, w, r->m->hp.norm_eps);
+}
+
+static value_id rotate(const struct recording *r, value_id x, uint32_t n_heads)
+{
+    if (!r->rope) return x;
+    x = graph_rope(r->g, x, r->rope, n_heads, 0);
+    if (r->m->hp.arch->features & QK_L2) x = graph_head_norm(r->g, x, r->m->ones, r->m->hp.norm_eps, n_heads, r->hp->head_dim);
+    return x;
+}
+
+static value_id attention(const struct recording *r, value_id h)
+{
+    const struct layer *l = r->l;
+    const struct attn_params p = attn_params(r);
+    value_id q = graph_matmul(r->g, h, l->q, l->q_bias);
+    value_id k = graph_matmul(r->g, h, l->k, l->k_bias);
+    value_id v = graph_matmul(r->g, h, l->v, l->v_bias);
+    q = qk_norm(r, q, l->q_norm, l->q_norm_len, p.n_heads);
+    k = qk_norm(r, k, l->k_norm, l->k_norm_len, p.n_kv_heads);
+    q = rotate(r, q, p.n_heads);
+    k = rotate(r, k, p.n_kv_heads);
+    graph_kv_store(r->g, k, v, &p);
+    return graph_matmul(r->g, graph_attention(r->g, q, &p), l->o, l->o_bias);
+}
+
+/* Multi-head latent attention in its absorbed form (latent.c): all heads share one key, the latent vector and its rotated part,
+ * and one value, the latent vector. */
+static value_id latent_attention(const struct recording *r, value_id h)
+{
+    const struct hparams *hp = &r->m->hp;
+    const struct layer *l = r->l;
+    struct attn_params p = attn_params(r);
+    const double mscale = hp->rope[0].mscale_all > 0 ? yarn_mscale(hp->rope[0].factor, hp->rope[0].mscale_all) : 1;
+    p.n_kv_heads = 1;
+    p.head_dim = hp->kv_lora + hp->rope_part;
+    p.v_dim = hp->kv_lora;
+    p.scale = (float)(mscale * mscale / sqrt((double)hp->nope_part + hp->rope_part));
+    value_id q, k;
+    if (l->q_a) {
+        q = graph_matmul(r->g, h, l->q_a, NULL);
+        k = graph_matmul(r->g, h, l->kv_a, NULL);
+        q = graph_matmul(r->g, graph_rms_norm(r->g, q, l->q_a_norm, hp->norm_eps), l->q_b, NULL);
+    } else {
+        q = graph_matmul(r->g, h, l->q, NULL);
+        k = graph_matmul(r->g, h, l->kv_a, NULL);
+    }
+    q = graph_rope(r->g, graph_head_matmul(r->g, q, l->k_up, p.n_heads), r->rope, p.n_heads, hp->kv_lora);
+    k = graph_head_norm(r->g, k, l->kv_a_norm, hp->norm_eps, 1, hp->kv_lora);
+    k = graph_rope(r->g, k, r->rope, 1, hp->kv_lora);
+    graph_kv_store(r->g, k, k, &p);
+    value_id a = graph_attention(r->g, q, &p);
+    return graph_matmul(r->g, graph_head_matmul(r->g, a, l->v_up, p.n_heads), l->o, NULL);
+}
+
+/* ---- feed-forward ------------------------------------------------------------------------------------------------------ */
+
+static value_id dense(const struct recording *r, value_id h)
+{
+    const struct layer *l = r->l;
+    value_id gate = graph_matmul(r->g, h, l->gate, l->gate_bias);
+    value_id up = graph_matmul(r->g, h, l->up, l->up_bias);
+    return graph_matmul(r->g, graph_glu(r->g, r->m->hp.act, r->m->hp.act_limit, gate, up), l->down, l->down_bias);
+}
+
+static value_id shared_expert(const struct recording *r, value_id h)
+{
+    const struct layer *l = r->l;
+    value_id gate = graph_matmul(r->g, h, l->gate_shared, NULL);
+    value_id up = graph_matmul(r->g, h, l->up_shared, NULL);
+    value_id y = graph_matmul(r->g, graph_glu(r->g, r->m->hp.act, 0, gate, up), l->down_shared, NULL);
+    return l->shared_gate ? graph_gate(r->g, y, graph_matmul(r->g, h, l->shared_gate, NULL)) : y;
+}
+
+static struct experts experts_of(const struct expert_set *s)
+{
+    return (struct experts){s->w, s->bias};
+}
+
+static value_id experts(const struct recording *r, value_id h)
+{
+    const struct layer *l = r->l;
+    const bool input = (r->m->hp.arch->features & ROUTED_INPUT) != 0;
+    value_id routes = graph_route(r->g, graph_matmul(r->g, h, l->router, l->router_bias), &l->route);
+    value_id y = graph_experts_up(r->g, h, routes, &l->route, r->m->hp.act, r->m->hp.act_limit, input,
+                                  experts_of(&l->gate_exps), experts_of(&l->up_exps));
+    y = graph_experts_down(r->g, y, routes, &l->route, experts_of(&l->down_exps));
+    y = graph_experts_sum(r->g, y, routes, &l->route, !input);
+    return l->gate_shared ? graph_add(r->g, y, shared_expert(r, h)) : y;
+}
+
+/* ---- the pass ---------------------------------------------------------------------------------------------------------- */
+
+/* What a block made, as it is added to the residual stream. */
+static value_id finish(const struct recording *r, value_id y, const float *post_norm)
+{
+    if (post_norm) y = norm(r->m, r->g, y, post_norm, NULL);
+    return r->m->hp.residual_scale != 1.0f ? graph_scale(r->g, y, r->m->hp.residual_scale) : y;
+}
+
+static value_id layer(const struct recording *r, value_id x)
+{
+    const struct layer *l = r->l;
+    const bool parallel = (r->m->hp.arch->features & PARALLEL) != 0;
+    const value_id h = l->attn_norm ? norm(r->m, r->g, x, l->attn_norm, NULL) : x;
+    const value_id a = r->m->hp.kv_lora ? latent_attention(r, h) : attention(r, h);
+    const value_id y = graph_add(r->g, x, finish(r, a, l->attn_post_norm));
+    const value_id h2 = parallel ? h : l->ffn_norm ? norm(r->m, r->g, y, l->ffn_norm, NULL) : y;
+    return graph_add(r->g, y, finish(r, l->router ? experts(r, h2) : dense(r, h2), l->ffn_post_norm));
+}
+
+value_id model_record(const struct model *m, const struct rope *ropes, struct graph *g)
+{
+    const struct hparams *hp = &m->hp;
+    value_id x = graph_embed(g, m->token_embd);
+    if (hp->embd_scale != 1.0f) x = graph_scale(g, x, hp->embd_scale);
+    for (uint32_t i = 0; i < hp->n_layers; i++) {
+        const struct layer_hp *lh = &hp->layers[i];
+        const struct rope *rope = lh->nope ? NULL : &ropes[lh->local && hp->n_ropes > 1];
+        x = layer(&(struct recording){m, &m->layers[i], lh, i, rope, g}, x);
+    }
+    x = norm(m, g, graph_gather(g, x), m->output_norm, m->output_norm_bias);
+    x = graph_matmul(g, x, m->output, m->output_bias);
+    if (hp->logit_scale != 1.0f) x = graph_scale(g, x, hp->logit_scale);
+    return hp->final_softcap > 0 ? graph_softcap(g, x, hp->final_softcap) : x;
+}
+
+struct kv_shape model_kv_shape(const struct model *m, uint32_t i)
+{
+    const struct layer_hp *l = &m->hp.layers[i];
+    if (m->hp.kv_lora) return (struct kv_shape){1, m->hp.kv_lora + m->hp.rope_part, m->hp.kv_lora};
+    return (struct kv_shape){l->n_kv_heads, l->head_dim, l->head_dim};
 }

@@ -3,253 +3,168 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "kernel/kernel.h"
-#include "model/model.h"
+#include "model/model_int.h"
 
-/* ---- numbers --------------------------------------------------------------------------------------------- */
-
-enum kind { U32, F32, F64 };
-
-static const struct row {
-    const char *gguf; /* behind "<architecture>." */
-    const char *hf;
-    size_t offset;
-    enum kind kind;
-    double min, max;
-    bool required;
-} rows[] = {
-    {"block_count", "num_hidden_layers", offsetof(struct hparams, n_layers), U32, 1, MAX_LAYERS, true},
-    {"embedding_length", "hidden_size", offsetof(struct hparams, n_embd), U32, 1, 1 << 20, true},
-    {"feed_forward_length", "intermediate_size", offsetof(struct hparams, n_ff), U32, 1, 1 << 24, true},
-    {"attention.head_count", "num_attention_heads", offsetof(struct hparams, n_heads), U32, 1, 65536, true},
-    {"attention.head_count_kv", "num_key_value_heads", offsetof(struct hparams, n_kv_heads), U32, 1, 65536, false},
-    {"attention.key_length", "head_dim", offsetof(struct hparams, head_dim), U32, 1, ATTN_DIM_MAX, false},
-    {"context_length", "max_position_embeddings", offsetof(struct hparams, n_ctx_train), U32, 1, 1 << 28, false},
-    {"attention.layer_norm_rms_epsilon", "rms_norm_eps", offsetof(struct hparams, norm_eps), F32, 0, 1, false},
-    {"rope.freq_base", "rope_theta", offsetof(struct hparams, rope_theta), F64, 1e-3, 1e15, false},
-    {"rope.dimension_count", NULL, offsetof(struct hparams, rope_dim), U32, 2, ATTN_DIM_MAX, false},
+#define H(m) offsetof(struct hparams, m)
+static const struct number_row rows[] = {
+    {"block_count", "num_hidden_layers", H(n_layers), NUM_U32, 1, MAX_LAYERS},
+    {"embedding_length", "hidden_size", H(n_embd), NUM_U32, 1, 1 << 20},
+    {"feed_forward_length", "intermediate_size_mlp|intermediate_size", H(n_ff), NUM_U32, 1, 1 << 24},
+    {"attention.head_count", "num_attention_heads", H(n_heads), NUM_U32, 1, 65536},
+    {"attention.head_count_kv", "num_key_value_heads", H(n_kv_heads), NUM_U32, 1, 65536},
+    {"attention.key_length", "head_dim", H(head_dim), NUM_U32, 1, ATTN_DIM_MAX},
+    {"context_length", "max_position_embeddings", H(n_ctx_train), NUM_U32, 1, 1 << 28},
+    {"attention.layer_norm_rms_epsilon", "rms_norm_eps|norm_eps", H(norm_eps), NUM_F32, 0, 1},
+    {"attention.sliding_window", "sliding_window", H(window), NUM_U32, 0, 1 << 28},
+    {"attention.chunk_size", "attention_chunk_size", H(chunk), NUM_U32, 1, 1 << 28},
+    {"attention.scale", "attention_multiplier", H(attn_scale), NUM_F32, 1e-6, 1e6},
+    {"attn_logit_softcapping", "attn_logit_softcapping", H(attn_softcap), NUM_F32, 0, 1e6},
+    {"final_logit_softcapping", "final_logit_softcapping", H(final_softcap), NUM_F32, 0, 1e6},
+    {"embedding_scale", "embedding_multiplier", H(embd_scale), NUM_F32, 1e-6, 1e6},
+    {"residual_scale", "residual_multiplier", H(residual_scale), NUM_F32, 1e-6, 1e6},
+    {"logit_scale", "logit_scale", H(logit_scale), NUM_F32, 1e-6, 1e6},
+    {"attention.temperature_scale", NULL, H(temp), NUM_F32, 0, 1e3},
+    {"attention.temperature_length", "floor_scale", H(temp_length), NUM_U32, 1, 1 << 28},
+    {"expert_count", "num_local_experts|num_experts|n_routed_experts", H(route.n_experts), NUM_U32, 0, ROUTE_EXPERTS_MAX},
+    {"expert_used_count", "num_experts_per_tok|top_k_experts", H(route.n_used), NUM_U32, 0, ROUTE_EXPERTS_MAX},
+    {"expert_feed_forward_length", "moe_intermediate_size|intermediate_size", H(n_ff_expert), NUM_U32, 1, 1 << 24},
+    {"expert_shared_feed_forward_length", "shared_expert_intermediate_size", H(n_ff_shared), NUM_U32, 1, 1 << 24},
+    {"expert_shared_count", "n_shared_experts", H(n_shared), NUM_U32, 0, 1024},
+    {"expert_group_count", "n_group", H(route.n_groups), NUM_U32, 0, ROUTE_EXPERTS_MAX},
+    {"expert_group_used_count", "topk_group", H(route.n_groups_used), NUM_U32, 0, ROUTE_EXPERTS_MAX},
+    {"expert_weights_scale", "routed_scaling_factor", H(route.scale), NUM_F32, 0, 1e6},
+    {"expert_weights_norm", "norm_topk_prob", H(route.normalise), NUM_BOOL, 0, 1},
+    {"attention.q_lora_rank", "q_lora_rank", H(q_lora), NUM_U32, 0, 1 << 20},
+    {"attention.kv_lora_rank", "kv_lora_rank", H(kv_lora), NUM_U32, 0, 1 << 20},
+    {NULL, "qk_rope_head_dim", H(rope_part), NUM_U32, 2, ATTN_DIM_MAX},
+    {NULL, "qk_nope_head_dim", H(nope_part), NUM_U32, 1, ATTN_DIM_MAX},
+    {"attention.value_length_mla", "v_head_dim", H(v_dim), NUM_U32, 1, ATTN_DIM_MAX},
 };
+#undef H
 
-static void put(struct hparams *hp, const struct row *r, double v)
+const struct json *config_find(const struct files *f, const char *key)
 {
-    void *at = (uint8_t *)hp + r->offset;
-    if (r->kind == U32)
-        *(uint32_t *)at = (uint32_t)v;
-    else if (r->kind == F32)
-        *(float *)at = (float)v;
-    else
-        *(double *)at = v;
+    const struct json *config = files_hf(f)->config, *text = json_find(config, "text_config");
+    const struct json *j = text && text->type == JSON_OBJECT ? json_find(text, key) : NULL;
+    if (!j || j->type == JSON_NULL) j = json_find(config, key);
+    return j && j->type != JSON_NULL ? j : NULL;
 }
 
-/* A number by either name; found is false where the file has none. */
-static int number(const struct files *f, const struct json *obj, const char *prefix, const struct row *r, double *out,
-                  bool *found, struct err *e)
+const struct json *config_any(const struct files *f, const char *names, const char **used)
+{
+    static const size_t max = 64;
+    for (size_t n; *names; names += n + (names[n] == '|')) {
+        char key[64];
+        n = strcspn(names, "|");
+        (void)snprintf(key, max, "%.*s", (int)n, names);
+        const struct json *j = config_find(f, key);
+        if (!j) continue;
+        *used = names;
+        return j;
+    }
+    return NULL;
+}
+
+/* A number by either name; found is false where the file has none. Lists, one entry a layer, count by their first: layers.c
+ * reads the others. */
+static int number(const struct files *f, const struct arch *arch, const struct number_row *r, double *out, bool *found,
+                  struct err *e)
 {
     char key[128];
-    const char *name = r->hf;
+    bool flag = false, known;
+    const char *used = r->hf;
     *found = false;
     if (files_kind(f) == FILES_GGUF) {
-        (void)snprintf(key, sizeof key, "%s.%s", prefix, r->gguf);
-        name = key;
-        if (!gguf_find(files_gguf(f), key)) return 0;
-        if (!gguf_get_f64(files_gguf(f), key, out)) return fail(e, ERR_FORMAT, "%s: %s is not a number", files_path(f), key);
+        if (!r->gguf) return 0;
+        (void)snprintf(key, sizeof key, "%s.%s", arch->gguf, r->gguf);
+        const struct gguf_kv *kv = gguf_find(files_gguf(f), key);
+        if (!kv || (kv->type == GGUF_ARRAY && kv->n == 0)) return 0;
+        known = kv->type == GGUF_ARRAY ? gguf_arr_f64(kv, 0, out)
+                : r->kind == NUM_BOOL  ? gguf_get_bool(files_gguf(f), key, &flag)
+                                       : gguf_get_f64(files_gguf(f), key, out);
     } else {
-        const struct json *j = r->hf ? json_find(obj, r->hf) : NULL;
-        if (!j || j->type == JSON_NULL) return 0;
-        if (j->type != JSON_INT && j->type != JSON_REAL)
-            return fail(e, ERR_FORMAT, "%s: %s is not a number", files_path(f), name);
-        *out = j->f;
+        const struct json *j = r->hf ? config_any(f, r->hf, &used) : NULL;
+        if (!j) return 0;
+        (void)snprintf(key, sizeof key, "%.*s", (int)strcspn(used, "|"), used);
+        if (j->type == JSON_ARRAY && j->n) j = &j->v[0];
+        known =
+            r->kind == NUM_BOOL ? j->type == JSON_TRUE || j->type == JSON_FALSE : j->type == JSON_INT || j->type == JSON_REAL;
+        if (known && r->kind == NUM_BOOL) flag = j->type == JSON_TRUE;
+        if (known && r->kind != NUM_BOOL) *out = j->f;
     }
-    if (!(*out >= r->min && *out <= r->max) || (r->kind == U32 && *out != floor(*out)))
-        return fail(e, ERR_FORMAT, "%s: %s is %g; expected %s from %g to %g", files_path(f), name, *out,
-                    r->kind == U32 ? "a whole number" : "a number", r->min, r->max);
+    if (!known)
+        return fail(e, ERR_FORMAT, "%s: %s is not a %s", files_path(f), key, r->kind == NUM_BOOL ? "truth value" : "number");
+    if (r->kind == NUM_BOOL) *out = flag;
+    if (!(*out >= r->min && *out <= r->max) || (r->kind == NUM_U32 && *out != floor(*out)))
+        return fail(e, ERR_FORMAT, "%s: %s is %g; expected %s from %g to %g", files_path(f), key, *out,
+                    r->kind == NUM_U32 ? "a whole number" : "a number", r->min, r->max);
     *found = true;
     return 0;
 }
 
-/* ---- rotary scaling --------------------------------------------------------------------------------------------- */
-
-static const struct {
-    const char *name;
-    enum rope_scaling scaling;
-} scalings[] = {
-    {"default", ROPE_PLAIN}, {"none", ROPE_PLAIN},        {"linear", ROPE_LINEAR}, {"dynamic", ROPE_DYNAMIC},
-    {"yarn", ROPE_YARN},     {"longrope", ROPE_LONGROPE}, {"su", ROPE_LONGROPE},   {"llama3", ROPE_LLAMA3},
-};
-
-static int scaling_by_name(const struct files *f, struct str name, enum rope_scaling *out, struct err *e)
+int numbers_read(const struct files *f, const struct arch *arch, const struct number_row *table, size_t n, void *base,
+                 struct err *e)
 {
-    for (size_t i = 0; i < COUNT_OF(scalings); i++) {
-        if (!str_is(name, scalings[i].name)) continue;
-        *out = scalings[i].scaling;
-        return 0;
-    }
-    return fail(e, ERR_UNSUPPORTED,
-                "%s: rotary scaling \"%.*s\" is not known; known are default, linear, dynamic, yarn, longrope and llama3",
-                files_path(f), STR_ARG(name));
-}
-
-/* Divisors of rotary frequencies; the range keeps every angle in the range of num_sincos. */
-static bool divisor_ok(float v)
-{
-    return v >= 1e-6f && v <= 1e6f;
-}
-
-/* An array of n of them from the JSON object. */
-static int factors(const struct files *f, const struct json *obj, const char *key, size_t n, struct arena *a, const float **out,
-                   struct err *e)
-{
-    const struct json *j = json_find(obj, key);
-    if (!j || j->type != JSON_ARRAY || j->n != n)
-        return fail(e, ERR_FORMAT, "%s: %s must be an array of %zu numbers", files_path(f), key, n);
-    float *v = arena_array(a, n, sizeof *v);
-    if (!v) return fail_nomem(e, key, n * sizeof *v);
     for (size_t i = 0; i < n; i++) {
-        v[i] = (float)j->v[i].f;
-        if ((j->v[i].type != JSON_INT && j->v[i].type != JSON_REAL) || !divisor_ok(v[i]))
-            return fail(e, ERR_FORMAT, "%s: %s[%zu] is not a number from 1e-6 to 1e6", files_path(f), key, i);
-    }
-    *out = v;
-    return 0;
-}
-
-/* The same from a GGUF tensor; missing is fine. */
-static int factor_tensor(const struct files *f, const char *name, size_t n, struct arena *a, const float **out, struct err *e)
-{
-    const struct tensor *t = files_find(f, str_of(name));
-    if (!t) return 0;
-    if (t->ne[0] != n || t->bytes / (t->ne[0] * sizeof(float)) != 1 || t->type != QTYPE_F32)
-        return fail(e, ERR_FORMAT, "%s: tensor %s must be %zu f32 values", files_path(f), name, n);
-    float *v = arena_array(a, n, sizeof *v);
-    if (!v) return fail_nomem(e, name, n * sizeof *v);
-    memcpy(v, t->data, n * sizeof *v);
-    for (size_t i = 0; i < n; i++)
-        if (!divisor_ok(v[i]))
-            return fail(e, ERR_FORMAT, "%s: tensor %s holds %g; expected factors from 1e-6 to 1e6", files_path(f), name,
-                        (double)v[i]);
-    *out = v;
-    return 0;
-}
-
-static int wrong(const struct files *f, const char *key, struct err *e)
-{
-    return fail(e, ERR_FORMAT, "%s: the value of %s has the wrong kind or is out of range", files_path(f), key);
-}
-
-/* Defaults of the attention factor: YaRN's 0.1 ln(factor) + 1 (arXiv 2309.00071, section 3.4), LongRoPE's
- * sqrt(1 + ln(factor) / ln(original context)) (arXiv 2402.13753). */
-static double yarn_mscale(double factor, double m)
-{
-    return factor > 1 ? 0.1 * m * num_log(factor) + 1.0 : 1.0;
-}
-
-static double longrope_factor(const struct hparams *hp, double factor)
-{
-    return factor > 1 && hp->rope_n_ctx > 1 ? sqrt(1.0 + num_log(factor) / num_log(hp->rope_n_ctx)) : 1.0;
-}
-
-static int rope_from_hf(const struct files *f, const struct json *config, struct arena *a, struct hparams *hp, struct err *e)
-{
-    /* Published checkpoints: rope_theta beside rope_scaling. transformers 5: both inside rope_parameters. */
-    const struct json *obj = json_find(config, "rope_parameters");
-    if (!obj || obj->type != JSON_OBJECT)
-        obj = json_find(config, "rope_scaling");
-    else if (!json_opt_f64(obj, "rope_theta", 1e-3, 1e15, &hp->rope_theta))
-        return wrong(f, "rope_theta", e);
-    if (!obj || obj->type != JSON_OBJECT) return 0;
-    struct str type = STR("default");
-    if (!json_opt_str(obj, "type", &type) || !json_opt_str(obj, "rope_type", &type)) return wrong(f, "rope_type", e);
-    TRY(scaling_by_name(f, type, &hp->rope_scaling, e));
-    if (hp->rope_scaling == ROPE_PLAIN) return 0;
-
-    int64_t n_ctx = hp->n_ctx_train;
-    double mscale = 0, mscale_all = 0, attn = 0, factor = 0;
-    bool llama3 = hp->rope_scaling == ROPE_LLAMA3;
-    hp->rope_low = 1, hp->rope_high = llama3 ? 4 : 32;
-    if (!json_opt_f64(obj, "factor", 1e-3, 1e6, &factor)) return wrong(f, "factor", e);
-    /* Where the file states no factor, it is the ratio of the two context lengths. */
-    const struct json *outer = json_find(config, "original_max_position_embeddings");
-    if (outer && !json_opt_i64(config, "original_max_position_embeddings", 1, 1 << 28, &n_ctx))
-        return wrong(f, "original_max_position_embeddings", e);
-    if (!json_opt_i64(obj, "original_max_position_embeddings", 1, 1 << 28, &n_ctx))
-        return wrong(f, "original_max_position_embeddings", e);
-    if (!json_opt_f64(obj, llama3 ? "low_freq_factor" : "beta_slow", 1e-6, 1e6, &hp->rope_low))
-        return wrong(f, llama3 ? "low_freq_factor" : "beta_slow", e);
-    if (!json_opt_f64(obj, llama3 ? "high_freq_factor" : "beta_fast", 1e-6, 1e6, &hp->rope_high))
-        return wrong(f, llama3 ? "high_freq_factor" : "beta_fast", e);
-    if (llama3 && hp->rope_high <= hp->rope_low) return wrong(f, "high_freq_factor", e);
-    if (!json_opt_f64(obj, "mscale", 0, 1e3, &mscale) || !json_opt_f64(obj, "mscale_all_dim", 0, 1e3, &mscale_all))
-        return wrong(f, "mscale", e);
-    if (!json_opt_f64(obj, "attention_factor", 1e-6, 1e6, &attn)) return wrong(f, "attention_factor", e);
-    if (!json_opt_bool(obj, "truncate", &hp->rope_truncate)) return wrong(f, "truncate", e);
-    hp->rope_n_ctx = (uint32_t)n_ctx;
-    double ratio = (double)hp->n_ctx_train / (double)n_ctx;
-    if (factor == 0) factor = ratio;
-    hp->rope_factor = factor;
-    /* Dynamic scaling states the context before it is stretched. */
-    if (hp->rope_scaling == ROPE_DYNAMIC) hp->n_ctx_train = (uint32_t)fmin(hp->n_ctx_train * factor, 1 << 28);
-    if (hp->rope_scaling == ROPE_YARN)
-        hp->rope_attn_factor = attn > 0                       ? attn
-                               : mscale > 0 && mscale_all > 0 ? yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all)
-                                                              : yarn_mscale(factor, 1);
-    if (hp->rope_scaling != ROPE_LONGROPE) return 0;
-    hp->rope_attn_factor = attn > 0 ? attn : longrope_factor(hp, outer ? ratio : factor);
-    TRY(factors(f, obj, "short_factor", hp->rope_dim / 2, a, &hp->rope_short, e));
-    return factors(f, obj, "long_factor", hp->rope_dim / 2, a, &hp->rope_long, e);
-}
-
-static int rope_from_gguf(const struct files *f, const char *prefix, struct arena *a, struct hparams *hp, struct err *e)
-{
-    static const struct row keys[] = {
-        {"rope.scale_linear", NULL, offsetof(struct hparams, rope_factor), F64, 1e-3, 1e6, false}, /* older files */
-        {"rope.scaling.factor", NULL, offsetof(struct hparams, rope_factor), F64, 1e-3, 1e6, false},
-        {"rope.scaling.original_context_length", NULL, offsetof(struct hparams, rope_n_ctx), U32, 1, 1 << 28, false},
-        {"rope.scaling.attn_factor", NULL, offsetof(struct hparams, rope_attn_factor), F64, 1e-6, 1e6, false},
-        {"rope.scaling.yarn_beta_fast", NULL, offsetof(struct hparams, rope_high), F64, 1e-6, 1e6, false},
-        {"rope.scaling.yarn_beta_slow", NULL, offsetof(struct hparams, rope_low), F64, 1e-6, 1e6, false},
-    };
-    char key[96];
-    struct str type = STR("linear"); /* what files without a type mean; without a factor it changes nothing */
-    (void)snprintf(key, sizeof key, "%s.rope.scaling.type", prefix);
-    if (gguf_find(files_gguf(f), key) && !gguf_get_str(files_gguf(f), key, &type)) return wrong(f, key, e);
-    TRY(scaling_by_name(f, type, &hp->rope_scaling, e));
-    hp->rope_n_ctx = hp->n_ctx_train;
-    hp->rope_low = 1, hp->rope_high = 32;
-    hp->rope_attn_factor = 0;
-    for (size_t i = 0; i < COUNT_OF(keys); i++) {
-        double v;
+        void *at = (uint8_t *)base + table[i].offset;
+        double v = 0;
         bool found;
-        TRY(number(f, NULL, prefix, &keys[i], &v, &found, e));
-        if (found) put(hp, &keys[i], v);
+        TRY(number(f, arch, &table[i], &v, &found, e));
+        if (!found) continue;
+        switch (table[i].kind) {
+        case NUM_U32:
+            *(uint32_t *)at = (uint32_t)v;
+            break;
+        case NUM_F32:
+            *(float *)at = (float)v;
+            break;
+        case NUM_F64:
+            *(double *)at = v;
+            break;
+        case NUM_BOOL:
+            *(bool *)at = v != 0;
+            break;
+        }
     }
-    /* llama3 scaling travels as a tensor of divisors; the type then says nothing of it. */
-    TRY(factor_tensor(f, "rope_freqs.weight", hp->rope_dim / 2, a, &hp->rope_short, e));
-    TRY(factor_tensor(f, "rope_factors_short.weight", hp->rope_dim / 2, a, &hp->rope_short, e));
-    TRY(factor_tensor(f, "rope_factors_long.weight", hp->rope_dim / 2, a, &hp->rope_long, e));
-    if (hp->rope_long) hp->rope_scaling = ROPE_LONGROPE;
-    double ratio = (double)hp->n_ctx_train / (double)hp->rope_n_ctx;
-    if (hp->rope_scaling == ROPE_YARN)
-        hp->rope_attn_factor = yarn_mscale(hp->rope_factor, 1) * (hp->rope_attn_factor > 0 ? hp->rope_attn_factor : 1);
-    else if (hp->rope_scaling == ROPE_LONGROPE)
-        hp->rope_attn_factor = hp->rope_attn_factor > 0 ? hp->rope_attn_factor : longrope_factor(hp, ratio);
-    else
-        hp->rope_attn_factor = 1;
     return 0;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------------
- */
+bool hparams_at(const struct hparams *hp, size_t i, struct hparam *out)
+{
+    if (i >= COUNT_OF(rows)) return false;
+    const void *at = (const uint8_t *)hp + rows[i].offset;
+    *out = (struct hparam){.key = rows[i].gguf, .kind = rows[i].kind};
+    switch (rows[i].kind) {
+    case NUM_U32:
+        out->value = *(const uint32_t *)at;
+        break;
+    case NUM_F32:
+        out->value = (double)*(const float *)at;
+        break;
+    case NUM_F64:
+        out->value = *(const double *)at;
+        break;
+    case NUM_BOOL:
+        out->value = *(const bool *)at;
+        break;
+    }
+    return true;
+}
+
+/* ---- what is no number ------------------------------------------------------------------------------------------------- */
 
 static int find_arch(const struct files *f, struct str name, bool hf, const struct arch **out, struct err *e)
 {
     struct buf known = {0};
+    const char *last = "";
     for (size_t i = 0; (*out = arch_at(i)); i++) {
         const char *n = hf ? (*out)->hf_class : (*out)->gguf;
         if (str_is(name, n)) {
             buf_fini(&known);
             return 0;
         }
-        (void)buf_printf(&known, "%s%s", i ? ", " : "", n);
+        if (strcmp(n, last) != 0) (void)buf_printf(&known, "%s%s", i ? ", " : "", n);
+        last = n;
     }
     int rc = fail(e, ERR_UNSUPPORTED, "%s: architecture \"%.*s\" is not supported; known are: %.*s", files_path(f),
                   STR_ARG(name), STR_ARG(buf_view(&known)));
@@ -257,38 +172,12 @@ static int find_arch(const struct files *f, struct str name, bool hf, const stru
     return rc;
 }
 
-/* Things of config.json that change the arithmetic and that this architecture does not do must not pass silently. */
-static int check_hf(const struct files *f, const struct json *config, struct hparams *hp, struct err *e)
+static int read_arch(const struct files *f, struct hparams *hp, struct err *e)
 {
-    struct str act = STR("silu");
-    if (!json_opt_str(config, "hidden_act", &act)) return wrong(f, "hidden_act", e);
-    if (!str_is(act, "silu") && !str_is(act, "swish"))
-        return fail(e, ERR_UNSUPPORTED, "%s: hidden_act \"%.*s\" is not supported; this architecture uses \"silu\"",
-                    files_path(f), STR_ARG(act));
-    if (json_find(config, "quantization_config") && !hf_quantization(files_hf(f)))
-        return fail(
-            e, ERR_UNSUPPORTED,
-            "%s: the weights are quantised by another tool (quantization_config in config.json); expected f32, f16 or bf16 "
-            "tensors, or MLX's",
-            files_path(f));
-    if (!json_opt_bool(config, "tie_word_embeddings", &hp->tied)) return wrong(f, "tie_word_embeddings", e);
-    return 0;
-}
-
-int hparams_read(const struct files *f, struct arena *a, struct hparams *hp, struct err *e)
-{
-    bool hf = files_kind(f) == FILES_HF;
-    const struct json *config = hf ? files_hf(f)->config : NULL;
-    *hp = (struct hparams){.norm_eps = hf ? 1e-6f : 1e-5f,
-                           .rope_theta = 10000,
-                           .rope_factor = 1,
-                           .rope_attn_factor = 1,
-                           .rope_truncate = true,
-                           .n_ctx_train = 2048,
-                           .rope_neox = hf};
+    const bool hf = files_kind(f) == FILES_HF;
     struct str name = {0};
     if (hf) {
-        const struct json *list = json_find(config, "architectures");
+        const struct json *list = json_find(files_hf(f)->config, "architectures");
         if (!list || list->type != JSON_ARRAY || list->n == 0 || list->v[0].type != JSON_STRING)
             return fail(e, ERR_FORMAT, "%s: config.json names no architecture (\"architectures\": [\"LlamaForCausalLM\"])",
                         files_path(f));
@@ -296,31 +185,182 @@ int hparams_read(const struct files *f, struct arena *a, struct hparams *hp, str
     } else if (!gguf_get_str(files_gguf(f), "general.architecture", &name)) {
         return fail(e, ERR_FORMAT, "%s: the file has no general.architecture", files_path(f));
     }
-    TRY(find_arch(f, name, hf, &hp->arch, e));
-    for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        double v;
-        bool found;
-        TRY(number(f, config, hp->arch->gguf, &rows[i], &v, &found, e));
-        if (found)
-            put(hp, &rows[i], v);
-        else if (rows[i].required)
-            return fail(e, ERR_FORMAT, "%s: %s is missing", files_path(f), hf ? rows[i].hf : rows[i].gguf);
+    return find_arch(f, name, hf, &hp->arch, e);
+}
+
+static const struct {
+    const char *name;
+    enum act_fn act;
+} acts[] = {
+    {"silu", ACT_SILU},          {"swish", ACT_SILU},          {"gelu_pytorch_tanh", ACT_GELU_TANH},
+    {"gelu_new", ACT_GELU_TANH}, {"gelu_tanh", ACT_GELU_TANH}, {"gelu_fast", ACT_GELU_TANH},
+    {"gelu", ACT_GELU},          {"relu2", ACT_RELU2},
+};
+
+/* Things of config.json that change the arithmetic must not pass silently. */
+static int check_config(const struct files *f, struct hparams *hp, struct err *e)
+{
+    const char *used = "";
+    const struct json *act = config_any(f, "hidden_activation|hidden_act", &used);
+    size_t i = 0;
+    if (act && act->type != JSON_STRING)
+        return fail(e, ERR_FORMAT, "%s: the value of hidden_act has the wrong kind", files_path(f));
+    while (act && i < COUNT_OF(acts) && !str_is(act->s, acts[i].name)) i++;
+    if (i == COUNT_OF(acts))
+        return fail(e, ERR_UNSUPPORTED,
+                    "%s: hidden_act \"%.*s\" is not supported; known are silu, gelu, gelu_pytorch_tanh and relu2",
+                    files_path(f), STR_ARG(act->s));
+    /* gpt-oss says silu and means its own. */
+    if (act && hp->arch->act != ACT_SWIGLU_CLAMP) hp->act = acts[i].act;
+    if (config_find(f, "quantization_config") && !hf_quantization(files_hf(f)))
+        return fail(
+            e, ERR_UNSUPPORTED,
+            "%s: the weights are quantised by another tool (quantization_config in config.json); expected f32, f16 or bf16 "
+            "tensors, or MLX's",
+            files_path(f));
+    const struct json *tied = config_find(f, "tie_word_embeddings");
+    if (tied && tied->type != JSON_TRUE && tied->type != JSON_FALSE)
+        return fail(e, ERR_FORMAT, "%s: the value of tie_word_embeddings has the wrong kind", files_path(f));
+    if (tied) hp->tied = tied->type == JSON_TRUE;
+    return 0;
+}
+
+/* Numbers of which only folders know, or which they say in another way. */
+static int more_of_config(const struct files *f, struct hparams *hp, struct err *e)
+{
+    struct {
+        float layer_norm_eps, query_scalar, logits_scaling, temp_scale, beta;
+        bool temp_on, use_window, interleave;
+    } x = {.temp_on = true, .use_window = true, .interleave = true};
+#define X(m) (size_t)((uint8_t *)&x.m - (uint8_t *)&x)
+    const struct number_row more[] = {
+        {NULL, "layer_norm_eps", X(layer_norm_eps), NUM_F32, 0, 1},
+        {NULL, "query_pre_attn_scalar", X(query_scalar), NUM_F32, 1e-6, 1e6},
+        {NULL, "logits_scaling", X(logits_scaling), NUM_F32, 1e-6, 1e6},
+        {NULL, "attn_scale", X(temp_scale), NUM_F32, 0, 1e3},
+        {NULL, "attn_temperature_tuning", X(temp_on), NUM_BOOL, 0, 1},
+        {NULL, "use_sliding_window", X(use_window), NUM_BOOL, 0, 1},
+        {NULL, "rope_interleave", X(interleave), NUM_BOOL, 0, 1},
+    };
+#undef X
+    TRY(numbers_read(f, hp->arch, more, COUNT_OF(more), &x, e));
+    if (hp->arch->features & LAYER_NORM && x.layer_norm_eps > 0) hp->norm_eps = x.layer_norm_eps;
+    if (x.query_scalar > 0) hp->attn_scale = 1.0f / sqrtf(x.query_scalar);
+    if (x.logits_scaling > 0) hp->logit_scale = 1.0f / x.logits_scaling;
+    if (hp->arch->features & TEMP_NOPE) hp->temp = x.temp_on ? x.temp_scale > 0 ? x.temp_scale : 0.1f : 0;
+    if (!x.use_window) hp->window = 0;
+    if (!x.interleave) hp->rope_neox = true;
+    return check_config(f, hp, e);
+}
+
+/* The same of GGUF files, and what their architectures mean without saying it. */
+static int more_of_gguf(const struct files *f, struct hparams *hp, struct err *e)
+{
+    struct {
+        uint32_t gating, key_mla, rope_dim;
+        float layer_norm_eps;
+    } x = {0};
+#define X(m) (size_t)((uint8_t *)&x.m - (uint8_t *)&x)
+    const struct number_row more[] = {
+        {"expert_gating_func", NULL, X(gating), NUM_U32, 0, 3},
+        {"attention.key_length_mla", NULL, X(key_mla), NUM_U32, 1, ATTN_DIM_MAX},
+        {"rope.dimension_count", NULL, X(rope_dim), NUM_U32, 2, ATTN_DIM_MAX},
+        {"attention.layer_norm_epsilon", NULL, X(layer_norm_eps), NUM_F32, 0, 1},
+    };
+#undef X
+    TRY(numbers_read(f, hp->arch, more, COUNT_OF(more), &x, e));
+    if (x.gating) hp->route.sigmoid = x.gating == 2;
+    if (x.gating) hp->route.top_softmax = x.gating == 3;
+    if (hp->arch->features & LAYER_NORM && x.layer_norm_eps > 0) hp->norm_eps = x.layer_norm_eps;
+    /* Granite's files have the divisor of the logits. */
+    if (strcmp(hp->arch->gguf, "granite") == 0 && hp->logit_scale != 0) hp->logit_scale = 1.0f / hp->logit_scale;
+    if (hp->arch->features & TEMP_NOPE && hp->temp == 0) hp->temp = 0.1f;
+    if (!hp->kv_lora) return 0;
+    hp->rope_part = x.rope_dim;
+    const uint32_t key = x.key_mla ? x.key_mla : hp->head_dim;
+    if (key <= hp->rope_part)
+        return fail(e, ERR_FORMAT, "%s: latent attention with keys of %u, of which %u are rotated", files_path(f), key,
+                    hp->rope_part);
+    hp->nope_part = key - hp->rope_part;
+    if (!hp->v_dim) hp->v_dim = hp->nope_part;
+    return 0;
+}
+
+/* ---- consequences ------------------------------------------------------------------------------------------------------ */
+
+static int check_heads(const struct files *f, struct hparams *hp, struct err *e)
+{
+    if (hp->kv_lora) {
+        const uint64_t key = (uint64_t)hp->kv_lora + hp->rope_part;
+        if (!hp->rope_part || !hp->nope_part || !hp->v_dim || hp->rope_part % 2 || key > ATTN_DIM_MAX)
+            return fail(
+                e, ERR_FORMAT,
+                "%s: latent attention of %u, %u and %u elements and a latent vector of %u; expected at most %d of the latter "
+                "with the rotated part, which is an even number",
+                files_path(f), hp->nope_part, hp->rope_part, hp->v_dim, hp->kv_lora, ATTN_DIM_MAX);
+        hp->n_kv_heads = 1;
+        hp->head_dim = hp->nope_part + hp->rope_part;
+        return 0;
     }
     if (hp->n_kv_heads == 0) hp->n_kv_heads = hp->n_heads;
     if (hp->n_heads % hp->n_kv_heads)
         return fail(e, ERR_FORMAT, "%s: %u attention heads cannot share %u KV heads evenly", files_path(f), hp->n_heads,
                     hp->n_kv_heads);
-    if (hp->head_dim == 0) {
-        hp->head_dim = hp->n_embd / hp->n_heads;
-        if (hp->n_embd % hp->n_heads || hp->head_dim > ATTN_DIM_MAX || hp->head_dim == 0)
-            return fail(e, ERR_FORMAT, "%s: %u heads do not divide the width %u into heads of at most %d", files_path(f),
-                        hp->n_heads, hp->n_embd, ATTN_DIM_MAX);
-    }
-    if (hp->rope_dim == 0) hp->rope_dim = hp->head_dim;
-    if (hp->rope_dim > hp->head_dim || hp->rope_dim % 2)
-        return fail(e, ERR_FORMAT, "%s: %u rotated dimensions in heads of %u; expected an even number not above it",
-                    files_path(f), hp->rope_dim, hp->head_dim);
-    if (!hf) return rope_from_gguf(f, hp->arch->gguf, a, hp, e);
-    TRY(check_hf(f, config, hp, e));
-    return rope_from_hf(f, config, a, hp, e);
+    if (hp->head_dim) return 0;
+    hp->head_dim = hp->n_embd / hp->n_heads;
+    if (hp->n_embd % hp->n_heads || hp->head_dim > ATTN_DIM_MAX || hp->head_dim == 0)
+        return fail(e, ERR_FORMAT, "%s: %u heads do not divide the width %u into heads of at most %d", files_path(f),
+                    hp->n_heads, hp->n_embd, ATTN_DIM_MAX);
+    return 0;
+}
+
+static int check_experts(const struct files *f, struct hparams *hp, struct err *e)
+{
+    struct route_params *r = &hp->route;
+    if (r->n_experts == 0) return 0;
+    if (hp->n_ff_expert == 0) hp->n_ff_expert = hp->n_ff;
+    if (hp->n_ff_shared == 0) hp->n_ff_shared = hp->n_ff_expert * (hp->n_shared ? hp->n_shared : 1);
+    const uint32_t groups = r->n_groups > 1 ? r->n_groups : 1, used = groups > 1 ? r->n_groups_used : 1;
+    if (r->n_experts % groups || used < 1 || used > groups || r->n_used < 1 || r->n_used > r->n_experts / groups * used)
+        return fail(e, ERR_FORMAT, "%s: a token uses %u of %u experts, from %u of %u groups; that is impossible", files_path(f),
+                    r->n_used, r->n_experts, used, groups);
+    return 0;
+}
+
+int hparams_read(const struct files *f, struct arena *a, struct hparams *hp, struct err *e)
+{
+    const bool hf = files_kind(f) == FILES_HF;
+    *hp = (struct hparams){.norm_eps = hf ? 1e-6f : 1e-5f, .n_ctx_train = 2048};
+    TRY(read_arch(f, hp, e));
+    const unsigned features = hp->arch->features;
+    hp->act = hp->arch->act;
+    hp->act_limit = 7; /* of gpt-oss, whatever its config.json says (swiglu_limit): transformers does not read that */
+    hp->residual_scale = 1;
+    hp->temp_length = 8192;
+    hp->temp_offset = features & TEMP_NOPE ? 1 : 0;
+    hp->rope_neox = hf ? !(features & HF_ADJACENT) : (features & GGUF_HALVES) != 0;
+    hp->route.scale = 1;
+    hp->route.sigmoid = (features & SIGMOID_ROUTE) != 0;
+    hp->route.top_softmax = (features & TOP_SOFTMAX) != 0;
+    hp->route.normalise = (features & NORM_ROUTE) != 0;
+    TRY(numbers_read(f, hp->arch, rows, COUNT_OF(rows), hp, e));
+    static const char *const needed[][2] = {{"block_count", "num_hidden_layers"},
+                                            {"embedding_length", "hidden_size"},
+                                            {"feed_forward_length", "intermediate_size"},
+                                            {"attention.head_count", "num_attention_heads"}};
+    const uint32_t values[] = {hp->n_layers, hp->n_embd, hp->n_ff ? hp->n_ff : hp->n_ff_expert, hp->n_heads};
+    for (size_t i = 0; i < COUNT_OF(needed); i++)
+        if (values[i] == 0) return fail(e, ERR_FORMAT, "%s: %s is missing", files_path(f), needed[i][hf]);
+    TRY(hf ? more_of_config(f, hp, e) : more_of_gguf(f, hp, e));
+    hp->route.group_top2 = hp->route.sigmoid;
+    if (hp->route.scale == 0) hp->route.scale = 1;
+    if (hp->logit_scale == 0) hp->logit_scale = 1;
+    if (features & EMBD_SQRT) hp->embd_scale = sqrtf((float)hp->n_embd);
+    if (hp->embd_scale == 0) hp->embd_scale = 1;
+    hp->chunked = hp->chunk > 0;
+    if (hp->chunked) hp->window = hp->chunk;
+    TRY(check_heads(f, hp, e));
+    TRY(check_experts(f, hp, e));
+    TRY(layers_read(f, a, hp, e));
+    return ropes_read(f, a, hp, e);
 }

@@ -1,6 +1,7 @@
 /* model: what the numbers of a file mean. Hyper-parameters are read from either kind of file into one struct and checked
  * against one table; tensors are bound and their shapes checked once; a forward pass is recorded as a graph. An architecture is
- * a row of archs[] (arch.c) and a record function made of shared blocks (blocks.c). */
+ * a row of archs[] (arch.c): which of the shared blocks (blocks.c) it is made of is said by its features, its hyper-parameters
+ * and the tensors that its files have. */
 #ifndef QUERN_MODEL_H
 #define QUERN_MODEL_H
 
@@ -8,42 +9,130 @@
 #include "format/format.h"
 #include "graph/graph.h"
 
+/* ---- architectures --------------------------------------------------------------------------------- */
+
+enum feature {
+    POST_NORMS = 1 << 0,         /* what attention and feed-forward make is normed before it is added */
+    NO_PRE_NORMS = 1 << 1,       /* what they read is not */
+    PARALLEL = 1 << 2,           /* both read the same norm, and are added together */
+    QK_L2 = 1 << 3,              /* queries and keys of layers with positions are normed without weights, after the rotation */
+    NORM_PLUS_1 = 1 << 4,        /* Hugging Face stores the weights of norms less 1 */
+    LAYER_NORM = 1 << 5,         /* norms subtract the mean */
+    EMBD_SQRT = 1 << 6,          /* embeddings are multiplied by the root of their length */
+    HF_ADJACENT = 1 << 7,        /* rotary pairs are neighbours in Hugging Face's rows of Q and K, else half a head apart */
+    GGUF_HALVES = 1 << 8,        /* rotary pairs are half a head apart in GGUF's, else neighbours */
+    FULL_NOPE = 1 << 9,          /* layers without a window know no positions */
+    ROUTED_INPUT = 1 << 10,      /* routes multiply what experts read, not what they make */
+    TOP_SOFTMAX = 1 << 11,       /* the softmax of a route is over the chosen experts */
+    SIGMOID_ROUTE = 1 << 12,     /* the scores of a route are sigmoids, if the file does not say otherwise */
+    NORM_ROUTE = 1 << 13,        /* the weights of a route sum to 1, likewise */
+    TEMP_NOPE = 1 << 14,         /* the attention temperature is for layers without positions */
+    ALTERNATE_UP = 1 << 15,      /* gate and up rows of experts alternate in Hugging Face's files, */
+    EXCHANGED_EXPERTS = 1 << 16, /* whose experts have rows and columns exchanged */
+    LATE_FFN_NORM = 1 << 17,     /* GGUF calls the norm before the feed-forward post_attention_norm */
+};
+
+/* One way of building a forward pass, by the names that files use for it. */
+struct arch {
+    const char *gguf;     /* general.architecture */
+    const char *hf_class; /* config.json: architectures[0] */
+    unsigned features;
+    enum act_fn act;
+    uint32_t full_every; /* of so many layers the last has no window, if the file does not say otherwise; 0: all have it */
+};
+const struct arch *arch_at(size_t i); /* NULL past the end */
+
 /* ---- hyper-parameters ------------------------------------------------------------------------------ */
 
 #define MAX_LAYERS 1024
+#define ROPE_SETS 2 /* of layers that see everything; of layers with a window, where they differ */
 
 enum rope_scaling { ROPE_PLAIN, ROPE_LINEAR, ROPE_DYNAMIC, ROPE_YARN, ROPE_LONGROPE, ROPE_LLAMA3 };
+
+struct rope_hp {
+    enum rope_scaling scaling;
+    uint32_t dim;          /* rotated elements of each head */
+    double theta;          /* base frequency */
+    double factor;         /* linear, dynamic, yarn, llama3: how much longer than n_ctx; 1 otherwise */
+    double low, high;      /* llama3: low_freq_factor, high_freq_factor; yarn: beta_slow, beta_fast */
+    double attn_factor;    /* yarn, longrope: multiplies sine and cosine */
+    double mscale_all;     /* yarn: mscale_all_dim of MLA's score scale; 0: none */
+    bool truncate;         /* yarn: the correction range is rounded to whole dimensions */
+    uint32_t n_ctx;        /* original_max_position_embeddings */
+    const float *divisors, /* [dim / 2] of the frequencies; NULL: 1 */
+        *long_divisors;    /* the same, longrope beyond n_ctx */
+};
+
+struct layer_hp {
+    bool local; /* has the window */
+    bool nope;  /* knows no positions */
+    uint32_t n_heads, n_kv_heads, head_dim;
+    uint32_t n_ff;
+};
 
 struct hparams {
     const struct arch *arch;
     uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx_train;
+    struct layer_hp *layers; /* [n_layers] */
     float norm_eps;
     bool tied;      /* the output matrix is the embedding table */
-    bool rope_neox; /* rotary pairs are half a head apart (Hugging Face's layout of q and k), else neighbours (GGUF's) */
-    enum rope_scaling rope_scaling;
-    uint32_t rope_dim;          /* rotated elements of each head */
-    double rope_theta;          /* base frequency */
-    double rope_factor;         /* linear, dynamic, yarn, llama3: how much longer than rope_n_ctx; 1 otherwise */
-    double rope_low, rope_high; /* llama3: low_freq_factor, high_freq_factor; yarn: beta_slow, beta_fast */
-    double rope_attn_factor;    /* yarn, longrope: multiplies sine and cosine */
-    bool rope_truncate;         /* yarn: the correction range is rounded to whole dimensions */
-    uint32_t rope_n_ctx;        /* original_max_position_embeddings */
-    const float *rope_short,
-        *rope_long; /* [rope_dim / 2] divisors of the frequencies (longrope; GGUF's llama3 as rope_short); NULL: 1 */
+    bool rope_neox; /* rotary pairs are half a head apart, else neighbours */
+    struct rope_hp rope[ROPE_SETS];
+    uint32_t n_ropes;
+    enum act_fn act;
+    float act_limit;
+    uint32_t window; /* of local layers; 0: there is none */
+    uint32_t chunk;  /* the same where windows are chunks */
+    bool chunked;
+    float attn_scale;                  /* of the scores; 0: 1 / sqrt(head_dim) */
+    float attn_softcap, final_softcap; /* 0: none */
+    float embd_scale, residual_scale, logit_scale;
+    float temp; /* attention temperature (struct attn_params); 0: none */
+    uint32_t temp_length, temp_offset;
+    struct route_params route; /* of all layers with experts; n_experts 0: there are none */
+    uint32_t n_ff_expert, n_ff_shared, n_shared;
+    uint32_t q_lora, kv_lora, rope_part, nope_part, v_dim; /* multi-head latent attention; kv_lora 0: another kind */
 };
 
 /* Reads and checks everything of f that is not in tensors; memory for the arrays comes from a. Errors name the key, the value
  * and the range that is accepted. */
 int hparams_read(const struct files *f, struct arena *a, struct hparams *out, struct err *e);
 
+/* The i-th of the numbers that files say by a key of their own; false past the end. */
+enum number_kind { NUM_U32, NUM_F32, NUM_F64, NUM_BOOL };
+struct hparam {
+    const char *key; /* GGUF's, behind "<architecture>."; NULL: it has none */
+    enum number_kind kind;
+    double value; /* 0: nothing to say */
+};
+bool hparams_at(const struct hparams *hp, size_t i, struct hparam *out);
+
 /* ---- model ------------------------------------------------------------------------------------------- */
 
+/* A matrix of each expert, [n_experts], and their biases [n_experts][rows]. */
+struct expert_set {
+    const struct tensor **w;
+    const float *bias;
+};
+
 struct layer {
-    const float *attn_norm, *ffn_norm;              /* [n_embd] */
+    const float *attn_norm, *ffn_norm;              /* [n_embd]; NULL where the architecture has none */
+    const float *attn_post_norm, *ffn_post_norm;    /* the same */
     const struct tensor *q, *k, *v, *o;             /* [n_embd -> heads * head_dim], o back */
     const float *q_bias, *k_bias, *v_bias, *o_bias; /* NULL where the model has none */
-    const struct tensor *gate, *up, *down;          /* [n_embd -> n_ff], down back */
+    const float *q_norm, *k_norm;                   /* [qk_norm] NULL: none */
+    uint32_t q_norm_len, k_norm_len;                /* of a head, or of all together */
+    const float *sinks;                             /* [n_heads] */
+    const struct tensor *q_a, *q_b, *kv_a;          /* latent attention: queries down and up; keys and values down */
+    const float *q_a_norm, *kv_a_norm;
+    const struct tensor **k_up, **v_up;    /* [n_heads]: a query's head to the latent space; back to a value */
+    const struct tensor *gate, *up, *down; /* [n_embd -> n_ff], down back */
     const float *gate_bias, *up_bias, *down_bias;
+    const struct tensor *router; /* [n_embd -> n_experts]; NULL: no experts */
+    const float *router_bias;
+    struct route_params route;
+    struct expert_set gate_exps, up_exps, down_exps;
+    const struct tensor *gate_shared, *up_shared, *down_shared, *shared_gate; /* NULL: none */
 };
 
 /* Multiply-adds, by what computes them: matrices of integer types, and of floats. */
@@ -51,42 +140,54 @@ struct macs {
     uint64_t int8, f32;
 };
 
+#define TENSOR_NAME_MAX 160 /* with its NUL */
+
+/* A tensor of the model as a GGUF file has it. */
+struct bound {
+    char name[TENSOR_NAME_MAX];
+    const struct tensor *const *parts; /* [n_parts], laid one behind the other along the last dimension */
+    uint32_t n_parts;
+    uint32_t heads; /* rows of Q and K whose rotary pairs lie otherwise there: their heads; 0: as they are */
+};
+
 /* Immutable after model_open. */
 struct model {
     const struct files *files;
     struct hparams hp;
     const struct tensor *token_embd, *output;
-    const float *output_norm, *output_bias;
+    const float *output_norm, *output_norm_bias, *output_bias;
     struct layer *layers; /* [n_layers] */
+    const float *ones;    /* [ATTN_DIM_MAX] weights of norms that have none */
+    struct bound *bound;  /* [n_bound] what was bound, in the order of a pass */
+    size_t n_bound, cap_bound;
     uint64_t parameters;
-    uint64_t decode_bytes;               /* weight bytes that one decode step reads */
+    uint64_t decode_bytes;               /* weight bytes that one decode step reads: of experts, those of one route */
     struct macs layer_macs, output_macs; /* of one token: in the layers; for its logits */
     struct region *reads;                /* [n_reads] the matrices, in the order in which a pass reads them */
-    size_t n_reads;
+    size_t n_reads, cap_reads;
+    bool *used; /* [files_n_tensors] */
     struct arena arena;
 };
-
-/* One way of building a forward pass, by the names that files use for it. */
-struct arch {
-    const char *gguf;     /* general.architecture */
-    const char *hf_class; /* config.json: architectures[0] */
-    /* Records the pass from tokens to logits; rope is the session's and outlives the graph. */
-    value_id (*record)(const struct model *m, const struct rope *rope, struct graph *g);
-};
-const struct arch *arch_at(size_t i); /* NULL past the end */
 
 /* Binds f, which must stay open as long as the model. */
 int model_open(const struct files *f, struct model **out, struct err *e);
 void model_close(struct model **m);
 
+/* Whether the pass reads t, a tensor of the files. */
+bool model_uses(const struct model *m, const struct tensor *t);
+
 /* Which set of rotary frequencies a sequence of n tokens needs; sequences of different classes cannot share a KV cache. */
 uint32_t model_rope_class(const struct model *m, uint32_t n);
-/* Fills inv_freq [rope_dim / 2] and *scale for sequences of n tokens. */
-void model_rope(const struct model *m, uint32_t n, float *inv_freq, float *scale);
+/* Fills inv_freq [rope[set].dim / 2] and *scale for sequences of n tokens. */
+void model_rope(const struct model *m, uint32_t set, uint32_t n, float *inv_freq, float *scale);
 
-/* Blocks that architectures are made of. x is the residual stream; each returns the new one. */
-value_id block_attention(const struct model *m, const struct layer *l, uint32_t layer, const struct rope *rope, value_id x,
-                         struct graph *g);
-value_id block_ffn(const struct model *m, const struct layer *l, value_id x, struct graph *g);
+/* Elements of a key and of a value that each KV head of a layer keeps in the cache, and such heads; 0: the layer keeps none. */
+struct kv_shape {
+    uint32_t n_heads, k_dim, v_dim;
+};
+struct kv_shape model_kv_shape(const struct model *m, uint32_t layer);
+
+/* Records the pass from tokens to logits; ropes [n_ropes] are the session's and outlive the graph. */
+value_id model_record(const struct model *m, const struct rope *ropes, struct graph *g);
 
 #endif

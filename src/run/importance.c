@@ -2,33 +2,43 @@
  * rounding does to a product grows with exactly these. */
 #include "run/run.h"
 
-/* An entry for each matrix of the graph, save the output matrix where it is not wanted. */
-static int make_entries(struct importance *im, const struct session *s, bool output, struct err *e)
+/* An entry for each matrix that passes multiply with, save the output matrix where it is not wanted. */
+static int make_entries(struct importance *im, const struct model *m, bool output, struct err *e)
 {
-    const struct graph *g = session_graph(s);
-    im->entries = arena_array(&im->a, g->n_ops, sizeof *im->entries);
-    if (!im->entries) return fail_nomem(e, "importance of columns", g->n_ops * sizeof *im->entries);
-    for (uint32_t i = 0; i < g->n_ops; i++) {
-        const struct tensor *w = g->ops[i].w;
-        if (g->ops[i].code != OP_MATMUL || (!output && w == session_model(s)->output)) continue;
-        double *sums = arena_array(&im->a, w->ne[0], sizeof *sums);
-        if (!sums) return fail_nomem(e, "importance of columns", w->ne[0] * sizeof *sums);
-        im->entries[im->n++] = (struct importance_entry){.w = w, .sums = sums};
+    size_t n_parts = 0;
+    for (size_t i = 0; i < m->n_bound; i++) n_parts += m->bound[i].n_parts;
+    im->entries = arena_array(&im->a, m->n_bound, sizeof *im->entries);
+    im->parts = arena_array(&im->a, n_parts, sizeof *im->parts);
+    if (!im->entries || !im->parts) return fail_nomem(e, "importance of columns", n_parts * sizeof *im->parts);
+    for (size_t i = 0; i < m->n_bound; i++) {
+        const struct bound *b = &m->bound[i];
+        const struct tensor *w = b->parts[0];
+        const bool is_output = w == m->output;
+        if (w->n_dims < 2 || (w == m->token_embd && !is_output) || (is_output && !output)) continue;
+        struct importance_entry *entry = &im->entries[im->n++];
+        *entry = (struct importance_entry){.tensor = b};
+        entry->sums = arena_array(&im->a, b->n_parts * w->ne[0], sizeof *entry->sums);
+        entry->rows = arena_array(&im->a, b->n_parts, sizeof *entry->rows);
+        if (!entry->sums || !entry->rows) return fail_nomem(e, "importance of columns", b->n_parts * w->ne[0] * sizeof(double));
+        for (uint32_t p = 0; p < b->n_parts; p++)
+            im->parts[im->n_parts++] =
+                (struct importance_part){b->parts[p]->data, w->ne[0], entry->sums + p * w->ne[0], &entry->rows[p]};
     }
     return 0;
 }
 
+/* A view of the first rows of a matrix counts for all of it: they read the same. */
 static void observe(void *ctx, const struct tensor *w, const float *x, size_t n_rows)
 {
     struct importance *im = ctx;
     size_t i = im->next, tried = 0;
-    while (tried++ < im->n && im->entries[i].w != w) i = (i + 1) % im->n;
-    if (tried > im->n) return;
-    struct importance_entry *entry = &im->entries[i];
-    im->next = (i + 1) % im->n;
-    entry->rows += n_rows;
-    for (size_t m = 0; m < n_rows; m++, x += w->ne[0])
-        for (size_t k = 0; k < w->ne[0]; k++) entry->sums[k] += (double)x[k] * (double)x[k];
+    while (tried++ < im->n_parts && im->parts[i].data != w->data) i = (i + 1) % im->n_parts;
+    if (tried > im->n_parts) return;
+    struct importance_part *part = &im->parts[i];
+    im->next = (i + 1) % im->n_parts;
+    *part->rows += n_rows;
+    for (size_t m = 0; m < n_rows; m++, x += part->row)
+        for (size_t k = 0; k < part->row; k++) part->sums[k] += (double)x[k] * (double)x[k];
 }
 
 /* Logits are computed for the sake of what goes into the output matrix. */
@@ -62,7 +72,7 @@ int importance_collect(struct session *s, const int32_t *ids, size_t n, const st
     *n_windows = n / o->n_ctx;
     if (o->n_windows && *n_windows > o->n_windows) *n_windows = o->n_windows;
     if (*n_windows == 0) return fail(e, ERR_ARG, "the text has %zu tokens; one window needs %u", n, o->n_ctx);
-    TRY(make_entries(out, s, o->output, e));
+    TRY(make_entries(out, session_model(s), o->output, e));
     int32_t *window = arena_array(&out->a, o->n_ctx, sizeof *window);
     if (!window) return fail_nomem(e, "the window", o->n_ctx * sizeof *window);
     session_observe(s, observe, out);

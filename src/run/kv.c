@@ -1,15 +1,23 @@
 /* kv: memory of the KV cache. */
 #include "run/run.h"
 
-int kv_init(struct kv *kv, const struct hparams *hp, enum qtype k_type, enum qtype v_type, uint32_t n_ctx, struct err *e)
+int kv_init(struct kv *kv, const struct model *m, enum qtype k_type, enum qtype v_type, uint32_t n_ctx, struct err *e)
 {
     *kv = (struct kv){.n_pages = n_ctx / KV_PAGE + (n_ctx % KV_PAGE != 0)};
-    size_t k_bytes = attn_bytes(k_type, hp->head_dim), layer, page, bytes = 0;
-    size_t head = k_bytes + attn_bytes(v_type, hp->head_dim);
-    bool ok =
-        size_mul(head, hp->n_kv_heads, &layer) && size_mul(layer, hp->n_layers, &page) && size_mul(page, kv->n_pages, &bytes);
+    const uint32_t n_layers = m->hp.n_layers;
+    size_t page = 0, bytes = 0;
+    bool ok = true;
+    kv->layers = mem_array(n_layers, sizeof *kv->layers);
     kv->pages = mem_array(kv->n_pages, sizeof *kv->pages);
-    kv->memory = ok && kv->pages ? mem_pages(bytes) : NULL;
+    for (uint32_t l = 0; kv->layers && ok && l < n_layers; l++) {
+        const struct kv_shape s = model_kv_shape(m, l);
+        const size_t k_bytes = attn_bytes(k_type, s.k_dim), head = k_bytes + attn_bytes(v_type, s.v_dim);
+        size_t layer = 0;
+        kv->layers[l] = (struct kv_layer){.at = page, .head_bytes = head, .k_bytes = k_bytes};
+        ok = size_mul(head, s.n_heads, &layer) && size_add(page, layer, &page);
+    }
+    ok = ok && size_mul(page, kv->n_pages, &bytes);
+    kv->memory = ok && kv->pages && kv->layers ? mem_pages(bytes) : NULL;
     if (!kv->memory) {
         kv_fini(kv);
         return fail(e, ERR_NOMEM,
@@ -19,8 +27,7 @@ int kv_init(struct kv *kv, const struct hparams *hp, enum qtype k_type, enum qty
     kv->bytes = bytes;
     kv->token_bytes = page / KV_PAGE;
     for (uint32_t i = 0; i < kv->n_pages; i++) kv->pages[i] = kv->memory + i * page;
-    kv->view = (struct kv_view){
-        .k_type = k_type, .v_type = v_type, .pages = kv->pages, .layer_bytes = layer, .head_bytes = head, .k_bytes = k_bytes};
+    kv->view = (struct kv_view){.k_type = k_type, .v_type = v_type, .layers = kv->layers, .pages = kv->pages};
     return 0;
 }
 
@@ -28,5 +35,6 @@ void kv_fini(struct kv *kv)
 {
     if (kv->memory) mem_pages_free(kv->memory, kv->bytes);
     mem_free(kv->pages);
+    mem_free(kv->layers);
     *kv = (struct kv){0};
 }

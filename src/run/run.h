@@ -15,13 +15,14 @@
 /* Pages of KV_PAGE positions for one sequence. The pages lie in one block so far; readers only see kv_view. */
 struct kv {
     struct kv_view view;
+    struct kv_layer *layers;
     uint8_t **pages;
     uint32_t n_pages;
     uint8_t *memory;
     size_t bytes;
     size_t token_bytes; /* that one position takes */
 };
-int kv_init(struct kv *kv, const struct hparams *hp, enum qtype k_type, enum qtype v_type, uint32_t n_ctx, struct err *e);
+int kv_init(struct kv *kv, const struct model *m, enum qtype k_type, enum qtype v_type, uint32_t n_ctx, struct err *e);
 void kv_fini(struct kv *kv);
 
 /* ---- session --------------------------------------------------------------------------------------------- */
@@ -125,15 +126,23 @@ int generate(struct session *s, const struct tok *t, struct sampler *sampler, co
 
 /* ---- importance of columns ----------------------------------------------------------------------------------- */
 
-/* Sums of the squares of what meets each column of a matrix. */
+/* Sums of the squares of what meets each column of a matrix, of a tensor of several (experts) for each of them. */
 struct importance_entry {
-    const struct tensor *w;
-    double *sums;  /* [row length of w] */
-    uint64_t rows; /* that went into them */
+    const struct bound *tensor;
+    double *sums;   /* [n_parts][row length] */
+    uint64_t *rows; /* [n_parts] that went into them */
+};
+/* One matrix, by where its weights lie. */
+struct importance_part {
+    const void *data;
+    size_t row; /* its length */
+    double *sums;
+    uint64_t *rows;
 };
 struct importance {
-    struct importance_entry *entries; /* [n], in the order of the graph */
-    size_t n, next;                   /* next: the entry that is probably asked for next */
+    struct importance_entry *entries; /* [n], in the order of a pass */
+    struct importance_part *parts;    /* [n_parts] of all of them */
+    size_t n, n_parts, next;          /* next: the part that is probably asked for next */
     struct arena a;
 };
 struct importance_options {

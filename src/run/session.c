@@ -6,8 +6,8 @@ struct session {
     const struct model *m;
     struct arena arena; /* graph, rope, tokens */
     struct graph graph;
-    struct rope rope;
-    float *inv_freq; /* [rope_dim / 2], what rope points to */
+    struct rope ropes[ROPE_SETS];
+    float *inv_freq[ROPE_SETS]; /* [rope dim / 2], what ropes point to */
     uint32_t rope_class;
     struct backend *be;
     struct kernels kernels;
@@ -26,30 +26,34 @@ struct session {
 static void set_rope(struct session *s, uint32_t n)
 {
     s->rope_class = model_rope_class(s->m, n);
-    model_rope(s->m, n, s->inv_freq, &s->rope.scale);
+    for (uint32_t i = 0; i < s->m->hp.n_ropes; i++) model_rope(s->m, i, n, s->inv_freq[i], &s->ropes[i].scale);
 }
 
 static int open_parts(struct session *s, const struct session_options *o, struct err *e)
 {
     const struct hparams *hp = &s->m->hp;
-    s->inv_freq = arena_array(&s->arena, hp->rope_dim / 2, sizeof *s->inv_freq);
     s->tokens = arena_array(&s->arena, s->n_ctx, sizeof *s->tokens);
     s->out = arena_array(&s->arena, s->max_out, sizeof *s->out);
-    if (!s->inv_freq || !s->tokens || !s->out) return fail_nomem(e, "the session", s->n_ctx * sizeof *s->tokens);
+    if (!s->tokens || !s->out) return fail_nomem(e, "the session", s->n_ctx * sizeof *s->tokens);
     for (uint32_t i = 0; i < s->max_out; i++) s->out[i] = i;
-    s->rope = (struct rope){.inv_freq = s->inv_freq, .n_pairs = hp->rope_dim / 2, .neox = hp->rope_neox};
+    for (uint32_t i = 0; i < hp->n_ropes; i++) {
+        const uint32_t n_pairs = hp->rope[i].dim / 2;
+        s->inv_freq[i] = arena_array(&s->arena, n_pairs, sizeof(float));
+        if (!s->inv_freq[i]) return fail_nomem(e, "rotary frequencies", n_pairs * sizeof(float));
+        s->ropes[i] = (struct rope){.inv_freq = s->inv_freq[i], .n_pairs = n_pairs, .neox = hp->rope_neox};
+    }
     set_rope(s, s->n_expected);
 
     TRY(kernels_init(&s->kernels, o->cpu_level, e));
     graph_init(&s->graph, &s->arena);
-    TRY(graph_plan(&s->graph, hp->arch->record(s->m, &s->rope, &s->graph), e));
+    TRY(graph_plan(&s->graph, model_record(s->m, s->ropes, &s->graph), e));
     struct backend_options bo = {.n_threads = o->n_threads,
                                  .max_rows = s->n_batch,
                                  .max_out = s->max_out,
                                  .max_positions = s->n_ctx,
                                  .cpu_level = o->cpu_level};
     TRY(backend_open_cpu(&s->graph, &bo, &s->be, e));
-    return kv_init(&s->kv, hp, o->k_type, o->v_type, s->n_ctx, e);
+    return kv_init(&s->kv, s->m, o->k_type, o->v_type, s->n_ctx, e);
 }
 
 int session_new(const struct model *m, const struct session_options *o, struct session **out, struct err *e)
@@ -151,7 +155,8 @@ static int compute(struct session *s, uint32_t from, uint32_t to, uint32_t wante
         uint32_t n = (uint32_t)size_min(all ? s->max_out : s->n_batch, to - at);
         if (row && at < wanted) n = (uint32_t)size_min(n, wanted - at);
         uint32_t last = n - 1;
-        struct batch batch = {.tokens = s->tokens + at, .n_rows = n, .pos = at, .kv = &s->kv.view, .cancel = &s->cancel};
+        const struct batch_seq seq = {.kv = &s->kv.view, .n_rows = n, .pos = at};
+        struct batch batch = {.tokens = s->tokens + at, .n_rows = n, .seqs = &seq, .n_seqs = 1, .cancel = &s->cancel};
         if (all)
             batch.out = s->out, batch.n_out = n;
         else if (at + n == to)

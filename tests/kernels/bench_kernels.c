@@ -63,9 +63,9 @@ static void run_rms_norm(const struct kernels *k, struct bench *b)
 {
     k->rms_norm(b->x, b->z, 1e-5f, N, b->y);
 }
-static void run_swiglu(const struct kernels *k, struct bench *b)
+static void run_glu_silu(const struct kernels *k, struct bench *b)
 {
-    k->swiglu(b->x, b->z, N, b->y);
+    k->glu[ACT_SILU](b->x, b->z, 0, N, b->y);
 }
 static void run_add(const struct kernels *k, struct bench *b)
 {
@@ -190,7 +190,7 @@ static void bench_level(const struct kernels *now, struct bench *b)
     b->arith = ARITH_256;
     bench_one(now, b, "quant_act_256", run_quant_act, N * 5.0, "GB/s");
     bench_one(now, b, "rms_norm", run_rms_norm, N * 12.0, "GB/s");
-    bench_one(now, b, "swiglu", run_swiglu, N * 12.0, "GB/s");
+    bench_one(now, b, "glu_silu", run_glu_silu, N * 12.0, "GB/s");
     bench_one(now, b, "add", run_add, N * 12.0, "GB/s");
     for (int neox = 0; neox < 2; neox++) {
         b->neox = neox;

@@ -528,7 +528,75 @@ static void test_rms_norm(const struct kernels *ref, const struct kernels *now)
     }
 }
 
-/* add and swiglu: two inputs, y apart from them or the first or the second. */
+static void test_layer_norm(const struct kernels *ref, const struct kernels *now)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < 300; i++) {
+        size_t n = length(i);
+        float *x = area(IN0, n * 4, 0), *w = area(IN1, n * 4, 0), *b = area(IN2, n * 4, 0), *y = out_floats(OUT, n);
+        fill_floats((enum kind)(i % KINDS), x, n);
+        fill_floats(ORDINARY, w, n);
+        fill_floats(ORDINARY, b, n);
+        ref->layer_norm(x, w, i % 3 ? b : NULL, 1e-5f, n, out_floats(REF, n));
+        if (i % 2) memcpy(y, x, n * 4);
+        now->layer_norm(i % 2 ? y : x, w, i % 3 ? b : NULL, 1e-5f, n, y);
+        ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
+    }
+}
+
+/* One input, which may be y. */
+typedef void unary_fn(const float *x, size_t n, float *y);
+static void test_unary(unary_fn *ref, unary_fn *now, float scale)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < 300; i++) {
+        size_t n = length(i);
+        float *x = area(IN0, n * 4, 0), *y = out_floats(OUT, n);
+        fill_floats((enum kind)(i % KINDS), x, n);
+        for (size_t j = 0; j < n; j++) x[j] *= scale;
+        ref(x, n, out_floats(REF, n));
+        if (i % 2) memcpy(y, x, n * 4);
+        now(i % 2 ? y : x, n, y);
+        ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
+    }
+}
+
+/* And a number. */
+typedef void scale_fn(const float *x, float f, size_t n, float *y);
+static void test_scale(scale_fn *ref, scale_fn *now)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < 300; i++) {
+        size_t n = length(i);
+        const float f = i % 5 ? 30.0f * random_float() + 31.0f : 5.0f;
+        float *x = area(IN0, n * 4, 0), *y = out_floats(OUT, n);
+        fill_floats((enum kind)(i % KINDS), x, n);
+        ref(x, f, n, out_floats(REF, n));
+        if (i % 2) memcpy(y, x, n * 4);
+        now(i % 2 ? y : x, f, n, y);
+        ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
+    }
+}
+
+/* Gate and up, y apart from them or the first or the second. */
+typedef void glu_fn(const float *g, const float *u, float limit, size_t n, float *y);
+static void test_glu(glu_fn *ref, glu_fn *now)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < 300; i++) {
+        size_t n = length(i);
+        float *a = area(IN0, n * 4, 0), *b = area(IN1, n * 4, 0), *y = out_floats(OUT, n);
+        fill_floats((enum kind)(i % KINDS), a, n);
+        fill_floats((enum kind)(i / 3 % KINDS), b, n);
+        for (size_t j = 0; j < n; j++) a[j] *= 30.0f;
+        ref(a, b, 7.0f, n, out_floats(REF, n));
+        if (i % 3) memcpy(y, i % 3 == 1 ? a : b, n * 4);
+        now(i % 3 == 1 ? y : a, i % 3 == 2 ? y : b, 7.0f, n, y);
+        ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
+    }
+}
+
+/* add and gate: two inputs, y apart from them or the first or the second. */
 typedef void binary_fn(const float *a, const float *b, size_t n, float *y);
 static void test_binary(binary_fn *ref, binary_fn *now, float scale)
 {
@@ -657,8 +725,13 @@ static bool attn_case(const struct kernels *ref, const struct kernels *now, cons
     a.scratch = area(SCRATCH, ATTN_SCRATCH * 4, 0);
     fill_floats(kind, q, n * s->head_dim);
     if (attn_quantised(s->k)) a.quant = fill_queries(ref, q, n, s->head_dim);
+    static uint32_t from[64];
+    const bool window = below(2);
+    if (below(3) == 0) a.softcap = 5.0f;
+    if (window) a.from = from;
     for (size_t tile = 0; tile < 3; tile++) {
         fill_tiles(ref, s, kind, fill_valid(valid, n), k, v);
+        for (size_t r = 0; r < n; r++) from[r] = valid[r] ? (uint32_t)below(valid[r]) : 0;
         a.m = m0, a.l = m0 + n, a.o = o0;
         ref->attn_tile(&a);
         a.m = m1, a.l = m1 + n, a.o = o1;
@@ -672,8 +745,8 @@ static bool attn_case(const struct kernels *ref, const struct kernels *now, cons
 
 static void test_attn(const struct kernels *ref, const struct kernels *now, enum qtype k, enum qtype v)
 {
-    static const size_t dims[][2] = {{64, 64}, {128, 128}, {80, 80}, {96, 96},   {72, 72},  {20, 20},  {1, 1},
-                                     {33, 17}, {5, 100},   {7, 31},  {192, 128}, {16, 150}, {512, 512}};
+    static const size_t dims[][2] = {{64, 64}, {128, 128}, {80, 80}, {96, 96},   {72, 72},  {20, 20},   {1, 1},
+                                     {33, 17}, {5, 100},   {7, 31},  {192, 128}, {16, 150}, {512, 512}, {576, 512}};
     const bool same = k == v; /* other pairs are made of the same parts */
     bool ok = true;
     for (size_t i = 0; ok && i < COUNT_OF(dims); i++)
@@ -761,7 +834,17 @@ static void test_level(const char *level, bool is_ref)
     EACH(quant_act_256, "quant_act_256", test_quant_act(&ref, &now, ARITH_256));
     EACH(pack_act, "pack_act", test_pack_act(&now));
     EACH(rms_norm, "rms_norm", test_rms_norm(&ref, &now));
-    EACH(swiglu, "swiglu", test_binary(ref.swiglu, now.swiglu, 30.0f));
+    static const char *const acts[ACT_COUNT] = {"silu", "gelu_tanh", "gelu", "swiglu_clamp", "relu2"};
+    for (size_t f = 0; f < ACT_COUNT; f++) {
+        snprintf(name, sizeof name, "glu_%s", acts[f]);
+        EACH_OF(glu[f], QTYPE_COUNT + f, name, test_glu(ref.glu[f], now.glu[f]));
+        snprintf(name, sizeof name, "act_%s", acts[f]);
+        if (ref.act[f]) EACH_OF(act[f], QTYPE_COUNT + f, name, test_unary(ref.act[f], now.act[f], 30.0f));
+    }
+    EACH(layer_norm, "layer_norm", test_layer_norm(&ref, &now));
+    EACH(gate, "gate", test_binary(ref.gate, now.gate, 30.0f));
+    EACH(scale, "scale", test_scale(ref.scale, now.scale));
+    EACH(softcap, "softcap", test_scale(ref.softcap, now.softcap));
     EACH(add, "add", test_binary(ref.add, now.add, 1.0f));
     EACH(rope, "rope", test_rope(&ref, &now));
     EACH(attn_merge, "attn_merge", test_attn_merge(&ref, &now));

@@ -1,6 +1,6 @@
 /* conformance: the tiny random models of conformance.tar.xz against what the transformers library computes for them, through
- * the program as a user would run it: logits and greedy continuation, from the Hugging Face folder and from the GGUF file that
- * `quern convert` makes of it; and the same bytes for every batch size, thread count and CPU level.
+ * the program as a user would run it: logits and greedy continuation, from the Hugging Face folder and from the GGUF files that
+ * `quern convert` makes of it, as stored and in Q8_0; and the same bytes for every batch size, thread count and CPU level.
  *
  * usage: test_conformance QUERN FOLDER WORK NAME...     FOLDER/NAME are the models; WORK is scratch space. */
 #include <math.h>
@@ -14,7 +14,10 @@
 
 #define MAX_SHELL 8192
 #define LOGIT_TOLERANCE 1e-3 /* of the range of the logits; the data's README */
-#define MARGIN 0.01          /* a greedy step with a smaller lead may fall either way in float rounding */
+/* Of the deviation of the logits: the root of the mean squared error of Q8_0. The weights are random, so that every rounding
+ * error comes through: 2 to 5 %, and 10 % where a router tips over. */
+#define Q8_TOLERANCE 0.15
+#define MARGIN 0.01 /* a greedy step with a smaller lead may fall either way in float rounding */
 
 static unsigned n_tests, n_failed;
 
@@ -60,10 +63,46 @@ struct model {
     const struct json *reference;
 };
 
+/* How far logits [n] are from those of a sequence of the reference; infinitely where their number differs. */
+struct distance {
+    double worst, rms;       /* largest error, root of the mean of its squares */
+    double range, deviation; /* of the reference */
+};
+static struct distance distance(const struct model *m, struct arena *a, const struct json *seq, struct str got)
+{
+    struct distance d = {.worst = INFINITY, .rms = INFINITY, .range = 1, .deviation = 1};
+    char path[512];
+    struct str name = json_find(json_find(seq, "logits"), "file")->s;
+    snprintf(path, sizeof path, "%s/%.*s", m->folder, STR_ARG(name));
+    struct str ref = slurp(a, path);
+    const size_t n = ref.n / 4;
+    if (ref.n != got.n || n == 0) return d;
+    double low = INFINITY, high = -INFINITY, sum = 0, squares = 0, errors = 0;
+    d.worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        float r, q;
+        memcpy(&r, ref.p + 4 * i, 4);
+        memcpy(&q, got.p + 4 * i, 4);
+        const double e = fabs((double)r - (double)q);
+        if (!(e <= d.worst)) d.worst = e;
+        errors += e * e;
+        sum += (double)r;
+        squares += (double)r * (double)r;
+        low = fmin(low, (double)r);
+        high = fmax(high, (double)r);
+    }
+    d.rms = sqrt(errors / (double)n);
+    d.range = high - low;
+    d.deviation = sqrt(squares / (double)n - sum / (double)n * sum / (double)n);
+    return d;
+}
+
 /* Every way of computing the logits of one sequence gives the file `first`; and that is near the reference. */
 static void check_logits(const struct model *m, const char *path, const char *kind, size_t seq)
 {
-    static const unsigned batches[] = {512, 7, 1};
+    static const struct {
+        unsigned batch, threads;
+    } ways[] = {{512, 1}, {7, 2}, {1, 2}};
     struct arena a = {0};
     const struct json *s = &json_find(m->reference, "sequences")->v[seq];
     char ids[4096], file[512], what[256], detail[256] = "";
@@ -72,46 +111,55 @@ static void check_logits(const struct model *m, const char *path, const char *ki
     struct str first = {0};
     bool same = true, ran = true;
     for (unsigned l = 0; cpu_level(l); l++) {
-        for (size_t b = 0; b < COUNT_OF(batches); b++) {
-            for (unsigned threads = 1; threads <= 2; threads++) {
-                snprintf(file, sizeof file, "%s/logits.bin", m->work);
-                unlink(file);
-                if (shell(NULL, "%s logits '%s' --tokens %s --kv f32 --batch %u --threads %u --cpu %s --out '%s'", m->quern,
-                          path, ids, batches[b], threads, cpu_level(l), file) != 0)
-                    ran = false;
-                struct str now = slurp(&a, file);
-                if (first.n == 0) first = now;
-                if (same && !str_eq(first, now)) {
-                    same = false;
-                    snprintf(detail, sizeof detail, "other bytes at --cpu %s --batch %u --threads %u", cpu_level(l), batches[b],
-                             threads);
-                }
-            }
+        for (size_t w = 0; w < COUNT_OF(ways); w++) {
+            snprintf(file, sizeof file, "%s/logits.bin", m->work);
+            unlink(file);
+            if (shell(NULL, "%s logits '%s' --tokens %s --kv f32 --batch %u --threads %u --cpu %s --out '%s'", m->quern, path,
+                      ids, ways[w].batch, ways[w].threads, cpu_level(l), file) != 0)
+                ran = false;
+            struct str now = slurp(&a, file);
+            if (first.n == 0) first = now;
+            if (!same || str_eq(first, now)) continue;
+            same = false;
+            snprintf(detail, sizeof detail, "other bytes at --cpu %s --batch %u --threads %u", cpu_level(l), ways[w].batch,
+                     ways[w].threads);
         }
     }
     snprintf(what, sizeof what, "%s %s sequence %zu: same logits for every batch, thread count and level", m->name, kind, seq);
     report(ran && same && first.n > 0, what, ran ? detail : "quern logits failed");
 
-    char ref_path[512];
-    struct str ref_name = json_find(json_find(s, "logits"), "file")->s;
-    snprintf(ref_path, sizeof ref_path, "%s/%.*s", m->folder, STR_ARG(ref_name));
-    struct str ref = slurp(&a, ref_path);
-    double worst = INFINITY, low = INFINITY, high = -INFINITY;
-    if (ref.n == first.n && ref.n > 0) {
-        worst = 0;
-        for (size_t i = 0; i < ref.n / 4; i++) {
-            float r, q;
-            memcpy(&r, ref.p + 4 * i, 4);
-            memcpy(&q, first.p + 4 * i, 4);
-            double d = fabs((double)r - (double)q);
-            if (!(d <= worst)) worst = d;
-            low = fmin(low, (double)r);
-            high = fmax(high, (double)r);
-        }
-    }
+    struct distance d = distance(m, &a, s, first);
     snprintf(what, sizeof what, "%s %s sequence %zu: logits of the reference (error %.1e of the range)", m->name, kind, seq,
-             worst / (high - low));
-    report(worst <= LOGIT_TOLERANCE * (high - low), what, "beyond the tolerance");
+             d.worst / d.range);
+    report(d.worst <= LOGIT_TOLERANCE * d.range, what, "beyond the tolerance");
+    arena_fini(&a);
+}
+
+/* Eight bits a weight are near the reference, too; and config.json as transformers 5 writes it means the same. */
+static void check_variants(const struct model *m, const char *gguf)
+{
+    struct arena a = {0};
+    const struct json *s = &json_find(m->reference, "sequences")->v[1];
+    char ids[4096], file[512], other[512], what[256];
+    join_ids(json_find(s, "ids"), ids, sizeof ids);
+    snprintf(file, sizeof file, "%s/logits.bin", m->work);
+    int rc = shell(NULL, "%s convert '%s' '%s' --type q8_0", m->quern, m->folder, gguf);
+    if (rc == 0) rc = shell(NULL, "%s logits '%s' --tokens %s --kv f32 --out '%s'", m->quern, gguf, ids, file);
+    struct distance d = distance(m, &a, s, rc == 0 ? slurp(&a, file) : (struct str){0});
+    snprintf(what, sizeof what, "%s q8_0: near the logits of the reference (error %.3f of their deviation)", m->name,
+             d.rms / d.deviation);
+    report(rc == 0 && d.rms <= Q8_TOLERANCE * d.deviation, what, "beyond the tolerance");
+
+    snprintf(other, sizeof other, "%s/config5", m->work);
+    rc = shell(NULL,
+               "rm -rf '%s' && cp -rs \"$(cd '%s' && pwd)\" '%s' && rm '%s/config.json' && "
+               "cp '%s/config.transformers5.json' '%s/config.json'",
+               other, m->folder, other, other, m->folder, other);
+    if (rc == 0) rc = shell(NULL, "%s logits '%s' --tokens %s --kv f32 --out '%s'", m->quern, m->folder, ids, file);
+    struct str one = slurp(&a, file);
+    if (rc == 0) rc = shell(NULL, "%s logits '%s' --tokens %s --kv f32 --out '%s'", m->quern, other, ids, file);
+    snprintf(what, sizeof what, "%s: the same logits with transformers 5's config.json", m->name);
+    report(rc == 0 && one.n > 0 && str_eq(one, slurp(&a, file)), what, "other bytes");
     arena_fini(&a);
 }
 
@@ -158,6 +206,7 @@ static void check_model(const struct model *m)
         check_greedy(m, m->folder, "folder", seq);
         check_greedy(m, gguf, "gguf", seq);
     }
+    check_variants(m, gguf);
     unlink(gguf);
 }
 

@@ -9,6 +9,7 @@
 
 #include "convert/convert.h"
 #include "model/model.h"
+#include "llama_names.h"
 #include "scratch.h"
 #include "text/text.h"
 
@@ -219,7 +220,7 @@ static void same_numbers(const struct files *hf, const struct files *gguf, float
     for (size_t k = 0; k < files_n_tensors(gguf); k++) {
         const struct tensor *t = files_tensor(gguf, k);
         if (str_starts(t->name, STR("rope_"))) continue;
-        assert_true(tensor_name_to_hf(t->name, &name));
+        assert_true(llama_hf_name(t->name, &name));
         char a[96], b[96];
         snprintf(a, sizeof a, "%.*s", STR_ARG(t->name));
         snprintf(b, sizeof b, "%.*s", STR_ARG(buf_view(&name)));
@@ -607,7 +608,8 @@ static void rope_scaling(void **state)
     struct hparams hp;
     struct arena a = {0};
     assert_int_equal(hparams_read(g, &a, &hp, NULL), 0);
-    assert_true(fabs(hp.rope_attn_factor - 1.5) < 1e-6 && hp.rope_factor == 16 && hp.rope_high == 24 && hp.rope_low == 1);
+    assert_true(fabs(hp.rope[0].attn_factor - 1.5) < 1e-6 && hp.rope[0].factor == 16 && hp.rope[0].high == 24 &&
+                hp.rope[0].low == 1);
     arena_fini(&a);
     files_close(&g);
     write_config(false, ROPE_PLAIN_JSON);
@@ -666,9 +668,6 @@ static void refusals(void **state)
     free(copy);
     write_weights(QTYPE_BF16, false, NULL);
 
-    write_config(false, "\"rope_theta\":10000.0,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4.0,\"truncate\":false}");
-    refused(&(struct convert_opts){0}, "\"truncate\": false");
-    write_config(false, ROPE_PLAIN_JSON);
     rename(scratch_path(dir, "tokenizer.json"), scratch_path(dir, "away.json"));
     refused(&(struct convert_opts){0}, "no tokenizer.json");
     rename(scratch_path(dir, "away.json"), scratch_path(dir, "tokenizer.json"));

@@ -20,11 +20,13 @@ struct house {
     struct layer layers[2];
     struct model m;
     struct rope rope;
+    struct layer_hp layer_hps[2];
     struct graph g;
 };
 
 static void build(struct house *h)
 {
+    static const float norm[64];
     *h = (struct house){.embed = matrix(64, 100),
                         .q = matrix(64, 64),
                         .kv = matrix(64, 32),
@@ -32,11 +34,26 @@ static void build(struct house *h)
                         .ff = matrix(64, 160),
                         .down = matrix(160, 64)};
     for (int i = 0; i < 2; i++)
-        h->layers[i] =
-            (struct layer){.q = &h->q, .k = &h->kv, .v = &h->kv, .o = &h->o, .gate = &h->ff, .up = &h->ff, .down = &h->down};
+        h->layers[i] = (struct layer){.attn_norm = norm,
+                                      .ffn_norm = norm,
+                                      .q = &h->q,
+                                      .k = &h->kv,
+                                      .v = &h->kv,
+                                      .o = &h->o,
+                                      .gate = &h->ff,
+                                      .up = &h->ff,
+                                      .down = &h->down};
+    for (int i = 0; i < 2; i++) h->layer_hps[i] = (struct layer_hp){.n_heads = 4, .n_kv_heads = 2, .head_dim = 16, .n_ff = 160};
     h->m = (struct model){.token_embd = &h->embed, .output = &h->embed, .layers = h->layers};
-    h->m.hp = (struct hparams){
-        .arch = arch_at(0), .n_layers = 2, .n_embd = 64, .n_heads = 4, .n_kv_heads = 2, .head_dim = 16, .rope_dim = 16};
+    h->m.hp = (struct hparams){.arch = arch_at(0),
+                               .n_layers = 2,
+                               .n_embd = 64,
+                               .layers = h->layer_hps,
+                               .n_ropes = 1,
+                               .norm_eps = 1e-5f,
+                               .embd_scale = 1,
+                               .residual_scale = 1,
+                               .logit_scale = 1};
     graph_init(&h->g, &h->arena);
 }
 
@@ -46,7 +63,7 @@ static void a_layer_has_five_phases(void **state)
     struct err e;
     (void)state;
     build(&h);
-    assert_int_equal(graph_plan(&h.g, h.m.hp.arch->record(&h.m, &h.rope, &h.g), &e), 0);
+    assert_int_equal(graph_plan(&h.g, model_record(&h.m, &h.rope, &h.g), &e), 0);
     /* embed; per layer: qkv, attention, o, gate and up, down; gather; output */
     assert_int_equal(h.g.n_phases, 1 + 2 * 5 + 2);
     uint32_t at = 0;
@@ -67,7 +84,7 @@ static void values_alive_together_are_apart(void **state)
     uint32_t first[256], last[256];
     (void)state;
     build(&h);
-    value_id out = h.m.hp.arch->record(&h.m, &h.rope, &h.g);
+    value_id out = model_record(&h.m, &h.rope, &h.g);
     assert_int_equal(graph_plan(&h.g, out, &e), 0);
     assert_true(h.g.n_values < 256);
     for (uint32_t v = 0; v < h.g.n_values; v++) first[v] = UINT32_MAX, last[v] = 0;
@@ -113,7 +130,7 @@ static void a_failed_allocation_is_reported(void **state)
         int left = k;
         build(&h);
         fault_set(out_of_memory, &left);
-        int rc = graph_plan(&h.g, h.m.hp.arch->record(&h.m, &h.rope, &h.g), &e);
+        int rc = graph_plan(&h.g, model_record(&h.m, &h.rope, &h.g), &e);
         fault_set(NULL, NULL);
         arena_fini(&h.arena);
         if (left >= 0) { /* nothing failed any more */

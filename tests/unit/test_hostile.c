@@ -4,6 +4,7 @@
 #include "convert/synth.h"
 #include "format/format.h"
 #include "quern.h"
+#include "llama_names.h"
 #include "scratch.h"
 
 #include <setjmp.h>
@@ -14,7 +15,7 @@
 #include <cmocka.h>
 #include <fcntl.h>
 
-static const struct synth_shape tiny = {"tiny", 1, 32, 32, 2, 1, 16, 300, 256, 10000, true};
+static const struct synth_shape tiny = {"tiny", "llama", 1, 32, 32, 2, 1, 16, 300, 256, 10000, true, .traits = S_DENSE};
 
 static char dir[64], gguf_path[128], folder[128];
 
@@ -40,7 +41,7 @@ static void write_safetensors(const char *path, const struct files *src)
     for (size_t i = 0; i < n; i++) {
         const struct tensor *t = files_tensor(src, i);
         struct buf name = {0};
-        must(tensor_name_to_hf(t->name, &name), "name");
+        must(llama_hf_name(t->name, &name), "name");
         must(buf_printf(&head, "%s\"%.*s\":{\"dtype\":\"F32\",\"shape\":[", i ? "," : "{", (int)name.n, name.p) == 0, "memory");
         for (uint32_t d = t->n_dims; d-- > 0;)
             must(buf_printf(&head, "%llu%s", (unsigned long long)t->ne[d], d ? "," : "") == 0, "memory");

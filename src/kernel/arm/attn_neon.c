@@ -304,6 +304,16 @@ struct source {
     const struct attn_type *k_type, *v_type;
 };
 
+/* Caps the scores of rows from row on, and hides those of positions below `from`. */
+static void limit_scores(const struct attn_tile *a, size_t row, size_t rows, float s[][ATTN_TILE])
+{
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; a->softcap != 0.0f && j < ATTN_TILE; j += 4)
+            vst1q_f32(s[i] + j, softcap_f32x4(vld1q_f32(s[i] + j), a->softcap));
+        for (size_t j = 0, from = a->from ? a->from[row + i] : 0; j < from; j++) s[i][j] = -INFINITY;
+    }
+}
+
 /* 1 << log query rows from row on, which all see something. */
 static void attn_rows(const struct attn_tile *a, const struct source *from, size_t row, size_t log)
 {
@@ -318,6 +328,7 @@ static void attn_rows(const struct attn_tile *a, const struct source *from, size
         integer_scores_of[a->k_type][log](a, row, most, s);
     else
         from->k_type->scores[log](from->k, a->q + row * a->head_dim, a->head_dim, most, s);
+    if (a->from || a->softcap != 0.0f) limit_scores(a, row, rows, s);
     for (size_t i = 0; i < rows; i++) c[i] = softmax(s[i], valid[i], a->m + row + i, a->l + row + i);
     struct values all = {from->v, a->v_dim, 0, least, (const float(*)[ATTN_TILE])s, c, a->o + row * a->v_dim};
     from->v_type->values[log](&all);

@@ -93,6 +93,22 @@ static inline float32x4_t exp_f32x4(float32x4_t x)
     return vbslq_f32(vcltq_f32(x, vdupq_n_f32(-87.0f)), vdupq_n_f32(0.0f), y);
 }
 
+/* a with the sign of b. */
+static inline float32x4_t copysign_f32x4(float32x4_t a, float32x4_t b)
+{
+    return vbslq_f32(vdupq_n_u32(0x80000000u), b, a);
+}
+
+static inline float32x4_t tanh_f32x4(float32x4_t x)
+{
+    const float32x4_t one = vdupq_n_f32(1.0f), e = exp_f32x4(vmulq_n_f32(vabsq_f32(x), -2.0f));
+    return copysign_f32x4(vdivq_f32(vsubq_f32(one, e), vaddq_f32(one, e)), x);
+}
+static inline float32x4_t softcap_f32x4(float32x4_t x, float cap)
+{
+    return vmulq_n_f32(tanh_f32x4(vdivq_f32(x, vdupq_n_f32(cap))), cap);
+}
+
 void widen_f16_neon(const void *src, float *dst, size_t n);
 void widen_bf16_neon(const void *src, float *dst, size_t n);
 

@@ -155,6 +155,16 @@ ALWAYS float weights(float *p, float top, size_t n, const bool all)
     return v_fold(sum);
 }
 
+/* Caps the scores of rows r.., and hides those of positions below `from`. */
+static void limit_scores(const struct attn_tile *a, size_t r, size_t nr, float *p)
+{
+    for (size_t i = 0; i < nr; i++, p += ATTN_TILE) {
+        for (size_t j = 0; a->softcap != 0.0f && j < ATTN_TILE; j += VL)
+            v_store(p + j, v_mul(v_set1(a->softcap), v_tanh(v_div(v_load(p + j), v_set1(a->softcap)))));
+        for (size_t j = 0, from = a->from ? a->from[r + i] : 0; j < from; j++) p[j] = -INFINITY;
+    }
+}
+
 /* Turns the scores of rows r.. into their weights and updates m and l; factor: what o is to be multiplied by. In two passes,
  * each of which has no row wait for another: the processor overlaps their long chains. */
 static void soften(const struct attn_tile *a, size_t r, size_t nr, float *p, float factor[ROWS_MAX])
@@ -295,6 +305,7 @@ static void attn_group(const struct attn_tile *a, size_t r, size_t nr, struct ah
     float factor[ROWS_MAX];
     size_t common = ATTN_TILE;
     scores_of[a->k_type][nr - 1](a, r, p, in_scores);
+    if (a->from || a->softcap != 0.0f) limit_scores(a, r, nr, p);
     soften(a, r, nr, p, factor);
     for (size_t i = 0; i < nr; i++) common = size_min(common, a->valid[r + i]);
     values_fns[nr - 1](a, r, p, factor, 0, common, in_values);

@@ -68,20 +68,9 @@ void kernels_init_avx2(struct kernels *k)
     k->mm[QTYPE_F16] = mm_f16_avx2;
     k->mm[QTYPE_BF16] = mm_bf16_avx2;
     mm_int_init_avx2(k);
-    k->to_float[QTYPE_F16] = to_float_f16_avx2;
-    k->to_float[QTYPE_BF16] = to_float_bf16_avx2;
-    k->to_float[QTYPE_Q8_0] = to_float_q8_0_avx2;
-    k->from_float[QTYPE_F16] = from_float_f16_avx2;
-    k->from_float[QTYPE_Q8_0] = from_float_q8_0_avx2;
-    k->from_float[QTYPE_Q4_0] = from_float_q4_0_avx2;
     k->quant_act_32 = quant_act_32_avx2;
     k->quant_act_256 = quant_act_256_avx2;
-    k->rms_norm = rms_norm_avx2;
-    k->swiglu = swiglu_avx2;
-    k->add = add_avx2;
-    k->rope = rope_avx2;
+    elem_init(k);
     k->attn_tile = attn_tile_avx2;
-    k->attn_merge = attn_merge_avx2;
-    k->exp = exp_avx2;
     peak_init_avx2(k);
 }

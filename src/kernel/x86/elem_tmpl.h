@@ -19,13 +19,104 @@ static void KERNEL(rms_norm)(const float *x, const float *w, float eps, size_t n
         v_store_n(y + i, v_mul(v_mul(v_load_n(x + i, n - i), v_set1(r)), v_load_n(w + i, n - i)), n - i);
 }
 
-static void KERNEL(swiglu)(const float *g, const float *u, size_t n, float *y)
+static void KERNEL(layer_norm)(const float *x, const float *w, const float *b, float eps, size_t n, float *y)
+{
+    vec lane[PARTS];
+    for (size_t h = 0; h < PARTS; h++) lane[h] = v_zero();
+    for (size_t i = 0; i < n; i += 16)
+        for (size_t h = 0; h < PARTS; h++) {
+            size_t at = i + h * VL;
+            if (at < n) lane[h] = v_add(lane[h], v_load_n(x + at, n - at));
+        }
+    const vec mean = v_set1(v_fold(lane) / (float)n);
+    for (size_t h = 0; h < PARTS; h++) lane[h] = v_zero();
+    for (size_t i = 0; i < n; i += 16)
+        for (size_t h = 0; h < PARTS; h++) {
+            size_t at = i + h * VL;
+            if (at >= n) continue;
+            vec v = v_first_n(v_sub(v_load_n(x + at, n - at), mean), n - at, v_zero());
+            lane[h] = v_fma(v, v, lane[h]);
+        }
+    const float r = 1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(v_fold(lane) / (float)n + eps)));
+    for (size_t i = 0; i < n; i += VL) {
+        vec v = v_mul(v_mul(v_sub(v_load_n(x + i, n - i), mean), v_set1(r)), v_load_n(w + i, n - i));
+        v_store_n(y + i, v_add(v, b ? v_load_n(b + i, n - i) : v_zero()), n - i);
+    }
+}
+
+ALWAYS vec v_erf(vec x)
+{
+    const vec t = v_div(v_set1(1.0f), v_fma(v_set1(0.3275911f), v_abs(x), v_set1(1.0f)));
+    vec p = v_set1(1.061405429f);
+    p = v_fma(p, t, v_set1(-1.453152027f));
+    p = v_fma(p, t, v_set1(1.421413741f));
+    p = v_fma(p, t, v_set1(-0.284496736f));
+    p = v_fma(p, t, v_set1(0.254829592f));
+    return v_copysign(v_sub(v_set1(1.0f), v_mul(v_mul(p, t), v_exp(v_neg(v_mul(x, x))))), x);
+}
+
+ALWAYS vec v_silu(vec x)
+{
+    return v_div(x, v_add(v_set1(1.0f), v_exp(v_neg(x))));
+}
+ALWAYS vec v_gelu_tanh(vec x)
+{
+    vec t = v_mul(v_set1(0.7978845608f), v_fma(v_set1(0.044715f), v_mul(v_mul(x, x), x), x));
+    return v_mul(v_mul(v_set1(0.5f), x), v_add(v_set1(1.0f), v_tanh(t)));
+}
+ALWAYS vec v_gelu(vec x)
+{
+    return v_mul(v_mul(v_set1(0.5f), x), v_add(v_set1(1.0f), v_erf(v_mul(x, v_set1(0.7071067812f)))));
+}
+ALWAYS vec v_relu2(vec x)
+{
+    const vec r = v_max(x, v_zero());
+    return v_mul(r, r);
+}
+
+#define ACT(name)                                                                                     \
+    static void KERNEL(act_##name)(const float *x, size_t n, float *y)                                \
+    {                                                                                                 \
+        for (size_t i = 0; i < n; i += VL) v_store_n(y + i, v_##name(v_load_n(x + i, n - i)), n - i); \
+    }                                                                                                 \
+    static void KERNEL(glu_##name)(const float *g, const float *u, float limit, size_t n, float *y)   \
+    {                                                                                                 \
+        (void)limit;                                                                                  \
+        for (size_t i = 0; i < n; i += VL)                                                            \
+            v_store_n(y + i, v_mul(v_##name(v_load_n(g + i, n - i)), v_load_n(u + i, n - i)), n - i); \
+    }
+ACT(silu)
+ACT(gelu_tanh)
+ACT(gelu)
+ACT(relu2)
+
+static void KERNEL(glu_clamp)(const float *g, const float *u, float limit, size_t n, float *y)
 {
     for (size_t i = 0; i < n; i += VL) {
-        vec v = v_load_n(g + i, n - i);
-        vec silu = v_div(v, v_add(v_set1(1.0f), v_exp(v_neg(v))));
-        v_store_n(y + i, v_mul(silu, v_load_n(u + i, n - i)), n - i);
+        const vec gate = v_min(v_load_n(g + i, n - i), v_set1(limit));
+        const vec up = v_max(v_min(v_load_n(u + i, n - i), v_set1(limit)), v_set1(-limit));
+        const vec swish = v_div(gate, v_add(v_set1(1.0f), v_exp(v_neg(v_mul(v_set1(1.702f), gate)))));
+        v_store_n(y + i, v_mul(v_add(up, v_set1(1.0f)), swish), n - i);
     }
+}
+
+static void KERNEL(gate)(const float *x, const float *g, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += VL) {
+        const vec s = v_div(v_set1(1.0f), v_add(v_set1(1.0f), v_exp(v_neg(v_load_n(g + i, n - i)))));
+        v_store_n(y + i, v_mul(v_load_n(x + i, n - i), s), n - i);
+    }
+}
+
+static void KERNEL(scale)(const float *x, float f, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += VL) v_store_n(y + i, v_mul(v_load_n(x + i, n - i), v_set1(f)), n - i);
+}
+
+static void KERNEL(softcap)(const float *x, float cap, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += VL)
+        v_store_n(y + i, v_mul(v_set1(cap), v_tanh(v_div(v_load_n(x + i, n - i), v_set1(cap)))), n - i);
 }
 
 static void KERNEL(add)(const float *a, const float *b, size_t n, float *y)
@@ -134,6 +225,35 @@ static void KERNEL(to_float_q8_0)(const struct qrow *row, float *dst, size_t n)
     const uint8_t *p = row->data;
     for (size_t b = 0; b < n / 32; b++, dst += 32, p += 34)
         for (size_t i = 0; i < 32; i += VL) v_store(dst + i, v_mul(v_set1(_cvtsh_ss(load_u16(p))), v_load_i8(p + 2 + i)));
+}
+
+/* The entries above of the level's table. */
+static void elem_init(struct kernels *k)
+{
+    k->rms_norm = KERNEL(rms_norm);
+    k->layer_norm = KERNEL(layer_norm);
+    k->act[ACT_SILU] = KERNEL(act_silu);
+    k->act[ACT_GELU_TANH] = KERNEL(act_gelu_tanh);
+    k->act[ACT_GELU] = KERNEL(act_gelu);
+    k->act[ACT_RELU2] = KERNEL(act_relu2);
+    k->glu[ACT_SILU] = KERNEL(glu_silu);
+    k->glu[ACT_GELU_TANH] = KERNEL(glu_gelu_tanh);
+    k->glu[ACT_GELU] = KERNEL(glu_gelu);
+    k->glu[ACT_RELU2] = KERNEL(glu_relu2);
+    k->glu[ACT_SWIGLU_CLAMP] = KERNEL(glu_clamp);
+    k->gate = KERNEL(gate);
+    k->scale = KERNEL(scale);
+    k->softcap = KERNEL(softcap);
+    k->add = KERNEL(add);
+    k->exp = KERNEL(exp);
+    k->rope = KERNEL(rope);
+    k->attn_merge = KERNEL(attn_merge);
+    k->to_float[QTYPE_F16] = KERNEL(to_float_f16);
+    k->to_float[QTYPE_BF16] = KERNEL(to_float_bf16);
+    k->to_float[QTYPE_Q8_0] = KERNEL(to_float_q8_0);
+    k->from_float[QTYPE_F16] = KERNEL(from_float_f16);
+    k->from_float[QTYPE_Q8_0] = KERNEL(from_float_q8_0);
+    k->from_float[QTYPE_Q4_0] = KERNEL(from_float_q4_0);
 }
 
 #endif

@@ -192,6 +192,15 @@ ALWAYS vec v_min(vec a, vec b)
 {
     return _mm256_min_ps(a, b);
 }
+/* |a|, and with the sign of b. */
+ALWAYS vec v_abs(vec a)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+ALWAYS vec v_copysign(vec a, vec b)
+{
+    return _mm256_or_ps(v_abs(a), _mm256_and_ps(_mm256_set1_ps(-0.0f), b));
+}
 ALWAYS bool v_any_nan(vec a)
 {
     return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0;

@@ -180,6 +180,15 @@ ALWAYS vec v_min(vec a, vec b)
 {
     return _mm512_min_ps(a, b);
 }
+/* |a|, and with the sign of b. */
+ALWAYS vec v_abs(vec a)
+{
+    return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a);
+}
+ALWAYS vec v_copysign(vec a, vec b)
+{
+    return _mm512_or_ps(v_abs(a), _mm512_and_ps(_mm512_set1_ps(-0.0f), b));
+}
 ALWAYS bool v_any_nan(vec a)
 {
     return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0;

@@ -1,5 +1,5 @@
-/* vec_exp: num_exp in every lane, in the vocabulary of the vec_ header that includes it. Where x is NaN so is p, whatever the
- * power became. */
+/* vec_exp: num_exp and the hyperbolic tangent in every lane, in the vocabulary of the vec_ header that includes it. Where x is
+ * NaN so is p, whatever the power became. */
 #ifndef QUERN_VEC_EXP_H
 #define QUERN_VEC_EXP_H
 
@@ -29,6 +29,12 @@ ALWAYS vec v_exp(vec x)
 ALWAYS vec v_exp_falling(vec x)
 {
     return v_exp_low(x, v_exp_inner(x));
+}
+
+ALWAYS vec v_tanh(vec x)
+{
+    const vec e = v_exp(v_mul(v_set1(-2.0f), v_abs(x)));
+    return v_copysign(v_div(v_sub(v_set1(1.0f), e), v_add(v_set1(1.0f), e)), x);
 }
 
 #endif

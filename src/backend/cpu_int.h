@@ -1,0 +1,112 @@
+/* cpu_int: what the files of the CPU backend share. All threads walk the list of phases together, each computes its own share
+ * of a phase's outputs, and a barrier ends the phase. Which thread computes an element never changes how it is computed
+ * (docs/arithmetic.md), so every split is free to follow the machine. */
+#ifndef QUERN_CPU_INT_H
+#define QUERN_CPU_INT_H
+
+#include "backend/backend.h"
+
+#define SMALL_ROWS 4   /* up to so many rows each thread prepares the activations itself */
+#define ROW_UNIT 32    /* weight rows: ranges of threads start at multiples of it */
+#define ATTN_ROWS 64   /* query rows (tokens x heads that share a KV head) per attention task at most */
+#define EXPERT_ROWS 48 /* tokens of an expert that are multiplied at once at most; a multiple of every pack_cols */
+#define MAX_ROPES 4
+
+/* Prepared activations of some rows: the buffers behind struct act. */
+struct act_buf {
+    float *norm;                     /* [rows][k] */
+    struct act_mem q[ARITH_256 + 1]; /* of the kinds that the graph uses */
+};
+
+struct worker {
+    struct act_buf small; /* SMALL_ROWS rows */
+    uint8_t *mm_scratch;
+    float *attn_scratch;
+    float *attn_q;              /* [ATTN_ROWS][head_dim] queries */
+    struct act_mem attn_quant;  /* the same, quantised, in whole blocks */
+    float *attn_all, *attn_one; /* states (struct attn_state) of ATTN_ROWS rows: of the chunks so far, of the running one */
+    uint32_t attn_start[ATTN_ROWS], attn_end[ATTN_ROWS];  /* positions that the queries see */
+    uint32_t attn_from[ATTN_ROWS], attn_valid[ATTN_ROWS]; /* the same inside a tile */
+    struct act_buf expert;                                /* EXPERT_ROWS rows: gathered */
+    float *expert_up;                                     /* [EXPERT_ROWS][widest output of an expert] */
+    uint32_t *expert_first;                               /* [n_experts + 1] in the order by experts: where each begins */
+    uint32_t *expert_slot;                                /* [max_rows * n_used] row * n_used + choice, in that order, */
+    uint32_t *expert_at;                                  /* and where each choice stands in it */
+};
+
+struct backend {
+    const struct graph *g;
+    struct kernels k;
+    struct pool *pool;
+    uint32_t max_rows, max_out;
+    unsigned kinds;                /* bits 1 << qarith: of the matrices of the graph */
+    float *rows, *outs;            /* the values */
+    struct act_buf shared, hidden; /* of the rows; of what the experts' second matrix reads */
+    struct worker *workers;        /* [threads] */
+    atomic_size_t next_task;       /* of the phase */
+    /* Attention: with few rows a task is one chunk of positions of a unit (struct attn_unit): here are the states of all
+     * chunks, and how many of each unit are done. */
+    size_t max_chunks, state_floats; /* floats of the states of one chunk: all query heads of SMALL_ROWS tokens */
+    float *attn_states;              /* [max_chunks][state_floats] */
+    atomic_uint *attn_done;          /* [units], zero between phases */
+    const struct rope *ropes[MAX_ROPES];
+    float *angles[MAX_ROPES]; /* [max_rows][2][n_pairs]: cosines, sines */
+    size_t n_ropes;
+    uint8_t *memory; /* one block that holds all of the above buffers */
+    size_t memory_bytes;
+    const struct batch *batch; /* the running one */
+    observe_fn *observe;       /* NULL: nobody watches */
+    void *observe_ctx;
+    atomic_uint stop; /* 0, or the number of phases after which a cancelled run ends */
+};
+
+/* The rows of a value, value->cols apart. */
+float *value_rows(const struct backend *b, value_id v, uint32_t *n_rows);
+static inline size_t value_cols(const struct backend *b, value_id v)
+{
+    return b->g->values[v].cols;
+}
+
+/* Share ith of nth of n items, in whole units. */
+struct range {
+    size_t from, to;
+};
+static inline struct range share(size_t n, size_t unit, unsigned ith, unsigned nth)
+{
+    size_t units = (n + unit - 1) / unit;
+    struct range r = {units * ith / nth * unit, units * (ith + 1) / nth * unit};
+    return (struct range){size_min(r.from, n), size_min(r.to, n)};
+}
+
+/* Tasks that threads take one by one: one thread calls tasks_reset, all meet at a barrier, then each asks for the next. */
+static inline void tasks_reset(struct backend *b)
+{
+    atomic_store_explicit(&b->next_task, 0, memory_order_relaxed);
+}
+static inline size_t task_next(struct backend *b)
+{
+    return atomic_fetch_add_explicit(&b->next_task, 1, memory_order_relaxed);
+}
+
+/* The softmax states of n query rows with values of dim elements take so many floats. */
+static inline size_t attn_state_floats(size_t n, size_t dim)
+{
+    return n * (dim + 2);
+}
+
+/* Whether products of n rows read packed activations. */
+static inline bool packs(const struct backend *b, size_t n)
+{
+    return b->k.pack_cols && n >= b->k.pack_min;
+}
+
+/* Phases, for thread ith of nth (cpu_products.c, cpu_attention.c, cpu_experts.c). */
+void run_products(struct backend *b, const struct op *op, uint32_t n_ops, unsigned ith, unsigned nth);
+void run_head_matmul(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
+void run_attention(struct backend *b, const struct op *op, uint32_t n_ops, unsigned ith, unsigned nth);
+void run_experts_up(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
+void run_experts_down(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
+/* Rows [r.from, r.to). */
+void run_experts_sum(struct backend *b, const struct op *op, struct worker *w, struct range r);
+
+#endif

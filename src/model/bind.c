@@ -1,0 +1,509 @@
+/* bind: tensors in their places. One table names every tensor of a layer in both kinds of files, where it goes and the shape it
+ * must have; after model_open no name is looked up and no shape is in doubt. */
+#include <stdio.h>
+
+#include "model/model_int.h"
+
+/* Widths that shapes are made of. */
+enum dim { D_EMBD, D_FF, D_Q, D_KV, D_O, D_HEADS, D_HEAD_OR_Q, D_HEAD_OR_KV, D_EXPERTS, D_SHARED, D_ONE, D_VOCAB };
+
+static uint64_t dim_of(const struct hparams *hp, const struct layer_hp *l, enum dim d)
+{
+    switch (d) {
+    case D_EMBD:
+        return hp->n_embd;
+    case D_FF:
+        return l->n_ff;
+    case D_Q:
+    case D_O:
+    case D_HEAD_OR_Q:
+        return (uint64_t)l->n_heads * l->head_dim;
+    case D_KV:
+    case D_HEAD_OR_KV:
+        return (uint64_t)l->n_kv_heads * l->head_dim;
+    case D_HEADS:
+        return l->n_heads;
+    case D_EXPERTS:
+        return hp->route.n_experts;
+    case D_SHARED:
+        return hp->n_ff_shared;
+    case D_ONE:
+        return 1;
+    case D_VOCAB:
+        return hp->n_vocab;
+    }
+    return 0;
+}
+
+/* What a layer must have for a slot to be its. */
+enum part { P_ALL, P_PRE, P_FFN_NORM, P_FFN_NORM_LATE, P_POST, P_ATTN, P_DENSE, P_MOE };
+
+struct slot {
+    const char *gguf, *hf; /* names without .weight or .bias; Hugging Face's behind the prefix of the layers, parted by '|' */
+    size_t at;             /* offset of a const struct tensor *, or of a const float * where vector */
+    size_t bias;           /* offset of a const float *, or of a vector that of a uint32_t for its length, or NO_SLOT */
+    enum dim in, out;      /* row length; rows. A vector has in only */
+    enum part part;
+    unsigned flags;
+};
+#define NO_SLOT SIZE_MAX
+enum {
+    VECTOR = 1,
+    OPTIONAL = 2,
+    NORM = 4,  /* weights of a norm */
+    BARE = 8,  /* Hugging Face's name has no suffix */
+    BIAS = 16, /* GGUF's suffix is .bias */
+};
+
+#define L(m) offsetof(struct layer, m)
+static const struct slot layer_slots[] = {
+    {"attn_norm", "input_layernorm", L(attn_norm), NO_SLOT, D_EMBD, 0, P_PRE, VECTOR | NORM},
+    {"attn_q", "self_attn.q_proj", L(q), L(q_bias), D_EMBD, D_Q, P_ATTN, 0},
+    {"attn_k", "self_attn.k_proj", L(k), L(k_bias), D_EMBD, D_KV, P_ATTN, 0},
+    {"attn_v", "self_attn.v_proj", L(v), L(v_bias), D_EMBD, D_KV, P_ATTN, 0},
+    {"attn_output", "self_attn.o_proj", L(o), L(o_bias), D_O, D_EMBD, P_ATTN, 0},
+    {"attn_q_norm", "self_attn.q_norm", L(q_norm), L(q_norm_len), D_HEAD_OR_Q, 0, P_ATTN, VECTOR | NORM | OPTIONAL},
+    {"attn_k_norm", "self_attn.k_norm", L(k_norm), L(k_norm_len), D_HEAD_OR_KV, 0, P_ATTN, VECTOR | NORM | OPTIONAL},
+    {"attn_sinks", "self_attn.sinks", L(sinks), NO_SLOT, D_HEADS, 0, P_ATTN, VECTOR | OPTIONAL | BARE},
+    {"post_attention_norm", "post_self_attn_layernorm|post_attention_layernorm", L(attn_post_norm), NO_SLOT, D_EMBD, 0, P_POST,
+     VECTOR | NORM},
+    {"ffn_norm", "pre_feedforward_layernorm|post_attention_layernorm", L(ffn_norm), NO_SLOT, D_EMBD, 0, P_FFN_NORM,
+     VECTOR | NORM},
+    {"post_attention_norm", "post_attention_layernorm", L(ffn_norm), NO_SLOT, D_EMBD, 0, P_FFN_NORM_LATE, VECTOR | NORM},
+    {"post_ffw_norm", "post_feedforward_layernorm|post_mlp_layernorm", L(ffn_post_norm), NO_SLOT, D_EMBD, 0, P_POST,
+     VECTOR | NORM},
+    {"ffn_gate", "mlp.gate_proj|feed_forward.gate_proj", L(gate), L(gate_bias), D_EMBD, D_FF, P_DENSE, 0},
+    {"ffn_up", "mlp.up_proj|feed_forward.up_proj", L(up), L(up_bias), D_EMBD, D_FF, P_DENSE, 0},
+    {"ffn_down", "mlp.down_proj|feed_forward.down_proj", L(down), L(down_bias), D_FF, D_EMBD, P_DENSE, 0},
+    {"exp_probs_b", "mlp.gate.e_score_correction_bias", L(route.bias), NO_SLOT, D_EXPERTS, 0, P_MOE,
+     VECTOR | OPTIONAL | BARE | BIAS},
+    {"ffn_gate_shexp", "mlp.shared_expert.gate_proj|mlp.shared_experts.gate_proj|feed_forward.shared_expert.gate_proj",
+     L(gate_shared), NO_SLOT, D_EMBD, D_SHARED, P_MOE, OPTIONAL},
+    {"ffn_up_shexp", "mlp.shared_expert.up_proj|mlp.shared_experts.up_proj|feed_forward.shared_expert.up_proj", L(up_shared),
+     NO_SLOT, D_EMBD, D_SHARED, P_MOE, OPTIONAL},
+    {"ffn_down_shexp", "mlp.shared_expert.down_proj|mlp.shared_experts.down_proj|feed_forward.shared_expert.down_proj",
+     L(down_shared), NO_SLOT, D_SHARED, D_EMBD, P_MOE, OPTIONAL},
+    {"ffn_gate_inp_shexp", "mlp.shared_expert_gate", L(shared_gate), NO_SLOT, D_EMBD, D_ONE, P_MOE, OPTIONAL},
+};
+static const struct slot router_slot = {"ffn_gate_inp", "mlp.gate|mlp.router|block_sparse_moe.gate|feed_forward.router",
+                                        L(router),      L(router_bias),
+                                        D_EMBD,         D_EXPERTS,
+                                        P_ALL,          OPTIONAL};
+#undef L
+#define M(m) offsetof(struct model, m)
+static const struct slot model_slots[] = {
+    {"output_norm", "model.norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM},
+    {"output", "lm_head", M(output), M(output_bias), D_EMBD, D_VOCAB, P_ALL, OPTIONAL},
+};
+#undef M
+
+/* ---- names ------------------------------------------------------------------------------------------------------------- */
+
+/* What text models of larger ones stand under; the empty one first. Of "model.norm" they make "model.language_model.norm". */
+static const char *const prefixes[][2] = {
+    {"model.", "model."},
+    {"model.", "model.language_model."},
+    {"model.", "language_model.model."},
+    {"lm_head", "language_model.lm_head"},
+    {"model.", ""},
+};
+
+static const struct tensor *find_hf(const struct model *m, const char *name)
+{
+    const struct tensor *t = files_find(m->files, str_of(name));
+    for (size_t i = 1; !t && i < COUNT_OF(prefixes); i++) {
+        char other[TENSOR_NAME_MAX];
+        const size_t n = strlen(prefixes[i][0]);
+        if (strncmp(name, prefixes[i][0], n) != 0) continue;
+        (void)snprintf(other, sizeof other, "%s%s", prefixes[i][1], name + n);
+        t = files_find(m->files, str_of(other));
+    }
+    return t;
+}
+
+/* name with the layer in the place of %u and the suffix behind it. */
+static void spell(char out[TENSOR_NAME_MAX], struct str name, uint32_t layer, const char *suffix)
+{
+    size_t hole = 0;
+    while (hole + 1 < name.n && !(name.p[hole] == '%' && name.p[hole + 1] == 'u')) hole++;
+    if (hole + 1 >= name.n)
+        (void)snprintf(out, TENSOR_NAME_MAX, "%.*s%s", STR_ARG(name), suffix);
+    else
+        (void)snprintf(out, TENSOR_NAME_MAX, "%.*s%u%.*s%s", (int)hole, name.p, layer, (int)(name.n - hole - 2),
+                       name.p + hole + 2, suffix);
+}
+
+const struct tensor *bind_find(struct model *m, const char *names, const char *suffix, uint32_t layer)
+{
+    for (struct str rest = str_of(names), one; rest.n;) {
+        one = (struct str){rest.p, 0};
+        while (one.n < rest.n && one.p[one.n] != '|') one.n++;
+        const size_t step = size_min(one.n + 1, rest.n);
+        rest = (struct str){rest.p + step, rest.n - step};
+        char name[TENSOR_NAME_MAX];
+        spell(name, one, layer, suffix);
+        const struct tensor *t = files_kind(m->files) == FILES_GGUF ? files_find(m->files, str_of(name)) : find_hf(m, name);
+        size_t i;
+        if (t && files_index(m->files, t->name, &i)) {
+            m->used[i] = true;
+            return t;
+        }
+    }
+    return NULL;
+}
+
+bool model_uses(const struct model *m, const struct tensor *t)
+{
+    size_t i;
+    return files_index(m->files, t->name, &i) && m->used[i];
+}
+
+/* ---- what was bound ---------------------------------------------------------------------------------------------------- */
+
+int bind_note(struct model *m, const char *name, uint32_t layer, const struct tensor *const *parts, uint32_t n, uint32_t heads,
+              struct err *e)
+{
+    if (m->n_bound == m->cap_bound) {
+        size_t cap = m->cap_bound ? 2 * m->cap_bound : 256;
+        struct bound *grown = arena_array(&m->arena, cap, sizeof *grown);
+        if (!grown) return fail_nomem(e, "table of tensors", cap * sizeof *grown);
+        if (m->n_bound) memcpy(grown, m->bound, m->n_bound * sizeof *grown);
+        m->bound = grown;
+        m->cap_bound = cap;
+    }
+    struct bound *b = &m->bound[m->n_bound++];
+    *b = (struct bound){.parts = parts, .n_parts = n, .heads = heads};
+    spell(b->name, str_of(name), layer, "");
+    for (uint32_t i = 0; i < n; i++) m->parameters += parts[i]->ne[0] * parts[i]->ne[1] * parts[i]->ne[2] * parts[i]->ne[3];
+    return 0;
+}
+
+static int note_one(struct model *m, const char *name, uint32_t layer, const struct tensor *t, uint32_t heads, struct err *e)
+{
+    const struct tensor **parts = arena_array(&m->arena, 1, sizeof(*parts));
+    if (!parts) return fail_nomem(e, "table of tensors", sizeof *parts);
+    parts[0] = t;
+    return bind_note(m, name, layer, parts, 1, heads, e);
+}
+
+int bind_note_vector(struct model *m, const char *name, uint32_t layer, const float *v, const uint64_t *ne, uint32_t n_dims,
+                     struct err *e)
+{
+    struct tensor *t = arena_alloc(&m->arena, sizeof *t);
+    if (!t) return fail_nomem(e, "table of tensors", sizeof *t);
+    *t = (struct tensor){.type = QTYPE_F32, .n_dims = n_dims, .ne = {1, 1, 1, 1}, .data = v, .bytes = sizeof *v};
+    for (uint32_t d = 0; d < n_dims; d++) t->bytes *= t->ne[d] = ne[d];
+    return note_one(m, name, layer, t, 0, e);
+}
+
+int bind_reads(struct model *m, const struct tensor *t, struct err *e)
+{
+    if (m->n_reads == m->cap_reads) {
+        size_t cap = m->cap_reads ? 2 * m->cap_reads : 256;
+        struct region *grown = arena_array(&m->arena, cap, sizeof *grown);
+        if (!grown) return fail_nomem(e, "table of tensors", cap * sizeof *grown);
+        if (m->n_reads) memcpy(grown, m->reads, m->n_reads * sizeof *grown);
+        m->reads = grown;
+        m->cap_reads = cap;
+    }
+    m->reads[m->n_reads++] = (struct region){t->data, t->bytes};
+    return 0;
+}
+
+void bind_count(struct model *m, const struct tensor *t, double share, struct macs *macs)
+{
+    uint64_t *kind = qtypes[t->type].arith == ARITH_FLOAT ? &macs->f32 : &macs->int8;
+    *kind += (uint64_t)(share * (double)(t->ne[0] * t->ne[1]));
+    m->decode_bytes += (uint64_t)(share * (double)t->bytes);
+}
+
+/* ---- shapes ------------------------------------------------------------------------------------------------------------ */
+
+int bind_wrong_shape(const struct model *m, const struct tensor *t, uint64_t in, uint64_t out, struct err *e)
+{
+    return fail(e, ERR_FORMAT, "%s: tensor %.*s has %llu rows of %llu; its hyper-parameters say %llu rows of %llu",
+                files_path(m->files), STR_ARG(t->name), (unsigned long long)(t->ne[1] * t->ne[2] * t->ne[3]),
+                (unsigned long long)t->ne[0], (unsigned long long)out, (unsigned long long)in);
+}
+
+int bind_missing(const struct model *m, const char *name, uint32_t layer, struct err *e)
+{
+    char full[TENSOR_NAME_MAX];
+    spell(full, str_of(name), layer, ".weight");
+    return fail(e, ERR_FORMAT, "%s: tensor %s is missing", files_path(m->files), full);
+}
+
+/* Norm weights and biases as f32, whatever they are stored as (HF folders keep them in bf16). */
+int bind_floats(struct model *m, const struct tensor *t, uint64_t n, float plus, const float **out, struct err *e)
+{
+    if (t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3] != n || t->type == QTYPE_COUNT) return bind_wrong_shape(m, t, n, 1, e);
+    float *v = arena_array(&m->arena, n, sizeof *v);
+    if (!v) return fail_nomem(e, "norm weights", n * sizeof *v);
+    qtype_to_float(t->type, t->data, v, n);
+    for (uint64_t i = 0; i < n; i++) v[i] += plus;
+    *out = v;
+    return 0;
+}
+
+static int bind_vector(struct model *m, const char *name, uint32_t layer, const struct tensor *t, uint64_t n, bool norm,
+                       const float **out, struct err *e)
+{
+    const bool plus = norm && files_kind(m->files) == FILES_HF && m->hp.arch->features & NORM_PLUS_1;
+    TRY(bind_floats(m, t, n, plus ? 1.0f : 0.0f, out, e));
+    return bind_note_vector(m, name, layer, *out, &n, 1, e);
+}
+
+const struct tensor *bind_view(struct model *m, const struct tensor *t, uint64_t first, uint64_t n)
+{
+    struct tensor *v = arena_alloc(&m->arena, sizeof *v);
+    if (!v) return NULL;
+    *v = *t;
+    v->data = (const uint8_t *)t->data + first * tensor_row_bytes(t);
+    v->n_dims = 2;
+    v->ne[1] = n;
+    v->ne[2] = v->ne[3] = 1;
+    v->bytes = t->bytes / (t->ne[1] * t->ne[2] * t->ne[3]) * n;
+    if (!t->side) return v;
+    struct qside *side = arena_alloc(&m->arena, sizeof *side);
+    if (!side) return NULL;
+    *side = *t->side;
+    const size_t groups = (size_t)first * (size_t)(t->ne[0] / side->group),
+                 size = qtypes[t->type].has_min ? qtypes[side->type].block_bytes : 1;
+    side->scales += groups * size;
+    if (side->biases) side->biases += groups * size;
+    v->side = side;
+    return v;
+}
+
+const struct tensor *bind_transposed(struct model *m, const struct tensor *t, uint64_t plane, uint64_t from, uint64_t step,
+                                     uint64_t n)
+{
+    const struct qtype_info *q = &qtypes[t->type];
+    struct tensor *out = arena_alloc(&m->arena, sizeof *out);
+    const uint64_t rows = t->ne[1], size = q->block_bytes;
+    uint8_t *to = out ? arena_array(&m->arena, rows * n, size) : NULL;
+    if (!to) return NULL;
+    *out = (struct tensor){.name = t->name, .type = t->type, .n_dims = 2, .ne = {rows, n, 1, 1}, .bytes = rows * n * size};
+    out->data = to;
+    const uint8_t *src = (const uint8_t *)t->data + plane * rows * t->ne[0] * size;
+    for (uint64_t c = 0; c < n; c++)
+        for (uint64_t r = 0; r < rows; r++, to += size) memcpy(to, src + (r * t->ne[0] + from + c * step) * size, size);
+    return out;
+}
+
+const struct tensor *bind_exchanged(struct model *m, const struct tensor *t)
+{
+    if (qtypes[t->type].arith == ARITH_FLOAT) return bind_transposed(m, t, 0, 0, 1, t->ne[0]);
+    struct tensor *wide = arena_alloc(&m->arena, sizeof *wide);
+    float *v = wide ? arena_array(&m->arena, t->ne[0] * t->ne[1], sizeof *v) : NULL;
+    if (!v) return NULL;
+    *wide = *t;
+    wide->type = QTYPE_F32;
+    wide->side = NULL;
+    wide->data = v;
+    for (uint64_t r = 0; r < t->ne[1]; r++) {
+        const struct qrow row = tensor_row(t, r);
+        qtypes[t->type].row_to_float(&row, 0, v + r * t->ne[0], t->ne[0]);
+    }
+    return bind_transposed(m, wide, 0, 0, 1, t->ne[0]);
+}
+
+/* ---- layers ------------------------------------------------------------------------------------------------------------ */
+
+static bool has(const struct model *m, const struct layer *l, enum part p)
+{
+    const unsigned f = m->hp.arch->features;
+    switch (p) {
+    case P_ALL:
+        return true;
+    case P_PRE:
+        return !(f & NO_PRE_NORMS);
+    case P_FFN_NORM:
+        return !(f & (NO_PRE_NORMS | PARALLEL | LATE_FFN_NORM));
+    case P_FFN_NORM_LATE:
+        return (f & LATE_FFN_NORM) != 0;
+    case P_POST:
+        return (f & POST_NORMS) != 0;
+    case P_ATTN:
+        return m->hp.kv_lora == 0;
+    case P_DENSE:
+        return !l->router;
+    case P_MOE:
+        return l->router != NULL;
+    }
+    return false;
+}
+
+static const float **floats_at(void *base, size_t offset)
+{
+    return (const float **)(void *)((uint8_t *)base + offset);
+}
+
+/* Rows of Q and K lie otherwise in GGUF's files where the two kinds of files pair rotary elements otherwise. */
+static uint32_t turned_heads(const struct model *m, const struct layer_hp *l, enum dim out)
+{
+    const unsigned f = m->hp.arch->features;
+    const bool hf_halves = !(f & HF_ADJACENT), gguf_halves = (f & GGUF_HALVES) != 0;
+    if (files_kind(m->files) == FILES_GGUF || hf_halves == gguf_halves) return 0;
+    return out == D_Q ? l->n_heads : out == D_KV ? l->n_kv_heads : 0;
+}
+
+static int bind_slot(struct model *m, const struct slot *s, const char *gguf, const char *hf, uint32_t layer, void *base,
+                     struct err *e)
+{
+    const struct layer_hp *l = &m->hp.layers[layer];
+    const bool foreign = files_kind(m->files) == FILES_HF, vector = s->flags & VECTOR;
+    const char *names = foreign ? hf : gguf;
+    const char *suffix = foreign ? (s->flags & BARE ? "" : ".weight") : s->flags & BIAS ? ".bias" : ".weight";
+    const struct tensor *t = bind_find(m, names, suffix, layer);
+    char name[TENSOR_NAME_MAX];
+    if (!t) return s->flags & OPTIONAL ? 0 : bind_missing(m, gguf, layer, e);
+    uint64_t in = dim_of(&m->hp, l, s->in);
+    (void)snprintf(name, sizeof name, "%s%s", gguf, s->flags & BIAS ? ".bias" : ".weight");
+    if (vector) {
+        /* Norms of queries and keys are of a head, or of all together. */
+        if ((s->in == D_HEAD_OR_Q || s->in == D_HEAD_OR_KV) && t->ne[0] == l->head_dim) in = l->head_dim;
+        if (s->bias != NO_SLOT) *(uint32_t *)(void *)((uint8_t *)base + s->bias) = (uint32_t)in;
+        return bind_vector(m, name, layer, t, in, s->flags & NORM, floats_at(base, s->at), e);
+    }
+    const uint64_t out = dim_of(&m->hp, l, s->out);
+    if (t->ne[0] != in || t->ne[1] != out || t->n_dims > 2) return bind_wrong_shape(m, t, in, out, e);
+    *(const struct tensor **)(void *)((uint8_t *)base + s->at) = t;
+    const bool turned = s->part == P_ATTN && (s->out == D_Q || s->out == D_KV) && strcmp(s->gguf, "attn_v") != 0;
+    const uint32_t heads = turned ? turned_heads(m, l, s->out) : 0;
+    TRY(note_one(m, name, layer, t, heads, e));
+    TRY(bind_reads(m, t, e));
+    bind_count(m, t, 1, s->out == D_VOCAB ? &m->output_macs : &m->layer_macs);
+    if (s->bias == NO_SLOT) return 0;
+    t = bind_find(m, names, ".bias", layer);
+    if (!t) return 0;
+    (void)snprintf(name, sizeof name, "%s.bias", gguf);
+    TRY(bind_vector(m, name, layer, t, out, false, floats_at(base, s->bias), e));
+    m->bound[m->n_bound - 1].heads = heads;
+    return 0;
+}
+
+/* With the prefixes of layers before the names. */
+static int bind_layer_slot(struct model *m, const struct slot *s, uint32_t layer, struct err *e)
+{
+    char gguf[TENSOR_NAME_MAX], hf[3 * TENSOR_NAME_MAX];
+    size_t n = 0;
+    (void)snprintf(gguf, sizeof gguf, "blk.%%u.%s", s->gguf);
+    for (const char *p = s->hf; *p;) {
+        const size_t len = strcspn(p, "|");
+        n += (size_t)snprintf(hf + n, sizeof hf - n, "%smodel.layers.%%u.%.*s", n ? "|" : "", (int)len, p);
+        p += len + (p[len] == '|');
+    }
+    return bind_slot(m, s, gguf, hf, layer, &m->layers[layer], e);
+}
+
+/* A matrix that holds the rows of several; they become views. out: [n] places, rows: [n]. False: the file has none. */
+static int bind_fused(struct model *m, const char *gguf, const char *hf, uint32_t layer, const uint64_t *rows,
+                      const struct tensor **const *out, size_t n, bool *found, struct err *e)
+{
+    const struct tensor *t = bind_find(m, files_kind(m->files) == FILES_HF ? hf : gguf, ".weight", layer);
+    uint64_t all = 0, at = 0;
+    for (size_t i = 0; i < n; i++) all += rows[i];
+    *found = t && t->n_dims == 2 && t->ne[1] == all && t->ne[0] == m->hp.n_embd;
+    if (!*found) return 0;
+    for (size_t i = 0; i < n; at += rows[i], i++)
+        if (!(*out[i] = bind_view(m, t, at, rows[i]))) return fail_nomem(e, "a view of a tensor", sizeof *t);
+    char name[TENSOR_NAME_MAX];
+    (void)snprintf(name, sizeof name, "%s.weight", gguf);
+    TRY(note_one(m, name, layer, t, 0, e));
+    TRY(bind_reads(m, t, e));
+    bind_count(m, t, 1, &m->layer_macs);
+    return 0;
+}
+
+static int bind_fused_layer(struct model *m, uint32_t layer, bool *qkv, bool *gate_up, struct err *e)
+{
+    struct layer *l = &m->layers[layer];
+    const struct layer_hp *h = &m->hp.layers[layer];
+    const uint64_t q = (uint64_t)h->n_heads * h->head_dim, kv = (uint64_t)h->n_kv_heads * h->head_dim;
+    const struct tensor **const qkv_at[] = {&l->q, &l->k, &l->v}, **const up_at[] = {&l->gate, &l->up};
+    TRY(bind_fused(m, "blk.%u.attn_qkv", "model.layers.%u.self_attn.qkv_proj", layer, (const uint64_t[]){q, kv, kv}, qkv_at, 3,
+                   qkv, e));
+    return bind_fused(m, "blk.%u.ffn_up", "model.layers.%u.mlp.gate_up_proj", layer, (const uint64_t[]){h->n_ff, h->n_ff},
+                      up_at, 2, gate_up, e);
+}
+
+static int bind_layer(struct model *m, uint32_t layer, struct err *e)
+{
+    struct layer *l = &m->layers[layer];
+    bool qkv = false, gate_up = false;
+    l->route = m->hp.route;
+    if (m->hp.route.n_experts) TRY(bind_layer_slot(m, &router_slot, layer, e));
+    TRY(bind_fused_layer(m, layer, &qkv, &gate_up, e));
+    for (size_t i = 0; i < COUNT_OF(layer_slots); i++) {
+        const struct slot *s = &layer_slots[i];
+        const bool in_view = (qkv && (s->at == offsetof(struct layer, q) || s->at == offsetof(struct layer, k) ||
+                                      s->at == offsetof(struct layer, v))) ||
+                             (gate_up && (s->at == offsetof(struct layer, gate) || s->at == offsetof(struct layer, up)));
+        if (has(m, l, s->part) && !in_view) TRY(bind_layer_slot(m, s, layer, e));
+    }
+    if (m->hp.kv_lora) TRY(bind_latent(m, layer, e));
+    return l->router ? bind_experts(m, layer, e) : 0;
+}
+
+/* ---- the whole --------------------------------------------------------------------------------------------------------- */
+
+static int bind_all(struct model *m, struct err *e)
+{
+    struct hparams *hp = &m->hp;
+    const bool foreign = files_kind(m->files) == FILES_HF;
+    m->used = arena_array(&m->arena, size_max(files_n_tensors(m->files), 1), sizeof *m->used);
+    if (!m->used) return fail_nomem(e, "table of tensors", files_n_tensors(m->files));
+    m->token_embd = bind_find(m, foreign ? "model.embed_tokens" : "token_embd", ".weight", 0);
+    const struct tensor *t = m->token_embd;
+    if (!t) return fail(e, ERR_FORMAT, "%s: the embedding table (token_embd.weight) is missing", files_path(m->files));
+    if (t->ne[0] != hp->n_embd || t->n_dims != 2 || t->ne[1] > INT32_MAX)
+        return bind_wrong_shape(m, t, hp->n_embd, t->ne[1], e);
+    hp->n_vocab = (uint32_t)t->ne[1];
+    TRY(note_one(m, "token_embd.weight", 0, t, 0, e));
+    m->layers = arena_array(&m->arena, hp->n_layers, sizeof *m->layers);
+    float *ones = arena_array(&m->arena, ATTN_DIM_MAX, sizeof *ones);
+    if (!m->layers || !ones) return fail_nomem(e, "layers", hp->n_layers * sizeof *m->layers);
+    for (size_t i = 0; i < ATTN_DIM_MAX; i++) ones[i] = 1.0f;
+    m->ones = ones;
+    for (uint32_t l = 0; l < hp->n_layers; l++) TRY(bind_layer(m, l, e));
+    /* Some checkpoints store a matrix that config.json says is tied: it is a leftover, as in transformers. */
+    const bool tied = foreign && hp->tied;
+    for (size_t i = 0; i < COUNT_OF(model_slots); i++) {
+        const struct slot *s = &model_slots[i];
+        if (!(tied && s->flags & OPTIONAL)) TRY(bind_slot(m, s, s->gguf, s->hf, 0, m, e));
+    }
+    if (!m->output) {
+        if (foreign && !hp->tied)
+            return fail(e, ERR_FORMAT, "%s: tensor lm_head.weight is missing, and config.json does not tie it to the embedding",
+                        files_path(m->files));
+        m->output = m->token_embd;
+        TRY(bind_reads(m, t, e));
+        bind_count(m, t, 1, &m->output_macs);
+    }
+    hp->tied = m->output == m->token_embd;
+    return 0;
+}
+
+int model_open(const struct files *f, struct model **out, struct err *e)
+{
+    struct model *m = mem_zalloc(sizeof *m);
+    if (!m) return fail_nomem(e, "the model", sizeof *m);
+    m->files = f;
+    int rc = hparams_read(f, &m->arena, &m->hp, e);
+    if (rc == 0) rc = bind_all(m, e);
+    if (rc < 0) {
+        model_close(&m);
+        return rc;
+    }
+    *out = m;
+    return 0;
+}
+
+void model_close(struct model **m)
+{
+    if (!*m) return;
+    arena_fini(&(*m)->arena);
+    mem_free(*m);
+    *m = NULL;
+}

@@ -1,0 +1,124 @@
+/* layers: in what the layers of a model differ. Files say it by a list with an entry for each layer, by a period, or not at
+ * all. */
+#include <stdio.h>
+
+#include "model/model_int.h"
+
+/* Entry `layer` of a list of GGUF's; false where there is no such list. */
+static bool gguf_entry(const struct files *f, const struct arch *arch, const char *name, uint32_t layer, uint64_t *out)
+{
+    char key[128];
+    (void)snprintf(key, sizeof key, "%s.%s", arch->gguf, name);
+    const struct gguf_kv *kv = gguf_find(files_gguf(f), key);
+    return kv && kv->type == GGUF_ARRAY && gguf_arr_u64(kv, layer, out);
+}
+
+static int wrong_entry(const struct files *f, const char *key, uint32_t layer, struct err *e)
+{
+    return fail(e, ERR_FORMAT, "%s: entry %u of %s is missing or has the wrong kind", files_path(f), layer, key);
+}
+
+/* Heads and widths that differ by layer. */
+static int gguf_widths(const struct files *f, struct hparams *hp, struct err *e)
+{
+    static const struct {
+        const char *name;
+        size_t at;
+        uint64_t max;
+    } lists[] = {
+        {"attention.head_count", offsetof(struct layer_hp, n_heads), 65536},
+        {"attention.head_count_kv", offsetof(struct layer_hp, n_kv_heads), 65536},
+        {"feed_forward_length", offsetof(struct layer_hp, n_ff), 1 << 24},
+    };
+    for (size_t i = 0; i < COUNT_OF(lists); i++)
+        for (uint32_t l = 0; l < hp->n_layers; l++) {
+            uint64_t v;
+            if (!gguf_entry(f, hp->arch, lists[i].name, l, &v)) continue;
+            if (v > lists[i].max) return wrong_entry(f, lists[i].name, l, e);
+            *(uint32_t *)(void *)((uint8_t *)&hp->layers[l] + lists[i].at) = (uint32_t)v;
+        }
+    return 0;
+}
+
+/* ---- windows ----------------------------------------------------------------------------------------------------------- */
+
+static int gguf_windows(const struct files *f, struct hparams *hp, struct err *e)
+{
+    uint32_t period = hp->arch->full_every;
+    char key[128];
+    uint64_t v;
+    (void)snprintf(key, sizeof key, "%s.attention.sliding_window_pattern", hp->arch->gguf);
+    if (gguf_get_u64(files_gguf(f), key, &v) && v <= MAX_LAYERS) period = (uint32_t)v;
+    const struct gguf_kv *list = gguf_find(files_gguf(f), key);
+    if (list && list->type != GGUF_ARRAY) list = NULL;
+    for (uint32_t l = 0; l < hp->n_layers; l++) {
+        hp->layers[l].local = period == 0 || (l + 1) % period != 0;
+        if (list && !gguf_arr_bool(list, l, &hp->layers[l].local)) return wrong_entry(f, key, l, e);
+    }
+    return 0;
+}
+
+static int config_windows(const struct files *f, struct hparams *hp, struct err *e)
+{
+    const struct json *types = config_find(f, "layer_types");
+    struct {
+        uint32_t period, first;
+    } x = {hp->arch->full_every, 0};
+    static const struct number_row rows[] = {
+        {NULL, "sliding_window_pattern|_sliding_window_pattern|no_rope_layer_interval", 0, NUM_U32, 1, MAX_LAYERS},
+        {NULL, "max_window_layers", sizeof(uint32_t), NUM_U32, 0, MAX_LAYERS},
+    };
+    TRY(numbers_read(f, hp->arch, rows, COUNT_OF(rows), &x, e));
+    for (uint32_t l = 0; l < hp->n_layers; l++) {
+        hp->layers[l].local = (x.period == 0 || (l + 1) % x.period != 0) && l >= x.first;
+        if (!types) continue;
+        if (types->type != JSON_ARRAY || l >= types->n || types->v[l].type != JSON_STRING)
+            return wrong_entry(f, "layer_types", l, e);
+        hp->layers[l].local = str_is(types->v[l].s, "sliding_attention") || str_is(types->v[l].s, "chunked_attention");
+    }
+    return 0;
+}
+
+/* ---- positions --------------------------------------------------------------------------------------------------------- */
+
+/* Layers without positions: those without a window, or every so many. */
+static int positions(const struct files *f, struct hparams *hp, struct err *e)
+{
+    const bool hf = files_kind(f) == FILES_HF;
+    const struct json *rotated = hf ? config_find(f, "no_rope_layers") : NULL; /* 1: the layer has positions */
+    uint32_t period = 0;
+    static const struct number_row row = {NULL, "no_rope_layer_interval", 0, NUM_U32, 1, MAX_LAYERS};
+    TRY(numbers_read(f, hp->arch, &row, 1, &period, e));
+    if (!hf && strcmp(hp->arch->gguf, "smollm3") == 0) period = 4; /* its files do not say it */
+    for (uint32_t l = 0; l < hp->n_layers; l++) {
+        struct layer_hp *x = &hp->layers[l];
+        x->nope = hp->arch->features & FULL_NOPE ? !x->local : period > 0 && (l + 1) % period == 0;
+        if (!rotated || rotated->type != JSON_ARRAY || rotated->n == 0) continue;
+        if (l >= rotated->n || rotated->v[l].type != JSON_INT) return wrong_entry(f, "no_rope_layers", l, e);
+        x->nope = rotated->v[l].i == 0;
+        /* Of these, layers with positions are the ones with a window. */
+        if (hp->arch->features & FULL_NOPE) x->local = !x->nope;
+    }
+    return 0;
+}
+
+int layers_read(const struct files *f, struct arena *a, struct hparams *hp, struct err *e)
+{
+    const bool hf = files_kind(f) == FILES_HF;
+    hp->layers = arena_array(a, hp->n_layers, sizeof *hp->layers);
+    if (!hp->layers) return fail_nomem(e, "layers", hp->n_layers * sizeof *hp->layers);
+    for (uint32_t l = 0; l < hp->n_layers; l++)
+        hp->layers[l] =
+            (struct layer_hp){.n_heads = hp->n_heads, .n_kv_heads = hp->n_kv_heads, .head_dim = hp->head_dim, .n_ff = hp->n_ff};
+    if (!hf) TRY(gguf_widths(f, hp, e));
+    TRY(hf ? config_windows(f, hp, e) : gguf_windows(f, hp, e));
+    TRY(positions(f, hp, e));
+    for (uint32_t l = 0; l < hp->n_layers; l++) {
+        struct layer_hp *x = &hp->layers[l];
+        if (hp->window == 0) x->local = false;
+        if (x->n_kv_heads && (x->n_heads == 0 || x->n_heads % x->n_kv_heads))
+            return fail(e, ERR_FORMAT, "%s: layer %u: %u attention heads cannot share %u KV heads evenly", files_path(f), l,
+                        x->n_heads, x->n_kv_heads);
+    }
+    return 0;
+}
