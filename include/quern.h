@@ -1,9 +1,10 @@
 /* quern.h: run open-weight language models on the machine you have.
  *
- * Three objects:
+ * Four objects:
  *   quern_model    an open model file or folder: weights mapped read-only, tokenizer, chat template. Immutable; any number of
  *                  threads and sessions may share it.
  *   quern_session  one sequence of tokens with its KV cache and compute threads. One thread at a time.
+ *   quern_engine   a thread that computes many sequences together, for servers. Any thread may submit.
  *   quern_error    why a call failed; yours, usually on the stack.
  *
  * A whole program:
@@ -254,6 +255,91 @@ QUERN_API int quern_generate(quern_session *session, const int32_t *prompt, size
 /* Renders the conversation with the model's chat template (generation prompt added), tokenizes it, and generates. */
 QUERN_API int quern_chat(quern_session *session, const char *messages_json, const quern_generate_options *options,
                          quern_result *result, quern_error *err);
+
+/* ---- engine: many requests at once ------------------------------------------------------------------------------- */
+
+/* One thread that computes the requests of any number of callers together: prompts in pieces between the steps that write
+ * answers. What a request gets does not depend on the others. All functions may be called from any thread. */
+typedef struct quern_engine quern_engine;
+typedef struct quern_request quern_request;
+
+typedef struct quern_engine_options {
+    uint32_t n_ctx;      /* most tokens of one request, prompt and answer; 0: the model's training context, at most 4096 */
+    uint32_t n_parallel; /* most requests computed together; 0: 4 */
+    uint32_t n_queue;    /* most requests that wait; 0: 64 */
+    uint32_t n_batch;    /* most tokens computed in one step; 0: 512 */
+    uint32_t n_threads;  /* 0: what the machine and its limits allow */
+    uint64_t kv_bytes;   /* of the cache that all requests share, and that keeps the beginnings of ended ones; 0: room for
+                          * n_parallel requests of n_ctx tokens, but at most half of the machine's memory */
+    const char *k_type, *v_type; /* as in quern_session_options */
+    const char *cpu_level;
+    bool no_prefix; /* requests do not use again what others computed */
+} quern_engine_options;
+
+QUERN_API int quern_engine_new(const quern_model *model, const quern_engine_options *options, quern_engine **out,
+                               quern_error *err);
+/* All requests must be freed before. Sets *engine to NULL. */
+QUERN_API void quern_engine_free(quern_engine **engine);
+
+typedef struct quern_engine_info {
+    uint32_t n_ctx, n_parallel, n_batch, n_threads;
+    uint32_t n_running, n_waiting;
+    uint64_t kv_bytes, kv_used_bytes, kv_cached_bytes; /* used: by running requests; cached: kept from ended ones */
+    uint64_t kv_token_bytes, compute_bytes;
+    uint64_t prompt_tokens, reused_tokens, generated_tokens, requests; /* since the start */
+    double prefill_seconds, decode_seconds;                            /* that steps with and without prompt pieces took */
+    const char *k_type, *v_type, *cpu_level;
+} quern_engine_info;
+QUERN_API void quern_engine_get_info(quern_engine *engine, quern_engine_info *out);
+
+/* A token and what may be shown of the text so far: whole characters, no part of a stop string. */
+typedef struct quern_token {
+    int32_t id;
+    const char *text; /* length bytes, valid during the call */
+    size_t length;
+    float logprob; /* natural logarithm, where asked for; of the distribution before sampling options */
+    const int32_t *top_ids;
+    const float *top_logprobs; /* [n_top], likeliest first */
+    size_t n_top;
+} quern_token;
+
+typedef struct quern_request_result {
+    int error; /* 0 or a negative code; then message says why */
+    const char *message;
+    quern_result result;
+    const char *tail; /* text that was held back as the possible beginning of a stop string; tail_length bytes */
+    size_t tail_length;
+    /* Why no more of the prompt was reused: the position of the first token that differs from the nearest earlier sequence, the
+     * token that it has there, and the one of the prompt; both -1 where the cache knew nothing further. Whole pages of 64
+     * tokens are reused. */
+    uint32_t miss_position;
+    int32_t miss_expected, miss_found;
+} quern_request_result;
+
+typedef struct quern_request_options {
+    const int32_t *prompt;
+    size_t n_prompt;
+    const quern_sampling *sampling; /* NULL: the model's defaults */
+    uint32_t max_tokens;            /* 0: until the model stops or the context is full */
+    const char *const *stop;
+    size_t n_stop;
+    bool ignore_eos, show_special;
+    bool logprobs;
+    uint32_t n_top; /* likeliest tokens to report with each, at most 20 */
+    /* Called on the engine's thread, one after the other; they must be quick and may not call the engine but for
+     * quern_request_cancel. on_end is the last. */
+    void (*on_token)(void *user, const quern_token *token);
+    void (*on_end)(void *user, const quern_request_result *result);
+    void *user;
+} quern_request_options;
+
+/* Copies what options point to. Fails at once: QUERN_ERR_CONTEXT where prompt and max_tokens cannot fit n_ctx, QUERN_ERR_LIMIT
+ * where the queue is full. The request ends with on_end; free it after that, or at any time to cancel it. */
+QUERN_API int quern_engine_submit(quern_engine *engine, const quern_request_options *options, quern_request **out,
+                                  quern_error *err);
+QUERN_API void quern_request_cancel(quern_request *request); /* on_end comes within a step */
+/* Returns when no callback runs or will run any more; not from a callback. Sets *request to NULL. */
+QUERN_API void quern_request_free(quern_request **request);
 
 /* ---- perplexity ------------------------------------------------------------------------------------------------ */
 

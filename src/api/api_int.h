@@ -42,6 +42,11 @@ int api_fail(quern_error *err, const struct err *e);
 int api_give_string(struct buf *b, quern_string *out, struct err *e);
 int api_render(const quern_model *m, const char *messages_json, const quern_render_options *o, struct buf *out, struct err *e);
 int api_describe(const quern_model *m, struct buf *out);
+/* Checks o and puts what it says into so. */
+int api_session_options(const quern_session_options *o, struct session_options *so, struct err *e);
+/* What the caller left open is the model's. The biases are borrowed. */
+struct sampling api_sampling(const quern_model *m, const quern_sampling *q);
+quern_result api_result(const struct generate_result *r);
 /* Compares the model at path with the one at source, on a text; see quern_quantize. */
 struct api_measurer {
     const char *source;

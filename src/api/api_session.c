@@ -13,7 +13,7 @@ static int cache_type(const char *name, enum qtype *out, struct err *e)
     return fail(e, ERR_ARG, "a KV cache cannot be of type \"%s\"; expected f32, f16, bf16, q8_0 or q4_0", name);
 }
 
-static int check_options(const quern_session_options *o, struct session_options *so, struct err *e)
+int api_session_options(const quern_session_options *o, struct session_options *so, struct err *e)
 {
     if (o->n_threads > MAX_THREADS) return fail(e, ERR_ARG, "%u threads; expected at most %d", o->n_threads, MAX_THREADS);
     if (o->n_ctx > MAX_CTX) return fail(e, ERR_ARG, "a context of %u tokens; expected at most %u", o->n_ctx, MAX_CTX);
@@ -40,7 +40,7 @@ int quern_session_new(const quern_model *model, const quern_session_options *opt
                                  .v_type = QTYPE_F16};
     quern_session *q = mem_zalloc(sizeof *q);
     int rc = q ? 0 : fail_nomem(&e, "the session", sizeof *q);
-    if (rc == 0 && options) rc = check_options(options, &so, &e);
+    if (rc == 0 && options) rc = api_session_options(options, &so, &e);
     if (rc == 0) rc = session_new(model->model, &so, &q->s, &e);
     if (rc == 0) rc = sampler_init(&q->sampler, model->model->hp.n_vocab, &e);
     if (rc < 0) {
@@ -135,7 +135,7 @@ static bool given(float v)
 }
 
 /* What the caller left open is the model's. */
-static struct sampling sampling_with(const quern_model *m, const quern_sampling *q)
+struct sampling api_sampling(const quern_model *m, const quern_sampling *q)
 {
     struct sampling s = m->sampling;
     if (!q) return s;
@@ -169,13 +169,25 @@ quern_sampling quern_sampling_of(const quern_model *model)
                             .penalty_last_n = (int32_t)s->penalty_last_n};
 }
 
+quern_result api_result(const struct generate_result *r)
+{
+    return (quern_result){.stop = (quern_stop)r->stop,
+                          .n_prompt = r->n_prompt,
+                          .n_reused = r->n_reused,
+                          .n_generated = r->n_generated,
+                          .prefill_seconds = (double)r->prefill_ns * 1e-9,
+                          .first_token_seconds = (double)r->first_token_ns * 1e-9,
+                          .decode_seconds = (double)r->decode_ns * 1e-9,
+                          .decode_bytes = r->decode_bytes};
+}
+
 static int run_generate(quern_session *q, const int32_t *prompt, size_t count, const quern_generate_options *o,
                         quern_result *result, struct err *e)
 {
     const quern_generate_options none = {0};
     struct arena a = {0};
     if (!o) o = &none;
-    struct generate_options go = {.sampling = sampling_with(q->model, o->sampling),
+    struct generate_options go = {.sampling = api_sampling(q->model, o->sampling),
                                   .max_tokens = o->max_tokens,
                                   .n_stop = o->n_stop,
                                   .eog = q->model->eog,
@@ -192,15 +204,7 @@ static int run_generate(quern_session *q, const int32_t *prompt, size_t count, c
     struct generate_result r;
     int rc = generate(q->s, q->model->tok, &q->sampler, prompt, count, &go, &r, e);
     arena_fini(&a);
-    if (result)
-        *result = (quern_result){.stop = (quern_stop)r.stop,
-                                 .n_prompt = r.n_prompt,
-                                 .n_reused = r.n_reused,
-                                 .n_generated = r.n_generated,
-                                 .prefill_seconds = (double)r.prefill_ns * 1e-9,
-                                 .first_token_seconds = (double)r.first_token_ns * 1e-9,
-                                 .decode_seconds = (double)r.decode_ns * 1e-9,
-                                 .decode_bytes = r.decode_bytes};
+    if (result) *result = api_result(&r);
     return rc;
 }
 

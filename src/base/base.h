@@ -400,6 +400,21 @@ void log_msg(enum log_level level, const char *fmt, ...) __attribute__((format(p
  * performance cores where the system tells them apart. At least 1. */
 unsigned cpu_threads(void);
 
+/* A thread of its own that runs fn to its end. */
+struct worker_thread;
+int worker_start(void (*fn)(void *arg), void *arg, struct worker_thread **out, struct err *e);
+void worker_join(struct worker_thread **w);
+
+/* A lock that threads can wait in: monitor_wait leaves it until another thread calls monitor_wake, and enters it again; it may
+ * return without cause, too. */
+struct monitor;
+int monitor_new(struct monitor **out, struct err *e);
+void monitor_free(struct monitor **m);
+void monitor_enter(struct monitor *m);
+void monitor_leave(struct monitor *m);
+void monitor_wait(struct monitor *m); /* inside */
+void monitor_wake(struct monitor *m); /* all that wait; inside or outside */
+
 /* Persistent pool of n threads, the caller of pool_run being number 0. Idle workers spin for about 50 us, then sleep. */
 struct pool;
 typedef void pool_fn(void *ctx, unsigned ith, unsigned nth);

@@ -1,22 +1,27 @@
 /* kv: memory of the KV cache. */
 #include "run/run.h"
 
-int kv_init(struct kv *kv, const struct model *m, enum qtype k_type, enum qtype v_type, uint32_t n_ctx, struct err *e)
+bool kv_layout(const struct model *m, enum qtype k_type, enum qtype v_type, struct kv_layer *layers, size_t *page_bytes)
 {
-    *kv = (struct kv){.n_pages = n_ctx / KV_PAGE + (n_ctx % KV_PAGE != 0)};
-    const uint32_t n_layers = m->hp.n_layers;
-    size_t page = 0, bytes = 0;
-    bool ok = true;
-    kv->layers = mem_array(n_layers, sizeof *kv->layers);
-    kv->pages = mem_array(kv->n_pages, sizeof *kv->pages);
-    for (uint32_t l = 0; kv->layers && ok && l < n_layers; l++) {
+    size_t page = 0;
+    for (uint32_t l = 0; l < m->hp.n_layers; l++) {
         const struct kv_shape s = model_kv_shape(m, l);
         const size_t k_bytes = attn_bytes(k_type, s.k_dim), head = k_bytes + attn_bytes(v_type, s.v_dim);
         size_t layer = 0;
-        kv->layers[l] = (struct kv_layer){.at = page, .head_bytes = head, .k_bytes = k_bytes};
-        ok = size_mul(head, s.n_heads, &layer) && size_add(page, layer, &page);
+        layers[l] = (struct kv_layer){.at = page, .head_bytes = head, .k_bytes = k_bytes};
+        if (!size_mul(head, s.n_heads, &layer) || !size_add(page, layer, &page)) return false;
     }
-    ok = ok && size_mul(page, kv->n_pages, &bytes);
+    *page_bytes = page;
+    return true;
+}
+
+int kv_init(struct kv *kv, const struct model *m, enum qtype k_type, enum qtype v_type, uint32_t n_ctx, struct err *e)
+{
+    *kv = (struct kv){.n_pages = n_ctx / KV_PAGE + (n_ctx % KV_PAGE != 0)};
+    size_t page = 0, bytes = 0;
+    kv->layers = mem_array(m->hp.n_layers, sizeof *kv->layers);
+    kv->pages = mem_array(kv->n_pages, sizeof *kv->pages);
+    const bool ok = kv->layers && kv_layout(m, k_type, v_type, kv->layers, &page) && size_mul(page, kv->n_pages, &bytes);
     kv->memory = ok && kv->pages && kv->layers ? mem_pages(bytes) : NULL;
     if (!kv->memory) {
         kv_fini(kv);

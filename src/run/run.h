@@ -25,6 +25,64 @@ struct kv {
 int kv_init(struct kv *kv, const struct model *m, enum qtype k_type, enum qtype v_type, uint32_t n_ctx, struct err *e);
 void kv_fini(struct kv *kv);
 
+/* Where each layer of a page lies; false where the size overflows. layers: [layers of the model]. */
+bool kv_layout(const struct model *m, enum qtype k_type, enum qtype v_type, struct kv_layer *layers, size_t *page_bytes);
+
+/* Pages that sequences share (prefix.c). One thread at a time; nothing is allocated after prefix_init. */
+struct node;
+struct prefix {
+    struct kv_layer *layers;
+    uint8_t *memory;
+    size_t bytes, page_bytes;
+    uint32_t n_pages, n_free, n_kept; /* kept: in the tree */
+    uint32_t *refs, *free;            /* [n_pages] holders; numbers of free pages */
+    struct node *nodes;               /* [n_pages] */
+    uint32_t *buckets, mask, first_root;
+    uint64_t tick;
+};
+#define PREFIX_ROOT UINT32_MAX /* the parent of a first page */
+int prefix_init(struct prefix *t, const struct model *m, enum qtype k_type, enum qtype v_type, uint32_t n_pages, struct err *e);
+void prefix_fini(struct prefix *t);
+uint8_t *prefix_page(const struct prefix *t, uint32_t page);
+/* A page for the caller alone; where none is free the least recently used kept one. False: all are in use. */
+bool prefix_take(struct prefix *t, uint32_t *page);
+void prefix_give(struct prefix *t, uint32_t page); /* the caller holds it no more */
+uint32_t prefix_available(const struct prefix *t); /* pages that prefix_take could give */
+/* The pages of the longest known beginning of tokens [n], whole pages only, which the caller then holds; their number. */
+uint32_t prefix_match(struct prefix *t, const int32_t *tokens, uint32_t n, uint32_t rope_class, uint32_t *pages);
+/* Where tokens leave what the tree knows after the n_pages that matched: the position, the token that the nearest known
+ * sequence has there and the one that was found; both -1 where it knows nothing further. */
+struct prefix_miss {
+    uint32_t pos;
+    int32_t expected, found;
+};
+void prefix_miss(struct prefix *t, const int32_t *tokens, uint32_t n, const uint32_t *pages, uint32_t n_pages,
+                 struct prefix_miss *out);
+/* Keeps a full page behind its parent, which is in the tree. Returns the page that stands for these tokens, which the caller
+ * holds from now on in place of its own: the same one, or one that was kept before. It is the parent for the next page. */
+uint32_t prefix_keep(struct prefix *t, uint32_t parent, const int32_t *tokens, uint32_t rope_class, uint32_t page);
+
+/* A model ready to compute (runner.c). */
+struct runner {
+    const struct model *m;
+    struct arena arena; /* graph and frequencies */
+    struct graph graph;
+    struct rope ropes[ROPE_SETS];
+    float *inv_freq[ROPE_SETS]; /* [rope dim / 2], what ropes point to */
+    uint32_t rope_class;
+    struct kernels kernels;
+    struct backend *be;
+};
+struct runner_options {
+    uint32_t n_batch, max_out, n_ctx; /* most rows of a batch, rows with logits, positions of a sequence */
+    uint32_t n_threads;               /* 0: cpu_threads() */
+    uint32_t n_expected;              /* length that sequences will reach, where known: see model_rope_class */
+    const char *cpu_level;
+};
+int runner_init(struct runner *r, const struct model *m, const struct runner_options *o, struct err *e);
+void runner_fini(struct runner *r);
+void runner_set_length(struct runner *r, uint32_t n); /* frequencies for sequences of n tokens */
+
 /* ---- session --------------------------------------------------------------------------------------------- */
 
 struct session_options {
@@ -100,6 +158,24 @@ void sampler_fini(struct sampler *s);
 int sampler_pick(struct sampler *s, const struct sampling *p, const float *logits, const int32_t *history, size_t n,
                  uint64_t step, int32_t *out, struct err *e);
 
+/* ---- text as it comes ------------------------------------------------------------------------------------- */
+
+/* Text of a sequence that may be shown: whole characters, no part of a stop string. */
+struct stream {
+    struct detok detok;
+    const struct str *stop; /* [n_stop], borrowed */
+    size_t n_stop;
+    struct buf held; /* text not handed out yet, after what was handed out last */
+    size_t n_ready;
+    bool stopped; /* a stop string came; nothing follows */
+};
+int stream_init(struct stream *s, const struct tok *t, bool show_special, const struct str *stop, size_t n_stop, struct err *e);
+void stream_fini(struct stream *s);
+/* *text gets what may be shown after this id, often nothing; valid until the next call. */
+int stream_put(struct stream *s, int32_t id, struct str *text, struct err *e);
+/* What was held back to the last, where no stop string came. */
+struct str stream_end(struct stream *s);
+
 /* ---- generation ------------------------------------------------------------------------------------------- */
 
 enum stop_reason { STOP_EOS, STOP_LENGTH, STOP_CONTEXT, STOP_STRING, STOP_CALLBACK };
@@ -123,6 +199,69 @@ struct generate_result {
 };
 int generate(struct session *s, const struct tok *t, struct sampler *sampler, const int32_t *prompt, size_t n,
              const struct generate_options *opts, struct generate_result *out, struct err *e);
+
+/* ---- engine -------------------------------------------------------------------------------------------------- */
+
+struct engine_options {
+    uint32_t n_ctx, n_parallel, n_queue, n_batch, n_threads; /* n_threads 0: cpu_threads(); the others at least 1 */
+    uint32_t n_pages;                                        /* of the cache, at least those of n_ctx tokens */
+    enum qtype k_type, v_type;
+    const char *cpu_level;
+    bool no_prefix; /* requests do not use again what others computed */
+};
+struct engine_counters {
+    uint64_t prompt_tokens, reused_tokens, generated_tokens, requests;
+    double prefill_seconds, decode_seconds; /* of steps with and without pieces of prompts */
+};
+struct engine_info {
+    struct engine_options options;
+    struct engine_counters counters;
+    uint32_t n_running, n_waiting, n_threads;
+    const char *level;
+    uint64_t kv_bytes, kv_used_bytes, kv_cached_bytes, kv_token_bytes, compute_bytes;
+};
+
+#define TOP_MAX 20 /* likeliest tokens that a request may ask for */
+struct token_event {
+    int32_t id;
+    struct str text;
+    float logprob; /* where asked for */
+    const int32_t *top_ids;
+    const float *top_logprobs; /* [n_top], likeliest first */
+    size_t n_top;
+};
+struct request_result {
+    int error; /* then message says why */
+    const char *message;
+    struct generate_result generated;
+    struct str tail; /* text that was held back as the possible beginning of a stop string */
+    struct prefix_miss miss;
+};
+struct request_options {
+    const int32_t *prompt;
+    uint32_t n_prompt, max_tokens; /* max_tokens 0: no limit but the context */
+    struct sampling sampling;
+    const struct str *stop;
+    size_t n_stop;
+    const int32_t *eog; /* ids that end the generation, unless ignore_eos */
+    size_t n_eog;
+    bool ignore_eos, show_special, logprobs;
+    uint32_t n_top; /* at most TOP_MAX */
+    /* On the engine's thread; on_end is the last, and neither may call the engine but for request_cancel. */
+    void (*on_token)(void *user, const struct token_event *t);
+    void (*on_end)(void *user, const struct request_result *r);
+    void *user;
+};
+
+/* Any thread may call these. See quern.h for the rules. */
+struct engine;
+struct request;
+int engine_new(const struct model *m, const struct tok *t, const struct engine_options *o, struct engine **out, struct err *e);
+void engine_free(struct engine **en);
+void engine_info(struct engine *en, struct engine_info *out);
+int engine_submit(struct engine *en, const struct request_options *o, struct request **out, struct err *e);
+void request_cancel(struct request *q);
+void request_free(struct request **q);
 
 /* ---- importance of columns ----------------------------------------------------------------------------------- */
 

@@ -1,0 +1,538 @@
+/* engine: many sequences computed together. One thread takes requests from a queue, gives each its pages, and goes in steps: a
+ * step is one run of the graph over the next token of every answer under way and pieces of the prompts that are still to be
+ * read.
+ *
+ * What a sequence gets does not depend on its company: the kernels compute every row alike, and a draw is a function of the
+ * request's seed and the number of tokens drawn. Everything that a request needs is reserved when it is admitted.
+ *
+ *   lock guards the queue, the counters and the states that other threads read. Only the engine's thread touches running
+ * requests. */
+#include "run/run.h"
+
+#include <math.h>
+
+#define PIECE_SECONDS 0.25 /* of a step: how long answers wait for a piece of a prompt at most */
+#define PIECE_MIN 16       /* tokens of a prompt in a step at least */
+
+enum stage { WAITING, RUNNING, ENDED };
+
+struct request {
+    struct engine *en;
+    struct request *next;
+    struct arena arena;
+    struct request_options o; /* what it points to is in the arena */
+    struct stream stream;
+    enum stage stage;
+    atomic_bool cancel;
+    int32_t *tokens;                  /* [cap] prompt and answer */
+    uint32_t n_tokens, n_done, cap;   /* known; of these in the cache; most */
+    uint32_t *pages;                  /* [n_pages] numbers */
+    uint8_t **addresses;              /* [n_pages] */
+    uint32_t n_pages, n_kept, parent; /* in the tree, from the first on; the last of them */
+    uint32_t rope_class;
+    struct kv_view view;
+    struct request_result r;
+    uint64_t submitted, admitted, first;
+};
+
+struct engine {
+    const struct model *m;
+    const struct tok *tok;
+    struct engine_options o;
+    struct runner runner;
+    struct prefix prefix;
+    struct sampler sampler;
+    struct worker_thread *thread;
+    struct monitor *lock;
+    bool stopping;
+    struct request *waiting, **waiting_end;
+    struct request **running; /* [n_parallel] in the order of admission */
+    uint32_t n_running, n_waiting;
+    struct engine_counters counters;
+    double prefill_rate; /* prompt tokens a second, of late; 0: not known */
+    /* Of a step. */
+    int32_t *tokens;        /* [n_batch] */
+    struct batch_seq *seqs; /* [n_parallel] */
+    struct request **who;   /* [n_parallel] of each sequence */
+    uint32_t *out;          /* [n_parallel] rows with logits */
+    atomic_int stop_run;
+};
+
+/* ---- the end of a request ---------------------------------------------------------------------------------------------- */
+
+static void give_pages(struct request *q)
+{
+    for (uint32_t i = 0; i < q->n_pages; i++) prefix_give(&q->en->prefix, q->pages[i]);
+    q->n_pages = 0;
+}
+
+/* Called with nothing locked. */
+static void finish(struct request *q, int error, const char *message)
+{
+    const uint64_t now = clock_ns();
+    q->r.error = error;
+    q->r.message = message;
+    q->r.generated.prefill_ns = q->first ? q->first - q->admitted : 0;
+    q->r.generated.decode_ns = q->first ? now - q->first : 0;
+    q->r.tail = q->stage == RUNNING ? stream_end(&q->stream) : (struct str){0};
+    if (q->o.on_end) q->o.on_end(q->o.user, &q->r);
+}
+
+static void mark_ended(struct request *q)
+{
+    struct engine *en = q->en;
+    monitor_enter(en->lock);
+    q->stage = ENDED;
+    monitor_wake(en->lock);
+    monitor_leave(en->lock);
+}
+
+/* Takes a running request out. */
+static void retire(struct engine *en, uint32_t i, int error, const char *message)
+{
+    struct request *q = en->running[i];
+    finish(q, error, message);
+    give_pages(q);
+    monitor_enter(en->lock);
+    en->n_running--;
+    memmove(en->running + i, en->running + i + 1, (en->n_running - i) * sizeof(*en->running));
+    monitor_leave(en->lock);
+    mark_ended(q);
+}
+
+/* ---- admission --------------------------------------------------------------------------------------------------------- */
+
+static uint32_t pages_for(uint32_t n)
+{
+    return n / KV_PAGE + (n % KV_PAGE != 0);
+}
+
+/* Gives q its pages; false where there are not enough now. */
+static bool reserve(struct engine *en, struct request *q)
+{
+    const uint32_t want = pages_for(q->cap);
+    q->n_pages = en->o.no_prefix ? 0 : prefix_match(&en->prefix, q->tokens, q->o.n_prompt - 1, q->rope_class, q->pages);
+    if (want - q->n_pages > prefix_available(&en->prefix)) {
+        give_pages(q);
+        return false;
+    }
+    q->n_kept = q->n_pages;
+    q->parent = q->n_pages ? q->pages[q->n_pages - 1] : PREFIX_ROOT;
+    q->n_done = q->n_pages * KV_PAGE;
+    q->r.generated.n_reused = q->n_done;
+    prefix_miss(&en->prefix, q->tokens, q->o.n_prompt, q->pages, q->n_pages, &q->r.miss);
+    while (q->n_pages < want) {
+        if (!prefix_take(&en->prefix, &q->pages[q->n_pages])) { /* cannot be: they were counted */
+            give_pages(q);
+            return false;
+        }
+        q->n_pages++;
+    }
+    for (uint32_t i = 0; i < want; i++) q->addresses[i] = prefix_page(&en->prefix, q->pages[i]);
+    return true;
+}
+
+/* The oldest request first; those behind it wait until it fits. */
+static void admit(struct engine *en)
+{
+    while (en->waiting && en->n_running < en->o.n_parallel) {
+        struct request *q = en->waiting;
+        if (!reserve(en, q)) return;
+        en->waiting = q->next;
+        if (!en->waiting) en->waiting_end = &en->waiting;
+        en->n_waiting--;
+        q->stage = RUNNING;
+        q->admitted = clock_ns();
+        en->running[en->n_running++] = q;
+        en->counters.prompt_tokens += q->o.n_prompt;
+        en->counters.reused_tokens += q->n_done;
+        en->counters.requests++;
+    }
+}
+
+/* Waiting requests that were cancelled, as a list of their own. */
+static struct request *take_cancelled(struct engine *en)
+{
+    struct request *taken = NULL, **end = &taken;
+    for (struct request **p = &en->waiting; *p;) {
+        struct request *q = *p;
+        if (!atomic_load(&q->cancel) && !en->stopping) {
+            p = &q->next;
+            continue;
+        }
+        *p = q->next;
+        q->next = NULL;
+        *end = q;
+        end = &q->next;
+        en->n_waiting--;
+    }
+    en->waiting_end = &en->waiting;
+    while (*en->waiting_end) en->waiting_end = &(*en->waiting_end)->next;
+    return taken;
+}
+
+/* ---- a step ------------------------------------------------------------------------------------------------------------ */
+
+/* Prompt tokens that this step may compute beside the answers. */
+static uint32_t prompt_budget(const struct engine *en, uint32_t n_rows, bool answers)
+{
+    uint32_t n = en->o.n_batch - n_rows;
+    if (!answers || en->prefill_rate <= 0) return n;
+    const double limit = fmax(PIECE_MIN, en->prefill_rate * PIECE_SECONDS);
+    return limit < n ? (uint32_t)limit : n;
+}
+
+/* Adds the next n tokens of q to the batch. */
+static void add_rows(struct engine *en, struct batch *b, struct request *q, uint32_t n)
+{
+    en->seqs[b->n_seqs] = (struct batch_seq){.kv = &q->view, .row = b->n_rows, .n_rows = n, .pos = q->n_done};
+    en->who[b->n_seqs++] = q;
+    memcpy(en->tokens + b->n_rows, q->tokens + q->n_done, n * sizeof *en->tokens);
+    b->n_rows += n;
+    if (q->n_done + n == q->n_tokens) en->out[b->n_out++] = b->n_rows - 1;
+}
+
+/* Answers first, then prompts by age. Only sequences that turn with the same frequencies go together: those of the oldest. */
+static bool compose(struct engine *en, struct batch *b)
+{
+    bool answers = false, prompts = false;
+    const uint32_t class = en->running[0]->rope_class;
+    *b = (struct batch){.tokens = en->tokens, .seqs = en->seqs, .out = en->out, .cancel = &en->stop_run};
+    for (uint32_t i = 0; i < en->n_running; i++) {
+        struct request *q = en->running[i];
+        if (q->rope_class != class || q->n_tokens - q->n_done != 1 || b->n_rows == en->o.n_batch) continue;
+        add_rows(en, b, q, 1);
+        answers = true;
+    }
+    uint32_t left = prompt_budget(en, b->n_rows, answers);
+    for (uint32_t i = 0; i < en->n_running && left > 0; i++) {
+        struct request *q = en->running[i];
+        if (q->rope_class != class || q->n_tokens - q->n_done <= 1) continue;
+        const uint32_t n = (uint32_t)size_min(left, q->n_tokens - q->n_done);
+        add_rows(en, b, q, n);
+        left -= n;
+        prompts = true;
+    }
+    if (en->runner.rope_class != class) runner_set_length(&en->runner, en->running[0]->cap);
+    return prompts;
+}
+
+/* Pages of q that became full are kept for others. */
+static void keep_pages(struct engine *en, struct request *q)
+{
+    if (en->o.no_prefix) return;
+    for (; (q->n_kept + 1) * KV_PAGE <= q->n_done; q->n_kept++) {
+        const uint32_t i = q->n_kept;
+        q->pages[i] = q->parent = prefix_keep(&en->prefix, q->parent, q->tokens + i * KV_PAGE, q->rope_class, q->pages[i]);
+        q->addresses[i] = prefix_page(&en->prefix, q->pages[i]);
+    }
+}
+
+/* The n likeliest of logits, and log p of id. */
+static void report_probs(const float *logits, uint32_t n_vocab, uint32_t n, struct token_event *t, int32_t *ids, float *probs)
+{
+    double top = -INFINITY, sum = 0;
+    for (uint32_t i = 0; i < n_vocab; i++) top = fmax(top, (double)logits[i]);
+    for (uint32_t i = 0; i < n_vocab; i++) sum += num_exp_f64((double)logits[i] - top);
+    const double total = top + num_log(sum);
+    t->logprob = (float)((double)logits[t->id] - total);
+    for (uint32_t i = 0; i < n_vocab; i++) {
+        uint32_t at = (uint32_t)t->n_top;
+        if (at == n && (n == 0 || !(logits[i] > logits[ids[n - 1]]))) continue;
+        if (t->n_top < n) t->n_top++;
+        at = (uint32_t)t->n_top - 1;
+        for (; at > 0 && logits[i] > logits[ids[at - 1]]; at--) ids[at] = ids[at - 1];
+        ids[at] = (int32_t)i;
+    }
+    for (uint32_t i = 0; i < t->n_top; i++) probs[i] = (float)((double)logits[ids[i]] - total);
+    t->top_ids = ids;
+    t->top_logprobs = probs;
+}
+
+static bool is_eog(const struct request *q, int32_t id)
+{
+    for (size_t i = 0; i < q->o.n_eog; i++)
+        if (q->o.eog[i] == id) return true;
+    return false;
+}
+
+/* Draws the next token of q and hands out what it made; true where the request ends, with its error. */
+static bool draw(struct engine *en, struct request *q, const float *logits, int *error, struct err *e)
+{
+    int32_t ids[TOP_MAX];
+    float probs[TOP_MAX];
+    struct generate_result *r = &q->r.generated;
+    struct token_event t = {0};
+    *error = sampler_pick(&en->sampler, &q->o.sampling, logits, q->tokens, q->n_tokens, r->n_generated, &t.id, e);
+    if (*error < 0) return true;
+    if (r->n_generated++ == 0) {
+        q->first = clock_ns();
+        r->first_token_ns = q->first - q->submitted;
+    }
+    if (q->o.logprobs) report_probs(logits, en->m->hp.n_vocab, q->o.n_top, &t, ids, probs);
+    const bool end = !q->o.ignore_eos && is_eog(q, t.id);
+    if (!end) {
+        *error = stream_put(&q->stream, t.id, &t.text, e);
+        if (*error < 0) return true;
+    }
+    if (q->o.on_token) q->o.on_token(q->o.user, &t);
+    r->stop = end ? STOP_EOS : q->stream.stopped ? STOP_STRING : STOP_LENGTH;
+    if (end || q->stream.stopped || (q->o.max_tokens && r->n_generated == q->o.max_tokens)) return true;
+    if (q->n_tokens == q->cap) {
+        r->stop = STOP_CONTEXT;
+        return true;
+    }
+    q->tokens[q->n_tokens++] = t.id;
+    return false;
+}
+
+static uint32_t index_of(const struct engine *en, const struct request *q)
+{
+    uint32_t i = 0;
+    while (en->running[i] != q) i++;
+    return i;
+}
+
+static void step(struct engine *en)
+{
+    struct batch b;
+    const bool prompts = compose(en, &b);
+    const uint64_t start = clock_ns();
+    const int rc = backend_run(en->runner.be, &b);
+    const double seconds = (double)(clock_ns() - start) * 1e-9;
+    if (rc < 0) return; /* stopping: everything ends */
+    const float *logits = backend_logits(en->runner.be);
+    if (prompts) en->prefill_rate = b.n_rows / seconds;
+    monitor_enter(en->lock);
+    *(prompts ? &en->counters.prefill_seconds : &en->counters.decode_seconds) += seconds;
+    en->counters.generated_tokens += b.n_out;
+    monitor_leave(en->lock);
+    for (uint32_t s = 0, n_out = 0; s < b.n_seqs; s++) {
+        struct request *q = en->who[s];
+        struct err e = {0};
+        int error = 0;
+        q->n_done += en->seqs[s].n_rows;
+        keep_pages(en, q);
+        if (q->n_done < q->n_tokens) continue;
+        const float *row = logits + (size_t)n_out++ * en->m->hp.n_vocab;
+        if (atomic_load(&q->cancel)) continue; /* seen before the next step */
+        if (draw(en, q, row, &error, &e)) retire(en, index_of(en, q), error, e.msg);
+    }
+}
+
+static void work(void *arg)
+{
+    struct engine *en = arg;
+    monitor_enter(en->lock);
+    for (;;) {
+        struct request *cancelled = take_cancelled(en);
+        const bool stopping = en->stopping;
+        if (!stopping) admit(en);
+        monitor_leave(en->lock);
+        for (struct request *q = cancelled, *next; q; q = next) {
+            next = q->next;
+            finish(q, ERR_CANCELLED, "cancelled");
+            mark_ended(q);
+        }
+        for (uint32_t i = 0; i < en->n_running;)
+            if (stopping || atomic_load(&en->running[i]->cancel))
+                retire(en, i, ERR_CANCELLED, "cancelled");
+            else
+                i++;
+        if (en->n_running) step(en);
+        monitor_enter(en->lock);
+        if (stopping && !en->waiting && !en->n_running) break;
+        if (!en->n_running && !en->waiting && !en->stopping) monitor_wait(en->lock);
+    }
+    monitor_leave(en->lock);
+}
+
+/* ---- opening ----------------------------------------------------------------------------------------------------------- */
+
+static int open_parts(struct engine *en, struct err *e)
+{
+    struct engine_options *o = &en->o;
+    o->n_parallel = (uint32_t)size_min(o->n_parallel, o->n_batch);
+    const struct runner_options ro = {.n_batch = o->n_batch,
+                                      .max_out = o->n_parallel,
+                                      .n_ctx = o->n_ctx,
+                                      .n_threads = o->n_threads,
+                                      .cpu_level = o->cpu_level};
+    struct arena *a = &en->runner.arena;
+    TRY(runner_init(&en->runner, en->m, &ro, e));
+    en->running = arena_array(a, o->n_parallel, sizeof(*en->running));
+    en->who = arena_array(a, o->n_parallel, sizeof(*en->who));
+    en->seqs = arena_array(a, o->n_parallel, sizeof *en->seqs);
+    en->out = arena_array(a, o->n_parallel, sizeof *en->out);
+    en->tokens = arena_array(a, o->n_batch, sizeof *en->tokens);
+    if (!en->running || !en->who || !en->seqs || !en->out || !en->tokens)
+        return fail_nomem(e, "the engine", o->n_batch * sizeof *en->tokens);
+    TRY(sampler_init(&en->sampler, en->m->hp.n_vocab, e));
+    TRY(prefix_init(&en->prefix, en->m, o->k_type, o->v_type, o->n_pages, e));
+    TRY(monitor_new(&en->lock, e));
+    return worker_start(work, en, &en->thread, e);
+}
+
+int engine_new(const struct model *m, const struct tok *t, const struct engine_options *o, struct engine **out, struct err *e)
+{
+    if (o->n_ctx == 0 || o->n_batch == 0 || o->n_parallel == 0) return fail(e, ERR_ARG, "an engine needs room for a token");
+    if (o->n_pages < pages_for(o->n_ctx))
+        return fail(e, ERR_ARG,
+                    "a KV cache of %u pages of %d tokens cannot hold one request of %u tokens; a smaller context needs less",
+                    o->n_pages, KV_PAGE, o->n_ctx);
+    struct engine *en = mem_zalloc(sizeof *en);
+    if (!en) return fail_nomem(e, "the engine", sizeof *en);
+    en->m = m;
+    en->tok = t;
+    en->o = *o;
+    en->waiting_end = &en->waiting;
+    const int rc = open_parts(en, e);
+    if (rc < 0) {
+        engine_free(&en);
+        return rc;
+    }
+    *out = en;
+    return 0;
+}
+
+void engine_free(struct engine **ep)
+{
+    struct engine *en = *ep;
+    if (!en) return;
+    if (en->thread) {
+        monitor_enter(en->lock);
+        en->stopping = true;
+        atomic_store(&en->stop_run, 1);
+        monitor_wake(en->lock);
+        monitor_leave(en->lock);
+        worker_join(&en->thread);
+    }
+    monitor_free(&en->lock);
+    prefix_fini(&en->prefix);
+    sampler_fini(&en->sampler);
+    runner_fini(&en->runner);
+    mem_free(en);
+    *ep = NULL;
+}
+
+void engine_info(struct engine *en, struct engine_info *out)
+{
+    const struct backend_info b = backend_info(en->runner.be);
+    const struct prefix *t = &en->prefix;
+    monitor_enter(en->lock);
+    *out = (struct engine_info){.counters = en->counters, .n_running = en->n_running, .n_waiting = en->n_waiting};
+    monitor_leave(en->lock);
+    out->options = en->o;
+    out->level = b.level;
+    out->n_threads = b.n_threads;
+    out->compute_bytes = b.bytes;
+    out->kv_bytes = t->bytes;
+    out->kv_cached_bytes = (uint64_t)t->n_kept * t->page_bytes;
+    out->kv_used_bytes = (uint64_t)(t->n_pages - t->n_free) * t->page_bytes;
+    out->kv_token_bytes = t->page_bytes / KV_PAGE;
+}
+
+/* ---- requests ---------------------------------------------------------------------------------------------------------- */
+
+static void *copy(struct arena *a, const void *p, size_t n, size_t size)
+{
+    void *to = arena_array(a, size_max(n, 1), size);
+    if (to && n) memcpy(to, p, n * size);
+    return to;
+}
+
+/* Everything that the request will need, in its arena. */
+static int prepare(struct request *q, const struct request_options *o, struct err *e)
+{
+    struct engine *en = q->en;
+    struct arena *a = &q->arena;
+    const uint32_t most = en->o.n_ctx;
+    q->o = *o;
+    q->cap = o->max_tokens && o->max_tokens < most - o->n_prompt ? o->n_prompt + o->max_tokens : most;
+    q->rope_class = model_rope_class(en->m, q->cap);
+    q->n_tokens = o->n_prompt;
+    q->tokens = arena_array(a, q->cap, sizeof *q->tokens);
+    q->pages = arena_array(a, pages_for(q->cap), sizeof *q->pages);
+    q->addresses = arena_array(a, pages_for(q->cap), sizeof *q->addresses);
+    struct bias *bias = copy(a, o->sampling.bias, o->sampling.n_bias, sizeof *bias);
+    struct str *stop = copy(a, o->stop, o->n_stop, sizeof *stop);
+    int32_t *eog = copy(a, o->eog, o->n_eog, sizeof *eog);
+    if (!q->tokens || !q->pages || !q->addresses || !bias || !stop || !eog)
+        return fail_nomem(e, "a request", q->cap * sizeof *q->tokens);
+    memcpy(q->tokens, o->prompt, o->n_prompt * sizeof *q->tokens);
+    for (size_t i = 0; i < o->n_stop; i++)
+        if (!(stop[i].p = arena_dup(a, o->stop[i].p, o->stop[i].n))) return fail_nomem(e, "a stop string", o->stop[i].n);
+    q->o.sampling.bias = bias;
+    q->o.stop = stop;
+    q->o.eog = eog;
+    q->o.prompt = q->tokens;
+    q->view =
+        (struct kv_view){.k_type = en->o.k_type, .v_type = en->o.v_type, .layers = en->prefix.layers, .pages = q->addresses};
+    q->r.generated.n_prompt = o->n_prompt;
+    return stream_init(&q->stream, en->tok, o->show_special, q->o.stop, o->n_stop, e);
+}
+
+static int check(const struct engine *en, const struct request_options *o, struct err *e)
+{
+    if (o->n_prompt == 0) return fail(e, ERR_ARG, "the prompt has no tokens");
+    if (o->n_prompt >= en->o.n_ctx)
+        return fail(e, ERR_CONTEXT, "the prompt has %u tokens, but the context holds %u with at least one of the answer",
+                    o->n_prompt, en->o.n_ctx);
+    if (o->max_tokens && o->max_tokens > en->o.n_ctx - o->n_prompt)
+        return fail(e, ERR_CONTEXT, "%u tokens of prompt and up to %u of answer do not fit: the context holds %u", o->n_prompt,
+                    o->max_tokens, en->o.n_ctx);
+    for (uint32_t i = 0; i < o->n_prompt; i++)
+        if (o->prompt[i] < 0 || (uint32_t)o->prompt[i] >= en->m->hp.n_vocab)
+            return fail(e, ERR_ARG, "token %d (number %u) is outside the vocabulary of %u", o->prompt[i], i, en->m->hp.n_vocab);
+    if (o->n_top > TOP_MAX) return fail(e, ERR_ARG, "%u likeliest tokens; at most %d", o->n_top, TOP_MAX);
+    return sampling_check(&o->sampling, en->m->hp.n_vocab, e);
+}
+
+static void discard(struct request **qp)
+{
+    stream_fini(&(*qp)->stream);
+    arena_fini(&(*qp)->arena);
+    mem_free(*qp);
+    *qp = NULL;
+}
+
+int engine_submit(struct engine *en, const struct request_options *o, struct request **out, struct err *e)
+{
+    TRY(check(en, o, e));
+    struct request *q = mem_zalloc(sizeof *q);
+    if (!q) return fail_nomem(e, "a request", sizeof *q);
+    q->en = en;
+    int rc = prepare(q, o, e);
+    if (rc == 0) {
+        monitor_enter(en->lock);
+        if (en->n_waiting >= en->o.n_queue) {
+            rc = fail(e, ERR_LIMIT, "%u requests wait already; the queue is full", en->n_waiting);
+        } else {
+            q->submitted = clock_ns();
+            *out = *en->waiting_end = q;
+            en->waiting_end = &q->next;
+            en->n_waiting++;
+            monitor_wake(en->lock);
+        }
+        monitor_leave(en->lock);
+    }
+    if (rc < 0) discard(&q);
+    return rc;
+}
+
+void request_cancel(struct request *q)
+{
+    atomic_store(&q->cancel, true);
+    monitor_wake(q->en->lock);
+}
+
+void request_free(struct request **qp)
+{
+    struct request *q = *qp;
+    if (!q) return;
+    request_cancel(q);
+    monitor_enter(q->en->lock);
+    while (q->stage != ENDED) monitor_wait(q->en->lock);
+    monitor_leave(q->en->lock);
+    discard(qp);
+}

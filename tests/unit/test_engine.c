@@ -1,0 +1,313 @@
+/* engine: whatever runs beside a request, whatever is found in the cache, however tight its pages: each gets the tokens of a
+ * run by itself, and all pages come back. */
+#include "convert/synth.h"
+#include "run/run.h"
+#include "scratch.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+static const struct synth_shape tiny = {"tiny", "llama", 2, 64, 96, 4, 2, 16, 300, 1024, 10000, true, .traits = S_DENSE};
+
+#define N_CTX 512
+#define MAX_NEW 40
+
+static struct fixture {
+    char dir[64];
+    struct files *files;
+    struct model *model;
+    struct tok *tok;
+    struct sampler sampler;
+    uint64_t random;
+} fx;
+
+static uint32_t below(uint32_t n)
+{
+    fx.random = fx.random * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((fx.random >> 33) % n);
+}
+
+static int setup(void **state)
+{
+    struct err e;
+    (void)state;
+    fx.random = 7;
+    scratch_make(fx.dir);
+    const char *path = scratch_path(fx.dir, "tiny.gguf");
+    if (synth_write(&tiny, "q8_0", path, NULL, NULL, &e) < 0 || files_open(path, &fx.files, &e) < 0 ||
+        model_open(fx.files, &fx.model, &e) < 0 || tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 ||
+        sampler_init(&fx.sampler, tiny.n_vocab, &e) < 0) {
+        print_message("%s\n", e.msg);
+        return -1;
+    }
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    sampler_fini(&fx.sampler);
+    tok_close(&fx.tok);
+    model_close(&fx.model);
+    files_close(&fx.files);
+    scratch_remove(fx.dir);
+    return 0;
+}
+
+/* ---- requests ---------------------------------------------------------------------------------------------------------- */
+
+struct job {
+    int32_t prompt[N_CTX];
+    uint32_t n_prompt, max_tokens;
+    struct sampling sampling;
+    int32_t want[MAX_NEW], got[MAX_NEW];
+    uint32_t n_want, n_got;
+    struct request *q;
+    int error;
+    uint32_t n_reused;
+    struct prefix_miss miss;
+    atomic_bool ended;
+    uint32_t cancel_after; /* 0: never */
+};
+
+static void on_token(void *user, const struct token_event *t)
+{
+    struct job *j = user;
+    j->got[j->n_got++] = t->id;
+    if (j->n_got == j->cancel_after) request_cancel(j->q);
+}
+
+static void on_end(void *user, const struct request_result *r)
+{
+    struct job *j = user;
+    j->error = r->error;
+    j->n_reused = r->generated.n_reused;
+    j->miss = r->miss;
+    atomic_store(&j->ended, true);
+}
+
+static int keep_id(void *user, int32_t id)
+{
+    struct job *j = user;
+    j->want[j->n_want++] = id;
+    return 0;
+}
+
+/* Prompts share beginnings of a few stories, so that the tree of pages is used. */
+static void make_job(struct job *j)
+{
+    *j = (struct job){.n_prompt = 1 + below(260), .max_tokens = 1 + below(MAX_NEW)};
+    const uint32_t story = below(3), own = below(j->n_prompt + 1);
+    for (uint32_t i = 0; i < j->n_prompt; i++) j->prompt[i] = (int32_t)(i < own ? (i * 7919 + story * 31) % 300 : below(300));
+    j->sampling = (struct sampling){.temperature = below(2) ? 0.0f : 1.0f,
+                                    .top_k = 40,
+                                    .top_p = 0.9f,
+                                    .repeat_penalty = 1.1f,
+                                    .penalty_last_n = 16,
+                                    .seed = below(1000)};
+}
+
+static void run_solo(struct job *j, struct session *s)
+{
+    const struct generate_options o = {
+        .sampling = j->sampling, .max_tokens = j->max_tokens, .ignore_eos = true, .on_token = keep_id, .user = j};
+    struct generate_result r;
+    struct err e;
+    session_truncate(s, 0);
+    if (generate(s, fx.tok, &fx.sampler, j->prompt, j->n_prompt, &o, &r, &e) < 0) fail_msg("%s", e.msg);
+}
+
+static int submit(struct engine *en, struct job *j, struct err *e)
+{
+    const struct request_options o = {.prompt = j->prompt,
+                                      .n_prompt = j->n_prompt,
+                                      .max_tokens = j->max_tokens,
+                                      .sampling = j->sampling,
+                                      .ignore_eos = true,
+                                      .on_token = on_token,
+                                      .on_end = on_end,
+                                      .user = j};
+    return engine_submit(en, &o, &j->q, e);
+}
+
+static struct session *new_session(void)
+{
+    const struct session_options o = {.n_ctx = N_CTX, .n_batch = 64, .n_threads = 1, .k_type = QTYPE_F16, .v_type = QTYPE_F16};
+    struct session *s;
+    struct err e;
+    if (session_new(fx.model, &o, &s, &e) < 0) fail_msg("%s", e.msg);
+    return s;
+}
+
+static struct engine *new_engine(uint32_t n_parallel, uint32_t n_batch, uint32_t n_pages, bool no_prefix, uint32_t n_threads)
+{
+    const struct engine_options o = {.n_ctx = N_CTX,
+                                     .n_parallel = n_parallel,
+                                     .n_queue = 100,
+                                     .n_batch = n_batch,
+                                     .n_threads = n_threads,
+                                     .n_pages = n_pages,
+                                     .k_type = QTYPE_F16,
+                                     .v_type = QTYPE_F16,
+                                     .no_prefix = no_prefix};
+    struct engine *en;
+    struct err e;
+    if (engine_new(fx.model, fx.tok, &o, &en, &e) < 0) fail_msg("%s", e.msg);
+    return en;
+}
+
+/* Frees all requests; nothing may be in use afterwards but what is kept for others. */
+static void settle(struct engine *en, struct job *jobs, size_t n)
+{
+    struct engine_info i;
+    for (size_t k = 0; k < n; k++) request_free(&jobs[k].q);
+    engine_info(en, &i);
+    assert_int_equal(i.n_running, 0);
+    assert_int_equal(i.n_waiting, 0);
+    assert_int_equal(i.kv_used_bytes, i.kv_cached_bytes);
+}
+
+#define N_JOBS 64
+
+static void each_gets_what_it_gets_alone(void **state)
+{
+    static struct job jobs[N_JOBS];
+    static const struct {
+        uint32_t n_parallel, n_batch, n_pages, n_threads;
+        bool no_prefix;
+    } ways[] = {
+        {1, 64, 8, 1, false}, {4, 16, 12, 2, false}, {16, 512, 200, 2, false}, {64, 64, 512, 1, true}, {7, 7, 20, 2, false}};
+    struct session *s = new_session();
+    struct err e;
+    (void)state;
+    for (size_t k = 0; k < N_JOBS; k++) {
+        make_job(&jobs[k]);
+        run_solo(&jobs[k], s);
+        assert_int_equal(jobs[k].n_want, jobs[k].max_tokens);
+    }
+    session_free(&s);
+    for (size_t w = 0; w < COUNT_OF(ways); w++) {
+        struct engine *en =
+            new_engine(ways[w].n_parallel, ways[w].n_batch, ways[w].n_pages, ways[w].no_prefix, ways[w].n_threads);
+        for (size_t round = 0; round < 3; round++) {
+            for (size_t k = 0, at = below(N_JOBS); k < N_JOBS; k++, at = (at + 37) % N_JOBS) {
+                struct job *j = &jobs[at];
+                j->n_got = 0;
+                j->cancel_after = below(3) ? 0 : 1 + below(MAX_NEW);
+                if (submit(en, j, &e) < 0) fail_msg("%s", e.msg);
+            }
+            for (size_t k = 0; k < N_JOBS; k++)
+                while (!atomic_load(&jobs[k].ended)) usleep(200);
+            settle(en, jobs, N_JOBS);
+            for (size_t k = 0; k < N_JOBS; k++) {
+                const struct job *j = &jobs[k];
+                const bool cut = j->cancel_after && j->cancel_after < j->n_want;
+                if (j->error != (cut ? ERR_CANCELLED : 0) || j->n_got != (cut ? j->cancel_after : j->n_want))
+                    fail_msg("way %zu, request %zu: error %d after %u of %u tokens", w, k, j->error, j->n_got, j->n_want);
+                assert_memory_equal(j->got, j->want, j->n_got * sizeof *j->got);
+                atomic_store(&jobs[k].ended, false);
+            }
+        }
+        engine_free(&en);
+    }
+}
+
+static void wait_for(struct job *j)
+{
+    while (!atomic_load(&j->ended)) usleep(100);
+    request_free(&j->q);
+    atomic_store(&j->ended, false);
+    j->n_got = 0;
+}
+
+static void a_beginning_is_computed_once(void **state)
+{
+    struct engine *en = new_engine(2, 512, 64, false, 1);
+    struct job j = {.n_prompt = 200, .max_tokens = 4, .sampling = {.top_p = 1, .repeat_penalty = 1}};
+    struct err e;
+    (void)state;
+    for (uint32_t i = 0; i < 200; i++) j.prompt[i] = (int32_t)(i % 300);
+    static const struct {
+        uint32_t change, reused, miss;
+        int32_t expected, found;
+    } steps[] = {
+        {N_CTX, 0, 0, -1, -1},     /* nothing is known */
+        {N_CTX, 192, 192, -1, -1}, /* three whole pages */
+        {100, 64, 100, 100, 101},  /* one, and where the second differs */
+        {0, 0, 0, 0, 1},
+    };
+    for (size_t i = 0; i < COUNT_OF(steps); i++) {
+        if (steps[i].change < N_CTX) j.prompt[steps[i].change]++;
+        if (submit(en, &j, &e) < 0) fail_msg("%s", e.msg);
+        wait_for(&j);
+        assert_int_equal(j.n_reused, steps[i].reused);
+        assert_int_equal(j.miss.pos, steps[i].miss);
+        assert_int_equal(j.miss.expected, steps[i].expected);
+        assert_int_equal(j.miss.found, steps[i].found);
+    }
+    engine_free(&en);
+}
+
+static void aborted_requests_leave_nothing(void **state)
+{
+    struct engine *en = new_engine(4, 64, 16, false, 1);
+    static struct job jobs[20];
+    struct err e;
+    (void)state;
+    for (size_t round = 0; round < 500; round++) {
+        for (size_t k = 0; k < COUNT_OF(jobs); k++) {
+            make_job(&jobs[k]);
+            if (submit(en, &jobs[k], &e) < 0) fail_msg("%s", e.msg);
+        }
+        settle(en, jobs, COUNT_OF(jobs));
+    }
+    engine_free(&en);
+}
+
+static void what_cannot_be_is_refused(void **state)
+{
+    const struct engine_options small = {.n_ctx = N_CTX, .n_parallel = 1, .n_queue = 1, .n_batch = 8, .n_pages = 7};
+    struct engine *en = NULL;
+    struct err e;
+    (void)state;
+    assert_int_equal(engine_new(fx.model, fx.tok, &small, &en, &e), ERR_ARG);
+    en = new_engine(1, 64, 8, false, 1);
+    struct job j = {.n_prompt = N_CTX, .max_tokens = 1, .sampling = {.top_p = 1, .repeat_penalty = 1}};
+    assert_int_equal(submit(en, &j, &e), ERR_CONTEXT);
+    assert_non_null(strstr(e.msg, "512"));
+    j.n_prompt = 500, j.max_tokens = 13;
+    assert_int_equal(submit(en, &j, &e), ERR_CONTEXT);
+    j.n_prompt = 0;
+    assert_int_equal(submit(en, &j, &e), ERR_ARG);
+    j.n_prompt = 3, j.prompt[1] = 300;
+    assert_int_equal(submit(en, &j, &e), ERR_ARG);
+    static struct job jobs[110];
+    int rc = 0;
+    size_t n = 0;
+    for (; rc == 0 && n < COUNT_OF(jobs); n++) {
+        make_job(&jobs[n]);
+        jobs[n].max_tokens = MAX_NEW;
+        rc = submit(en, &jobs[n], &e);
+    }
+    assert_int_equal(rc, ERR_LIMIT);
+    for (size_t k = 0; k + 1 < n; k++) {
+        request_free(&jobs[k].q);
+        assert_true(atomic_load(&jobs[k].ended));
+    }
+    engine_free(&en);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_gets_what_it_gets_alone),
+        cmocka_unit_test(a_beginning_is_computed_once),
+        cmocka_unit_test(aborted_requests_leave_nothing),
+        cmocka_unit_test(what_cannot_be_is_refused),
+    };
+    return cmocka_run_group_tests_name("engine", tests, setup, teardown);
+}
