@@ -8,6 +8,7 @@
 struct bench_test {
     bool decode; /* one token at a time; else all at once, in batches */
     uint32_t n, depth;
+    uint32_t parallel; /* sequences that are decoded together; 0 or 1: one */
 };
 
 #define BENCH_TESTS_MAX 128
@@ -29,10 +30,14 @@ struct bench_result {
     uint32_t n_threads;
 };
 
-/* The speed of a row as a part of what the limits allow: of reading its bytes for decoding, of computing its products for
- * prompts.
- */
+/* The speed of a row as a part of what the limits allow: of reading its bytes for decoding, of computing its products for prompts; of what
+ * takes longer for several sequences. */
 double bench_fraction(const struct bench_row *row, const quern_limits *limits);
+
+/* Measures a test with several sequences (bench_parallel.c): tokens per second of all together. setup is that of the session that the
+ * other tests use; ids [depth + 1 ..] are what the sequences read. */
+int bench_parallel(const quern_model *model, const quern_session_info *setup, const struct bench_test *t, const int32_t *ids,
+                   double *speed, struct err *e);
 
 /* Formats that a result is printed in, by name: text, json, csv, md. */
 int bench_print(struct buf *b, const struct bench_result *r, const char *format);

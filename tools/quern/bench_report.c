@@ -5,9 +5,10 @@
 
 double bench_fraction(const struct bench_row *row, const quern_limits *l)
 {
-    double seconds =
-        row->test.decode ? row->bytes / (l->bandwidth_gb_s * 1e9) : (row->int8 / l->int8_tops + row->f32 / l->f32_tops) * 2e-12;
-    return row->median * seconds;
+    const double reading = row->bytes / (l->bandwidth_gb_s * 1e9);
+    const double computing = (row->int8 / l->int8_tops + row->f32 / l->f32_tops) * 2e-12;
+    if (!row->test.decode) return row->median * computing;
+    return row->median * (row->test.parallel > 1 && computing > reading ? computing : reading);
 }
 
 /* "pp512", "tg64@d4096": the names that users of llama-bench know. */
@@ -15,6 +16,7 @@ double bench_fraction(const struct bench_row *row, const quern_limits *l)
 static const char *test_name(const struct bench_test *t, char out[TEST_NAME_MAX])
 {
     int n = snprintf(out, TEST_NAME_MAX, "%s%u", t->decode ? "tg" : "pp", t->n);
+    if (t->parallel > 1) n += snprintf(out + n, TEST_NAME_MAX - (size_t)n, "x%u", t->parallel);
     if (t->depth) snprintf(out + n, TEST_NAME_MAX - (size_t)n, "@d%u", t->depth);
     return out;
 }

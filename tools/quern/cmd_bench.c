@@ -10,7 +10,7 @@
 struct bench_args {
     struct model_args model;
     struct compute_args compute;
-    const char *shape, *type, *prompts, *answers, *depths, *format, *cache_dir;
+    const char *shape, *type, *prompts, *answers, *depths, *parallel, *format, *cache_dir;
     int64_t n_repeats;
     bool json, csv, markdown, no_cache;
 };
@@ -24,6 +24,7 @@ static const struct opt bench_opts[] = {
     {"-p --n-prompt", "N,...", "prompts to read, in tokens; 0: none; default 512", .kind = OPT_TEXT, BENCH(prompts)},
     {"-n --n-gen", "N,...", "answers to write, in tokens; 0: none; default 64", .kind = OPT_TEXT, BENCH(answers)},
     {"-d --n-depth", "N,...", "tokens that stand before; default 0", .kind = OPT_TEXT, BENCH(depths)},
+    {"--parallel", "N,...", "answers written at the same time; default 1", .kind = OPT_TEXT, BENCH(parallel)},
     {"-r --repetitions", "N", "measurements of each test, of which the median counts; default 3", .kind = OPT_INT, .min = 1,
      .max = BENCH_REPEATS_MAX, BENCH(n_repeats)},
     {"-o --output", "FORMAT", "text (default), json, csv or md", .kind = OPT_CHOICE, .choices = "text json csv md",
@@ -89,18 +90,19 @@ struct plan {
 
 static int plan_tests(const struct bench_args *args, struct plan *out, struct err *e)
 {
-    struct list prompts, answers, depths;
+    struct list prompts, answers, depths, parallel;
     TRY(parse_list("-p", args->prompts, &prompts, e));
     TRY(parse_list("-n", args->answers, &answers, e));
     TRY(parse_list("-d", args->depths, &depths, e));
+    TRY(parse_list("--parallel", args->parallel, &parallel, e));
     for (size_t d = 0; d < depths.n; d++)
-        for (int decode = 0; decode < 2; decode++) {
-            const struct list *sizes = decode ? &answers : &prompts;
+        for (size_t p = 0; p <= parallel.n; p++) { /* 0: prompts */
+            const struct list *sizes = p ? &answers : &prompts;
             for (size_t i = 0; i < sizes->n; i++) {
                 if (sizes->v[i] == 0) continue;
                 if (out->n == BENCH_TESTS_MAX) return fail(e, ERR_ARG, "at most %d tests", BENCH_TESTS_MAX);
-                out->tests[out->n++] = (struct bench_test){decode, sizes->v[i], depths.v[d]};
-                out->n_ctx = (uint32_t)size_max(out->n_ctx, sizes->v[i] + depths.v[d]);
+                out->tests[out->n++] = (struct bench_test){p > 0, sizes->v[i], depths.v[d], p ? parallel.v[p - 1] : 1};
+                out->n_ctx = (uint32_t)size_max(out->n_ctx, sizes->v[i] + depths.v[d] + 1);
             }
         }
     return out->n ? 0 : fail(e, ERR_ARG, "nothing to measure: -p and -n are both 0");
@@ -145,7 +147,9 @@ static void count_work(const struct bench *b, struct bench_row *row)
         bytes += (double)b->info.bytes_per_token + (double)(t->depth + done) * (double)b->setup.kv_token_bytes;
     }
     const double heads = t->decode ? t->n : 1; /* logits are wanted of the last position only */
-    row->bytes = bytes / t->n;
+    /* Sequences share the weights, not the cache. */
+    const double together = t->parallel > 1 ? t->parallel : 1;
+    row->bytes = bytes / t->n - (double)b->info.bytes_per_token * (1 - 1 / together);
     row->int8 = (double)b->info.macs.int8 + (double)b->info.output_macs.int8 * heads / t->n;
     row->f32 = (double)b->info.macs.f32 + (double)b->info.output_macs.f32 * heads / t->n;
 }
@@ -156,10 +160,27 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static void summarise(const struct bench *b, struct bench_row *row, double *speeds)
+{
+    qsort(speeds, b->n_repeats, sizeof *speeds, by_size);
+    row->min = speeds[0];
+    row->max = speeds[b->n_repeats - 1];
+    row->median = (speeds[(b->n_repeats - 1) / 2] + speeds[b->n_repeats / 2]) / 2;
+    count_work(b, row);
+}
+
 static int measure(struct bench *b, struct bench_row *row, struct err *e)
 {
     double speeds[BENCH_REPEATS_MAX];
     const struct bench_test *t = &row->test;
+    if (t->parallel > 1) {
+        for (size_t i = 0; i < b->n_repeats; i++) {
+            TRY(bench_parallel(b->model, &b->setup, t, b->ids, &speeds[i], e));
+            progress_show(&b->progress, ++b->done, b->all);
+        }
+        summarise(b, row, speeds);
+        return 0;
+    }
     quern_session_truncate(b->session, 0);
     if (t->depth) TRY(eval(b, 0, t->depth, e));
     TRY(run_test(b, t, t->decode ? (uint32_t)size_min(t->n, 4) : t->n, e)); /* warm-up */
@@ -169,11 +190,7 @@ static int measure(struct bench *b, struct bench_row *row, struct err *e)
         speeds[i] = t->n / ((double)(clock_ns() - start) * 1e-9);
         progress_show(&b->progress, ++b->done, b->all);
     }
-    qsort(speeds, b->n_repeats, sizeof *speeds, by_size);
-    row->min = speeds[0];
-    row->max = speeds[b->n_repeats - 1];
-    row->median = (speeds[(b->n_repeats - 1) / 2] + speeds[b->n_repeats / 2]) / 2;
-    count_work(b, row);
+    summarise(b, row, speeds);
     return 0;
 }
 
@@ -349,7 +366,7 @@ static int check_args(const struct command *c, const struct bench_args *args, co
 
 static int run(const struct command *c, int argc, char **argv)
 {
-    struct bench_args args = {.prompts = "512", .answers = "64", .depths = "0", .n_repeats = 3};
+    struct bench_args args = {.prompts = "512", .answers = "64", .depths = "0", .parallel = "1", .n_repeats = 3};
     struct words words;
     struct err e = {0};
     struct plan plan = {0};
@@ -379,8 +396,11 @@ const struct command command_bench = {
         "after N tokens), and prints the median beside what the machine allows: for answers the memory bandwidth, measured by "
         "reading the same weights, for prompts the peak of the arithmetic units.\n"
         "\n"
+        "--parallel N writes N answers together (tgNxP), as a server does.\n"
+        "\n"
         "--shape needs no download. Shapes: llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, llama-3.1-70b, llama-2-7b, mistral-7b, "
-        "qwen2.5-7b. Types: those of GGUF files, and mixes such as q4_k_m.\n",
+        "qwen2.5-7b, qwen3-8b, and with experts mixtral-8x7b, qwen3-30b-a3b, gpt-oss-20b, llama-4-scout. Types: those of GGUF files, "
+        "and mixes such as q4_k_m.\n",
     .groups = bench_groups,
     .max_words = 1,
     .run = run,
