@@ -43,7 +43,8 @@ ALWAYS __m256 eight_scales(const uint16_t *half, const float *full, const enum q
  *
  * with |-128| an unsigned byte. */
 
-/* How many sums of two products can be added up in int16: as many as fit for a type's largest u. */
+/* How many sums of two products are added up in int16: as many as fit for a type's largest u, but no more than 4, for what more
+ * would save is lost in registers. */
 enum fit { SIGNED = 0, UPTO_128 = 1, UPTO_63 = 2, UPTO_31 = 4 };
 
 /* The offset of what a chunk holds. */
