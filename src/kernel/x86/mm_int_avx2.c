@@ -4,7 +4,7 @@
 #include "kernel/x86/avx2.h"
 #include "kernel/x86/unpack_avx2.h"
 
-enum { REGS = 1, PANEL_ROWS = 8 * REGS, PACK_COLS = 4 };
+enum { REGS = 1, PANEL_ROWS = 32, PACK_COLS = 4 };
 #define EACH_NC(F, tag, ...) F(tag, 1, __VA_ARGS__) F(tag, 2, __VA_ARGS__) F(tag, 3, __VA_ARGS__) F(tag, 4, __VA_ARGS__)
 
 ALWAYS __m256i dot_16(__m256i sum, __m256i a, __m256i b)

@@ -4,7 +4,7 @@
 #include "kernel/x86/unpack_avx2.h"
 #include "kernel/x86/vnni.h"
 
-enum { REGS = 2, PANEL_ROWS = 8 * REGS, PACK_COLS = 6 };
+enum { REGS = 2, PANEL_ROWS = 32, PACK_COLS = 6 };
 #define EACH_NC(F, tag, ...) \
     F(tag, 1, __VA_ARGS__)   \
     F(tag, 2, __VA_ARGS__) F(tag, 3, __VA_ARGS__) F(tag, 4, __VA_ARGS__) F(tag, 5, __VA_ARGS__) F(tag, 6, __VA_ARGS__)
@@ -23,7 +23,7 @@ ALWAYS void multiply(__m256i sum[PACK_COLS][REGS], const uint8_t *w, const int8_
     UNROLL for (unsigned i = 0; i < n; i++)
     {
         __m256i u[REGS];
-        UNROLL for (unsigned h = 0; h < REGS; h++) u[h] = load_32(w + (i * REGS + h) * 32);
+        UNROLL for (unsigned h = 0; h < REGS; h++) u[h] = load_32(w + (i * PANEL_ROWS + 8 * h) * 4);
         UNROLL for (unsigned c = 0; c < nc; c++)
         {
             const __m256i q = _mm256_set1_epi32((int)load_u32(y + (i * PACK_COLS + c) * 4));

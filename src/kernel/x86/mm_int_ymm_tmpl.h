@@ -10,8 +10,9 @@
  *
  * Decode: 8 weight rows by a block of 32 or of 256; a tree of adds turns eight registers into their 8 sums.
  *
- * Prefill: a register holds 4 weights of 8 rows, a tile is REGS such by PACK_COLS outputs. What an offset adds follows from the
- * sums of q. */
+ * Prefill: a register holds 4 weights of 8 rows, a tile is REGS such by PACK_COLS outputs. A panel has the rows of several
+ * tiles, which take the same activations in turn: these come from L2, once for all. What an offset adds follows from the sums
+ * of q. */
 #ifndef QUERN_MM_INT_YMM_TMPL_H
 #define QUERN_MM_INT_YMM_TMPL_H
 
@@ -171,68 +172,74 @@ ALWAYS void fill(struct panel *panel, const struct rows *w, size_t piece, size_t
     }
 }
 
-/* All registers of nc columns of a tile. */
-#define EACH(c, h) UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned h = 0; h < REGS; h++)
-
 /* acc = fma(d * dx, value, acc) */
 ALWAYS vec chain(const float *d, float dx, vec value, vec acc)
 {
     return v_fma(v_mul(v_load(d), v_set1(dx)), value, acc);
 }
 
-ALWAYS void tile_32(const struct tile *t, const unsigned nc, const enum fit fit)
+/* Tiles begin at row g of the panel. */
+ALWAYS void tile_32(const struct tile *t, size_t g, const unsigned nc, const enum fit fit)
 {
     const int less = panel_off(t->off, fit);
     vec acc[PACK_COLS][REGS];
-    EACH(c, h) acc[c][h] = v_load(t->acc[c] + VL * h);
+    UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned h = 0; h < REGS; h++) acc[c][h] =
+        v_load(t->acc[c] + g + VL * h);
     for (size_t b = 0; b < t->n_blocks; b++) {
         __m256i sum[PACK_COLS][REGS];
-        EACH(c, h) sum[c][h] = _mm256_set1_epi32(-less * t->s[c * t->s_row + b]);
-        multiply_32(sum, t->panel->w[8 * b][0], t->y + b * 32 * PACK_COLS, nc, fit);
-        EACH(c, h) acc[c][h] = chain(t->panel->d[b] + VL * h, t->d[c * t->d_row + b], _mm256_cvtepi32_ps(sum[c][h]), acc[c][h]);
+        UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned h = 0; h < REGS; h++) sum[c][h] =
+            _mm256_set1_epi32(-less * t->s[c * t->s_row + b]);
+        multiply_32(sum, t->panel->w[8 * b][g], t->y + b * 32 * PACK_COLS, nc, fit);
+        UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned h = 0; h < REGS; h++) acc[c][h] =
+            chain(t->panel->d[b] + g + VL * h, t->d[c * t->d_row + b], _mm256_cvtepi32_ps(sum[c][h]), acc[c][h]);
     }
-    EACH(c, h) v_store(t->acc[c] + VL * h, acc[c][h]);
+    UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned h = 0; h < REGS; h++)
+        v_store(t->acc[c] + g + VL * h, acc[c][h]);
     if (!t->has_min) return;
-    EACH(c, h) acc[c][h] = v_load(t->min[c] + VL * h);
-    for (size_t b = 0; b < t->n_blocks; b++) EACH(c, h)
-    acc[c][h] = chain(t->panel->m[b] + VL * h, t->d[c * t->d_row + b], v_set1((float)t->s[c * t->s_row + b]), acc[c][h]);
-    EACH(c, h) v_store(t->min[c] + VL * h, acc[c][h]);
+    UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned h = 0; h < REGS; h++) acc[c][h] =
+        v_load(t->min[c] + g + VL * h);
+    for (size_t b = 0; b < t->n_blocks; b++)
+        UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned h = 0; h < REGS; h++) acc[c][h] =
+            chain(t->panel->m[b] + g + VL * h, t->d[c * t->d_row + b], v_set1((float)t->s[c * t->s_row + b]), acc[c][h]);
+    UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned h = 0; h < REGS; h++)
+        v_store(t->min[c] + g + VL * h, acc[c][h]);
 }
 
 /* Sums over the subblocks of the panel's mn times the sums of q. */
-ALWAYS void multiply_sums(__m256i sum[PACK_COLS][REGS], const struct tile *t, const unsigned nc)
+ALWAYS void multiply_sums(__m256i sum[PACK_COLS][REGS], const struct tile *t, size_t g, const unsigned nc)
 {
-    for (size_t s = 0; s < 8; s++) EACH(c, h)
-    sum[c][h] = dot_16(sum[c][h], _mm256_load_si256((const __m256i *)t->panel->mn[s] + h),
-                       _mm256_set1_epi32((int)load_u32((const uint8_t *)(t->s + c * t->s_row + 2 * s))));
+    for (size_t s = 0; s < 8; s++)
+        UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned h = 0; h < REGS; h++) sum[c][h] =
+            dot_16(sum[c][h], _mm256_load_si256((const __m256i *)(t->panel->mn[s] + g) + h),
+                   _mm256_set1_epi32((int)load_u32((const uint8_t *)(t->s + c * t->s_row + 2 * s))));
 }
 
 /* The scaled sums of a superblock, into the chains at acc. */
-ALWAYS void store_chains(float (*acc)[PANEL_ROWS], const float *d, const struct tile *t, __m256i sum[PACK_COLS][REGS],
+ALWAYS void store_chains(float (*acc)[PANEL_ROWS], const float *d, const struct tile *t, size_t g, __m256i sum[PACK_COLS][REGS],
                          const unsigned nc)
 {
-    EACH(c, h)
+    UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned h = 0; h < REGS; h++)
     {
-        float *at = acc[c] + VL * h;
-        v_store(at, chain(d + VL * h, t->d[c * t->d_row], _mm256_cvtepi32_ps(sum[c][h]), v_load(at)));
+        float *at = acc[c] + g + VL * h;
+        v_store(at, chain(d + g + VL * h, t->d[c * t->d_row], _mm256_cvtepi32_ps(sum[c][h]), v_load(at)));
     }
 }
 
 /* n: weights that share a scale, / 4. */
-ALWAYS void tile_256(const struct tile *t, const unsigned nc, const unsigned n, const enum fit fit)
+ALWAYS void tile_256(const struct tile *t, size_t g, const unsigned nc, const unsigned n, const enum fit fit)
 {
     __m256i sum[PACK_COLS][REGS];
-    EACH(c, h) sum[c][h] = _mm256_setzero_si256();
+    UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned h = 0; h < REGS; h++) sum[c][h] = _mm256_setzero_si256();
     if (t->has_min) {
-        multiply_sums(sum, t, nc);
-        store_chains(t->min, t->panel->m[0], t, sum, nc);
-        EACH(c, h) sum[c][h] = _mm256_setzero_si256();
+        multiply_sums(sum, t, g, nc);
+        store_chains(t->min, t->panel->m[0], t, g, sum, nc);
+        UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (unsigned h = 0; h < REGS; h++) sum[c][h] = _mm256_setzero_si256();
     } else if (panel_off(t->off, fit)) {
-        multiply_sums(sum, t, nc);
+        multiply_sums(sum, t, g, nc);
     }
     for (size_t i = 0; i < QSUPER / 4; i += n)
-        multiply_sub(sum, t->panel->w[i][0], t->y + i * 4 * PACK_COLS, t->panel->sc[i / 4], n, nc, fit);
-    store_chains(t->acc, t->panel->d[0], t, sum, nc);
+        multiply_sub(sum, t->panel->w[i][g], t->y + i * 4 * PACK_COLS, t->panel->sc[i / 4] + g, n, nc, fit);
+    store_chains(t->acc, t->panel->d[0], t, g, sum, nc);
 }
 
 /* ---- the types -------------------------------------------------------------------------------------- */
@@ -266,10 +273,10 @@ ALWAYS void group(const struct rows *w, size_t n_cols, chunk_fn *const chunk, st
 
 /* Tiles serve all types whose weights fit alike and whose scales serve equally many weights. EACH_NC, of mm_int_<isa>.c,
  * applies a macro to 1 .. PACK_COLS columns. */
-#define TILE(tag, nc, run, ...)                         \
-    static void tile_##tag##_##nc(const struct tile *t) \
-    {                                                   \
-        run(t, nc, __VA_ARGS__);                        \
+#define TILE(tag, nc, run, ...)                                                        \
+    static void tile_##tag##_##nc(const struct tile *t)                                \
+    {                                                                                  \
+        for (size_t g = 0; g < PANEL_ROWS; g += VL * REGS) run(t, g, nc, __VA_ARGS__); \
     }
 #define TILE_NAME(tag, nc, ...) tile_##tag##_##nc,
 #define TILES(tag, ...)             \
