@@ -456,7 +456,7 @@ QUERN_API int quern_synthesize(const char *shape, const char *out_path, const qu
 
 typedef struct quern_machine {
     char cpu[96];            /* model name */
-    char cpu_levels[64];     /* runnable levels, "scalar avx2 avx512": the last one is used */
+    char cpu_levels[64];     /* runnable levels, "scalar avx2 avxvnni avx512": the last one is used */
     uint32_t cores, threads; /* cores the system shows; threads that Quern will use */
     uint64_t memory_bytes, available_bytes;
     double bandwidth_gb_s;      /* read bandwidth, measured over all threads (0 where not measured) */

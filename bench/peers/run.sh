@@ -34,11 +34,7 @@ for arg; do
 done
 
 if [ -n "$folder" ]; then
-    mkdir -p "$folder"
-    if ! cmp -s "$here/package.json" "$folder/package.json"; then
-        cp "$here/package.json" "$folder/package.json"
-        (cd "$folder" && npm install --no-audit --no-fund --ignore-scripts >&2)
-    fi
+    sh "$here/install.sh" "$folder"
     cp "$here/node_llama_cpp.mjs" "$folder/"
 fi
 exec node "$here/compare.mjs" "$@"

@@ -21,14 +21,16 @@ static uint64_t xcr0(void)
 
 unsigned cpu_features(void)
 {
-    unsigned a, b, c, d, out = 0;
+    unsigned a, b, c, d, out;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
     bool osxsave = c & bit_OSXSAVE, fma = c & bit_FMA, f16c = c & bit_F16C;
     if (!osxsave || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
     uint64_t saved = xcr0();
-    if ((saved & 0x6) == 0x6 && fma && f16c && (b & bit_AVX2)) out |= CPU_AVX2;
+    if ((saved & 0x6) != 0x6 || !fma || !f16c || !(b & bit_AVX2)) return 0;
+    out = CPU_AVX2;
     const unsigned need = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
-    if ((out & CPU_AVX2) && (saved & 0xe6) == 0xe6 && (b & need) == need && (c & bit_AVX512VNNI)) out |= CPU_AVX512;
+    if ((saved & 0xe6) == 0xe6 && (b & need) == need && (c & bit_AVX512VNNI)) out |= CPU_VNNI | CPU_AVX512;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVXVNNI)) out |= CPU_VNNI | CPU_AVXVNNI;
     return out;
 }
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -69,6 +71,17 @@ void act_quantise(const struct kernels *kn, enum qarith arith, const float *x, s
         kn->pack_act(mem->q + m * k, size_min(to - m, kn->pack_cols), k, mem->packed + m * k);
 }
 
+#if defined(__x86_64__)
+/* Two encodings of one source; where a machine has both, the one that is free of AVX-512. */
+static void init_avxvnni(struct kernels *k)
+{
+    if (cpu_features() & CPU_AVXVNNI)
+        kernels_init_avxvnni(k);
+    else
+        kernels_init_avxvnni_evex(k);
+}
+#endif
+
 static const struct level {
     const char *name;
     unsigned needs;
@@ -77,6 +90,7 @@ static const struct level {
     {"scalar", 0, kernels_init_scalar},
 #if defined(__x86_64__)
     {"avx2", CPU_AVX2, kernels_init_avx2},
+    {"avxvnni", CPU_VNNI, init_avxvnni},
     {"avx512", CPU_AVX512, kernels_init_avx512},
 #elif defined(__aarch64__)
     {"neon", CPU_NEON, kernels_init_neon},

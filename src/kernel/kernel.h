@@ -14,17 +14,19 @@
 
 /* ---- levels ------------------------------------------------------------------------------------- */
 
-enum {                  /* CPU features that kernels use */
-       CPU_AVX2 = 1,    /* AVX2, FMA, F16C */
-       CPU_AVX512 = 2,  /* AVX-512 F, BW, VL, DQ and VNNI */
-       CPU_NEON = 4,    /* arm64 baseline */
-       CPU_DOTPROD = 8, /* arm64 SDOT */
-       CPU_I8MM = 16,   /* arm64 SMMLA, and SDOT */
+enum {                   /* CPU features that kernels use */
+       CPU_AVX2 = 1,     /* AVX2, FMA, F16C */
+       CPU_VNNI = 2,     /* AVX2, and VNNI on its registers, be it that of AVX-512 */
+       CPU_AVXVNNI = 4,  /* AVX2, and VNNI in its encoding */
+       CPU_AVX512 = 8,   /* AVX-512 F, BW, VL, DQ and VNNI */
+       CPU_NEON = 16,    /* arm64 baseline */
+       CPU_DOTPROD = 32, /* arm64 SDOT */
+       CPU_I8MM = 64,    /* arm64 SMMLA, and SDOT */
 };
 unsigned cpu_features(void); /* of this machine, and enabled by the system */
 
-/* Levels from slowest to fastest: "scalar", then "avx2", "avx512" or "neon", "dotprod", "i8mm". i counts from 0; NULL past the
- * end. Only levels that this machine can run are listed. */
+/* Levels from slowest to fastest: "scalar", then "avx2", "avxvnni", "avx512" or "neon", "dotprod", "i8mm". i counts from 0;
+ * NULL past the end. Only levels that this machine can run are listed. */
 const char *cpu_level(unsigned i);
 
 /* ---- activations ---------------------------------------------------------------------------------- */
@@ -245,6 +247,8 @@ void attn_key(enum qtype t, const void *tile, size_t dim, size_t pos, float *x, 
 void attn_value(enum qtype t, const void *tile, size_t dim, size_t pos, float *x);
 void kernels_init_scalar(struct kernels *k);
 void kernels_init_avx2(struct kernels *k);
+void kernels_init_avxvnni(struct kernels *k);
+void kernels_init_avxvnni_evex(struct kernels *k);
 void kernels_init_avx512(struct kernels *k);
 void kernels_init_neon(struct kernels *k);
 void kernels_init_dotprod(struct kernels *k);

@@ -39,7 +39,7 @@ near() {
 }
 
 same_everywhere() { # FOLDER REFERENCE
-    for level in scalar avx2 avx512 neon dotprod; do
+    for level in scalar avx2 avxvnni avx512 neon dotprod; do
         for way in "512 1" "512 2" "7 2" "1 1"; do
             if logits "$1" now.bin --cpu $level --batch "${way% *}" --threads "${way#* }"; then
                 cmp now.bin "$2" || return 1

@@ -1,7 +1,7 @@
 /* unpack_avx2: how the blocks of each type become registers. For every type two inline functions:
  *
- *   chunk_TYPE   weights 32 i .. 32 i + 31 of a piece of 256, in order: struct qblock's u or, for types that the table of
- *                mm_int_avx2.c calls SIGNED, u - 128; p is where the piece's blocks lie
+ *   chunk_TYPE   weights 32 i .. 32 i + 31 of a piece of 256, in order: struct qblock's u or, for SIGNED types, u - 128; p is
+ *                where the piece's blocks lie
  *   stage_TYPE   where the blocks of GROUP rows lie, and their scales, for one piece
  *
  * Scales are staged a piece ahead of their use: what is stored byte by byte is read as a vector when it has reached the cache.
@@ -32,6 +32,31 @@ typedef __m256i chunk_fn(const uint8_t *p, const size_t i);
 ALWAYS __m256 eight_scales(const uint16_t *half, const float *full, const enum qtype d_type)
 {
     return d_type == QTYPE_F32 ? _mm256_loadu_ps(full) : v_widen(_mm_loadu_si128((const __m128i *)half), d_type);
+}
+
+/* ---- products ---------------------------------------------------------------------------------------------
+ *
+ * vpmaddubsw multiplies unsigned weights by signed activations and adds two products in int16. Weights are as struct qblock has
+ * them where u <= 128: two products are at most 2 * 128 * 127 = 32512. Others are SIGNED, less 128, and then
+ *
+ *     sum w * q = sum |w| * (q with the sign of w)
+ *
+ * with |-128| an unsigned byte. */
+
+/* How many sums of two products are added up in int16: as many as fit for a type's largest u, but no more than 4, for what more
+ * would save is lost in registers. */
+enum fit { SIGNED = 0, UPTO_128 = 1, UPTO_63 = 2, UPTO_31 = 4 };
+
+/* The offset of what a chunk holds. */
+ALWAYS int chunk_off(const int off, const enum fit fit)
+{
+    return fit == SIGNED ? off - 128 : off;
+}
+
+/* Sums of two products. */
+ALWAYS __m256i pairs(__m256i w, __m256i y, const enum fit fit)
+{
+    return fit == SIGNED ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(y, w)) : _mm256_maddubs_epi16(w, y);
 }
 
 /* ---- pieces of registers -------------------------------------------------------------------------------- */
