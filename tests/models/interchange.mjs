@@ -18,7 +18,8 @@ const LEAST = 4; // tokens that must be the same even so
 
 const entry = join(process.argv[2], "node_modules/node-llama-cpp/dist/index.js");
 const { getLlama, LlamaLogLevel } = await import(pathToFileURL(entry));
-const llama = await getLlama({ gpu: false, build: "never", logLevel: LlamaLogLevel.error, maxThreads: 2 }).catch((error) => {
+// One thread: several wait for each other by spinning, which takes minutes where other programs run.
+const llama = await getLlama({ gpu: false, build: "never", logLevel: LlamaLogLevel.error, maxThreads: 1 }).catch((error) => {
     console.log(`1..0 # SKIP llama.cpp does not start here: ${error.message.split("\n")[0]}`);
     process.exit(0);
 });
@@ -89,7 +90,7 @@ async function compareGreedy(name, sequence, row, greedy, distance) {
 async function compare({ name, model: path, tokens, logits, limit, greedy, unlike }) {
     const model = await llama.loadModel({ modelPath: path, gpuLayers: 0 });
     const context = await model.createContext({
-        contextSize: 256, threads: 2, flashAttention: false,
+        contextSize: 256, threads: 1, flashAttention: false,
         experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32",
     });
     const sequence = context.getSequence();
