@@ -387,6 +387,7 @@ void out_abort(struct out **o); /* NULL and already-committed are fine */
 /* ---- time and log ----------------------------------------------------------------------------------- */
 
 uint64_t clock_ns(void);   /* monotonic */
+int64_t clock_utc(void);   /* seconds since 1970 of the wall clock */
 int64_t clock_local(void); /* seconds since 1970 of the wall clock in local time: what a calendar on the wall says */
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
@@ -412,8 +413,9 @@ int monitor_new(struct monitor **out, struct err *e);
 void monitor_free(struct monitor **m);
 void monitor_enter(struct monitor *m);
 void monitor_leave(struct monitor *m);
-void monitor_wait(struct monitor *m); /* inside */
-void monitor_wake(struct monitor *m); /* all that wait; inside or outside */
+void monitor_wait(struct monitor *m);                            /* inside */
+void monitor_wait_for(struct monitor *m, unsigned milliseconds); /* the same, no longer than that */
+void monitor_wake(struct monitor *m);                            /* all that wait; inside or outside */
 
 /* Persistent pool of n threads, the caller of pool_run being number 0. Idle workers spin for about 50 us, then sleep. */
 struct pool;

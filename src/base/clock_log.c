@@ -12,6 +12,11 @@ uint64_t clock_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+int64_t clock_utc(void)
+{
+    return (int64_t)time(NULL);
+}
+
 int64_t clock_local(void)
 {
     time_t now = time(NULL);

@@ -99,6 +99,15 @@ void monitor_wait(struct monitor *m)
 {
     pthread_cond_wait(&m->changed, &m->lock);
 }
+void monitor_wait_for(struct monitor *m, unsigned milliseconds)
+{
+    struct timespec until;
+    if (clock_gettime(CLOCK_REALTIME, &until) != 0) return;
+    const uint64_t ns = (uint64_t)until.tv_nsec + (uint64_t)milliseconds * 1000000u;
+    until.tv_sec += (time_t)(ns / 1000000000u);
+    until.tv_nsec = (long)(ns % 1000000000u);
+    pthread_cond_timedwait(&m->changed, &m->lock, &until);
+}
 void monitor_wake(struct monitor *m)
 {
     pthread_cond_broadcast(&m->changed);

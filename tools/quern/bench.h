@@ -30,12 +30,12 @@ struct bench_result {
     uint32_t n_threads;
 };
 
-/* The speed of a row as a part of what the limits allow: of reading its bytes for decoding, of computing its products for prompts; of what
- * takes longer for several sequences. */
+/* The speed of a row as a part of what the limits allow: of reading its bytes for decoding, of computing its products for
+ * prompts; of what takes longer for several sequences. */
 double bench_fraction(const struct bench_row *row, const quern_limits *limits);
 
-/* Measures a test with several sequences (bench_parallel.c): tokens per second of all together. setup is that of the session that the
- * other tests use; ids [depth + 1 ..] are what the sequences read. */
+/* Measures a test with several sequences (bench_parallel.c): tokens per second of all together. setup is that of the session
+ * that the other tests use; ids [depth + 1 ..] are what the sequences read. */
 int bench_parallel(const quern_model *model, const quern_session_info *setup, const struct bench_test *t, const int32_t *ids,
                    double *speed, struct err *e);
 

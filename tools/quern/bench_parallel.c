@@ -1,5 +1,5 @@
-/* bench_parallel: how fast several answers are written together. Each sequence reads depth + 1 tokens; the clock runs from when the last of
- * them has its first token to when the first of them ends, so that all are under way. */
+/* bench_parallel: how fast several answers are written together. Each sequence reads depth + 1 tokens; the clock runs from when
+ * the last of them has its first token to when the first of them ends, so that all are under way. */
 #include "bench.h"
 
 #include <stdatomic.h>

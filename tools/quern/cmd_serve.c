@@ -1,0 +1,193 @@
+/* quern serve: a model behind HTTP, in the dialects that people's tools speak (tools/serve). */
+#include "cli.h"
+#include "serve/serve.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct serve_args {
+    struct model_args model;
+    struct compute_args compute;
+    const char *host, *api_key, *alias;
+    int64_t port, n_ctx, n_parallel, n_queue, kv_size, body_limit, timeout;
+    struct opt_list hosts, origins;
+    bool verbose, no_prefix;
+};
+
+#define SERVE(member) .offset = offsetof(struct serve_args, member)
+
+static const struct opt serve_opts[] = {
+    {"--host", "ADDRESS", "where to listen; default 127.0.0.1, or OLLAMA_HOST", .kind = OPT_TEXT, SERVE(host)},
+    {"--port", "N", "default 11434; 0: any that is free", .kind = OPT_INT, .min = 0, .max = 65535, SERVE(port)},
+    {"-a --alias", "NAME", "what clients call the model; default: its own name", .kind = OPT_TEXT, SERVE(alias)},
+    {"-c --ctx-size --ctx", "N",
+     "tokens that one request may take, prompt and answer; default, or 0: what the model was trained for, at most 4096",
+     .kind = OPT_INT, .min = 0, .max = 1 << 24, SERVE(n_ctx)},
+    {"-np --parallel", "N", "requests that are computed together; default 4", .kind = OPT_INT, .min = 1, .max = 1024,
+     SERVE(n_parallel)},
+    {"--queue", "N", "requests that may wait; more get 503. Default 64", .kind = OPT_INT, .min = 1, .max = 100000,
+     SERVE(n_queue)},
+    {"--kv-size", "MIB",
+     "memory of the KV cache, which also keeps the beginnings of ended requests; default: all requests at their longest, at "
+     "most half of "
+     "the machine's memory",
+     .kind = OPT_INT, .min = 1, .max = 1 << 24, SERVE(kv_size)},
+    {"--no-prefix", NULL, "requests do not use again what others computed", .kind = OPT_FLAG, SERVE(no_prefix)},
+    {"--api-key", "KEY", "ask for this key (Authorization: Bearer KEY); default: none, or QUERN_API_KEY", .kind = OPT_TEXT,
+     SERVE(api_key)},
+    {"--allow-host", "NAME", "name by which browsers may call this server, beside localhost; may be repeated", .kind = OPT_LIST,
+     SERVE(hosts)},
+    {"--allow-origin", "ORIGIN",
+     "site whose pages may use this server, beside those of this machine; * for all; may be repeated", .kind = OPT_LIST,
+     SERVE(origins)},
+    {"--body-limit", "MIB", "largest request; default 32", .kind = OPT_INT, .min = 1, .max = 1024, SERVE(body_limit)},
+    {"--timeout", "SECONDS", "how long a connection may stand still; default 600", .kind = OPT_INT, .min = 1, .max = 86400,
+     SERVE(timeout)},
+    {"-v --verbose", NULL, "a line on stderr for each request", .kind = OPT_FLAG, SERVE(verbose)},
+    {0},
+};
+
+static const struct opt_group serve_groups[] = {
+    {"Model", model_opts, offsetof(struct serve_args, model)},
+    {"Server", serve_opts, 0},
+    {"Computing", compute_opts, offsetof(struct serve_args, compute)},
+    {0},
+};
+
+/* ---- signals ----------------------------------------------------------------------------------------------------------- */
+
+static int stop_pipe[2] = {-1, -1};
+
+static void on_stop(int sig)
+{
+    (void)sig;
+    if (write(stop_pipe[1], "", 1) < 0) _exit(1);
+}
+
+static bool catch_stop(void)
+{
+    struct sigaction sa = {.sa_handler = on_stop, .sa_flags = SA_RESTART | (int)SA_RESETHAND};
+    if (pipe(stop_pipe) != 0) return false;
+    return sigaction(SIGINT, &sa, NULL) == 0 && sigaction(SIGTERM, &sa, NULL) == 0;
+}
+
+/* ---- the server -------------------------------------------------------------------------------------------------------- */
+
+static void say_ready(const struct server *s, uint16_t port)
+{
+    quern_engine_info i;
+    char kv[AMOUNT_MAX];
+    quern_engine_get_info(s->engine, &i);
+    (void)fprintf(stderr,
+                  "quern: %s listens on http://%s:%u\n"
+                  "       %u requests of %u tokens together, KV cache %s in %s, %u threads, %s\n",
+                  s->name, s->o.host, port, i.n_parallel, i.n_ctx, amount_bytes(i.kv_bytes, kv), i.k_type, i.n_threads,
+                  i.cpu_level);
+}
+
+/* "host:port", "host", ":port", with or without http://, as Ollama reads it. */
+static void read_ollama_host(char host[256], uint16_t *port)
+{
+    const char *text = getenv("OLLAMA_HOST");
+    if (!text || !*text) return;
+    if (strncmp(text, "http://", 7) == 0) text += 7;
+    const char *colon = strrchr(text, ':');
+    const size_t n = colon ? (size_t)(colon - text) : strcspn(text, "/");
+    uint64_t v;
+    if (n > 0 && n < 256) (void)snprintf(host, 256, "%.*s", (int)n, text);
+    if (colon && str_u64((struct str){colon + 1, strcspn(colon + 1, "/")}, &v) && v <= 65535) *port = (uint16_t)v;
+}
+
+static void make_digest(const struct server *s, char digest[65])
+{
+    uint64_t h = str_hash(str_of(s->name)) ^ s->info.weight_bytes;
+    for (int i = 0; i < 4; i++) {
+        (void)snprintf(digest + 16 * i, 17, "%016llx", (unsigned long long)h);
+        h = h * 0x9e3779b97f4a7c15u + 1;
+    }
+}
+
+static int start_engine(const struct serve_args *args, const quern_model *model, quern_engine **out)
+{
+    quern_error err;
+    const struct compute_args *c = &args->compute;
+    const int64_t n_batch = c->n_ubatch && (!c->n_batch || c->n_ubatch < c->n_batch) ? c->n_ubatch : c->n_batch;
+    const quern_engine_options o = {.n_ctx = (uint32_t)args->n_ctx,
+                                    .n_parallel = (uint32_t)args->n_parallel,
+                                    .n_queue = (uint32_t)args->n_queue,
+                                    .n_batch = (uint32_t)n_batch,
+                                    .n_threads = (uint32_t)c->n_threads,
+                                    .kv_bytes = (uint64_t)args->kv_size << 20,
+                                    .k_type = c->cache_k ? c->cache_k : c->kv,
+                                    .v_type = c->cache_v ? c->cache_v : c->kv,
+                                    .cpu_level = c->cpu,
+                                    .no_prefix = args->no_prefix};
+    return quern_engine_new(model, &o, out, &err) < 0 ? cli_fail("%s", err.message) : CLI_OK;
+}
+
+static int serve_model(const struct serve_args *args, const quern_model *model)
+{
+    char host[256] = "127.0.0.1", digest[65];
+    uint16_t port = 11434;
+    quern_error err;
+    quern_string description = {0};
+    struct err e = {0};
+    struct server s = {.model = model, .started = clock_utc(), .digest = digest};
+    read_ollama_host(host, &port);
+    quern_model_get_info(model, &s.info);
+    s.name = args->alias ? args->alias : s.info.name;
+    make_digest(&s, digest);
+    s.o = (struct serve_options){.host = args->host ? args->host : host,
+                                 .port = args->port >= 0 ? (uint16_t)args->port : port,
+                                 .api_key = args->api_key ? args->api_key : getenv("QUERN_API_KEY"),
+                                 .hosts = args->hosts.p,
+                                 .n_hosts = args->hosts.n,
+                                 .origins = args->origins.p,
+                                 .n_origins = args->origins.n,
+                                 .body_limit = (size_t)args->body_limit << 20,
+                                 .timeout_seconds = (unsigned)args->timeout,
+                                 .max_connections = (unsigned)(args->n_parallel + args->n_queue + 64),
+                                 .verbose = args->verbose};
+    int exit_code = start_engine(args, model, &s.engine);
+    if (exit_code == CLI_OK && quern_model_describe(model, &description, &err) < 0) exit_code = cli_fail("%s", err.message);
+    s.description = description.text;
+    if (exit_code == CLI_OK && !catch_stop()) exit_code = cli_fail("signals cannot be caught");
+    if (exit_code == CLI_OK && serve_run(&s, stop_pipe[0], say_ready, &e) < 0) exit_code = cli_fail("%s", e.msg);
+    quern_engine_free(&s.engine);
+    quern_string_free(&description);
+    return exit_code;
+}
+
+static int run(const struct command *c, int argc, char **argv)
+{
+    struct serve_args args = {.port = -1, .n_parallel = 4, .n_queue = 64, .body_limit = 32, .timeout = 600};
+    struct words words;
+    int exit_code;
+    quern_model *model = NULL;
+    if (!args_parse(c, &args, argc, argv, &words, &exit_code)) return exit_code;
+    const quern_model_options how = compute_loading(&args.compute);
+    exit_code = model_open_args(&args.model, &words, &how, &model);
+    if (exit_code == CLI_OK) exit_code = serve_model(&args, model);
+    quern_model_close(&model);
+    return exit_code;
+}
+
+const struct command command_serve = {
+    .name = "serve",
+    .usage = "[MODEL]",
+    .summary = "answer requests of OpenAI's, Ollama's and llama.cpp's clients",
+    .text = "Listens on 127.0.0.1:11434 and answers /v1/chat/completions, /v1/completions and /v1/models as OpenAI does, "
+            "/api/chat, "
+            "/api/generate, /api/tags, /api/ps, /api/show and /api/version as Ollama does, /health, /metrics, /props, "
+            "/tokenize and "
+            "/detokenize as llama-server does. Requests are computed together, and those that begin alike share what was "
+            "computed. What a "
+            "request gets does not depend on the others.\n",
+    .groups = serve_groups,
+    .max_words = 1,
+    .run = run,
+};

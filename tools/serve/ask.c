@@ -1,0 +1,238 @@
+/* ask: what all dialects have in common in a request: numbers with ranges, stop strings, sampling, prompts. */
+#include "serve.h"
+
+#include <math.h>
+#include <stdio.h>
+
+bool ask_number(struct call *c, const struct json *obj, const char *key, double min, double max, double *io, int *answer)
+{
+    const struct json *j = json_find(obj, key);
+    if (!j || j->type == JSON_NULL) return true;
+    if ((j->type == JSON_INT || j->type == JSON_REAL) && j->f >= min && j->f <= max) {
+        *io = j->f;
+        return true;
+    }
+    *answer = serve_error(c, 400, "\"%s\" must be a number from %g to %g", key, min, max);
+    return false;
+}
+
+bool ask_bool(struct call *c, const struct json *obj, const char *key, bool *io, int *answer)
+{
+    if (json_opt_bool(obj, key, io)) return true;
+    *answer = serve_error(c, 400, "\"%s\" must be true or false", key);
+    return false;
+}
+
+static bool add_stop(struct call *c, const struct json *j, struct asked *out)
+{
+    if (j->type != JSON_STRING || out->n_stop == COUNT_OF(out->stop)) return false;
+    if (j->s.n == 0) return true;
+    return (out->stop[out->n_stop++] = serve_copy(c, j->s)) != NULL;
+}
+
+bool ask_stop(struct call *c, const struct json *obj, const char *key, struct asked *out, int *answer)
+{
+    const struct json *j = json_find(obj, key);
+    bool ok = true;
+    if (!j || j->type == JSON_NULL) return true;
+    if (j->type == JSON_ARRAY)
+        for (size_t i = 0; ok && i < j->n; i++) ok = add_stop(c, &j->v[i], out);
+    else
+        ok = add_stop(c, j, out);
+    if (!ok)
+        *answer = serve_error(c, 400, "\"%s\" must be a string or an array of at most %zu strings", key, COUNT_OF(out->stop));
+    return ok;
+}
+
+static bool ask_bias(struct call *c, const struct json *obj, struct asked *out, int *answer)
+{
+    const struct json *j = json_find(obj, "logit_bias");
+    if (!j || j->type == JSON_NULL) return true;
+    bool ok = j->type == JSON_OBJECT && (out->bias = arena_array(&c->arena, size_max(j->n, 1), sizeof *out->bias));
+    for (size_t i = 0; ok && i < j->n; i++) {
+        uint64_t id;
+        const struct json *v = &j->v[i];
+        ok = str_u64(j->keys[i], &id) && id < c->server->info.n_vocab && (v->type == JSON_INT || v->type == JSON_REAL) &&
+             fabs(v->f) <= 100;
+        if (ok) out->bias[out->n_bias++] = (quern_logit_bias){(int32_t)id, v->f <= -100 ? -INFINITY : (float)v->f};
+    }
+    if (!ok) *answer = serve_error(c, 400, "\"logit_bias\" must be an object of token ids with numbers from -100 to 100");
+    return ok;
+}
+
+bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int *answer)
+{
+    quern_sampling *s = &out->sampling;
+    static const struct {
+        const char *key;
+        size_t at;
+        double min, max;
+    } floats[] = {
+        {"temperature", offsetof(quern_sampling, temperature), 0, 100},
+        {"top_p", offsetof(quern_sampling, top_p), 0, 1},
+        {"min_p", offsetof(quern_sampling, min_p), 0, 1},
+        {"repeat_penalty", offsetof(quern_sampling, repeat_penalty), 0.001, 1000},
+        {"repetition_penalty", offsetof(quern_sampling, repeat_penalty), 0.001, 1000},
+        {"presence_penalty", offsetof(quern_sampling, presence_penalty), -100, 100},
+        {"frequency_penalty", offsetof(quern_sampling, frequency_penalty), -100, 100},
+    };
+    *s = quern_sampling_default();
+    for (size_t i = 0; i < COUNT_OF(floats); i++) {
+        double v = NAN;
+        if (!ask_number(c, obj, floats[i].key, floats[i].min, floats[i].max, &v, answer)) return false;
+        if (!isnan(v)) *(float *)(void *)((uint8_t *)s + floats[i].at) = (float)v;
+    }
+    double top_k = -1, last_n = -1, seed = -1;
+    if (!ask_number(c, obj, "top_k", -1, INT32_MAX, &top_k, answer)) return false;
+    if (!ask_number(c, obj, "repeat_last_n", -1, INT32_MAX, &last_n, answer)) return false;
+    if (!ask_number(c, obj, "seed", -1, 9007199254740992.0, &seed, answer)) return false;
+    if (top_k >= 0) s->top_k = (int32_t)top_k;
+    if (last_n >= 0) s->penalty_last_n = (int32_t)last_n;
+    s->seed = seed >= 0 ? (uint64_t)seed : clock_ns() * 0x9e3779b97f4a7c15u;
+    return ask_bias(c, obj, out, answer);
+}
+
+bool ask_no_grammar(struct call *c, const struct json *obj, int *answer)
+{
+    static const char *const keys[] = {"grammar", "json_schema", "format"};
+    const struct json *format = json_find(obj, "response_format");
+    struct str type = {0};
+    for (size_t i = 0; i < COUNT_OF(keys); i++) {
+        const struct json *j = json_find(obj, keys[i]);
+        if (!j || j->type == JSON_NULL || (j->type == JSON_STRING && j->s.n == 0)) continue;
+        *answer = serve_error(c, 501, "\"%s\": output that follows a grammar is not supported yet", keys[i]);
+        return false;
+    }
+    if (!format || format->type == JSON_NULL || (json_opt_str(format, "type", &type) && str_is(type, "text"))) return true;
+    *answer = serve_error(c, 501, "\"response_format\": output that follows a grammar is not supported yet");
+    return false;
+}
+
+/* ---- prompts ----------------------------------------------------------------------------------------------------------- */
+
+static bool tokenize(struct call *c, struct str text, unsigned flags, struct asked *out, int *answer)
+{
+    quern_error err;
+    if (quern_tokenize(c->server->model, text.p, text.n, flags, &out->prompt, &err) == 0) return true;
+    *answer = serve_failure(c, &err);
+    return false;
+}
+
+bool ask_prompt(struct call *c, const struct json *prompt, bool parse_special, struct asked *out, int *answer)
+{
+    if (prompt && prompt->type == JSON_STRING)
+        return tokenize(c, prompt->s, QUERN_ADD_SPECIAL | (parse_special ? QUERN_PARSE_SPECIAL : 0), out, answer);
+    if (prompt && prompt->type == JSON_ARRAY && prompt->n == 1 && prompt->v[0].type == JSON_STRING)
+        return ask_prompt(c, &prompt->v[0], parse_special, out, answer);
+    bool ok = prompt && prompt->type == JSON_ARRAY && prompt->n > 0;
+    for (size_t i = 0; ok && i < prompt->n; i++)
+        ok = prompt->v[i].type == JSON_INT && prompt->v[i].i >= 0 && prompt->v[i].i < c->server->info.n_vocab;
+    if (!ok) {
+        *answer = serve_error(c, 400, "\"prompt\" must be a string or an array of token ids below %u", c->server->info.n_vocab);
+        return false;
+    }
+    out->prompt = (quern_tokens){mem_array(prompt->n, sizeof *out->prompt.ids), prompt->n};
+    for (size_t i = 0; out->prompt.ids && i < prompt->n; i++) out->prompt.ids[i] = (int32_t)prompt->v[i].i;
+    if (!out->prompt.ids) *answer = serve_error(c, 500, "out of memory");
+    return out->prompt.ids != NULL;
+}
+
+/* Content as one string: text parts joined. False: a part that is not text. */
+static bool put_content(struct buf *b, const struct json *content)
+{
+    struct buf text = {0};
+    bool ok = true;
+    if (content->type != JSON_ARRAY) return json_write(b, content) == 0;
+    for (size_t i = 0; ok && i < content->n; i++) {
+        struct str type = {0}, part = {0};
+        ok = json_opt_str(&content->v[i], "type", &type) && str_is(type, "text") &&
+             json_opt_str(&content->v[i], "text", &part) && buf_str(&text, part) == 0;
+    }
+    ok = ok && json_write_string(b, buf_view(&text)) == 0;
+    buf_fini(&text);
+    return ok;
+}
+
+/* A tool call, whose arguments OpenAI's clients send as the text of a JSON object, and templates want as the object. */
+static bool put_tool_call(struct call *c, struct buf *b, const struct json *call)
+{
+    bool ok = buf_c(b, '{') == 0;
+    for (size_t i = 0; ok && i < call->n; i++) {
+        const struct json *v = &call->v[i];
+        if (i) ok = buf_c(b, ',') == 0;
+        ok = ok && json_write_string(b, call->keys[i]) == 0 && buf_c(b, ':') == 0;
+        struct json *object = NULL;
+        struct err e;
+        if (v->type == JSON_OBJECT && str_is(call->keys[i], "function"))
+            ok = ok && put_tool_call(c, b, v);
+        else if (v->type == JSON_STRING && str_is(call->keys[i], "arguments") &&
+                 json_parse(&c->arena, v->s, "arguments", &object, &e) == 0)
+            ok = ok && json_write(b, object) == 0;
+        else
+            ok = ok && json_write(b, v) == 0;
+    }
+    return ok && buf_c(b, '}') == 0;
+}
+
+static bool put_tool_calls(struct call *c, struct buf *b, const struct json *calls)
+{
+    bool ok = buf_c(b, '[') == 0;
+    for (size_t i = 0; ok && i < calls->n; i++) {
+        if (i) ok = buf_c(b, ',') == 0;
+        ok = ok && (calls->v[i].type == JSON_OBJECT ? put_tool_call(c, b, &calls->v[i]) : json_write(b, &calls->v[i]) == 0);
+    }
+    return ok && buf_c(b, ']') == 0;
+}
+
+static bool put_message(struct call *c, struct buf *b, const struct json *m)
+{
+    struct str role = {0};
+    if (m->type != JSON_OBJECT || !json_opt_str(m, "role", &role) || role.n == 0) return false;
+    bool ok = buf_c(b, '{') == 0;
+    for (size_t i = 0; ok && i < m->n; i++) {
+        const struct json *v = &m->v[i];
+        if (i) ok = buf_c(b, ',') == 0;
+        ok = ok && json_write_string(b, m->keys[i]) == 0 && buf_c(b, ':') == 0;
+        if (str_is(m->keys[i], "content"))
+            ok = ok && put_content(b, v);
+        else if (str_is(m->keys[i], "role") && str_is(role, "developer")) /* OpenAI's newer name */
+            ok = ok && buf_z(b, "\"system\"") == 0;
+        else if (str_is(m->keys[i], "tool_calls") && v->type == JSON_ARRAY)
+            ok = ok && put_tool_calls(c, b, v);
+        else
+            ok = ok && json_write(b, v) == 0;
+    }
+    return ok && buf_c(b, '}') == 0;
+}
+
+bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
+              int *answer)
+{
+    struct buf text = {0}, tools_text = {0};
+    quern_string prompt = {0};
+    quern_error err;
+    bool ok = messages && messages->type == JSON_ARRAY && messages->n > 0 && buf_c(&text, '[') == 0;
+    size_t i = 0;
+    for (; ok && i < messages->n; i++) ok = (i == 0 || buf_c(&text, ',') == 0) && put_message(c, &text, &messages->v[i]);
+    if (!ok) {
+        buf_fini(&text);
+        *answer = serve_error(
+            c, 400, "\"messages\" must be an array of objects with a role and text as content (message %zu is not)", i);
+        return false;
+    }
+    ok = buf_c(&text, ']') == 0 && buf_c(&text, 0) == 0;
+    const bool has_tools = tools && tools->type == JSON_ARRAY && tools->n > 0;
+    if (has_tools) ok = ok && json_write(&tools_text, tools) == 0 && buf_c(&tools_text, 0) == 0;
+    const quern_render_options ro = {
+        .add_generation_prompt = true, .tools_json = has_tools ? tools_text.p : NULL, .kwargs_json = kwargs};
+    if (!ok)
+        *answer = serve_error(c, 500, "out of memory");
+    else if (quern_render(c->server->model, text.p, &ro, &prompt, &err) < 0)
+        ok = false, *answer = serve_failure(c, &err);
+    else
+        ok = tokenize(c, (struct str){prompt.text, prompt.length}, QUERN_PARSE_SPECIAL, out, answer);
+    quern_string_free(&prompt);
+    buf_fini(&text);
+    buf_fini(&tools_text);
+    return ok;
+}

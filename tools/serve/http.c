@@ -1,0 +1,477 @@
+/* http: the table of paths, and libmicrohttpd around it. Every connection has a thread, which waits for its job's text; the
+ * engine's thread never waits for a client. A client that leaves is noticed by its thread within WATCH_MS, and its request ends
+ * with the step under way. */
+#include "serve.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <arpa/inet.h>
+#include <netdb.h>
+
+#define WATCH_MS 100
+
+enum family { OPENAI, OLLAMA };
+
+static const struct route {
+    const char *method, *path; /* a path that ends in '/' is a beginning */
+    int (*handle)(struct call *c);
+    enum family errors; /* whose errors it gives */
+} routes[] = {
+    {"POST", "/v1/chat/completions", openai_chat, OPENAI},
+    {"POST", "/v1/completions", openai_completions, OPENAI},
+    {"GET", "/v1/models", openai_models, OPENAI},
+    {"GET", "/v1/models/", openai_models, OPENAI},
+    {"GET", "/", ollama_root, OLLAMA},
+    {"POST", "/api/chat", ollama_chat, OLLAMA},
+    {"POST", "/api/generate", ollama_generate, OLLAMA},
+    {"GET", "/api/tags", ollama_tags, OLLAMA},
+    {"GET", "/api/ps", ollama_ps, OLLAMA},
+    {"POST", "/api/show", ollama_show, OLLAMA},
+    {"GET", "/api/version", ollama_version, OLLAMA},
+    {"GET", "/health", native_health, OPENAI},
+    {"GET", "/v1/health", native_health, OPENAI},
+    {"GET", "/metrics", native_metrics, OPENAI},
+    {"GET", "/props", native_props, OPENAI},
+    {"POST", "/tokenize", native_tokenize, OPENAI},
+    {"POST", "/detokenize", native_detokenize, OPENAI},
+};
+
+static bool path_is(const struct route *r, const char *path)
+{
+    const size_t n = strlen(r->path);
+    return n > 1 && r->path[n - 1] == '/' ? strncmp(path, r->path, n) == 0 : strcmp(path, r->path) == 0;
+}
+
+static enum family family_of(const struct call *c)
+{
+    return strncmp(c->path, "/api/", 5) == 0 || strcmp(c->path, "/") == 0 ? OLLAMA : OPENAI;
+}
+
+/* ---- answers ----------------------------------------------------------------------------------------------------------- */
+
+static const char *header(const struct call *c, const char *name)
+{
+    return MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, name);
+}
+
+/* "http://localhost:3000" and the like, or one that was allowed. */
+static bool origin_allowed(const struct server *s, const char *origin)
+{
+    static const char *const local[] = {"http://localhost",  "http://127.0.0.1", "http://[::1]", "https://localhost",
+                                        "https://127.0.0.1", "https://[::1]",    "app://",       "file://",
+                                        "vscode-webview://"};
+    for (size_t i = 0; i < COUNT_OF(local); i++) {
+        const size_t n = strlen(local[i]);
+        if (strncmp(origin, local[i], n) == 0 && (local[i][n - 1] == '/' || origin[n] == 0 || origin[n] == ':')) return true;
+    }
+    for (size_t i = 0; i < s->o.n_origins; i++)
+        if (strcmp(s->o.origins[i], "*") == 0 || strcmp(s->o.origins[i], origin) == 0) return true;
+    return false;
+}
+
+static int send_response(struct call *c, unsigned status, const char *type, struct MHD_Response *r)
+{
+    const char *origin = header(c, "Origin");
+    if (!r) return MHD_NO;
+    (void)MHD_add_response_header(r, "Content-Type", type);
+    if (origin && origin_allowed(c->server, origin)) {
+        (void)MHD_add_response_header(r, "Access-Control-Allow-Origin", origin);
+        (void)MHD_add_response_header(r, "Access-Control-Allow-Headers",
+                                      "Authorization, Content-Type, User-Agent, Accept, X-Requested-With");
+        (void)MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, POST, OPTIONS, HEAD");
+    }
+    if (status == 503) (void)MHD_add_response_header(r, "Retry-After", "1");
+    if (status == 401) (void)MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
+    c->status = status;
+    const int ok = (int)MHD_queue_response(c->connection, status, r);
+    MHD_destroy_response(r);
+    return ok;
+}
+
+int serve_text(struct call *c, unsigned status, const char *type, struct buf *body, int rc)
+{
+    struct MHD_Response *r = rc < 0 ? NULL : MHD_create_response_from_buffer(body->n, body->p, MHD_RESPMEM_MUST_COPY);
+    buf_fini(body);
+    return send_response(c, status, type, r);
+}
+
+int serve_json(struct call *c, unsigned status, struct buf *body, int rc)
+{
+    return serve_text(c, status, "application/json", body, rc);
+}
+
+int serve_error(struct call *c, unsigned status, const char *fmt, ...)
+{
+    struct buf body = {0};
+    char message[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(message, sizeof message, fmt, ap);
+    va_end(ap);
+    const int rc = (family_of(c) == OLLAMA ? ollama_error : openai_error)(&body, status, message);
+    return serve_json(c, status, &body, rc);
+}
+
+static unsigned status_of(int code)
+{
+    switch (code) {
+    case QUERN_ERR_ARG:
+    case QUERN_ERR_CONTEXT:
+    case QUERN_ERR_TEMPLATE:
+    case QUERN_ERR_FORMAT:
+        return 400;
+    case QUERN_ERR_LIMIT:
+        return 503;
+    case QUERN_ERR_UNSUPPORTED:
+        return 501;
+    default:
+        return 500;
+    }
+}
+
+int serve_failure(struct call *c, const quern_error *err)
+{
+    return serve_error(c, status_of(err->code), "%s", err->message);
+}
+
+char *serve_copy(struct call *c, struct str s)
+{
+    return arena_dup(&c->arena, s.p, s.n);
+}
+
+/* ---- jobs -------------------------------------------------------------------------------------------------------------- */
+
+struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream)
+{
+    struct job *j = arena_alloc(&c->arena, sizeof *j);
+    if (!j) return NULL;
+    *j = (struct job){.call = c, .dialect = d, .stream = stream, .created = clock_utc(), .status = 200};
+    struct err e;
+    return monitor_new(&j->lock, &e) < 0 ? NULL : j;
+}
+
+static void job_fini(struct job *j)
+{
+    quern_request_free(&j->request);
+    monitor_free(&j->lock);
+    buf_fini(&j->pending);
+    buf_fini(&j->text);
+    buf_fini(&j->probs);
+}
+
+/* What does not fit into memory ends the stream. */
+static void leave(struct job *j, int rc, bool done)
+{
+    if (rc < 0) j->gone = true;
+    if (done || rc < 0) j->done = true;
+    monitor_wake(j->lock);
+    monitor_leave(j->lock);
+}
+
+static int put_prob(struct job *j, const quern_token *t);
+
+static void on_token(void *user, const quern_token *t)
+{
+    struct job *j = user;
+    const struct str text = {t->text, t->length};
+    monitor_enter(j->lock);
+    int rc = j->gone ? 0 : buf_str(&j->text, text);
+    if (rc == 0 && j->logprobs) rc = put_prob(j, t);
+    if (rc == 0 && j->stream && !j->gone && text.n) rc = j->dialect->token(j, &j->pending, text);
+    leave(j, rc, false);
+}
+
+static void on_end(void *user, const quern_request_result *r)
+{
+    struct job *j = user;
+    const struct str tail = {r->tail, r->tail_length};
+    int rc = 0;
+    monitor_enter(j->lock);
+    if (!j->gone && tail.n) rc = buf_str(&j->text, tail);
+    if (!j->gone && tail.n && rc == 0 && j->stream) rc = j->dialect->token(j, &j->pending, tail);
+    if (r->error && !(j->stream && j->n_chunks)) j->status = status_of(r->error);
+    if (!j->gone && rc == 0) rc = (j->stream ? j->dialect->end : j->dialect->whole)(j, &j->pending, r);
+    leave(j, rc, true);
+}
+
+/* {"token":..,"logprob":..,"bytes":[..]} of one token. */
+static int put_one_prob(struct job *j, int32_t id, float logprob)
+{
+    quern_string s = {0};
+    quern_error err;
+    if (quern_detokenize(j->call->server->model, &id, 1, true, &s, &err) < 0) return ERR_NOMEM;
+    int rc = buf_z(&j->probs, "{\"token\":");
+    rc |= json_write_string(&j->probs, (struct str){s.text, s.length});
+    rc |= buf_printf(&j->probs, ",\"logprob\":%.6f,\"bytes\":[", (double)logprob);
+    for (size_t i = 0; i < s.length; i++) rc |= buf_printf(&j->probs, "%s%u", i ? "," : "", (unsigned char)s.text[i]);
+    rc |= buf_z(&j->probs, "]");
+    quern_string_free(&s);
+    return rc;
+}
+
+static int put_prob(struct job *j, const quern_token *t)
+{
+    int rc = j->probs.n ? buf_c(&j->probs, ',') : 0;
+    rc |= put_one_prob(j, t->id, t->logprob);
+    rc |= buf_z(&j->probs, ",\"top_logprobs\":[");
+    for (size_t i = 0; i < t->n_top; i++) {
+        if (i) rc |= buf_c(&j->probs, ',');
+        rc |= put_one_prob(j, t->top_ids[i], t->top_logprobs[i]);
+        rc |= buf_c(&j->probs, '}');
+    }
+    return rc | buf_z(&j->probs, "]}");
+}
+
+static bool client_left(const struct call *c)
+{
+    const union MHD_ConnectionInfo *i = MHD_get_connection_info(c->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    char byte;
+    if (!i) return false;
+    const ssize_t n = recv(i->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
+/* Waits, inside the lock, until there is something to send or nothing will come; false: the client has left. */
+static bool wait_for_text(struct job *j, bool all)
+{
+    while (!j->done && (all || j->pending.n == 0)) {
+        monitor_wait_for(j->lock, WATCH_MS);
+        if (j->done || !client_left(j->call)) continue;
+        j->gone = true;
+        quern_request_cancel(j->request);
+        return false;
+    }
+    return true;
+}
+
+static ssize_t read_stream(void *cls, uint64_t pos, char *to, size_t max)
+{
+    struct job *j = cls;
+    (void)pos;
+    monitor_enter(j->lock);
+    const bool there = wait_for_text(j, false);
+    const size_t n = there ? size_min(max, j->pending.n) : 0;
+    if (n) {
+        memcpy(to, j->pending.p, n);
+        memmove(j->pending.p, j->pending.p + n, j->pending.n - n);
+        j->pending.n -= n;
+    }
+    monitor_leave(j->lock);
+    return n ? (ssize_t)n : there ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
+}
+
+/* An answer that is one piece, or a stream that failed before its first one. */
+static int answer_whole(struct call *c, struct job *j)
+{
+    struct buf body = {0};
+    monitor_enter(j->lock);
+    (void)wait_for_text(j, true);
+    body = j->pending;
+    j->pending = (struct buf){0};
+    const unsigned status = j->gone ? 500 : j->status;
+    monitor_leave(j->lock);
+    return serve_json(c, status, &body, 0);
+}
+
+int serve_job(struct call *c, struct job *j, struct asked *asked)
+{
+    quern_error err;
+    const quern_request_options o = {.prompt = asked->prompt.ids,
+                                     .n_prompt = asked->prompt.count,
+                                     .sampling = &asked->sampling,
+                                     .max_tokens = asked->max_tokens,
+                                     .stop = asked->stop,
+                                     .n_stop = asked->n_stop,
+                                     .ignore_eos = asked->ignore_eos,
+                                     .logprobs = j->logprobs,
+                                     .n_top = j->n_top,
+                                     .on_token = on_token,
+                                     .on_end = on_end,
+                                     .user = j};
+    asked->sampling.logit_bias = asked->bias;
+    asked->sampling.n_logit_bias = asked->n_bias;
+    c->job = j;
+    monitor_enter(j->lock); /* callbacks wait until request is set */
+    const int rc = quern_engine_submit(c->server->engine, &o, &j->request, &err);
+    monitor_leave(j->lock);
+    quern_tokens_free(&asked->prompt);
+    if (rc < 0) return serve_failure(c, &err);
+    if (!j->stream) return answer_whole(c, j);
+    /* What fails before the first token is an answer with a status. */
+    monitor_enter(j->lock);
+    (void)wait_for_text(j, false);
+    const bool failed = j->status != 200;
+    monitor_leave(j->lock);
+    if (failed) return answer_whole(c, j);
+    struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, j, NULL);
+    if (r) (void)MHD_add_response_header(r, "Cache-Control", "no-cache");
+    return send_response(c, 200, j->dialect->stream_type, r);
+}
+
+/* ---- calls ------------------------------------------------------------------------------------------------------------- */
+
+/* The name in a Host header, without its port. */
+static struct str host_name(const char *host)
+{
+    const char *end = *host == '[' ? strchr(host, ']') : strchr(host, ':');
+    if (*host == '[' && end) end++;
+    return (struct str){host, end ? (size_t)(end - host) : strlen(host)};
+}
+
+/* A page of another site that was led to this address by its name server has its own name here. */
+static bool host_allowed(const struct server *s, const char *host)
+{
+    static const char *const local[] = {"localhost", "127.0.0.1", "[::1]", "0.0.0.0", "host.docker.internal"};
+    struct in_addr address;
+    if (!host) return true; /* HTTP/1.0, no browser */
+    const struct str name = host_name(host);
+    char text[256];
+    if (name.n >= sizeof text) return false;
+    (void)snprintf(text, sizeof text, "%.*s", STR_ARG(name));
+    for (size_t i = 0; i < COUNT_OF(local); i++)
+        if (strcmp(text, local[i]) == 0) return true;
+    for (size_t i = 0; i < s->o.n_hosts; i++)
+        if (strcmp(text, s->o.hosts[i]) == 0) return true;
+    if (strcmp(text, s->o.host) == 0) return true;
+    return strcmp(s->o.host, "127.0.0.1") != 0 && inet_pton(AF_INET, text, &address) == 1; /* an address has no name server */
+}
+
+static bool key_allowed(const struct call *c)
+{
+    const char *want = c->server->o.api_key, *got = header(c, "Authorization"), *other = header(c, "x-api-key");
+    if (!want) return true;
+    if (other && strcmp(other, want) == 0) return true;
+    return got && strncmp(got, "Bearer ", 7) == 0 && strcmp(got + 7, want) == 0;
+}
+
+static int dispatch(struct call *c)
+{
+    bool path = false;
+    struct err e = {0};
+    struct json *json = NULL;
+    const bool options = strcmp(c->method, "OPTIONS") == 0;
+    if (c->too_large)
+        return serve_error(c, 413, "the body has more than %zu bytes (a larger limit: --body-limit)", c->server->o.body_limit);
+    if (!host_allowed(c->server, header(c, "Host")))
+        return serve_error(c, 403, "the Host header names \"%.100s\", which is not this server (allow it: --allow-host)",
+                           header(c, "Host"));
+    const char *origin = header(c, "Origin");
+    if (origin && !origin_allowed(c->server, origin))
+        return serve_error(c, 403, "pages of \"%.100s\" may not use this server (allow them: --allow-origin)", origin);
+    if (options) return serve_text(c, 204, "text/plain", &(struct buf){0}, 0);
+    if (!key_allowed(c) && strcmp(c->path, "/health") != 0) return serve_error(c, 401, "the API key is missing or wrong");
+    const char *method = strcmp(c->method, "HEAD") == 0 ? "GET" : c->method;
+    for (size_t i = 0; i < COUNT_OF(routes); i++) {
+        if (!path_is(&routes[i], c->path)) continue;
+        path = true;
+        if (strcmp(routes[i].method, method) != 0) continue;
+        if (c->body.n && json_parse(&c->arena, buf_view(&c->body), "the body", &json, &e) < 0)
+            return serve_error(c, 400, "%s", e.msg);
+        if (strcmp(method, "POST") == 0 && (!json || json->type != JSON_OBJECT))
+            return serve_error(c, 400, "the body must be a JSON object");
+        c->json = json;
+        return routes[i].handle(c);
+    }
+    if (path) return serve_error(c, 405, "%s does not take %s", c->path, c->method);
+    return serve_error(c, 404, "there is nothing at %.200s", c->path);
+}
+
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url, const char *method,
+                                  const char *version, const char *data, size_t *n, void **state)
+{
+    struct server *s = cls;
+    struct call *c = *state;
+    (void)version;
+    if (!c) {
+        c = *state = mem_zalloc(sizeof *c);
+        if (!c) return MHD_NO;
+        *c = (struct call){.server = s, .connection = connection, .start = clock_ns()};
+        c->method = serve_copy(c, str_of(method));
+        c->path = serve_copy(c, str_of(url));
+        monitor_enter(s->lock);
+        c->number = ++s->n_calls;
+        monitor_leave(s->lock);
+        return c->method && c->path ? MHD_YES : MHD_NO;
+    }
+    if (*n) {
+        if (c->too_large || *n > s->o.body_limit - c->body.n)
+            c->too_large = true;
+        else if (buf_put(&c->body, data, *n) < 0)
+            return MHD_NO;
+        *n = 0;
+        return MHD_YES;
+    }
+    return (enum MHD_Result)dispatch(c);
+}
+
+static void on_completed(void *cls, struct MHD_Connection *connection, void **state, enum MHD_RequestTerminationCode why)
+{
+    struct call *c = *state;
+    (void)cls;
+    (void)connection;
+    (void)why;
+    if (!c) return;
+    if (c->job) job_fini(c->job);
+    if (c->server->o.verbose && c->path)
+        (void)fprintf(stderr, "%s %s %u %.1f ms\n", c->method, c->path, c->status, (double)(clock_ns() - c->start) * 1e-6);
+    buf_fini(&c->body);
+    arena_fini(&c->arena);
+    mem_free(c);
+    *state = NULL;
+}
+
+static int listen_on(const struct serve_options *o, int *out, uint16_t *port, struct err *e)
+{
+    char service[8];
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *found;
+    (void)snprintf(service, sizeof service, "%u", o->port);
+    const int rc = getaddrinfo(o->host, service, &hints, &found);
+    if (rc) return fail(e, ERR_ARG, "%s: %s", o->host, gai_strerror(rc));
+    int fd = socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, 0), on = 1;
+    if (fd >= 0) (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    const bool ok = fd >= 0 && bind(fd, found->ai_addr, found->ai_addrlen) == 0 && listen(fd, 128) == 0;
+    const int why = errno;
+    freeaddrinfo(found);
+    if (!ok) {
+        if (fd >= 0) (void)close(fd);
+        return fail(e, ERR_IO, "%s port %u cannot be used: %s%s", o->host, o->port, strerror(why),
+                    why == EADDRINUSE ? "; another server runs there (another port: --port)" : "");
+    }
+    struct sockaddr_storage self;
+    socklen_t n = sizeof self;
+    *port = o->port;
+    if (getsockname(fd, (struct sockaddr *)&self, &n) == 0)
+        *port = ntohs(self.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&self)->sin6_port
+                                                 : ((struct sockaddr_in *)&self)->sin_port);
+    *out = fd;
+    return 0;
+}
+
+int serve_run(struct server *s, int stop_fd, void (*on_ready)(const struct server *s, uint16_t port), struct err *e)
+{
+    int fd;
+    uint16_t port;
+    TRY(listen_on(&s->o, &fd, &port, e));
+    TRY(monitor_new(&s->lock, e));
+    struct MHD_Daemon *d = MHD_start_daemon(
+        MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC, 0, NULL, NULL, on_request,
+        s, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_CONNECTION_LIMIT,
+        s->o.max_connections, MHD_OPTION_CONNECTION_TIMEOUT, s->o.timeout_seconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)64 << 10, MHD_OPTION_THREAD_STACK_SIZE, (size_t)512 << 10, MHD_OPTION_END);
+    if (!d) {
+        (void)close(fd);
+        monitor_free(&s->lock);
+        return fail(e, ERR_IO, "the server cannot be started");
+    }
+    on_ready(s, port);
+    struct pollfd p = {.fd = stop_fd, .events = POLLIN};
+    while (poll(&p, 1, -1) < 0 && errno == EINTR) continue;
+    MHD_stop_daemon(d);
+    monitor_free(&s->lock);
+    return 0;
+}

@@ -1,0 +1,86 @@
+/* native: the paths of llama-server that tools around a server use: health, metrics, properties, the tokenizer. */
+#include "serve.h"
+
+int native_health(struct call *c)
+{
+    struct buf b = {0};
+    return serve_json(c, 200, &b, buf_z(&b, "{\"status\":\"ok\"}"));
+}
+
+/* Prometheus text: llama-server's names where it has them. */
+int native_metrics(struct call *c)
+{
+    struct buf b = {0};
+    quern_engine_info i;
+    quern_engine_get_info(c->server->engine, &i);
+    const struct {
+        const char *name, *type, *help;
+        double value;
+    } rows[] = {
+        {"llamacpp:prompt_tokens_total", "counter", "Prompt tokens of admitted requests.", (double)i.prompt_tokens},
+        {"llamacpp:tokens_predicted_total", "counter", "Generated tokens.", (double)i.generated_tokens},
+        {"llamacpp:prompt_seconds_total", "counter", "Time of steps with prompt tokens.", i.prefill_seconds},
+        {"llamacpp:tokens_predicted_seconds_total", "counter", "Time of steps without prompt tokens.", i.decode_seconds},
+        {"llamacpp:requests_processing", "gauge", "Requests that are computed.", i.n_running},
+        {"llamacpp:requests_deferred", "gauge", "Requests that wait.", i.n_waiting},
+        {"quern:requests_total", "counter", "Requests admitted.", (double)i.requests},
+        {"quern:prompt_tokens_reused_total", "counter", "Prompt tokens found in the cache.", (double)i.reused_tokens},
+        {"quern:kv_bytes", "gauge", "Memory of the KV cache.", (double)i.kv_bytes},
+        {"quern:kv_used_bytes", "gauge", "Of it, in use or kept.", (double)i.kv_used_bytes},
+        {"quern:kv_cached_bytes", "gauge", "Of it, kept for prompts that begin alike.", (double)i.kv_cached_bytes},
+    };
+    int rc = 0;
+    for (size_t k = 0; k < COUNT_OF(rows); k++)
+        rc |= buf_printf(&b, "# HELP %s %s\n# TYPE %s %s\n%s %.17g\n", rows[k].name, rows[k].help, rows[k].name, rows[k].type,
+                         rows[k].name, rows[k].value);
+    return serve_text(c, 200, "text/plain; version=0.0.4", &b, rc);
+}
+
+int native_props(struct call *c)
+{
+    struct buf b = {0};
+    quern_engine_info i;
+    quern_engine_get_info(c->server->engine, &i);
+    int rc = buf_z(&b, "{\"model_alias\":");
+    rc |= json_write_string(&b, str_of(c->server->name));
+    rc |= buf_printf(&b, ",\"total_slots\":%u,\"default_generation_settings\":{\"n_ctx\":%u},\"build_info\":\"quern %s\"}",
+                     i.n_parallel, i.n_ctx, quern_version());
+    return serve_json(c, 200, &b, rc);
+}
+
+int native_tokenize(struct call *c)
+{
+    struct str text = {0};
+    bool add = false, parse = true;
+    quern_tokens t = {0};
+    quern_error err;
+    struct buf b = {0};
+    if (!json_opt_str(c->json, "content", &text) || !json_opt_bool(c->json, "add_special", &add) ||
+        !json_opt_bool(c->json, "parse_special", &parse))
+        return serve_error(c, 400, "\"content\" must be a string, \"add_special\" and \"parse_special\" true or false");
+    const unsigned flags = (add ? QUERN_ADD_SPECIAL : 0) | (parse ? QUERN_PARSE_SPECIAL : 0);
+    if (quern_tokenize(c->server->model, text.p ? text.p : "", text.n, flags, &t, &err) < 0) return serve_failure(c, &err);
+    int rc = buf_z(&b, "{\"tokens\":[");
+    for (size_t i = 0; i < t.count; i++) rc |= buf_printf(&b, "%s%d", i ? "," : "", t.ids[i]);
+    quern_tokens_free(&t);
+    return serve_json(c, 200, &b, rc | buf_z(&b, "]}"));
+}
+
+int native_detokenize(struct call *c)
+{
+    struct asked asked = {0};
+    quern_string s = {0};
+    quern_error err;
+    struct buf b = {0};
+    int answer = 0;
+    const struct json *tokens = json_find(c->json, "tokens");
+    if (!tokens || tokens->type != JSON_ARRAY) return serve_error(c, 400, "\"tokens\" must be an array of token ids");
+    if (tokens->n && !ask_prompt(c, tokens, false, &asked, &answer)) return answer;
+    const int failed = quern_detokenize(c->server->model, asked.prompt.ids, asked.prompt.count, false, &s, &err);
+    quern_tokens_free(&asked.prompt);
+    if (failed < 0) return serve_failure(c, &err);
+    int rc = buf_z(&b, "{\"content\":");
+    rc |= json_write_string(&b, (struct str){s.text, s.length});
+    quern_string_free(&s);
+    return serve_json(c, 200, &b, rc | buf_c(&b, '}'));
+}

@@ -1,0 +1,256 @@
+/* ollama: the paths below /api, as Ollama's clients expect them. Streams are lines of JSON and the default. */
+#include "serve.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#define VERSION "0.13.0" /* of Ollama, whose interface this is: clients ask */
+
+int ollama_error(struct buf *b, unsigned status, const char *message)
+{
+    (void)status;
+    return buf_z(b, "{\"error\":") | json_write_string(b, str_of(message)) | buf_c(b, '}');
+}
+
+static int put_time(struct buf *b, int64_t seconds)
+{
+    const time_t t = (time_t)seconds;
+    struct tm tm;
+    char text[32] = "1970-01-01T00:00:00Z";
+    if (gmtime_r(&t, &tm)) (void)strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    return buf_printf(b, "\"%s\"", text);
+}
+
+/* {"model":..,"created_at":.., and the text where this kind of answer has it. */
+static int put_line(struct job *j, struct buf *b, struct str text)
+{
+    int rc = buf_z(b, "{\"model\":");
+    rc |= json_write_string(b, str_of(j->call->server->name));
+    rc |= buf_z(b, ",\"created_at\":");
+    rc |= put_time(b, clock_utc());
+    rc |= buf_z(b, j->chat ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"response\":");
+    rc |= json_write_string(b, text);
+    if (j->chat) rc |= buf_c(b, '}');
+    if (!j->logprobs) return rc;
+    const char *from = j->probs.p + j->probs_sent;
+    size_t n = j->probs.n - j->probs_sent;
+    if (n && *from == ',') from++, n--;
+    rc |= buf_z(b, ",\"logprobs\":[");
+    rc |= buf_put(b, n ? from : "", n);
+    j->probs_sent = j->probs.n;
+    return rc | buf_c(b, ']');
+}
+
+static int token(struct job *j, struct buf *b, struct str text)
+{
+    j->n_chunks++;
+    return put_line(j, b, text) | buf_z(b, ",\"done\":false}\n");
+}
+
+static unsigned long long ns(double seconds)
+{
+    return (unsigned long long)(seconds * 1e9);
+}
+
+static int put_end(struct job *j, struct buf *b, const quern_request_result *r, struct str text)
+{
+    const quern_result *x = &r->result;
+    const bool length = x->stop == QUERN_STOP_LENGTH || x->stop == QUERN_STOP_CONTEXT;
+    int rc = put_line(j, b, text);
+    rc |=
+        buf_printf(b,
+                   ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%llu,\"load_duration\":0,\"prompt_eval_count\":%u,"
+                   "\"prompt_eval_duration\":%llu,\"eval_count\":%u,\"eval_duration\":%llu",
+                   length ? "length" : "stop", (unsigned long long)(clock_ns() - j->call->start), x->n_prompt,
+                   ns(x->prefill_seconds), x->n_generated, ns(x->decode_seconds));
+    return rc | buf_printf(b, ",\"prompt_eval_cached\":%u}", x->n_reused);
+}
+
+static int end(struct job *j, struct buf *b, const quern_request_result *r)
+{
+    if (!r->error) return put_end(j, b, r, STR("")) | buf_c(b, '\n');
+    return ollama_error(b, j->status, r->message) | buf_z(b, j->n_chunks ? "\n" : "");
+}
+
+static int whole(struct job *j, struct buf *b, const quern_request_result *r)
+{
+    return r->error ? ollama_error(b, j->status, r->message) : put_end(j, b, r, buf_view(&j->text));
+}
+
+static const struct dialect dialect = {"application/x-ndjson", token, end, whole};
+
+/* ---- requests ---------------------------------------------------------------------------------------------------------- */
+
+static struct job *read_request(struct call *c, bool chat, struct asked *asked, int *answer)
+{
+    bool stream = true, logprobs = false;
+    double num_predict = -1, top = 0;
+    const struct json *j = c->json, *options = json_find(j, "options");
+    if (!ask_bool(c, j, "stream", &stream, answer) || !ask_bool(c, j, "logprobs", &logprobs, answer) ||
+        !ask_number(c, j, "top_logprobs", 0, 20, &top, answer) ||
+        !ask_number(c, options, "num_predict", -2, INT32_MAX, &num_predict, answer) ||
+        !ask_stop(c, options, "stop", asked, answer) || !ask_sampling(c, options, asked, answer) ||
+        !ask_no_grammar(c, j, answer))
+        return NULL;
+    if (num_predict > 0) asked->max_tokens = (uint32_t)num_predict;
+    struct job *job = serve_new_job(c, &dialect, stream);
+    if (!job) {
+        *answer = serve_error(c, 500, "out of memory");
+        return NULL;
+    }
+    job->chat = chat;
+    job->logprobs = logprobs;
+    job->n_top = (uint32_t)top;
+    return job;
+}
+
+/* Without a prompt a request only loads or unloads the model, which is always there. */
+static int loaded(struct call *c, bool chat)
+{
+    struct buf b = {0};
+    int rc = buf_z(&b, "{\"model\":");
+    rc |= json_write_string(&b, str_of(c->server->name));
+    rc |= buf_z(&b, ",\"created_at\":");
+    rc |= put_time(&b, clock_utc());
+    rc |= buf_z(&b, chat ? ",\"message\":{\"role\":\"assistant\",\"content\":\"\"}" : ",\"response\":\"\"");
+    return serve_json(c, 200, &b, rc | buf_z(&b, ",\"done\":true,\"done_reason\":\"load\"}\n"));
+}
+
+/* "think" as templates know it. */
+static const char *thinking(const struct call *c)
+{
+    const struct json *think = json_find(c->json, "think");
+    if (!think || (think->type != JSON_TRUE && think->type != JSON_FALSE)) return NULL;
+    return think->type == JSON_TRUE ? "{\"enable_thinking\":true}" : "{\"enable_thinking\":false}";
+}
+
+int ollama_chat(struct call *c)
+{
+    struct asked asked = {0};
+    int answer = 0;
+    const struct json *messages = json_find(c->json, "messages");
+    if (!messages || (messages->type == JSON_ARRAY && messages->n == 0)) return loaded(c, true);
+    struct job *job = read_request(c, true, &asked, &answer);
+    if (!job || !ask_chat(c, messages, json_find(c->json, "tools"), thinking(c), &asked, &answer)) return answer;
+    return serve_job(c, job, &asked);
+}
+
+/* The prompt as the user's message of a conversation. */
+static const struct json *conversation(struct call *c, struct str prompt, struct str system)
+{
+    struct buf b = {0};
+    struct json *messages = NULL;
+    struct err e;
+    int rc = buf_c(&b, '[');
+    if (system.n) {
+        rc |= buf_z(&b, "{\"role\":\"system\",\"content\":");
+        rc |= json_write_string(&b, system);
+        rc |= buf_z(&b, "},");
+    }
+    rc |= buf_z(&b, "{\"role\":\"user\",\"content\":");
+    rc |= json_write_string(&b, prompt);
+    rc |= buf_z(&b, "}]");
+    char *text = rc == 0 ? serve_copy(c, buf_view(&b)) : NULL;
+    const size_t n = b.n;
+    buf_fini(&b);
+    return text && json_parse(&c->arena, (struct str){text, n}, "messages", &messages, &e) == 0 ? messages : NULL;
+}
+
+int ollama_generate(struct call *c)
+{
+    struct asked asked = {0};
+    struct str prompt = {0}, system = {0}, suffix = {0};
+    int answer = 0;
+    bool raw = false;
+    if (!json_opt_str(c->json, "prompt", &prompt) || !json_opt_str(c->json, "system", &system) ||
+        !json_opt_str(c->json, "suffix", &suffix) || !json_opt_bool(c->json, "raw", &raw))
+        return serve_error(c, 400, "\"prompt\", \"system\" and \"suffix\" must be strings, \"raw\" true or false");
+    if (suffix.n) return serve_error(c, 501, "\"suffix\": filling in the middle is not supported");
+    if (prompt.n == 0) return loaded(c, false);
+    struct job *job = read_request(c, false, &asked, &answer);
+    if (!job) return answer;
+    raw = raw || !c->server->info.has_chat_template;
+    const bool ok = raw ? ask_prompt(c, json_find(c->json, "prompt"), true, &asked, &answer)
+                        : ask_chat(c, conversation(c, prompt, system), NULL, thinking(c), &asked, &answer);
+    return ok ? serve_job(c, job, &asked) : answer;
+}
+
+/* ---- the model --------------------------------------------------------------------------------------------------------- */
+
+int ollama_root(struct call *c)
+{
+    struct buf b = {0};
+    return serve_text(c, 200, "text/plain; charset=utf-8", &b, buf_z(&b, "Ollama is running"));
+}
+
+int ollama_version(struct call *c)
+{
+    struct buf b = {0};
+    return serve_json(c, 200, &b, buf_printf(&b, "{\"version\":\"" VERSION "\",\"quern\":\"%s\"}", quern_version()));
+}
+
+static int put_details(struct call *c, struct buf *b)
+{
+    const quern_model_info *i = &c->server->info;
+    const char *format = strncmp(i->file_kind, "GGUF", 4) == 0 ? "gguf" : "safetensors";
+    const double p = (double)i->parameters;
+    int rc = buf_printf(b, "{\"parent_model\":\"\",\"format\":\"%s\",\"family\":\"%s\",\"families\":[\"%s\"],", format,
+                        i->architecture, i->architecture);
+    rc |= p >= 1e9 ? buf_printf(b, "\"parameter_size\":\"%.1fB\",", p * 1e-9)
+                   : buf_printf(b, "\"parameter_size\":\"%.0fM\",", p * 1e-6);
+    rc |= buf_z(b, "\"quantization_level\":\"");
+    for (const char *t = i->weight_type; *t; t++) rc |= buf_c(b, *t >= 'a' && *t <= 'z' ? (char)(*t - 32) : *t);
+    return rc | buf_z(b, "\"}");
+}
+
+static int put_name(struct call *c, struct buf *b)
+{
+    int rc = buf_z(b, "\"name\":");
+    rc |= json_write_string(b, str_of(c->server->name));
+    rc |= buf_z(b, ",\"model\":");
+    rc |= json_write_string(b, str_of(c->server->name));
+    return rc | buf_printf(b, ",\"size\":%llu,\"digest\":\"%s\",\"details\":", (unsigned long long)c->server->info.weight_bytes,
+                           c->server->digest);
+}
+
+int ollama_tags(struct call *c)
+{
+    struct buf b = {0};
+    int rc = buf_z(&b, "{\"models\":[{");
+    rc |= put_name(c, &b);
+    rc |= put_details(c, &b);
+    rc |= buf_z(&b, ",\"modified_at\":");
+    rc |= put_time(&b, c->server->started);
+    return serve_json(c, 200, &b, rc | buf_z(&b, "}]}"));
+}
+
+int ollama_ps(struct call *c)
+{
+    struct buf b = {0};
+    quern_engine_info i;
+    quern_engine_get_info(c->server->engine, &i);
+    int rc = buf_z(&b, "{\"models\":[{");
+    rc |= put_name(c, &b);
+    rc |= put_details(c, &b);
+    rc |= buf_printf(&b, ",\"size_vram\":0,\"context_length\":%u,\"expires_at\":\"2318-01-01T00:00:00Z\"", i.n_ctx);
+    return serve_json(c, 200, &b, rc | buf_z(&b, "}]}"));
+}
+
+int ollama_show(struct call *c)
+{
+    struct buf b = {0};
+    struct json *all = NULL;
+    struct err e;
+    if (json_parse(&c->arena, str_of(c->server->description), "the description", &all, &e) < 0)
+        return serve_error(c, 500, "%s", e.msg);
+    const struct json *metadata = json_find(all, "metadata"), *template = json_find(all, "chat_template");
+    int rc = buf_z(&b, "{\"modelfile\":\"\",\"parameters\":\"\",\"template\":");
+    rc |= template && template->type == JSON_STRING ? json_write(&b, template) : buf_z(&b, "\"\"");
+    rc |= buf_z(&b, ",\"details\":");
+    rc |= put_details(c, &b);
+    rc |= buf_z(&b, ",\"model_info\":");
+    rc |= metadata ? json_write(&b, metadata) : buf_z(&b, "{}");
+    rc |= buf_z(&b, ",\"capabilities\":[\"completion\",\"tools\"],\"modified_at\":");
+    rc |= put_time(&b, c->server->started);
+    return serve_json(c, 200, &b, rc | buf_c(&b, '}'));
+}

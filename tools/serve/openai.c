@@ -1,0 +1,210 @@
+/* openai: /v1/chat/completions, /v1/completions, /v1/models, as OpenAI's clients expect them. Streams are server-sent events.
+ */
+#include "serve.h"
+
+#include <stdio.h>
+
+int openai_error(struct buf *b, unsigned status, const char *message)
+{
+    const char *type = status == 401   ? "authentication_error"
+                       : status == 404 ? "not_found_error"
+                       : status == 503 ? "unavailable_error"
+                       : status == 501 ? "not_supported_error"
+                       : status >= 500 ? "server_error"
+                                       : "invalid_request_error";
+    int rc = buf_z(b, "{\"error\":{\"message\":");
+    rc |= json_write_string(b, str_of(message));
+    return rc | buf_printf(b, ",\"type\":\"%s\",\"param\":null,\"code\":%u}}", type, status);
+}
+
+static const char *finish_reason(const quern_request_result *r)
+{
+    return r->result.stop == QUERN_STOP_LENGTH || r->result.stop == QUERN_STOP_CONTEXT ? "length" : "stop";
+}
+
+/* ,"usage":{..}: with what was found in the cache, and why no more. */
+static int put_usage(struct buf *b, const quern_request_result *r)
+{
+    const quern_result *x = &r->result;
+    int rc = buf_printf(b,
+                        ",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u,"
+                        "\"prompt_tokens_details\":{\"cached_tokens\":%u}}",
+                        x->n_prompt, x->n_generated, x->n_prompt + x->n_generated, x->n_reused);
+    rc |= buf_printf(
+        b, ",\"timings\":{\"cache_n\":%u,\"prompt_n\":%u,\"prompt_ms\":%.3f,\"predicted_n\":%u,\"predicted_ms\":%.3f}",
+        x->n_reused, x->n_prompt - x->n_reused, x->prefill_seconds * 1e3, x->n_generated, x->decode_seconds * 1e3);
+    rc |= buf_printf(b, ",\"prefix\":{\"reused_tokens\":%u,\"first_difference\":%u,", x->n_reused, r->miss_position);
+    if (r->miss_expected < 0) return rc | buf_z(b, "\"cached_token\":null,\"prompt_token\":null}");
+    return rc | buf_printf(b, "\"cached_token\":%d,\"prompt_token\":%d}", r->miss_expected, r->miss_found);
+}
+
+static int put_head(struct buf *b, const struct job *j, const char *object)
+{
+    int rc =
+        buf_printf(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", j->id, object, (long long)j->created);
+    rc |= json_write_string(b, str_of(j->call->server->name));
+    return rc | buf_printf(b, ",\"system_fingerprint\":\"quern-%s\"", quern_version());
+}
+
+/* ,"logprobs":{"content":[..]} with what is new; null where not asked for. */
+static int put_logprobs(struct job *j, struct buf *b)
+{
+    if (!j->logprobs) return buf_z(b, ",\"logprobs\":null");
+    const char *from = j->probs.p + j->probs_sent;
+    size_t n = j->probs.n - j->probs_sent;
+    if (n && *from == ',') from++, n--;
+    int rc = buf_z(b, ",\"logprobs\":{\"content\":[");
+    rc |= buf_put(b, n ? from : "", n);
+    j->probs_sent = j->probs.n;
+    return rc | buf_z(b, "]}");
+}
+
+/* ---- streams ----------------------------------------------------------------------------------------------------------- */
+
+static int put_chunk_head(struct job *j, struct buf *b)
+{
+    j->n_chunks++;
+    return buf_z(b, "data: ") | put_head(b, j, j->chat ? "chat.completion.chunk" : "text_completion");
+}
+
+static int token(struct job *j, struct buf *b, struct str text)
+{
+    const bool first = j->n_chunks == 0;
+    int rc = put_chunk_head(j, b);
+    if (j->chat) {
+        rc |= buf_printf(b, ",\"choices\":[{\"index\":0,\"delta\":{%s\"content\":", first ? "\"role\":\"assistant\"," : "");
+        rc |= json_write_string(b, text);
+        rc |= buf_c(b, '}');
+    } else {
+        rc |= buf_z(b, ",\"choices\":[{\"index\":0,\"text\":");
+        rc |= json_write_string(b, text);
+    }
+    rc |= put_logprobs(j, b);
+    return rc | buf_z(b, ",\"finish_reason\":null}]}\n\n");
+}
+
+static int end(struct job *j, struct buf *b, const quern_request_result *r)
+{
+    int rc = 0;
+    if (r->error && j->n_chunks == 0) return openai_error(b, j->status, r->message);
+    if (r->error) {
+        rc |= buf_z(b, "data: ");
+        rc |= openai_error(b, 500, r->message);
+        return rc | buf_z(b, "\n\ndata: [DONE]\n\n");
+    }
+    if (j->n_chunks == 0) rc |= token(j, b, STR(""));
+    rc |= put_chunk_head(j, b);
+    rc |= buf_printf(b, ",\"choices\":[{\"index\":0,%s,\"logprobs\":null,\"finish_reason\":\"%s\"}]}\n\n",
+                     j->chat ? "\"delta\":{}" : "\"text\":\"\"", finish_reason(r));
+    if (j->include_usage) {
+        rc |= put_chunk_head(j, b);
+        rc |= buf_z(b, ",\"choices\":[]");
+        rc |= put_usage(b, r);
+        rc |= buf_z(b, "}\n\n");
+    }
+    return rc | buf_z(b, "data: [DONE]\n\n");
+}
+
+static int whole(struct job *j, struct buf *b, const quern_request_result *r)
+{
+    if (r->error) return openai_error(b, j->status, r->message);
+    int rc = put_head(b, j, j->chat ? "chat.completion" : "text_completion");
+    rc |= buf_printf(b, ",\"choices\":[{\"index\":0,%s",
+                     j->chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
+    rc |= json_write_string(b, buf_view(&j->text));
+    if (j->chat) rc |= buf_z(b, ",\"refusal\":null}");
+    rc |= put_logprobs(j, b);
+    rc |= buf_printf(b, ",\"finish_reason\":\"%s\"}]", finish_reason(r));
+    rc |= put_usage(b, r);
+    return rc | buf_c(b, '}');
+}
+
+static const struct dialect dialect = {"text/event-stream", token, end, whole};
+
+/* ---- requests ---------------------------------------------------------------------------------------------------------- */
+
+/* What chats and completions share; NULL with an answer where something is wrong. */
+static struct job *read_request(struct call *c, bool chat, struct asked *asked, int *answer)
+{
+    bool stream = false, usage = false, logprobs = false;
+    double max_tokens = 0, n = 1, top = 0, probs = -1;
+    const struct json *j = c->json, *options = json_find(j, "stream_options"), *flag = json_find(j, "logprobs");
+    if (!ask_bool(c, j, "stream", &stream, answer) || !ask_bool(c, options, "include_usage", &usage, answer) ||
+        !ask_number(c, j, "max_tokens", 0, INT32_MAX, &max_tokens, answer) ||
+        !ask_number(c, j, "max_completion_tokens", 0, INT32_MAX, &max_tokens, answer) ||
+        !ask_number(c, j, "n", 1, 1, &n, answer) || !ask_number(c, j, "top_logprobs", 0, 20, &top, answer) ||
+        !ask_stop(c, j, "stop", asked, answer) || !ask_sampling(c, j, asked, answer) || !ask_no_grammar(c, j, answer))
+        return NULL;
+    /* Chats say true and how many; completions say how many. */
+    if (flag && flag->type == JSON_INT) {
+        if (!ask_number(c, j, "logprobs", 0, 20, &probs, answer)) return NULL;
+        logprobs = true, top = probs;
+    } else if (!ask_bool(c, j, "logprobs", &logprobs, answer)) {
+        return NULL;
+    }
+    asked->max_tokens = (uint32_t)max_tokens;
+    (void)json_opt_bool(j, "ignore_eos", &asked->ignore_eos);
+    struct job *job = serve_new_job(c, &dialect, stream);
+    char id[64];
+    (void)snprintf(id, sizeof id, "%s-%llx%08llx", chat ? "chatcmpl" : "cmpl", (unsigned long long)c->server->started,
+                   (unsigned long long)c->number);
+    char *copy = serve_copy(c, str_of(id));
+    if (!job || !copy) {
+        *answer = serve_error(c, 500, "out of memory");
+        return NULL;
+    }
+    job->id = copy;
+    job->chat = chat;
+    job->include_usage = usage;
+    job->logprobs = logprobs;
+    job->n_top = (uint32_t)top;
+    return job;
+}
+
+int openai_chat(struct call *c)
+{
+    struct asked asked = {0};
+    struct buf kwargs = {0};
+    int answer = 0;
+    struct job *job = read_request(c, true, &asked, &answer);
+    if (!job) return answer;
+    const struct json *extra = json_find(c->json, "chat_template_kwargs"), *tools = json_find(c->json, "tools");
+    struct str choice = {0};
+    if (json_opt_str(c->json, "tool_choice", &choice) && str_is(choice, "none")) tools = NULL;
+    if (extra && (json_write(&kwargs, extra) < 0 || buf_c(&kwargs, 0) < 0)) return serve_error(c, 500, "out of memory");
+    const bool ok = ask_chat(c, json_find(c->json, "messages"), tools, kwargs.p, &asked, &answer);
+    buf_fini(&kwargs);
+    return ok ? serve_job(c, job, &asked) : answer;
+}
+
+int openai_completions(struct call *c)
+{
+    struct asked asked = {0};
+    int answer = 0;
+    struct job *job = read_request(c, false, &asked, &answer);
+    if (!job) return answer;
+    if (!json_find(c->json, "max_tokens")) asked.max_tokens = 16; /* OpenAI's default here */
+    return ask_prompt(c, json_find(c->json, "prompt"), true, &asked, &answer) ? serve_job(c, job, &asked) : answer;
+}
+
+static int put_model(struct call *c, struct buf *b)
+{
+    const struct server *s = c->server;
+    int rc = buf_z(b, "{\"id\":");
+    rc |= json_write_string(b, str_of(s->name));
+    rc |= buf_printf(b, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"quern\",\"meta\":{", (long long)s->started);
+    return rc | buf_printf(b, "\"n_vocab\":%u,\"n_ctx_train\":%u,\"n_embd\":%u,\"n_params\":%llu,\"size\":%llu}}",
+                           s->info.n_vocab, s->info.n_ctx_train, s->info.n_embd, (unsigned long long)s->info.parameters,
+                           (unsigned long long)s->info.weight_bytes);
+}
+
+int openai_models(struct call *c)
+{
+    struct buf b = {0};
+    const char *name = strncmp(c->path, "/v1/models/", 11) == 0 ? c->path + 11 : NULL;
+    if (name && strcmp(name, c->server->name) != 0) return serve_error(c, 404, "the model \"%.200s\" is not there", name);
+    if (name) return serve_json(c, 200, &b, put_model(c, &b));
+    int rc = buf_z(&b, "{\"object\":\"list\",\"data\":[");
+    rc |= put_model(c, &b);
+    return serve_json(c, 200, &b, rc | buf_z(&b, "]}"));
+}

@@ -1,0 +1,156 @@
+/* serve: HTTP in front of one model's engine. A request of any dialect becomes a struct call; its handler answers at once
+ * (serve_json), or makes a job: one request to the engine whose tokens the dialect turns into text. Each dialect is one file
+ * and some rows of the table in http.c. */
+#ifndef QUERN_SERVE_H
+#define QUERN_SERVE_H
+
+#include "base/base.h"
+#include "quern.h"
+
+struct serve_options {
+    const char *host;
+    uint16_t port;
+    const char *api_key;      /* NULL: none is asked for */
+    const char *const *hosts; /* [n_hosts] names that the Host header may have, besides those of this machine */
+    size_t n_hosts;
+    const char *const *origins; /* [n_origins] that browsers may come from, besides this machine; "*": any */
+    size_t n_origins;
+    size_t body_limit;        /* bytes */
+    unsigned timeout_seconds; /* of a connection on which nothing moves */
+    unsigned max_connections;
+    bool verbose; /* a line on stderr for each request */
+};
+
+struct server {
+    const quern_model *model;
+    quern_engine *engine;
+    quern_model_info info;
+    const char *name;   /* that clients call the model */
+    const char *digest; /* 64 hexadecimal digits, made of its name and size */
+    char *description;  /* quern_model_describe */
+    int64_t started;    /* seconds since 1970 */
+    uint64_t n_calls;   /* for ids */
+    struct serve_options o;
+    struct monitor *lock; /* of n_calls */
+};
+
+/* One HTTP request with its body. */
+struct call {
+    struct server *server;
+    struct MHD_Connection *connection;
+    const char *method, *path;
+    struct arena arena; /* lives as long as the answer */
+    struct buf body;
+    const struct json *json; /* the body; NULL where there is none */
+    struct job *job;
+    uint64_t number; /* of this call */
+    uint64_t start;  /* clock_ns */
+    unsigned status;
+    bool too_large;
+};
+
+/* ---- answering --------------------------------------------------------------------------------------------------------- */
+
+/* All return what the handler returns: whether libmicrohttpd took the answer. body is emptied. rc: what the appends to it
+ * returned, several of them or'ed. */
+int serve_text(struct call *c, unsigned status, const char *type, struct buf *body, int rc);
+int serve_json(struct call *c, unsigned status, struct buf *body, int rc);
+/* An error as the dialect of the path says it. */
+int serve_error(struct call *c, unsigned status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* The same for an error of the library: 400, 503 with Retry-After, 500. */
+int serve_failure(struct call *c, const quern_error *err);
+
+/* ---- jobs -------------------------------------------------------------------------------------------------------------- */
+
+/* How a dialect says what happens. All run on the engine's thread, append to out, and return 0 or ERR_NOMEM. */
+struct dialect {
+    const char *stream_type;                                                     /* Content-Type of a stream */
+    int (*token)(struct job *j, struct buf *out, struct str text);               /* some more of the answer; streams only */
+    int (*end)(struct job *j, struct buf *out, const quern_request_result *r);   /* the last of a stream */
+    int (*whole)(struct job *j, struct buf *out, const quern_request_result *r); /* the answer at once */
+};
+
+struct job {
+    struct call *call;
+    const struct dialect *dialect;
+    quern_request *request;
+    bool stream, chat;
+    /* For the dialect. */
+    const char *id;
+    int64_t created;
+    bool include_usage, logprobs;
+    uint32_t n_top;
+    struct buf text;  /* all of the answer so far */
+    struct buf probs; /* logprobs in the dialect's form, so far; those of the token under way come last */
+    size_t probs_sent;
+    uint64_t n_chunks;
+    /* Between the threads. */
+    struct monitor *lock;
+    struct buf pending; /* bytes to send */
+    unsigned status;    /* of the answer */
+    bool done, gone;    /* nothing follows; the client has left */
+};
+
+/* The options that all dialects share, as they have been read. */
+struct asked {
+    quern_tokens prompt; /* owned */
+    quern_sampling sampling;
+    uint32_t max_tokens;
+    const char *stop[16];
+    size_t n_stop;
+    bool ignore_eos;
+    quern_logit_bias *bias; /* in the call's arena */
+    size_t n_bias;
+};
+
+/* Starts the job and answers when it begins to speak (streams) or is done. asked->prompt is freed. */
+int serve_job(struct call *c, struct job *j, struct asked *asked);
+/* A job in the call's arena. */
+struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream);
+
+/* ---- reading requests -------------------------------------------------------------------------------------------------- */
+
+/* A member of obj by name with a range; false with an error on *answer (that was given) where it has another kind or is out of
+ * range. */
+bool ask_number(struct call *c, const struct json *obj, const char *key, double min, double max, double *io, int *answer);
+bool ask_bool(struct call *c, const struct json *obj, const char *key, bool *io, int *answer);
+/* A string or an array of them. */
+bool ask_stop(struct call *c, const struct json *obj, const char *key, struct asked *out, int *answer);
+/* temperature, top_p, top_k, min_p, penalties, seed of obj. */
+bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int *answer);
+/* The prompt of a conversation: messages with content parts joined, arguments of tool calls as objects. */
+bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
+              int *answer);
+/* A string, tokenized with special tokens, or an array of token ids. */
+bool ask_prompt(struct call *c, const struct json *prompt, bool parse_special, struct asked *out, int *answer);
+/* What cannot be had yet: a grammar. */
+bool ask_no_grammar(struct call *c, const struct json *obj, int *answer);
+
+char *serve_copy(struct call *c, struct str s); /* with a NUL, in the call's arena; NULL: no memory */
+
+/* ---- the dialects' handlers ---------------------------------------------------------------------------------------------- */
+
+int openai_chat(struct call *c);
+int openai_completions(struct call *c);
+int openai_models(struct call *c);
+int openai_error(struct buf *b, unsigned status, const char *message);
+
+int ollama_root(struct call *c);
+int ollama_chat(struct call *c);
+int ollama_generate(struct call *c);
+int ollama_tags(struct call *c);
+int ollama_ps(struct call *c);
+int ollama_show(struct call *c);
+int ollama_version(struct call *c);
+int ollama_error(struct buf *b, unsigned status, const char *message);
+
+int native_health(struct call *c);
+int native_metrics(struct call *c);
+int native_props(struct call *c);
+int native_tokenize(struct call *c);
+int native_detokenize(struct call *c);
+
+/* Listens until stop_fd can be read; 0 or an error. on_ready is called when connections are taken, with the port. */
+int serve_run(struct server *s, int stop_fd, void (*on_ready)(const struct server *s, uint16_t port), struct err *e);
+
+#endif
