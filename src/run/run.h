@@ -83,6 +83,32 @@ int runner_init(struct runner *r, const struct model *m, const struct runner_opt
 void runner_fini(struct runner *r);
 void runner_set_length(struct runner *r, uint32_t n); /* frequencies for sequences of n tokens */
 
+/* ---- recurrent states --------------------------------------------------------------------------------- */
+
+#define STATE_SLOTS 4 /* the present one, one to write, and one for each of the last two evaluations of several tokens */
+
+struct state_slot {
+    uint32_t n;    /* tokens that it has taken in; 0: empty */
+    uint64_t kept; /* when it was kept for later, by states.clock; 0: it need not be */
+};
+/* Of one sequence. A state is a block of numbers that nothing points into: it may be copied, and read by several. */
+struct states {
+    size_t floats; /* of a state; 0: the model has none, and all functions do nothing */
+    struct state_slot slots[STATE_SLOTS];
+    uint32_t base, work, middle; /* slots of the present state and of the running evaluation; STATE_SLOTS: none */
+    uint64_t clock;
+    float *memory; /* [STATE_SLOTS][floats] */
+    size_t bytes;
+};
+int states_init(struct states *s, size_t floats, struct err *e);
+void states_fini(struct states *s);
+/* Goes back to the last state that is known of the first n tokens or fewer, and forgets those of more: returns of how many. */
+uint32_t states_cut(struct states *s, uint32_t n);
+/* An evaluation goes on by one batch from where it is; last: it ends with it. */
+struct state_step states_step(struct states *s, uint32_t n_rows, bool last);
+void states_done(struct states *s, uint32_t n); /* it has ended, and the sequence has n tokens */
+void states_undo(struct states *s);             /* it has failed: the present state is the one before it */
+
 /* ---- session --------------------------------------------------------------------------------------------- */
 
 struct session_options {
@@ -104,6 +130,7 @@ uint32_t session_n_tokens(const struct session *s);
 uint32_t session_n_ctx(const struct session *s);
 uint32_t session_n_batch(const struct session *s);
 const struct kv *session_kv(const struct session *s);
+const struct states *session_states(const struct session *s);
 struct backend_info session_backend(const struct session *s);
 const struct kernels *session_kernels(const struct session *s);
 const struct graph *session_graph(const struct session *s);
@@ -119,7 +146,8 @@ const float *session_logits(const struct session *s); /* of the last token; NULL
 const int32_t *session_tokens(const struct session *s);
 void session_truncate(struct session *s, uint32_t n_keep);
 /* Makes the session hold exactly ids, whose common beginning with what it holds is kept (all but the last token, whose
- * logits are computed anew). *reused gets its length. */
+ * logits are computed anew). *reused gets how much of it was not computed again: with recurrent layers, up to where a state was
+ * kept. */
 int session_sync(struct session *s, const int32_t *ids, size_t n, uint32_t *reused, struct err *e);
 void session_cancel(struct session *s); /* any thread, signal handlers */
 void session_cancel_clear(struct session *s);
