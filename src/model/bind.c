@@ -38,7 +38,7 @@ static uint64_t dim_of(const struct hparams *hp, const struct layer_hp *l, enum 
 }
 
 /* What a layer must have for a slot to be its. */
-enum part { P_ALL, P_PRE, P_FFN_NORM, P_FFN_NORM_LATE, P_POST, P_ATTN, P_DENSE, P_MOE };
+enum part { P_ALL, P_PRE, P_FFN_NORM, P_FFN_NORM_LATE, P_POST, P_ATTN, P_DENSE, P_MOE, P_LAST_NORM, P_EMBD_NORM };
 
 struct slot {
     const char *gguf, *hf; /* names without .weight or .bias; Hugging Face's behind the prefix of the layers, parted by '|' */
@@ -96,7 +96,8 @@ static const struct slot router_slot = {"ffn_gate_inp", "mlp.gate|mlp.router|blo
 #undef L
 #define M(m) offsetof(struct model, m)
 static const struct slot model_slots[] = {
-    {"output_norm", "model.norm|model.embedding_norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM},
+    {"output_norm", "model.norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_LAST_NORM, VECTOR | NORM},
+    {"token_embd_norm", "model.embedding_norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_EMBD_NORM, VECTOR | NORM},
     {"output", "lm_head", M(output), M(output_bias), D_EMBD, D_VOCAB, P_ALL, OPTIONAL},
 };
 #undef M
@@ -333,6 +334,10 @@ static bool has(const struct model *m, const struct layer *l, enum part p)
         return !l->router;
     case P_MOE:
         return l->router != NULL;
+    case P_LAST_NORM:
+        return !(f & CONV_LAYERS);
+    case P_EMBD_NORM: /* the norm behind the layers, under the name of another */
+        return (f & CONV_LAYERS) != 0;
     }
     return false;
 }
@@ -477,7 +482,7 @@ static int bind_all(struct model *m, struct err *e)
     const bool tied = foreign && hp->tied;
     for (size_t i = 0; i < COUNT_OF(model_slots); i++) {
         const struct slot *s = &model_slots[i];
-        if (!(tied && s->flags & OPTIONAL)) TRY(bind_slot(m, s, s->gguf, s->hf, 0, m, e));
+        if (has(m, NULL, s->part) && !(tied && s->flags & OPTIONAL)) TRY(bind_slot(m, s, s->gguf, s->hf, 0, m, e));
     }
     if (!m->output) {
         if (foreign && !hp->tied)
