@@ -168,6 +168,7 @@ typedef struct quern_session_info {
     const char *k_type, *v_type, *cpu_level;
     uint64_t kv_bytes, compute_bytes; /* KV cache; activations, logits and scratch */
     uint64_t kv_token_bytes;          /* of the cache that one token takes, and a decode step reads */
+    uint64_t state_bytes;             /* of recurrent layers: the present state, and earlier ones to go back to */
 } quern_session_info;
 QUERN_API void quern_session_get_info(const quern_session *session, quern_session_info *out);
 

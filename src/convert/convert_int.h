@@ -11,10 +11,10 @@ struct transfer_item {
     const struct tensor *const *parts; /* [n_parts] of one shape and type, laid one behind the other; NULL: src is whole */
     uint32_t n_parts;
     const struct reorder *order; /* of the new tensor, in the source; NULL: the same */
-    struct str name; /* in the new file */
-    enum qtype type; /* in the new file */
-    bool fixed;      /* the type is not to be chosen for a size */
-    uint64_t heads;  /* 0: rows stay in order. Else the rows make so many heads, and each is interleaved (transfer.c) */
+    struct str name;             /* in the new file */
+    enum qtype type;             /* in the new file */
+    bool fixed;                  /* the type is not to be chosen for a size */
+    uint64_t heads; /* 0: rows stay in order. Else the rows make so many heads, and each is interleaved (transfer.c) */
 };
 
 /* ---- recipes: named mixes of types ------------------------------------------------------------------------------------- */
@@ -76,8 +76,8 @@ int budget_assign(struct transfer *t, struct err *e);
 /* Importance of the columns of each matrix of an item, [matrices][row length], in a; *out is NULL where nothing is known. */
 int transfer_importance(const struct transfer *t, const struct transfer_item *item, struct arena *a, const float **out,
                         struct err *e);
-/* n weights of row r of the new tensor from `col` on, as its source has them. Where the item has an order of blocks, these and col
- * are multiples of the source's block. */
+/* n weights of row r of the new tensor from `col` on, as its source has them. Where the item has an order of blocks, these and
+ * col are multiples of the source's block. */
 void transfer_floats(const struct transfer_item *item, uint64_t r, uint64_t col, float *x, size_t n);
 /* Weights that count as the model's. */
 uint64_t transfer_weights(const struct transfer_item *item);

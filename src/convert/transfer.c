@@ -91,7 +91,8 @@ void transfer_floats(const struct transfer_item *item, uint64_t r, uint64_t col,
     for (size_t some; n; n -= some, col += some, x += some) {
         const uint64_t block = col / width, in = col % width;
         some = (size_t)(n < width - in ? n : width - in);
-        qtypes[item->src->type].row_to_float(&from, (order && order->blocks ? order->blocks[block] : block) * width + in, x, some);
+        qtypes[item->src->type].row_to_float(&from, (order && order->blocks ? order->blocks[block] : block) * width + in, x,
+                                             some);
     }
 }
 

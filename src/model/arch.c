@@ -38,6 +38,7 @@ static const struct arch archs[] = {
     {"qwen35moe", "Qwen3_5MoeForCausalLM", DELTA | TILED_VALUES | NORM_ROUTE, ACT_SILU, 4},
     {"qwen35moe", "Qwen3_5MoeForConditionalGeneration", DELTA | TILED_VALUES | NORM_ROUTE, ACT_SILU, 4},
     {"lfm2", "Lfm2ForCausalLM", CONV_LAYERS | GGUF_HALVES, ACT_SILU, 0},
+    {"lfm2moe", "Lfm2MoeForCausalLM", CONV_LAYERS | GGUF_HALVES | SIGMOID_ROUTE | NORM_ROUTE, ACT_SILU, 0},
 };
 
 const struct arch *arch_at(size_t i)

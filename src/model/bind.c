@@ -79,7 +79,7 @@ static const struct slot layer_slots[] = {
     {"ffn_gate", "mlp.gate_proj|feed_forward.gate_proj|feed_forward.w1", L(gate), L(gate_bias), D_EMBD, D_FF, P_DENSE, 0},
     {"ffn_up", "mlp.up_proj|feed_forward.up_proj|feed_forward.w3", L(up), L(up_bias), D_EMBD, D_FF, P_DENSE, 0},
     {"ffn_down", "mlp.down_proj|feed_forward.down_proj|feed_forward.w2", L(down), L(down_bias), D_FF, D_EMBD, P_DENSE, 0},
-    {"exp_probs_b", "mlp.gate.e_score_correction_bias", L(route.bias), NO_SLOT, D_EXPERTS, 0, P_MOE,
+    {"exp_probs_b", "mlp.gate.e_score_correction_bias|feed_forward.expert_bias", L(route.bias), NO_SLOT, D_EXPERTS, 0, P_MOE,
      VECTOR | OPTIONAL | BARE | BIAS},
     {"ffn_gate_shexp", "mlp.shared_expert.gate_proj|mlp.shared_experts.gate_proj|feed_forward.shared_expert.gate_proj",
      L(gate_shared), NO_SLOT, D_EMBD, D_SHARED, P_MOE, OPTIONAL},
@@ -89,10 +89,11 @@ static const struct slot layer_slots[] = {
      L(down_shared), NO_SLOT, D_SHARED, D_EMBD, P_MOE, OPTIONAL},
     {"ffn_gate_inp_shexp", "mlp.shared_expert_gate", L(shared_gate), NO_SLOT, D_EMBD, D_ONE, P_MOE, OPTIONAL},
 };
-static const struct slot router_slot = {"ffn_gate_inp", "mlp.gate|mlp.router|block_sparse_moe.gate|feed_forward.router",
-                                        L(router),      L(router_bias),
-                                        D_EMBD,         D_EXPERTS,
-                                        P_ALL,          OPTIONAL};
+static const struct slot router_slot = {
+    "ffn_gate_inp", "mlp.gate|mlp.router|block_sparse_moe.gate|feed_forward.router|feed_forward.gate",
+    L(router),      L(router_bias),
+    D_EMBD,         D_EXPERTS,
+    P_ALL,          OPTIONAL};
 #undef L
 #define M(m) offsetof(struct model, m)
 static const struct slot model_slots[] = {

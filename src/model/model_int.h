@@ -26,6 +26,8 @@ int ropes_read(const struct files *f, struct arena *a, struct hparams *hp, struc
 int layers_read(const struct files *f, struct arena *a, struct hparams *hp, struct err *e);
 /* Which layers are recurrent, and their sizes (recurrent.c); called by layers_read. */
 int mixers_read(const struct files *f, struct hparams *hp, struct err *e);
+/* What folders with short convolutions say otherwise than all others. */
+int conv_config(const struct files *f, struct hparams *hp, struct err *e);
 /* 0.1 m ln(factor) + 1, YaRN's correction of the attention's temperature (arXiv 2309.00071, section 3.4); 1 for no factor. */
 double yarn_mscale(double factor, double m);
 

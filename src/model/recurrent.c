@@ -24,6 +24,29 @@ static int check_delta(const struct files *f, struct hparams *hp, struct err *e)
     return 0;
 }
 
+/* The feed-forward width may be two thirds of what is said, rounded up. */
+int conv_config(const struct files *f, struct hparams *hp, struct err *e)
+{
+    struct {
+        bool adjust;
+        float factor;
+        uint32_t unit;
+    } x = {hp->route.n_experts == 0, 1, 256};
+#define X(m) (size_t)((uint8_t *)&x.m - (uint8_t *)&x)
+    const struct number_row rows[] = {
+        {NULL, "block_auto_adjust_ff_dim", X(adjust), NUM_BOOL, 0, 1},
+        {NULL, "block_ffn_dim_multiplier", X(factor), NUM_F32, 1e-3, 16},
+        {NULL, "block_multiple_of", X(unit), NUM_U32, 1, 1 << 20},
+    };
+#undef X
+    hp->tied = true; /* what files mean that do not say it */
+    TRY(numbers_read(f, hp->arch, rows, COUNT_OF(rows), &x, e));
+    if (!x.adjust) return 0;
+    const uint32_t width = (uint32_t)((double)(2 * (uint64_t)hp->n_ff / 3) * (double)x.factor);
+    hp->n_ff = (width + x.unit - 1) / x.unit * x.unit;
+    return 0;
+}
+
 /* Layers with attention, by their numbers: an older way to say it. */
 static void full_layers(const struct files *f, struct hparams *hp)
 {
