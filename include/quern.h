@@ -169,6 +169,7 @@ typedef struct quern_session_info {
     uint64_t kv_bytes, compute_bytes; /* KV cache; activations, logits and scratch */
     uint64_t kv_token_bytes;          /* of the cache that one token takes, and a decode step reads */
     uint64_t state_bytes;             /* of recurrent layers: the present state, and earlier ones to go back to */
+    uint64_t state_step_bytes;        /* of them that a decode step reads and writes */
 } quern_session_info;
 QUERN_API void quern_session_get_info(const quern_session *session, quern_session_info *out);
 

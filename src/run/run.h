@@ -100,6 +100,10 @@ struct states {
     float *memory; /* [STATE_SLOTS][floats] */
     size_t bytes;
 };
+static inline size_t states_step_bytes(const struct states *s) /* that a step reads and writes */
+{
+    return 2 * s->floats * sizeof(float);
+}
 int states_init(struct states *s, size_t floats, struct err *e);
 void states_fini(struct states *s);
 /* Goes back to the last state that is known of the first n tokens or fewer, and forgets those of more: returns of how many. */
