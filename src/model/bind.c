@@ -245,7 +245,10 @@ int bind_floats(struct model *m, const struct tensor *t, uint64_t n, float plus,
     if (t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3] != n || t->type == QTYPE_COUNT) return bind_wrong_shape(m, t, n, 1, e);
     float *v = arena_array(&m->arena, n, sizeof *v);
     if (!v) return fail_nomem(e, "norm weights", n * sizeof *v);
-    qtype_to_float(t->type, t->data, v, n);
+    for (uint64_t i = 0; i < n; i += t->ne[0]) {
+        const struct qrow row = tensor_row(t, i / t->ne[0]);
+        qtypes[t->type].row_to_float(&row, 0, v + i, t->ne[0]);
+    }
     for (uint64_t i = 0; i < n; i++) v[i] += plus;
     *out = v;
     return 0;

@@ -123,66 +123,96 @@ bool bind_norms_less_1(struct model *m)
     return !conv || conv->ne[0] != 1;
 }
 
-/* Notes that the GGUF file has n rows of t, in the order rows (NULL: as they are), with their parts in the order blocks. */
+/* Notes that the GGUF file has n rows of t, in an order of its own or (NULL) as they are. */
 static int note(struct model *m, const char *gguf, uint32_t layer, const struct tensor *t, const struct reorder *order,
                 uint64_t n, struct err *e)
 {
     const struct tensor **part = arena_array(&m->arena, 1, sizeof(*part));
     const struct tensor *shape = bind_view(m, t, 0, n);
-    char name[TENSOR_NAME_MAX];
     if (!part || !shape) return fail_nomem(e, "table of tensors", sizeof *shape);
     part[0] = shape;
+    char name[TENSOR_NAME_MAX];
     (void)snprintf(name, sizeof name, "blk.%%u.%s", gguf);
     TRY(bind_note(m, name, layer, part, 1, 0, e));
     m->bound[m->n_bound - 1].order = order;
     return 0;
 }
 
-/* A matrix that is used as it is, except that its GGUF file may have it in another order. */
+/* A matrix that is used as it is. */
 static int bind_matrix(struct model *m, const char *gguf, const char *hf, uint32_t layer, uint64_t in, uint64_t out,
-                       const struct reorder *order, const struct tensor **at, struct err *e)
+                       const struct tensor **at, struct err *e)
 {
     TRY(need(m, gguf, hf, layer, at, e));
     const struct tensor *t = *at;
     if (t->ne[0] != in || t->ne[1] != out || t->n_dims != 2) return bind_wrong_shape(m, t, in, out, e);
-    TRY(bind_reads(m, t, e));
     bind_count(m, t, 1, &m->layer_macs);
-    return gguf ? note(m, gguf, layer, t, order, out, e) : 0;
+    return bind_reads(m, t, e);
 }
 
-/* ---- orders ------------------------------------------------------------------------------------------------------------ */
+static int bind_noted(struct model *m, const char *gguf, const char *hf, uint32_t layer, uint64_t in, uint64_t out,
+                      const struct tensor **at, struct err *e)
+{
+    TRY(bind_matrix(m, gguf, hf, layer, in, out, at, e));
+    return note(m, gguf, layer, *at, NULL, out, e);
+}
 
-/* Source of element i of n_v_heads heads of `len` elements: those of GGUF's order in that of folders. */
-static uint32_t untiled(const struct delta_hp *d, uint32_t i, uint32_t len)
+/* ---- the order of values ----------------------------------------------------------------------------------------------- */
+
+/* Whether GGUF's file has another one than ours. */
+static bool turned(const struct model *m)
+{
+    const struct delta_hp *d = &m->hp.delta;
+    return files_kind(m->files) == FILES_HF && m->hp.arch->features & TILED_VALUES && d->n_k_heads != d->n_v_heads;
+}
+
+/* Where element i of n_v_heads heads of `len` elements in GGUF's order stands in that of folders. */
+static uint32_t source_of(const struct delta_hp *d, uint32_t i, uint32_t len)
 {
     const uint32_t head = i / len, group = d->n_v_heads / d->n_k_heads;
     return (head % d->n_k_heads * group + head / d->n_k_heads) * len + i % len;
 }
 
-/* Rows of the file of which `before` stay in their places, followed by heads of values; NULL: no memory. */
-static const struct reorder *value_rows(struct model *m, uint32_t before, uint32_t len)
+/* The order of rows (or of any things) of which the first `before` stay in their places and heads of values follow; NULL: no
+ * memory. */
+static const struct reorder *order_of(struct model *m, uint32_t before, uint32_t len)
 {
-    const struct delta_hp *d = &m->hp.delta;
-    const uint32_t n = before + d->n_v_heads * len;
+    const uint32_t n = before + m->hp.delta.n_v_heads * len;
     struct reorder *order = arena_alloc(&m->arena, sizeof *order);
     uint32_t *rows = order ? arena_array(&m->arena, n, sizeof *rows) : NULL;
     if (!rows) return NULL;
-    for (uint32_t i = 0; i < n; i++) rows[i] = i < before ? i : before + untiled(d, i - before, len);
+    for (uint32_t i = 0; i < n; i++) rows[i] = i < before ? i : before + source_of(&m->hp.delta, i - before, len);
     *order = (struct reorder){.rows = rows};
     return order;
 }
 
-/* Columns that are heads of values. */
-static const struct reorder *value_cols(struct model *m)
+/* A matrix of the inputs, whose rows from `before` on are heads of values of len rows. */
+static int bind_values(struct model *m, const char *gguf, const char *hf, uint32_t layer, uint32_t before, uint32_t len,
+                       const struct tensor **at, struct err *e)
+{
+    const uint64_t n = before + (uint64_t)m->hp.delta.n_v_heads * len;
+    TRY(bind_matrix(m, gguf, hf, layer, m->hp.n_embd, n, at, e));
+    const struct reorder *order = turned(m) ? order_of(m, before, len) : NULL;
+    if (turned(m) && !order) return fail_nomem(e, "order of rows", n * sizeof(uint32_t));
+    return note(m, gguf, layer, *at, order, n, e);
+}
+
+/* The matrix of the output, whose columns are heads of values. */
+static int bind_out(struct model *m, uint32_t layer, struct err *e)
 {
     const struct delta_hp *d = &m->hp.delta;
-    struct reorder *order = arena_alloc(&m->arena, sizeof *order);
-    uint32_t *blocks = order ? arena_array(&m->arena, d->n_v_heads, sizeof *blocks) : NULL;
-    if (!blocks) return NULL;
-    for (uint32_t h = 0; h < d->n_v_heads; h++) blocks[h] = untiled(d, h, 1);
-    *order = (struct reorder){.blocks = blocks, .n_blocks = d->n_v_heads};
-    return order;
+    struct layer *l = &m->layers[layer];
+    struct reorder *order = NULL;
+    TRY(bind_matrix(m, "ssm_out.weight", "linear_attn.out_proj.weight", layer, d->inner, m->hp.n_embd, &l->o, e));
+    if (turned(m)) {
+        const struct reorder *heads = order_of(m, 0, 1);
+        order = heads ? arena_alloc(&m->arena, sizeof *order) : NULL;
+        if (!order) return fail_nomem(e, "order of heads", d->n_v_heads * sizeof(uint32_t));
+        *order = (struct reorder){.blocks = heads->rows, .n_blocks = d->n_v_heads};
+    }
+    return note(m, "ssm_out.weight", layer, l->o, order, m->hp.n_embd, e);
 }
+
+/* ---- gated delta nets -------------------------------------------------------------------------------------------------- */
 
 /* Of a matrix that has its rows by key heads, `head` of them each: of each head those from `at` on, `len` of them. */
 static uint32_t *head_rows(const struct delta_hp *d, uint32_t head, uint32_t at, uint32_t len, uint32_t *rows)
@@ -192,18 +222,13 @@ static uint32_t *head_rows(const struct delta_hp *d, uint32_t head, uint32_t at,
     return rows;
 }
 
-/* ---- gated delta nets -------------------------------------------------------------------------------------------------- */
-
 /* One matrix of queries, keys, values and gates: two tensors of a GGUF file. */
-static int bind_together(struct model *m, uint32_t layer, const struct tensor *t, struct err *e)
+static int bind_together(struct model *m, uint32_t layer, struct err *e)
 {
     const struct delta_hp *d = &m->hp.delta;
     const uint32_t values = d->inner / d->n_k_heads, head = 2 * (d->k_dim + values), n = 2 * d->n_k_heads * d->k_dim + d->inner;
-    if (t->ne[0] != m->hp.n_embd || t->ne[1] != n + d->inner || t->n_dims != 2)
-        return bind_wrong_shape(m, t, m->hp.n_embd, n + d->inner, e);
-    m->layers[layer].mix_in = t;
-    TRY(bind_reads(m, t, e));
-    bind_count(m, t, 1, &m->layer_macs);
+    const struct tensor **t = &m->layers[layer].mix_in;
+    TRY(bind_matrix(m, "ssm_in.weight", "linear_attn.in_proj_qkvz.weight", layer, m->hp.n_embd, n + d->inner, t, e));
     struct reorder *order = arena_array(&m->arena, 2, sizeof *order);
     uint32_t *rows = order ? arena_array(&m->arena, n + d->inner, sizeof *rows) : NULL;
     if (!rows) return fail_nomem(e, "order of rows", (n + d->inner) * sizeof *rows);
@@ -213,70 +238,80 @@ static int bind_together(struct model *m, uint32_t layer, const struct tensor *t
     (void)head_rows(d, head, 2 * d->k_dim + values, values, to);
     order[0].rows = rows;
     order[1].rows = to;
-    TRY(note(m, "attn_qkv.weight", layer, t, &order[0], n, e));
-    return note(m, "attn_gate.weight", layer, t, &order[1], d->inner, e);
+    TRY(note(m, "attn_qkv.weight", layer, *t, &order[0], n, e));
+    return note(m, "attn_gate.weight", layer, *t, &order[1], d->inner, e);
 }
 
-static int bind_inputs(struct model *m, uint32_t layer, bool turn, struct err *e)
+static int bind_inputs(struct model *m, uint32_t layer, struct err *e)
 {
     const struct delta_hp *d = &m->hp.delta;
     struct layer *l = &m->layers[layer];
-    const uint32_t keys = 2 * d->n_k_heads * d->k_dim, n_embd = m->hp.n_embd;
-    const struct reorder *qkv = turn ? value_rows(m, keys, d->v_dim) : NULL, *gate = turn ? value_rows(m, 0, d->v_dim) : NULL;
-    const struct reorder *one = turn ? value_rows(m, 0, 1) : NULL;
-    if (turn && (!qkv || !gate || !one)) return fail_nomem(e, "order of rows", d->inner * sizeof(uint32_t));
-    const struct tensor *together = find(m, "ssm_in.weight", "linear_attn.in_proj_qkvz.weight", layer);
-    if (together) {
-        TRY(bind_together(m, layer, together, e));
+    const uint32_t keys = 2 * d->n_k_heads * d->k_dim;
+    if (find(m, "ssm_in.weight", "linear_attn.in_proj_qkvz.weight", layer)) {
+        TRY(bind_together(m, layer, e));
     } else {
-        TRY(bind_matrix(m, "attn_qkv.weight", "linear_attn.in_proj_qkv.weight", layer, n_embd, keys + d->inner, qkv, &l->mix_in,
-                        e));
-        TRY(bind_matrix(m, "attn_gate.weight", "linear_attn.in_proj_z.weight", layer, n_embd, d->inner, gate, &l->mix_gate, e));
+        TRY(bind_values(m, "attn_qkv.weight", "linear_attn.in_proj_qkv.weight", layer, keys, d->v_dim, &l->mix_in, e));
+        TRY(bind_values(m, "attn_gate.weight", "linear_attn.in_proj_z.weight", layer, 0, d->v_dim, &l->mix_gate, e));
     }
     if (find(m, "ssm_ba.weight", "linear_attn.in_proj_ba.weight", layer))
-        return bind_matrix(m, "ssm_ba.weight", "linear_attn.in_proj_ba.weight", layer, n_embd, 2 * d->n_v_heads, NULL, &l->beta,
-                           e);
-    TRY(bind_matrix(m, "ssm_beta.weight", "linear_attn.in_proj_b.weight", layer, n_embd, d->n_v_heads, one, &l->beta, e));
-    return bind_matrix(m, "ssm_alpha.weight", "linear_attn.in_proj_a.weight", layer, n_embd, d->n_v_heads, one, &l->alpha, e);
+        return bind_noted(m, "ssm_ba.weight", "linear_attn.in_proj_ba.weight", layer, m->hp.n_embd, 2 * d->n_v_heads, &l->beta,
+                          e);
+    TRY(bind_values(m, "ssm_beta.weight", "linear_attn.in_proj_b.weight", layer, 0, 1, &l->beta, e));
+    return bind_values(m, "ssm_alpha.weight", "linear_attn.in_proj_a.weight", layer, 0, 1, &l->alpha, e);
 }
 
-/* The taps of a convolution of n columns, of which each has its own one behind the other, as the rows that the kernel reads. */
-static int bind_taps(struct model *m, const char *gguf, const char *hf, uint32_t layer, uint32_t taps, uint32_t n,
-                     const struct reorder *order, const float **out, struct err *e)
+/* The taps of a convolution of n columns, of which each has its own one behind the other, as the rows that the kernel reads.
+ * The columns from `before` on are heads of values of len columns; len 0: all are as they are. */
+static int bind_taps(struct model *m, const char *gguf, const char *hf, uint32_t layer, uint32_t n, uint32_t before,
+                     uint32_t len, struct conv_params *p, struct err *e)
 {
     const struct tensor *t;
     const float *file;
+    const uint64_t all = (uint64_t)p->taps * n, ne[] = {p->taps, n};
     TRY(need(m, gguf, hf, layer, &t, e));
-    TRY(bind_floats(m, t, (uint64_t)taps * n, 0, &file, e));
-    float *w = arena_array(&m->arena, (size_t)taps * n, sizeof *w),
-          *gguf_order = order ? arena_array(&m->arena, (size_t)taps * n, sizeof *w) : NULL;
-    if (!w || (order && !gguf_order)) return fail_nomem(e, "weights of a convolution", (size_t)taps * n * sizeof *w);
-    for (size_t c = 0; c < n; c++)
-        for (size_t i = 0; i < taps; i++) w[i * n + c] = file[c * taps + i];
-    for (size_t c = 0; order && c < n; c++)
-        memcpy(gguf_order + c * taps, file + (size_t)order->rows[c] * taps, taps * sizeof *file);
-    *out = w;
+    TRY(bind_floats(m, t, all, 0, &file, e));
+    float *w = arena_array(&m->arena, all, sizeof *w), *other = arena_array(&m->arena, all, sizeof *w);
+    if (!w || !other) return fail_nomem(e, "weights of a convolution", all * sizeof *w);
+    for (uint32_t c = 0; c < n; c++) {
+        const uint32_t from = len && c >= before && turned(m) ? before + source_of(&m->hp.delta, c - before, len) : c;
+        for (size_t i = 0; i < p->taps; i++) w[i * n + c] = file[c * (size_t)p->taps + i];
+        memcpy(other + c * (size_t)p->taps, file + from * (size_t)p->taps, p->taps * sizeof *file);
+    }
+    p->w = w;
     char name[TENSOR_NAME_MAX];
     (void)snprintf(name, sizeof name, "blk.%%u.%s", gguf);
-    return bind_note_vector(m, name, layer, order ? gguf_order : file, (const uint64_t[]){taps, n}, 2, e);
+    return bind_note_vector(m, name, layer, other, ne, 2, e);
 }
 
-/* n numbers; those of folders may lie in another order there. */
-static int bind_numbers(struct model *m, const char *gguf, const char *hf, uint32_t layer, uint32_t n,
-                        const struct reorder *order, bool exp_less, const float **out, struct err *e)
+/* A number for each head of values; of folders, where `exp`, it is x and stands for -e^x. */
+static int bind_heads(struct model *m, const char *gguf, const char *hf, uint32_t layer, bool exp, const float **out,
+                      struct err *e)
 {
     const struct tensor *t;
+    const uint64_t n = m->hp.delta.n_v_heads;
     TRY(need(m, gguf, hf, layer, &t, e));
     TRY(bind_floats(m, t, n, 0, out, e));
-    float *v = arena_array(&m->arena, n, sizeof *v), *turned = arena_array(&m->arena, n, sizeof *v);
-    if (!v || !turned) return fail_nomem(e, "gates", n * sizeof *v);
-    for (uint32_t i = 0; i < n; i++) v[i] = exp_less ? (float)-num_exp_f64((double)(*out)[i]) : (*out)[i];
-    for (uint32_t i = 0; i < n; i++) turned[i] = v[order ? order->rows[i] : i];
+    float *v = arena_array(&m->arena, n, sizeof *v), *other = arena_array(&m->arena, n, sizeof *v);
+    if (!v || !other) return fail_nomem(e, "gates", n * sizeof *v);
+    const bool folder = files_kind(m->files) == FILES_HF;
+    for (uint32_t i = 0; i < n; i++) v[i] = exp && folder ? (float)-num_exp_f64((double)(*out)[i]) : (*out)[i];
+    for (uint32_t i = 0; i < n; i++) other[i] = v[turned(m) ? source_of(&m->hp.delta, i, 1) : i];
     *out = v;
     char name[TENSOR_NAME_MAX];
     (void)snprintf(name, sizeof name, "blk.%%u.%s", gguf);
-    const uint64_t ne = n;
-    return bind_note_vector(m, name, layer, turned, &ne, 1, e);
+    return bind_note_vector(m, name, layer, other, &n, 1, e);
+}
+
+/* A vector, where the file has it. */
+static int bind_plain(struct model *m, const char *gguf, const char *hf, uint32_t layer, uint64_t n, const float **out,
+                      struct err *e)
+{
+    const struct tensor *t = find(m, gguf, hf, layer);
+    if (!t) return 0;
+    TRY(bind_floats(m, t, n, 0, out, e));
+    char name[TENSOR_NAME_MAX];
+    (void)snprintf(name, sizeof name, "blk.%%u.%s", gguf);
+    return bind_note_vector(m, name, layer, *out, &n, 1, e);
 }
 
 /* Norms of queries and keys: to length 1, and queries by the scale of their products with keys. */
@@ -297,24 +332,20 @@ static int bind_qk_norms(struct model *m, struct delta_params *p, struct err *e)
 static int bind_delta(struct model *m, uint32_t layer, struct err *e)
 {
     const struct delta_hp *d = &m->hp.delta;
-    const bool hf = files_kind(m->files) == FILES_HF, tiled = m->hp.arch->features & TILED_VALUES;
-    const bool turn = hf && tiled && d->n_k_heads != d->n_v_heads;
     const uint32_t keys = 2 * d->n_k_heads * d->k_dim;
     struct layer *l = &m->layers[layer];
     struct delta_params *p = &l->delta;
     *p = (struct delta_params){.n_k_heads = d->n_k_heads, .n_v_heads = d->n_v_heads, .k_dim = d->k_dim, .v_dim = d->v_dim};
-    p->tiled = tiled && !hf;
+    p->tiled = files_kind(m->files) == FILES_GGUF && m->hp.arch->features & TILED_VALUES;
     l->conv = (struct conv_params){.taps = d->taps, .silu = true};
-    TRY(bind_inputs(m, layer, turn, e));
-    const struct reorder *cols = turn ? value_cols(m) : NULL, *one = turn ? value_rows(m, 0, 1) : NULL;
-    const struct reorder *conv = turn ? value_rows(m, keys, d->v_dim) : NULL;
-    if (turn && (!cols || !one || !conv)) return fail_nomem(e, "order of rows", d->inner * sizeof(uint32_t));
-    TRY(bind_taps(m, "ssm_conv1d.weight", "linear_attn.conv1d.weight", layer, d->taps, keys + d->inner, conv, &l->conv.w, e));
-    TRY(bind_numbers(m, "ssm_dt.bias", "linear_attn.dt_bias", layer, d->n_v_heads, one, false, &p->dt, e));
-    TRY(bind_numbers(m, "ssm_a", "linear_attn.A_log", layer, d->n_v_heads, one, hf, &p->a, e));
-    TRY(bind_numbers(m, "ssm_norm.weight", "linear_attn.norm.weight", layer, d->v_dim, NULL, false, &l->mix_norm, e));
+    TRY(bind_inputs(m, layer, e));
+    TRY(bind_taps(m, "ssm_conv1d.weight", "linear_attn.conv1d.weight", layer, keys + d->inner, keys, d->v_dim, &l->conv, e));
+    TRY(bind_heads(m, "ssm_dt.bias", "linear_attn.dt_bias", layer, false, &p->dt, e));
+    TRY(bind_heads(m, "ssm_a", "linear_attn.A_log", layer, true, &p->a, e));
+    TRY(bind_plain(m, "ssm_norm.weight", "linear_attn.norm.weight", layer, d->v_dim, &l->mix_norm, e));
+    if (!l->mix_norm) return bind_missing(m, "blk.%u.ssm_norm", layer, e);
     TRY(bind_qk_norms(m, p, e));
-    return bind_matrix(m, "ssm_out.weight", "linear_attn.out_proj.weight", layer, d->inner, m->hp.n_embd, cols, &l->o, e);
+    return bind_out(m, layer, e);
 }
 
 static value_id record_delta(const struct model *m, const struct layer *l, value_id h, struct graph *g)
@@ -339,33 +370,22 @@ static value_id record_delta(const struct model *m, const struct layer *l, value
 
 /* ---- short convolutions ------------------------------------------------------------------------------------------------ */
 
-static int optional_bias(struct model *m, const char *gguf, const char *hf, uint32_t layer, uint64_t n, const float **out,
-                         struct err *e)
-{
-    const struct tensor *t = find(m, gguf, hf, layer);
-    if (!t) return 0;
-    TRY(bind_floats(m, t, n, 0, out, e));
-    char name[TENSOR_NAME_MAX];
-    (void)snprintf(name, sizeof name, "blk.%%u.%s", gguf);
-    return bind_note_vector(m, name, layer, *out, &n, 1, e);
-}
-
 static int bind_conv(struct model *m, uint32_t layer, struct err *e)
 {
     const uint32_t n = m->hp.n_embd;
     struct layer *l = &m->layers[layer];
     const struct tensor *in, **const views[] = {&l->conv_b, &l->conv_c, &l->conv_x};
     const float *bias = NULL;
-    TRY(bind_matrix(m, "shortconv.in_proj.weight", "conv.in_proj.weight", layer, n, 3 * (uint64_t)n, NULL, &in, e));
+    TRY(bind_noted(m, "shortconv.in_proj.weight", "conv.in_proj.weight", layer, n, 3 * (uint64_t)n, &in, e));
     for (size_t i = 0; i < COUNT_OF(views); i++)
         if (!(*views[i] = bind_view(m, in, i * n, n))) return fail_nomem(e, "a view of a tensor", sizeof *in);
-    TRY(optional_bias(m, "shortconv.in_proj.bias", "conv.in_proj.bias", layer, 3 * (uint64_t)n, &bias, e));
+    TRY(bind_plain(m, "shortconv.in_proj.bias", "conv.in_proj.bias", layer, 3 * (uint64_t)n, &bias, e));
     if (bias) l->conv_b_bias = bias, l->conv_c_bias = bias + n, l->conv_x_bias = bias + 2 * (size_t)n;
     l->conv = (struct conv_params){.taps = m->hp.conv_taps};
-    TRY(bind_taps(m, "shortconv.conv.weight", "conv.conv.weight", layer, m->hp.conv_taps, n, NULL, &l->conv.w, e));
-    TRY(optional_bias(m, "shortconv.conv.bias", "conv.conv.bias", layer, n, &l->conv.bias, e));
-    TRY(bind_matrix(m, "shortconv.out_proj.weight", "conv.out_proj.weight", layer, n, n, NULL, &l->o, e));
-    return optional_bias(m, "shortconv.out_proj.bias", "conv.out_proj.bias", layer, n, &l->o_bias, e);
+    TRY(bind_taps(m, "shortconv.conv.weight", "conv.conv.weight", layer, n, n, 0, &l->conv, e));
+    TRY(bind_plain(m, "shortconv.conv.bias", "conv.conv.bias", layer, n, &l->conv.bias, e));
+    TRY(bind_noted(m, "shortconv.out_proj.weight", "conv.out_proj.weight", layer, n, n, &l->o, e));
+    return bind_plain(m, "shortconv.out_proj.bias", "conv.out_proj.bias", layer, n, &l->o_bias, e);
 }
 
 static value_id record_conv(const struct layer *l, value_id h, struct graph *g)
