@@ -26,9 +26,10 @@ struct kv_view {
 
 /* The recurrent state of a sequence (graph.state_floats) before and behind its rows of a batch. */
 struct state_step {
-    const float *from;  /* NULL: that of no tokens, which is all zeros */
-    float *before_last; /* gets the state without the last row; NULL: not wanted. Apart from the others */
-    float *to;          /* may be the memory of from */
+    const float *from; /* NULL: that of no tokens, which is all zeros */
+    float *keep; /* gets the state behind the first keep_rows rows, 1.. n_rows - 1; NULL: not wanted. Apart from the others */
+    uint32_t keep_rows;
+    float *to; /* may be the memory of from */
 };
 
 /* Rows of a batch that are tokens of one sequence at consecutive positions. */

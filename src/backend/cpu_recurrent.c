@@ -14,13 +14,12 @@ typedef void step_fn(const struct backend *b, const struct part *p, size_t row, 
 static void all_rows(const struct backend *b, const struct part *p, step_fn *step, const float *from)
 {
     const struct state_step *s = &p->seq->state;
-    const size_t n = p->seq->n_rows, at = p->op->state;
-    if (!s->before_last || n == 1) {
-        step(b, p, 0, n, from, s->to + at);
-        return;
+    const size_t at = p->op->state, first = s->keep ? s->keep_rows : 0;
+    if (first) {
+        step(b, p, 0, first, from, s->keep + at);
+        from = s->keep + at;
     }
-    step(b, p, 0, n - 1, from, s->before_last + at);
-    step(b, p, n - 1, 1, s->before_last + at, s->to + at);
+    step(b, p, first, p->seq->n_rows - first, from, s->to + at);
 }
 
 /* ---- convolution ------------------------------------------------------------------------------------------------------- */

@@ -39,9 +39,21 @@ struct prefix {
     struct node *nodes;               /* [n_pages] */
     uint32_t *buckets, mask, first_root;
     uint64_t tick;
+    /* Recurrent states: those that sequences work with, and those behind some of the pages in the tree. */
+    size_t state_floats, state_bytes; /* of one, 0: the model has none; of all */
+    float *states;
+    uint32_t n_states, n_free_states;
+    uint32_t *state_refs, *free_states; /* [n_states] */
 };
 #define PREFIX_ROOT UINT32_MAX /* the parent of a first page */
-int prefix_init(struct prefix *t, const struct model *m, enum qtype k_type, enum qtype v_type, uint32_t n_pages, struct err *e);
+#define NO_STATE UINT32_MAX
+struct prefix_options {
+    enum qtype k_type, v_type;
+    uint32_t n_pages;
+    size_t state_floats;
+    uint32_t n_states;
+};
+int prefix_init(struct prefix *t, const struct model *m, const struct prefix_options *o, struct err *e);
 void prefix_fini(struct prefix *t);
 uint8_t *prefix_page(const struct prefix *t, uint32_t page);
 /* A page for the caller alone; where none is free the least recently used kept one. False: all are in use. */
@@ -61,6 +73,15 @@ void prefix_miss(struct prefix *t, const int32_t *tokens, uint32_t n, const uint
 /* Keeps a full page behind its parent, which is in the tree. Returns the page that stands for these tokens, which the caller
  * holds from now on in place of its own: the same one, or one that was kept before. It is the parent for the next page. */
 uint32_t prefix_keep(struct prefix *t, uint32_t parent, const int32_t *tokens, uint32_t rope_class, uint32_t page);
+
+float *prefix_state(const struct prefix *t, uint32_t state); /* NULL for NO_STATE */
+/* A state for the caller alone; where none is free the least recently used kept one. False: all are in use. */
+bool prefix_take_state(struct prefix *t, uint32_t *state);
+void prefix_give_state(struct prefix *t, uint32_t state);
+/* The state behind a page in the tree, which the caller then holds, too; NO_STATE. */
+uint32_t prefix_find_state(struct prefix *t, uint32_t page);
+/* Keeps the caller's state, which it holds no more, behind a page in the tree; NO_STATE: takes away the one that is there. */
+void prefix_keep_state(struct prefix *t, uint32_t page, uint32_t state);
 
 /* A model ready to compute (runner.c). */
 struct runner {
@@ -250,7 +271,8 @@ struct engine_info {
     struct engine_counters counters;
     uint32_t n_running, n_waiting, n_threads;
     const char *level;
-    uint64_t kv_bytes, kv_used_bytes, kv_cached_bytes, kv_token_bytes, compute_bytes;
+    uint64_t kv_bytes, kv_used_bytes, kv_cached_bytes, kv_token_bytes, state_bytes, compute_bytes;
+    uint32_t n_states, n_states_used; /* recurrent ones; by running requests, and kept from ended ones */
 };
 
 #define TOP_MAX 20 /* likeliest tokens that a request may ask for */

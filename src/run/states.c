@@ -67,7 +67,10 @@ struct state_step states_step(struct states *s, uint32_t n_rows, bool last)
         s->work = take(s);
     }
     if (last && n_rows > 1) s->middle = take(s);
-    return (struct state_step){memory_of(s, from), last && n_rows > 1 ? memory_of(s, s->middle) : NULL, memory_of(s, s->work)};
+    return (struct state_step){.from = memory_of(s, from),
+                               .keep = last && n_rows > 1 ? memory_of(s, s->middle) : NULL,
+                               .keep_rows = n_rows - 1,
+                               .to = memory_of(s, s->work)};
 }
 
 void states_done(struct states *s, uint32_t n)
