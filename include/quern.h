@@ -288,6 +288,7 @@ typedef struct quern_engine_info {
     uint32_t n_running, n_waiting;
     uint64_t kv_bytes, kv_used_bytes, kv_cached_bytes; /* used: by running requests; cached: kept from ended ones */
     uint64_t kv_token_bytes, compute_bytes;
+    uint64_t state_bytes; /* of recurrent layers: of running requests, and kept from ended ones */
     uint64_t prompt_tokens, reused_tokens, generated_tokens, requests; /* since the start */
     double prefill_seconds, decode_seconds;                            /* that steps with and without prompt pieces took */
     const char *k_type, *v_type, *cpu_level;

@@ -511,8 +511,6 @@ void engine_info(struct engine *en, struct engine_info *out)
     out->kv_used_bytes = (uint64_t)(t->n_pages - t->n_free) * t->page_bytes;
     out->kv_token_bytes = t->page_bytes / KV_PAGE;
     out->state_bytes = t->state_bytes;
-    out->n_states = t->n_states;
-    out->n_states_used = t->n_states - t->n_free_states;
 }
 
 /* ---- requests ---------------------------------------------------------------------------------------------------------- */

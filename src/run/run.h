@@ -272,7 +272,6 @@ struct engine_info {
     uint32_t n_running, n_waiting, n_threads;
     const char *level;
     uint64_t kv_bytes, kv_used_bytes, kv_cached_bytes, kv_token_bytes, state_bytes, compute_bytes;
-    uint32_t n_states, n_states_used; /* recurrent ones; by running requests, and kept from ended ones */
 };
 
 #define TOP_MAX 20 /* likeliest tokens that a request may ask for */
