@@ -87,12 +87,11 @@ void transfer_floats(const struct transfer_item *item, uint64_t r, uint64_t col,
 {
     const struct reorder *order = item->order;
     const struct qrow from = row_of(item, r);
-    const uint64_t width = order && order->blocks ? item->src->ne[0] / order->n_blocks : item->src->ne[0];
+    const uint64_t len = item->src->ne[0], width = order && order->blocks ? len / order->n_blocks : len;
     for (size_t some; n; n -= some, col += some, x += some) {
-        const uint64_t block = col / width, in = col % width;
-        some = (size_t)(n < width - in ? n : width - in);
-        qtypes[item->src->type].row_to_float(&from, (order && order->blocks ? order->blocks[block] : block) * width + in, x,
-                                             some);
+        const uint64_t left = width - col % width;
+        some = (size_t)(n < left ? n : left);
+        qtypes[item->src->type].row_to_float(&from, reorder_column(order, len, col), x, some);
     }
 }
 

@@ -172,6 +172,14 @@ struct reorder {
     uint32_t n_blocks;
 };
 
+/* Which column of rows of n each is; o may be NULL. */
+static inline uint64_t reorder_column(const struct reorder *o, uint64_t n, uint64_t col)
+{
+    if (!o || !o->blocks) return col;
+    const uint64_t width = n / o->n_blocks;
+    return o->blocks[col / width] * width + col % width;
+}
+
 /* A tensor of the model as a GGUF file has it. */
 struct bound {
     char name[TENSOR_NAME_MAX];
