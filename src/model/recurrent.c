@@ -70,6 +70,20 @@ static void config_mixers(const struct files *f, struct hparams *hp)
     }
 }
 
+/* GGUF says by a period which layers have attention. */
+static int find_period(const struct files *f, struct hparams *hp, struct err *e)
+{
+    uint32_t *period = &hp->delta.full_every;
+    *period = 0;
+    for (uint32_t l = 0; *period == 0 && l < hp->n_layers; l++)
+        if (hp->layers[l].mixer == MIX_ATTENTION) *period = l + 1;
+    for (uint32_t l = 0; *period && l < hp->n_layers; l++)
+        if ((hp->layers[l].mixer == MIX_ATTENTION) != ((l + 1) % *period == 0))
+            return fail(e, ERR_UNSUPPORTED, "%s: layer %u has %s; expected attention in every %u. layer and in no other",
+                        files_path(f), l, hp->layers[l].mixer == MIX_ATTENTION ? "attention" : "none", *period);
+    return 0;
+}
+
 int mixers_read(const struct files *f, struct hparams *hp, struct err *e)
 {
     const bool hf = files_kind(f) == FILES_HF, delta = hp->arch->features & DELTA_LAYERS,
@@ -82,15 +96,15 @@ int mixers_read(const struct files *f, struct hparams *hp, struct err *e)
         if (conv) x->mixer = x->n_kv_heads ? MIX_ATTENTION : MIX_CONV;
     }
     if (hf) config_mixers(f, hp);
+    if (delta) TRY(find_period(f, hp, e));
     hp->n_kv_heads = 0;
     for (uint32_t l = 0; l < hp->n_layers; l++) {
         struct layer_hp *x = &hp->layers[l];
         if (x->mixer == MIX_DELTA) TRY(check_delta(f, hp, e));
         if (x->mixer == MIX_CONV && !hp->conv_taps)
-            return fail(e, ERR_FORMAT, "%s: shortconv.l_cache is missing", files_path(f));
+            return fail(e, ERR_FORMAT, "%s: %s is missing", files_path(f), hf ? "conv_L_cache" : "shortconv.l_cache");
         if (x->mixer != MIX_ATTENTION) x->n_kv_heads = 0;
         hp->n_kv_heads = x->n_kv_heads > hp->n_kv_heads ? x->n_kv_heads : hp->n_kv_heads;
-        if (delta && hp->delta.full_every == 0 && x->mixer == MIX_ATTENTION) hp->delta.full_every = l + 1;
     }
     return 0;
 }
