@@ -168,6 +168,8 @@ typedef struct quern_session_info {
     const char *k_type, *v_type, *cpu_level;
     uint64_t kv_bytes, compute_bytes; /* KV cache; activations, logits and scratch */
     uint64_t kv_token_bytes;          /* of the cache that one token takes, and a decode step reads */
+    uint64_t state_bytes;             /* of recurrent layers: the present state, and earlier ones to go back to */
+    uint64_t state_step_bytes;        /* of them that a decode step reads and writes */
 } quern_session_info;
 QUERN_API void quern_session_get_info(const quern_session *session, quern_session_info *out);
 
@@ -286,6 +288,7 @@ typedef struct quern_engine_info {
     uint32_t n_running, n_waiting;
     uint64_t kv_bytes, kv_used_bytes, kv_cached_bytes; /* used: by running requests; cached: kept from ended ones */
     uint64_t kv_token_bytes, compute_bytes;
+    uint64_t state_bytes; /* of recurrent layers: of running requests, and kept from ended ones */
     uint64_t prompt_tokens, reused_tokens, generated_tokens, requests; /* since the start */
     double prefill_seconds, decode_seconds;                            /* that steps with and without prompt pieces took */
     const char *k_type, *v_type, *cpu_level;

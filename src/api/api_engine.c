@@ -110,6 +110,7 @@ void quern_engine_get_info(quern_engine *engine, quern_engine_info *out)
                                .kv_cached_bytes = i.kv_cached_bytes,
                                .kv_token_bytes = i.kv_token_bytes,
                                .compute_bytes = i.compute_bytes,
+                               .state_bytes = i.state_bytes,
                                .prompt_tokens = i.counters.prompt_tokens,
                                .reused_tokens = i.counters.reused_tokens,
                                .generated_tokens = i.counters.generated_tokens,

@@ -77,7 +77,7 @@ static int make_entry(const struct importance_entry *from, struct arena *a, stru
     to->sums = arena_array(a, n, sizeof *to->sums);
     to->counts = arena_array(a, b->n_parts, sizeof *to->counts);
     if (!to->sums || !to->counts) return fail_nomem(e, "an importance matrix", n * sizeof *to->sums);
-    for (size_t i = 0; i < n; i++) to->sums[i] = (float)from->sums[i];
+    for (size_t i = 0; i < n; i++) to->sums[i] = (float)from->sums[reorder_column(b->order, n, i)];
     for (size_t i = 0; i < b->n_parts; i++) to->counts[i] = (float)from->rows[i];
     return 0;
 }

@@ -74,6 +74,8 @@ void quern_session_get_info(const quern_session *q, quern_session_info *out)
                                 .cpu_level = b.level,
                                 .kv_bytes = kv->bytes,
                                 .kv_token_bytes = kv->token_bytes,
+                                .state_bytes = session_states(q->s)->bytes,
+                                .state_step_bytes = states_step_bytes(session_states(q->s)),
                                 .compute_bytes = b.bytes};
 }
 

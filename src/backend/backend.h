@@ -24,11 +24,20 @@ struct kv_view {
     uint8_t *const *pages;         /* [pages that the batch reads or writes]; owned by the caller */
 };
 
+/* The recurrent state of a sequence (graph.state_floats) before and behind its rows of a batch. */
+struct state_step {
+    const float *from; /* NULL: that of no tokens, which is all zeros */
+    float *keep; /* gets the state behind the first keep_rows rows, 1.. n_rows - 1; NULL: not wanted. Apart from the others */
+    uint32_t keep_rows;
+    float *to; /* may be the memory of from */
+};
+
 /* Rows of a batch that are tokens of one sequence at consecutive positions. */
 struct batch_seq {
     const struct kv_view *kv;
-    uint32_t row, n_rows; /* first row in the batch; how many */
-    uint32_t pos;         /* position of the first */
+    uint32_t row, n_rows;    /* first row in the batch; how many */
+    uint32_t pos;            /* position of the first */
+    struct state_step state; /* where the graph has one */
 };
 
 /* One run of the graph. */
@@ -55,7 +64,8 @@ struct backend_options {
 /* Opens the CPU for the graph (which must outlive it) and reserves all memory that runs will need. */
 int backend_open_cpu(const struct graph *g, const struct backend_options *opts, struct backend **out, struct err *e);
 void backend_close(struct backend **b);
-/* 0 or ERR_CANCELLED (the cache rows of the batch are then undefined). Allocates nothing. */
+/* 0 or ERR_CANCELLED (the cache rows of the batch, and the states that it was to make, are then undefined). Allocates nothing.
+ */
 int backend_run(struct backend *b, const struct batch *batch);
 /* Logits of the last run, [n_out][cols of the output value]; valid until the next. */
 const float *backend_logits(const struct backend *b);

@@ -32,13 +32,6 @@ static void run_gather(struct backend *b, const struct op *op, unsigned ith, uns
 
 /* ---- operations row by row --------------------------------------------------------------------------------------------- */
 
-/* One row of one operation: x and y of src, n columns of dst. */
-struct row {
-    const float *x, *y;
-    float *dst;
-    size_t n;
-};
-
 static void row_rms_norm(const struct backend *b, const struct op *op, const struct row *r)
 {
     b->k.rms_norm(r->x, op->vec, op->f, r->n, r->dst);
@@ -85,6 +78,18 @@ static void row_head_cols(const struct backend *b, const struct op *op, const st
     for (size_t h = 0; h < op->n_heads; h++)
         memcpy(r->dst + h * op->len, r->x + h * op->head + op->at, op->len * sizeof *r->dst);
 }
+static void row_mul(const struct backend *b, const struct op *op, const struct row *r)
+{
+    (void)op;
+    b->k.mul(r->x, r->y, r->n, r->dst);
+}
+static void row_head_norm(const struct backend *b, const struct op *op, const struct row *r)
+{
+    for (size_t h = 0; h < op->n_heads; h++) {
+        float *x = r->dst + h * op->head;
+        b->k.rms_norm(x, op->vec, op->f, op->len, x);
+    }
+}
 static void row_route(const struct backend *b, const struct op *op, const struct row *r)
 {
     (void)b;
@@ -103,6 +108,11 @@ static void (*const row_fns[OP_COUNT])(const struct backend *b, const struct op 
     [OP_SOFTCAP] = row_softcap,
     [OP_HEAD_COLS] = row_head_cols,
     [OP_ROUTE] = row_route,
+    [OP_MUL] = row_mul,
+    [OP_HEAD_NORM] = row_head_norm,
+    [OP_DELTA_SPLIT] = row_delta_split,
+    [OP_DELTA_NORM] = row_delta_norm,
+    [OP_DELTA_GATES] = row_delta_gates,
 };
 
 /* All rows of one operation that this thread has. */
@@ -156,6 +166,8 @@ static void run_alone(struct backend *b, const struct op *op, unsigned ith, unsi
         [OP_HEAD_MATMUL] = run_head_matmul,
         [OP_EXPERTS_UP] = run_experts_up,
         [OP_EXPERTS_DOWN] = run_experts_down,
+        [OP_CONV] = run_conv,
+        [OP_DELTA] = run_delta,
     };
     fns[op->code](b, op, ith, nth);
 }

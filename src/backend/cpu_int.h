@@ -100,12 +100,24 @@ static inline bool packs(const struct backend *b, size_t n)
     return b->k.pack_cols && n >= b->k.pack_min;
 }
 
-/* Phases, for thread ith of nth (cpu_products.c, cpu_attention.c, cpu_experts.c). */
+/* One row of one operation: x and y of src, n columns of dst. */
+struct row {
+    const float *x, *y;
+    float *dst;
+    size_t n;
+};
+
+/* Phases, for thread ith of nth (cpu_products.c, cpu_attention.c, cpu_experts.c, cpu_recurrent.c). */
 void run_products(struct backend *b, const struct op *op, uint32_t n_ops, unsigned ith, unsigned nth);
 void run_head_matmul(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
 void run_attention(struct backend *b, const struct op *op, uint32_t n_ops, unsigned ith, unsigned nth);
 void run_experts_up(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
 void run_experts_down(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
+void run_conv(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
+void run_delta(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
+void row_delta_split(const struct backend *b, const struct op *op, const struct row *r);
+void row_delta_norm(const struct backend *b, const struct op *op, const struct row *r);
+void row_delta_gates(const struct backend *b, const struct op *op, const struct row *r);
 /* Rows [r.from, r.to). */
 void run_experts_sum(struct backend *b, const struct op *op, struct worker *w, struct range r);
 

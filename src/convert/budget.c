@@ -64,9 +64,8 @@ static double weighted_square(const float *x, const float *importance, size_t n)
 static double measure_row(const struct choice *c, struct worker *w, uint64_t row, const float *importance, double errors[RUNGS])
 {
     const struct tensor *src = c->item->src;
-    const struct qrow from = transfer_row(c->item, row);
     size_t n = size_min((size_t)src->ne[0], SAMPLE_COLS);
-    qtypes[src->type].row_to_float(&from, 0, w->x, n);
+    transfer_floats(c->item, row, 0, w->x, n);
     for (size_t r = 0; r < c->n; r++) {
         qtypes[c->types[r]].quantize(w->x, importance, w->packed, n);
         qtype_to_float(c->types[r], w->packed, w->y, n);

@@ -66,7 +66,11 @@ static int add_bound(struct transfer *t, const struct bound *b, struct err *e)
     if (!whole) return fail_nomem(e, "list of tensors", sizeof *whole);
     *whole = *first;
     if (!whole->name.n) whole->name = str_of(b->name); /* made from others */
-    *item = (struct transfer_item){.src = whole, .name = str_of(b->name), .heads = b->heads};
+    *item = (struct transfer_item){.src = whole, .name = str_of(b->name), .heads = b->heads, .order = b->order};
+    if (b->order && b->order->blocks && first->ne[0] / b->order->n_blocks % qtypes[first->type].block_n)
+        return fail(e, ERR_UNSUPPORTED, "%s: %s: heads of %llu weights cannot change places in blocks of %s",
+                    files_path(t->src), b->name, (unsigned long long)(first->ne[0] / b->order->n_blocks),
+                    qtypes[first->type].name);
     if (b->n_parts == 1) return 0;
     whole->n_dims = 3;
     whole->ne[2] = b->n_parts;

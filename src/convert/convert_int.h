@@ -3,16 +3,18 @@
 #define QUERN_CONVERT_INT_H
 
 #include "convert/convert.h"
+#include "model/model.h"
 
 /* One tensor of the new file. */
 struct transfer_item {
     const struct tensor *src;          /* its shape and, where it is whole, the tensor itself */
     const struct tensor *const *parts; /* [n_parts] of one shape and type, laid one behind the other; NULL: src is whole */
     uint32_t n_parts;
-    struct str name; /* in the new file */
-    enum qtype type; /* in the new file */
-    bool fixed;      /* the type is not to be chosen for a size */
-    uint64_t heads;  /* 0: rows stay in order. Else the rows make so many heads, and each is interleaved (transfer.c) */
+    const struct reorder *order; /* of the new tensor, in the source; NULL: the same */
+    struct str name;             /* in the new file */
+    enum qtype type;             /* in the new file */
+    bool fixed;                  /* the type is not to be chosen for a size */
+    uint64_t heads; /* 0: rows stay in order. Else the rows make so many heads, and each is interleaved (transfer.c) */
 };
 
 /* ---- recipes: named mixes of types ------------------------------------------------------------------------------------- */
@@ -74,8 +76,9 @@ int budget_assign(struct transfer *t, struct err *e);
 /* Importance of the columns of each matrix of an item, [matrices][row length], in a; *out is NULL where nothing is known. */
 int transfer_importance(const struct transfer *t, const struct transfer_item *item, struct arena *a, const float **out,
                         struct err *e);
-/* Row r of an item's source, counted over all its parts. */
-struct qrow transfer_row(const struct transfer_item *item, uint64_t r);
+/* n weights of row r of the new tensor from `col` on, as its source has them. Where the item has an order of blocks, these and
+ * col are multiples of the source's block. */
+void transfer_floats(const struct transfer_item *item, uint64_t r, uint64_t col, float *x, size_t n);
 /* Weights that count as the model's. */
 uint64_t transfer_weights(const struct transfer_item *item);
 /* Describes all items, writes everything and finishes the file; fills result. */

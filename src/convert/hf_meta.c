@@ -45,6 +45,9 @@ static void put_rope(struct gguf_writer *w, const struct model *m)
         put_f32(w, m, "rope.freq_base_swa", hp->rope[1].theta);
         put_u32(w, m, "rope.dimension_count_swa", hp->rope[1].dim);
     }
+    /* Readers want to know how pictures' positions would be turned. */
+    static const int32_t sections[] = {11, 11, 10, 0};
+    if (hp->arch->features & TILED_VALUES) gguf_put_i32s(w, arch_key(m, "rope.dimension_sections").text, sections, 4);
     const char *name = r->scaling < COUNT_OF(scaling_names) ? scaling_names[r->scaling] : NULL;
     if (!name) return;
     gguf_put_str(w, arch_key(m, "rope.scaling.type").text, str_of(name));
@@ -93,10 +96,22 @@ static void put_numbers(struct gguf_writer *w, const struct model *m)
     }
 }
 
-static void put_heads(struct gguf_writer *w, const struct model *m)
+/* KV heads: a number, or a list where it says which layers have attention. */
+static void put_kv_heads(struct gguf_writer *w, const struct model *m, struct arena *a)
 {
     const struct hparams *hp = &m->hp;
-    put_u32(w, m, "attention.head_count_kv", hp->n_kv_heads);
+    int32_t *heads = hp->arch->features & CONV_LAYERS ? arena_array(a, hp->n_layers, sizeof *heads) : NULL;
+    for (uint32_t l = 0; heads && l < hp->n_layers; l++) heads[l] = (int32_t)hp->layers[l].n_kv_heads;
+    if (heads)
+        gguf_put_i32s(w, arch_key(m, "attention.head_count_kv").text, heads, hp->n_layers);
+    else
+        put_u32(w, m, "attention.head_count_kv", hp->n_kv_heads);
+}
+
+static void put_heads(struct gguf_writer *w, const struct model *m, struct arena *a)
+{
+    const struct hparams *hp = &m->hp;
+    put_kv_heads(w, m, a);
     if (hp->kv_lora) { /* as attention to the latent vector sees them; and as they were meant */
         put_u32(w, m, "attention.key_length", hp->kv_lora + hp->rope_part);
         put_u32(w, m, "attention.value_length", hp->kv_lora);
@@ -141,7 +156,7 @@ static void put_hparams(struct gguf_writer *w, const struct model *m, struct are
     const struct hparams *hp = &m->hp;
     const bool layer_norm = hp->arch->features & LAYER_NORM;
     put_numbers(w, m);
-    put_heads(w, m);
+    put_heads(w, m, a);
     put_windows(w, m, a);
     put_experts(w, m);
     put_f32(w, m, layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", (double)hp->norm_eps);

@@ -22,6 +22,28 @@ static const struct synth_shape shapes[] = {
      .traits = S_EXPERTS | S_BIASES | S_LATE_NORM},
     {"llama-4-scout", "llama4", 48, 5120, 8192, 40, 8, 128, 202048, 1 << 20, 500000, false, 16, 1, 8192, 8192,
      .traits = S_EXPERTS | S_SHARED},
+    {"qwen3.5-4b", "qwen35", 32, 2560, 9216, 16, 4, 256, 248320, 262144, 10000000, true, .n_k_heads = 16, .n_v_heads = 32,
+     .delta_dim = 128, .traits = S_DENSE | S_QK_NORM | S_LATE_NORM | S_DELTA},
+    {"qwen3.5-35b-a3b",
+     "qwen35moe",
+     40,
+     2048,
+     512,
+     16,
+     2,
+     256,
+     248320,
+     262144,
+     10000000,
+     false,
+     256,
+     8,
+     512,
+     512,
+     .n_k_heads = 16,
+     .n_v_heads = 32,
+     .delta_dim = 128,
+     .traits = S_EXPERTS | S_SHARED | S_SHARED_GATE | S_QK_NORM | S_LATE_NORM | S_DELTA},
 };
 
 const struct synth_shape *synth_shape_at(size_t i)
@@ -46,10 +68,35 @@ const struct synth_shape *synth_shape_find(const char *name, struct err *e)
 
 /* ---- description ------------------------------------------------------------------------------------------ */
 
-enum width { W_EMBD, W_FF, W_Q, W_KV, W_HEAD, W_HEADS, W_EXPERTS, W_FF_EXPERT, W_FF_SHARED, W_VOCAB, W_NONE };
+enum width {
+    W_EMBD,
+    W_FF,
+    W_Q,
+    W_KV,
+    W_HEAD,
+    W_HEADS,
+    W_EXPERTS,
+    W_FF_EXPERT,
+    W_FF_SHARED,
+    W_VOCAB,
+    W_ONE,
+    W_Q_GATED,
+    W_CONV,
+    W_INNER,
+    W_V_HEADS,
+    W_DELTA_DIM,
+    W_TAPS,
+    W_NONE
+};
+
+enum { DELTA_TAPS = 4, DELTA_EVERY = 4 };
+
+/* Traits of single layers of a shape with S_DELTA. */
+enum { S_LAYER_DELTA = 1 << 16, S_LAYER_GATED = 1 << 17 };
 
 static uint64_t width_of(const struct synth_shape *s, enum width w)
 {
+    const uint64_t inner = (uint64_t)s->n_v_heads * s->delta_dim;
     const uint64_t widths[] = {s->n_embd,
                                s->n_ff,
                                (uint64_t)s->n_heads * s->head_dim,
@@ -60,12 +107,19 @@ static uint64_t width_of(const struct synth_shape *s, enum width w)
                                s->n_ff_expert,
                                s->n_ff_shared,
                                s->n_vocab,
+                               1,
+                               2 * (uint64_t)s->n_heads * s->head_dim,
+                               2 * (uint64_t)s->n_k_heads * s->delta_dim + inner,
+                               inner,
+                               s->n_v_heads,
+                               s->delta_dim,
+                               DELTA_TAPS,
                                1};
     return widths[w];
 }
 
 /* What lies in a tensor: weights of norms, biases, or a matrix; one of each expert. */
-enum fill { ONES, ZEROS, RANDOM, RANDOM_EXPERTS, ZEROS_EXPERTS };
+enum fill { ONES, ZEROS, MINUS_ONES, RANDOM, RANDOM_EXPERTS, ZEROS_EXPERTS };
 
 static const struct part {
     const char *name;
@@ -75,17 +129,27 @@ static const struct part {
 } layer_parts[] =
     {
         {"attn_norm.weight", W_EMBD, W_NONE, ONES, 0, 0},
-        {"attn_q.weight", W_EMBD, W_Q, RANDOM, 0, 0},
+        {"attn_q.weight", W_EMBD, W_Q, RANDOM, 0, S_DELTA},
+        {"attn_q.weight", W_EMBD, W_Q_GATED, RANDOM, S_LAYER_GATED, 0},
         {"attn_q.bias", W_Q, W_NONE, ZEROS, S_BIASES, 0},
-        {"attn_k.weight", W_EMBD, W_KV, RANDOM, 0, 0},
+        {"attn_k.weight", W_EMBD, W_KV, RANDOM, 0, S_LAYER_DELTA},
         {"attn_k.bias", W_KV, W_NONE, ZEROS, S_BIASES, 0},
-        {"attn_v.weight", W_EMBD, W_KV, RANDOM, 0, 0},
+        {"attn_v.weight", W_EMBD, W_KV, RANDOM, 0, S_LAYER_DELTA},
         {"attn_v.bias", W_KV, W_NONE, ZEROS, S_BIASES, 0},
-        {"attn_q_norm.weight", W_HEAD, W_NONE, ONES, S_QK_NORM, 0},
-        {"attn_k_norm.weight", W_HEAD, W_NONE, ONES, S_QK_NORM, 0},
+        {"attn_q_norm.weight", W_HEAD, W_NONE, ONES, S_QK_NORM, S_LAYER_DELTA},
+        {"attn_k_norm.weight", W_HEAD, W_NONE, ONES, S_QK_NORM, S_LAYER_DELTA},
         {"attn_sinks.weight", W_HEADS, W_NONE, ZEROS, S_BIASES, 0},
-        {"attn_output.weight", W_Q, W_EMBD, RANDOM, 0, 0},
+        {"attn_output.weight", W_Q, W_EMBD, RANDOM, 0, S_LAYER_DELTA},
         {"attn_output.bias", W_EMBD, W_NONE, ZEROS, S_BIASES, 0},
+        {"attn_qkv.weight", W_EMBD, W_CONV, RANDOM, S_LAYER_DELTA, 0},
+        {"attn_gate.weight", W_EMBD, W_INNER, RANDOM, S_LAYER_DELTA, 0},
+        {"ssm_beta.weight", W_EMBD, W_V_HEADS, RANDOM, S_LAYER_DELTA, 0},
+        {"ssm_alpha.weight", W_EMBD, W_V_HEADS, RANDOM, S_LAYER_DELTA, 0},
+        {"ssm_conv1d.weight", W_TAPS, W_CONV, RANDOM, S_LAYER_DELTA, 0},
+        {"ssm_dt.bias", W_V_HEADS, W_NONE, ZEROS, S_LAYER_DELTA, 0},
+        {"ssm_a", W_V_HEADS, W_NONE, MINUS_ONES, S_LAYER_DELTA, 0},
+        {"ssm_norm.weight", W_DELTA_DIM, W_NONE, ONES, S_LAYER_DELTA, 0},
+        {"ssm_out.weight", W_INNER, W_EMBD, RANDOM, S_LAYER_DELTA, 0},
         {"ffn_norm.weight", W_EMBD, W_NONE, ONES, 0, S_LATE_NORM},
         {"post_attention_norm.weight", W_EMBD, W_NONE, ONES, S_LATE_NORM, 0},
         {"ffn_gate.weight", W_EMBD, W_FF, RANDOM, S_DENSE, 0},
@@ -102,6 +166,7 @@ static const struct part {
         {"ffn_gate_shexp.weight", W_EMBD, W_FF_SHARED, RANDOM, S_SHARED, 0},
         {"ffn_up_shexp.weight", W_EMBD, W_FF_SHARED, RANDOM, S_SHARED, 0},
         {"ffn_down_shexp.weight", W_FF_SHARED, W_EMBD, RANDOM, S_SHARED, 0},
+        {"ffn_gate_inp_shexp.weight", W_EMBD, W_ONE, RANDOM, S_SHARED_GATE, 0},
 },
   embedding = {"token_embd.weight", W_EMBD, W_VOCAB, RANDOM, 0, 0},
   output_norm = {"output_norm.weight", W_EMBD, W_NONE, ONES, 0, 0}, output = {"output.weight", W_EMBD, W_VOCAB, RANDOM, 0, 0};
@@ -122,7 +187,9 @@ static void add(struct list *l, const struct part *p, int layer)
 {
     struct tensor *t = &l->tensors[l->n];
     char *name = l->names[l->n];
-    if ((p->traits & l->s->traits) != p->traits || (p->without & l->s->traits)) return;
+    unsigned traits = l->s->traits;
+    if (traits & S_DELTA) traits |= (layer + 1) % DELTA_EVERY ? S_LAYER_DELTA : S_LAYER_GATED;
+    if ((p->traits & traits) != p->traits || (p->without & traits)) return;
     int n = layer < 0 ? snprintf(name, NAME_BYTES, "%s", p->name) : snprintf(name, NAME_BYTES, "blk.%d.%s", layer, p->name);
     *t = (struct tensor){.name = {name, (size_t)n},
                          .n_dims = p->out == W_NONE ? 1 : 2,
@@ -263,12 +330,18 @@ static int put_metadata(const struct writing *w, uint32_t file_type, struct err 
         {"attention.key_length", s->head_dim},
         {"attention.value_length", s->head_dim},
         {"attention.sliding_window", s->window},
-        {"rope.dimension_count", s->head_dim},
+        {"rope.dimension_count", s->traits & S_DELTA ? s->head_dim / 4 : s->head_dim},
         {"vocab_size", s->n_vocab},
         {"expert_count", s->n_experts},
         {"expert_used_count", s->n_used},
         {"expert_feed_forward_length", s->n_ff_expert},
         {"expert_shared_feed_forward_length", s->n_ff_shared},
+        {"ssm.conv_kernel", s->traits & S_DELTA ? DELTA_TAPS : 0},
+        {"ssm.group_count", s->n_k_heads},
+        {"ssm.time_step_rank", s->n_v_heads},
+        {"ssm.state_size", s->delta_dim},
+        {"ssm.inner_size", s->n_v_heads * s->delta_dim},
+        {"full_attention_interval", s->traits & S_DELTA ? DELTA_EVERY : 0},
     };
     int rc = gguf_put_str(w->w, "general.architecture", str_of(s->arch));
     if (rc == 0) rc = gguf_put_str(w->w, "general.name", str_of(s->name));
@@ -289,7 +362,7 @@ static int write_item(struct writing *w, const struct part *p, const struct tran
 {
     const uint64_t *ne = item->src->ne;
     if (p->fill == RANDOM || p->fill == RANDOM_EXPERTS) return write_matrix(w, item, e);
-    return write_numbers(w, p->fill == ONES ? 1 : 0, ne[0] * ne[1] * ne[2], e);
+    return write_numbers(w, p->fill == ONES ? 1 : p->fill == MINUS_ONES ? -1 : 0, ne[0] * ne[1] * ne[2], e);
 }
 
 static int write_all(struct writing *w, const char *type, struct arena *a, const char *out_path, struct err *e)
@@ -297,6 +370,7 @@ static int write_all(struct writing *w, const char *type, struct arena *a, const
     struct list l = {.s = w->s};
     uint32_t file_type;
     size_t widest = size_max(w->s->n_ff, size_max(w->s->n_embd, (size_t)w->s->n_heads * w->s->head_dim));
+    widest = size_max(widest, (size_t)w->s->n_v_heads * w->s->delta_dim);
     TRY(list_tensors(&l, a, e));
     TRY(choose_types(&l, type, &file_type, e));
     w->pool = arena_array(a, POOL_ROWS * widest, sizeof(float)); /* no type takes more */

@@ -9,7 +9,16 @@
 #define SYNTH_VERSION 2
 
 /* What layers have beside attention and norms. */
-enum synth_trait { S_DENSE = 1, S_EXPERTS = 2, S_SHARED = 4, S_QK_NORM = 8, S_BIASES = 16 /* and sinks */, S_LATE_NORM = 32 };
+enum synth_trait {
+    S_DENSE = 1,
+    S_EXPERTS = 2,
+    S_SHARED = 4,
+    S_QK_NORM = 8,
+    S_BIASES = 16, /* and sinks */
+    S_LATE_NORM = 32,
+    S_DELTA = 64,        /* gated delta nets but for every fourth layer, whose attention has output gates */
+    S_SHARED_GATE = 128, /* of the shared expert */
+};
 
 struct synth_shape {
     const char *name, *arch; /* arch: general.architecture */
@@ -19,6 +28,7 @@ struct synth_shape {
     uint32_t n_experts, n_used, n_ff_expert, n_ff_shared; /* 0: none */
     uint32_t window;                                      /* of attention; 0: none */
     unsigned traits;                                      /* bits of synth_trait */
+    uint32_t n_k_heads, n_v_heads, delta_dim;             /* of gated delta nets */
 };
 const struct synth_shape *synth_shape_at(size_t i); /* NULL past the end */
 /* NULL with an error that lists the names where there is none of this name. */

@@ -74,11 +74,25 @@ int transfer_importance(const struct transfer *t, const struct transfer_item *it
     return 0;
 }
 
-struct qrow transfer_row(const struct transfer_item *item, uint64_t r)
+/* Row r, counted over all parts. */
+static struct qrow row_of(const struct transfer_item *item, uint64_t r)
 {
+    if (item->order && item->order->rows) r = item->order->rows[r];
     if (!item->parts) return tensor_row(item->src, r);
     const uint64_t rows = item->parts[0]->ne[1] * item->parts[0]->ne[2] * item->parts[0]->ne[3];
     return tensor_row(item->parts[r / rows], r % rows);
+}
+
+void transfer_floats(const struct transfer_item *item, uint64_t r, uint64_t col, float *x, size_t n)
+{
+    const struct reorder *order = item->order;
+    const struct qrow from = row_of(item, r);
+    const uint64_t len = item->src->ne[0], width = order && order->blocks ? len / order->n_blocks : len;
+    for (size_t some; n; n -= some, col += some, x += some) {
+        const uint64_t left = width - col % width;
+        some = (size_t)(n < left ? n : left);
+        qtypes[item->src->type].row_to_float(&from, reorder_column(order, len, col), x, some);
+    }
 }
 
 /* Tables that everybody computes are not the model's. The product was checked when the source was opened. */
@@ -130,13 +144,16 @@ static bool make_piece(const struct stream *s, uint64_t p, uint8_t *dst, float *
     const struct qtype_info *to = &qtypes[s->item->type];
     uint64_t row = source_row(s, p / s->row_pieces), col = p % s->row_pieces * s->piece;
     size_t n = (size_t)(s->row_len - col < s->piece ? s->row_len - col : s->piece);
-    struct qrow from = transfer_row(s->item, row);
+    struct qrow from = row_of(s->item, row);
     if (s->vector) from = (struct qrow){(const uint8_t *)src->data + row * s->row_bytes, NULL, 0};
-    if (src->type == s->item->type) {
+    if (src->type == s->item->type && !(s->item->order && s->item->order->blocks)) {
         memcpy(dst, from.data + col / to->block_n * to->block_bytes, n / to->block_n * to->block_bytes);
         return true;
     }
-    qtypes[src->type].row_to_float(&from, col, x, n);
+    if (s->vector)
+        qtypes[src->type].row_to_float(&from, col, x, n);
+    else
+        transfer_floats(s->item, row, col, x, n);
     if (!in_range(x, n, largest[s->item->type])) return false;
     const float *importance = s->importance ? s->importance + row / src->ne[1] * s->row_len + col : NULL;
     to->quantize(x, importance, dst, n);
@@ -216,7 +233,7 @@ static int put_tensor(struct stream *s, const struct transfer_item *item)
     const struct qtype_info *to = &qtypes[item->type];
     const bool vector = s->vector = item->heads && src->n_dims == 1;
     s->item = item;
-    if (src->type == item->type && !item->heads) return put_same(s);
+    if (src->type == item->type && !item->heads && !item->order) return put_same(s);
     s->n_rows = vector ? src->ne[0] : src->ne[1] * src->ne[2] * src->ne[3];
     s->row_len = vector ? 1 : src->ne[0];
     s->row_bytes = vector ? src->bytes / s->n_rows : tensor_row_bytes(src);

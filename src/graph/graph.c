@@ -49,7 +49,7 @@ static value_id new_value(struct graph *g, uint32_t cols, bool gathered)
 
 static bool op_in_place(enum op_code code)
 {
-    return code == OP_ROPE || code == OP_HEAD_NORM;
+    return code == OP_ROPE || code == OP_HEAD_NORM || code == OP_DELTA_NORM;
 }
 
 static value_id record(struct graph *g, struct op op, uint32_t cols)
@@ -192,6 +192,41 @@ value_id graph_experts_sum(struct graph *g, value_id x, value_id routes, const s
     return record(g, op, cols_of(g, x) / p->n_used);
 }
 
+value_id graph_mul(struct graph *g, value_id a, value_id b)
+{
+    return record(g, (struct op){.code = OP_MUL, .src = {a, b}}, cols_of(g, a));
+}
+
+value_id graph_conv(struct graph *g, value_id x, const struct conv_params *p)
+{
+    struct op op = {.code = OP_CONV, .src = {x, NO_VALUE}, .conv = p, .state = g->state_floats};
+    g->state_floats += (p->taps - (size_t)1) * cols_of(g, x);
+    return record(g, op, cols_of(g, x));
+}
+
+value_id graph_delta_split(struct graph *g, value_id x, const struct delta_params *p)
+{
+    const uint32_t cols = 2 * p->n_k_heads * p->k_dim + p->n_v_heads * p->v_dim;
+    return record(g, (struct op){.code = OP_DELTA_SPLIT, .src = {x, NO_VALUE}, .delta = p}, cols);
+}
+
+value_id graph_delta_norm(struct graph *g, value_id x, const struct delta_params *p)
+{
+    return record(g, (struct op){.code = OP_DELTA_NORM, .src = {x, NO_VALUE}, .delta = p}, cols_of(g, x));
+}
+
+value_id graph_delta_gates(struct graph *g, value_id b, value_id a, const struct delta_params *p)
+{
+    return record(g, (struct op){.code = OP_DELTA_GATES, .src = {b, a}, .delta = p}, 2 * p->n_v_heads);
+}
+
+value_id graph_delta(struct graph *g, value_id qkv, value_id gates, const struct delta_params *p)
+{
+    struct op op = {.code = OP_DELTA, .src = {qkv, gates}, .delta = p, .state = g->state_floats};
+    g->state_floats += delta_floats(p);
+    return record(g, op, p->n_v_heads * p->v_dim);
+}
+
 value_id graph_gather(struct graph *g, value_id x)
 {
     return record(g, (struct op){.code = OP_GATHER, .src = {x, NO_VALUE}}, cols_of(g, x));
@@ -211,9 +246,10 @@ static bool read_later(const struct graph *g, value_id v, const struct op *end)
 static bool row_by_row(enum op_code code)
 {
     static const bool rows[OP_COUNT] = {
-        [OP_RMS_NORM] = true,  [OP_LAYER_NORM] = true,  [OP_ADD] = true,     [OP_SCALE] = true,
-        [OP_GLU] = true,       [OP_ACT] = true,         [OP_GATE] = true,    [OP_ROUTE] = true,
-        [OP_HEAD_COLS] = true, [OP_EXPERTS_SUM] = true, [OP_SOFTCAP] = true,
+        [OP_RMS_NORM] = true,  [OP_LAYER_NORM] = true,  [OP_ADD] = true,        [OP_SCALE] = true,
+        [OP_GLU] = true,       [OP_ACT] = true,         [OP_GATE] = true,       [OP_ROUTE] = true,
+        [OP_HEAD_COLS] = true, [OP_EXPERTS_SUM] = true, [OP_SOFTCAP] = true,    [OP_HEAD_NORM] = true,
+        [OP_MUL] = true,       [OP_DELTA_SPLIT] = true, [OP_DELTA_NORM] = true, [OP_DELTA_GATES] = true,
     };
     return rows[code];
 }
@@ -227,7 +263,9 @@ static uint32_t attention_length(const struct graph *g, uint32_t i)
     return n < g->n_ops && g->ops[n].code == OP_ATTENTION ? n + 1 - i : 0;
 }
 
-/* The same for matrix products: a norm, up to three matrices that read it, and what is done to the rows just made. */
+enum { PRODUCTS_MAX = 6 }; /* matrices of a phase: their outputs are alive together */
+
+/* The same for matrix products: a norm, a few matrices that read it, and what is done to the rows just made. */
 static uint32_t product_length(const struct graph *g, uint32_t i)
 {
     const struct op *op = g->ops, *end = g->ops + g->n_ops, *p = op + i;
@@ -239,7 +277,7 @@ static uint32_t product_length(const struct graph *g, uint32_t i)
     if (p->code != OP_MATMUL) return 0;
     value_id x = p->src[0];
     uint32_t n = 0;
-    for (; p < end && n < 3 && p->code == OP_MATMUL && p->src[0] == x; p++) n++;
+    for (; p < end && n < PRODUCTS_MAX && p->code == OP_MATMUL && p->src[0] == x; p++) n++;
     if (norm && read_later(g, x, p)) return 0;
     if (p < end && n == 2 && p->code == OP_GLU && p->src[0] == p[-2].dst && p->src[1] == p[-1].dst)
         p++;
@@ -257,7 +295,7 @@ static struct phase phase_at(const struct graph *g, uint32_t i)
     if (!row_by_row(g->ops[i].code)) return (struct phase){PHASE_ALONE, i, 1};
     const bool gathered = g->values[g->ops[i].dst].gathered;
     for (n = i + 1; n < g->n_ops && row_by_row(g->ops[n].code); n++)
-        if (product_length(g, n) || g->values[g->ops[n].dst].gathered != gathered) break;
+        if (attention_length(g, n) || product_length(g, n) || g->values[g->ops[n].dst].gathered != gathered) break;
     return (struct phase){PHASE_ROWS, i, n - i};
 }
 

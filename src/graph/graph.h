@@ -7,7 +7,7 @@
  *     weights   borrowed tensors of the open model
  *
  * What makes a phase (docs: ARCHITECTURE.md, "the path of one token"):
- *     [RMS_NORM | LAYER_NORM] MATMUL{1,3} [GLU | ADD]    one activation, up to three matrices, epilogue on the rows just made
+ *     [RMS_NORM | LAYER_NORM] MATMUL{1,6} [GLU | ADD]    one activation, a few matrices, epilogue on the rows just made
  *     (HEAD_NORM | ROPE)* [KV_STORE] ATTENTION           everything between the projections
  *     a run of operations that work row by row           each thread takes its rows through all of them
  *     any other operation alone
@@ -66,6 +66,32 @@ struct experts {
     const float *bias;
 };
 
+/* A convolution of each column by itself over the rows of a sequence, in time (struct conv). */
+struct conv_params {
+    const float *w;    /* [taps][columns] */
+    const float *bias; /* [columns] or NULL */
+    uint32_t taps;
+    bool silu;
+};
+
+/* A layer of the gated delta rule. Its rows are: queries [n_k_heads][k_dim], keys the same, values [n_v_heads][v_dim]. */
+struct delta_params {
+    uint32_t n_k_heads, n_v_heads, k_dim, v_dim; /* n_v_heads is a multiple of n_k_heads */
+    bool tiled;                   /* head h of the values goes with key h % n_k_heads, else with h / (n_v_heads / n_k_heads) */
+    const float *a, *dt;          /* [n_v_heads] decay = exp(a * softplus(src1 + dt)) */
+    const float *q_norm, *k_norm; /* [k_dim] */
+    float eps;
+};
+/* Its state: for each head of values and each block of DELTA_COLS of its elements [k_dim][DELTA_COLS]. */
+static inline size_t delta_blocks(const struct delta_params *p)
+{
+    return (p->v_dim + (size_t)DELTA_COLS - 1) / DELTA_COLS;
+}
+static inline size_t delta_floats(const struct delta_params *p)
+{
+    return p->n_v_heads * delta_blocks(p) * p->k_dim * DELTA_COLS;
+}
+
 struct op {
     enum op_code code;
     value_id dst, src[2];    /* NO_VALUE where unused */
@@ -81,6 +107,9 @@ struct op {
     const struct route_params *route; /* ROUTE, EXPERTS_ */
     struct experts experts[2];        /* EXPERTS_UP: gate, up; EXPERTS_DOWN: down; HEAD_MATMUL: by head */
     bool weigh_input;                 /* EXPERTS_UP: the routes' weights are for its products, and the sum takes none */
+    const struct conv_params *conv;   /* CONV */
+    const struct delta_params *delta; /* DELTA_ */
+    size_t state;                     /* CONV, DELTA: where theirs begins in the state of a sequence */
 };
 
 enum phase_kind { PHASE_ATTENTION, PHASE_PRODUCTS, PHASE_ROWS, PHASE_ALONE };
@@ -95,10 +124,11 @@ struct graph {
     struct value *values;
     struct phase *phases;
     uint32_t n_ops, n_values, n_phases, cap_ops, cap_values;
-    size_t row_floats; /* buffer floats per batch row, all values placed */
-    size_t out_floats; /* the same per gathered row */
-    value_id output;   /* logits */
-    int failed;        /* sticky error of the recording */
+    size_t row_floats;   /* buffer floats per batch row, all values placed */
+    size_t out_floats;   /* the same per gathered row */
+    size_t state_floats; /* what a sequence carries from token to token, beside keys and values */
+    value_id output;     /* logits */
+    int failed;          /* sticky error of the recording */
 };
 
 /* All memory comes from arena and lives as long. Recording functions never fail by themselves: graph_plan reports. What they
@@ -127,6 +157,12 @@ value_id graph_experts_up(struct graph *g, value_id x, value_id routes, const st
                           float limit, bool weigh_input, struct experts gate, struct experts up);
 value_id graph_experts_down(struct graph *g, value_id x, value_id routes, const struct route_params *p, struct experts down);
 value_id graph_experts_sum(struct graph *g, value_id x, value_id routes, const struct route_params *p, bool weighted);
+value_id graph_mul(struct graph *g, value_id a, value_id b);
+value_id graph_conv(struct graph *g, value_id x, const struct conv_params *p);
+value_id graph_delta_split(struct graph *g, value_id x, const struct delta_params *p);
+value_id graph_delta_norm(struct graph *g, value_id x, const struct delta_params *p);
+value_id graph_delta_gates(struct graph *g, value_id b, value_id a, const struct delta_params *p);
+value_id graph_delta(struct graph *g, value_id qkv, value_id gates, const struct delta_params *p);
 value_id graph_gather(struct graph *g, value_id x);
 /* Names the logits, groups the phases, places the values. */
 int graph_plan(struct graph *g, value_id output, struct err *e);

@@ -131,6 +131,39 @@ struct attn_tile {
 };
 #define ATTN_SCRATCH (2 * ATTN_DIM_MAX * ATTN_TILE + 64 * ATTN_TILE)
 
+#define CONV_TAPS_MAX 8
+
+/* A causal convolution of each channel by itself: row t of y is the sum over taps i of w[i] * input t - (taps - 1) + i. Inputs
+ * before the first row come from `before`; `after` gets those that a next call needs, and may be the same memory. */
+struct conv {
+    size_t n_rows, n;    /* rows, in the order of time, 1..; channels */
+    size_t taps;         /* 2..CONV_TAPS_MAX */
+    size_t stride;       /* of w, before and after: channels that they have in all */
+    const float *w;      /* [taps][stride], the last meets the newest input */
+    const float *bias;   /* [n] or NULL */
+    bool silu;           /* of the sum */
+    const float *before; /* [taps - 1][stride], the oldest first */
+    float *after;        /* the same */
+    const float *x;      /* [n_rows][x_stride] */
+    float *y;            /* [n_rows][y_stride], apart from x */
+    size_t x_stride, y_stride;
+};
+
+#define DELTA_COLS 32
+
+/* The gated delta rule (docs/arithmetic.md) over rows in the order of time, for up to DELTA_COLS elements of the value of one
+ * head. They share nothing with the others but keys, queries and gates. */
+struct delta {
+    size_t n_rows, k_dim, v_dim; /* 1..; elements of a key; of the values here, 1..DELTA_COLS */
+    const float *q, *k;          /* [n_rows][qk_stride] */
+    const float *v;              /* [n_rows][v_stride] */
+    const float *decay, *beta;   /* [n_rows][gate_stride], one number each */
+    const float *before;         /* [k_dim][DELTA_COLS] state; elements from v_dim on are 0 at first */
+    float *after;                /* the same behind the last row; may be the same memory */
+    float *o;                    /* [n_rows][o_stride], v_dim elements each */
+    size_t qk_stride, v_stride, gate_stride, o_stride;
+};
+
 struct kernels {
     const char *level;
     /* How products want quantised activations packed, for n_rows >= pack_min (struct act); 0: not at all. */
@@ -170,6 +203,10 @@ struct kernels {
     void (*attn_tile)(const struct attn_tile *a);
     /* Merges the state (m2, l2, o2) of a later chunk into (m, l, o), n values. */
     void (*attn_merge)(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n);
+    /* y[i] = a[i] * b[i]; y may be a or b. */
+    void (*mul)(const float *a, const float *b, size_t n, float *y);
+    void (*conv)(const struct conv *a);
+    void (*delta)(const struct delta *a);
     /* y[i] = exp(x[i]); y may be x. */
     void (*exp)(const float *x, size_t n, float *y);
     /* The most that this level's arithmetic units can do, for those who measure: each call does nothing but independent
@@ -222,6 +259,8 @@ int kernels_init(struct kernels *k, const char *level, struct err *e);
 /* ---- scalar mathematics: one definition on every machine, no libm ---------------------------------------- */
 
 float num_exp(float x);                /* the exp of arithmetic.md */
+float num_sigmoid(float x);            /* 1 / (1 + exp(-x)) */
+float num_softplus(float x);           /* ln(1 + e^x), to half an ulp or so */
 double num_log(double x);              /* natural logarithm, x > 0, normal; error below 1e-15 relative */
 double num_exp_f64(double x);          /* error below 1e-15 relative; +inf above 709, +0 below -708 */
 double num_pow(double base, double y); /* base > 0 */
@@ -240,6 +279,8 @@ struct kv_rule {
 };
 extern const struct kv_rule kv_q8_0, kv_q4_0;
 uint16_t kv_scale(const struct kv_rule *rule, float low, float high, bool finite, float *id);
+/* Private to this room: what a convolution leaves in `after`. */
+void conv_keep(const struct conv *a);
 /* Private to this room: one position of a tile, as the specification reads it, and the tables of the levels, of which each
  * overwrites the entries that it does better. The key: dim elements or, quantised, all integers of its blocks, and their
  * scales. */

@@ -31,6 +31,19 @@ float num_exp(float x)
     return p * scale;
 }
 
+float num_sigmoid(float x)
+{
+    return 1.0f / (1.0f + num_exp(-x));
+}
+
+/* Beyond 20 the rest is below half an ulp of x; below -10 three terms of the series are more exact than 1 + y. */
+float num_softplus(float x)
+{
+    if (!(x <= 20.0f)) return x;
+    const double y = num_exp_f64((double)x);
+    return (float)(x < -10.0f ? y * fma(y, fma(y, 1.0 / 3.0, -0.5), 1.0) : num_log(1.0 + y));
+}
+
 /* x = m * 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(f), f = (m - 1) / (m + 1), |f| < 0.172: 13 odd terms
  * leave less than 2^-53. */
 double num_log(double x)

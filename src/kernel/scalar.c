@@ -215,6 +215,11 @@ static void add_scalar(const float *a, const float *b, size_t n, float *y)
     for (size_t i = 0; i < n; i++) y[i] = a[i] + b[i];
 }
 
+static void mul_scalar(const float *a, const float *b, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++) y[i] = a[i] * b[i];
+}
+
 static void exp_scalar(const float *x, size_t n, float *y)
 {
     for (size_t i = 0; i < n; i++) y[i] = num_exp(x[i]);
@@ -304,6 +309,68 @@ static void attn_merge_scalar(float *m, float *l, float *o, float m2, float l2, 
     *l = fmaf(*l, a, l2 * b);
     for (size_t d = 0; d < n; d++) o[d] = fmaf(o[d], a, o2[d] * b);
     *m = t;
+}
+
+/* ---- recurrent layers -------------------------------------------------------------------------------------- */
+
+/* Inputs count from the first of `before`, so those that are kept begin at n_rows. None is overwritten before it has moved. */
+void conv_keep(const struct conv *a)
+{
+    const size_t past = a->taps - 1;
+    for (size_t i = 0; i < past; i++) {
+        const size_t at = a->n_rows + i;
+        const float *from = at < past ? a->before + at * a->stride : a->x + (at - past) * a->x_stride;
+        memcpy(a->after + i * a->stride, from, a->n * sizeof *from);
+    }
+}
+
+static float conv_sum(const struct conv *a, size_t row, size_t c)
+{
+    float sum = a->bias ? a->bias[c] : 0.0f;
+    for (size_t i = 0; i < a->taps; i++) {
+        const size_t at = row + i, past = a->taps - 1; /* the input, counted from the first of `before` */
+        const float x = at < past ? a->before[at * a->stride + c] : a->x[(at - past) * a->x_stride + c];
+        sum = fmaf(a->w[i * a->stride + c], x, sum);
+    }
+    return sum;
+}
+
+static void conv_scalar(const struct conv *a)
+{
+    for (size_t t = 0; t < a->n_rows; t++)
+        for (size_t c = 0; c < a->n; c++) {
+            const float y = conv_sum(a, t, c);
+            a->y[t * a->y_stride + c] = a->silu ? y / (1.0f + num_exp(-y)) : y;
+        }
+    conv_keep(a);
+}
+
+/* One row: state [k_dim][DELTA_COLS] from `from` to `to`. */
+static void delta_row(const struct delta *a, size_t t, const float *from, float *to)
+{
+    const float *q = a->q + t * a->qk_stride, *k = a->k + t * a->qk_stride;
+    const float decay = a->decay[t * a->gate_stride], beta = a->beta[t * a->gate_stride];
+    float lane[LANES] = {0};
+    for (size_t i = 0; i < a->k_dim; i += LANES)
+        for (size_t l = 0; l < LANES; l++)
+            lane[l] = i + l < a->k_dim ? fmaf(k[i + l], q[i + l], lane[l]) : fmaf(0.0f, 0.0f, lane[l]);
+    const float kq = fold(lane);
+    for (size_t c = 0; c < DELTA_COLS; c++) {
+        float known = 0.0f, seen = 0.0f;
+        for (size_t d = 0; d < a->k_dim; d++) {
+            known = fmaf(from[d * DELTA_COLS + c], k[d], known);
+            seen = fmaf(from[d * DELTA_COLS + c], q[d], seen);
+        }
+        const float v = c < a->v_dim ? a->v[t * a->v_stride + c] : 0.0f;
+        const float news = fmaf(-decay, known, v) * beta;
+        if (c < a->v_dim) a->o[t * a->o_stride + c] = fmaf(news, kq, decay * seen);
+        for (size_t d = 0; d < a->k_dim; d++) to[d * DELTA_COLS + c] = fmaf(k[d], news, from[d * DELTA_COLS + c] * decay);
+    }
+}
+
+static void delta_scalar(const struct delta *a)
+{
+    for (size_t t = 0; t < a->n_rows; t++) delta_row(a, t, t == 0 ? a->before : a->after, a->after);
 }
 
 /* ---- weights as floats, floats as cache elements ------------------------------------------------------------- */
@@ -401,6 +468,9 @@ void kernels_init_scalar(struct kernels *k)
                        [QTYPE_Q4_0] = from_float_Q4_0_scalar},
         .attn_tile = attn_tile_scalar,
         .attn_merge = attn_merge_scalar,
+        .mul = mul_scalar,
+        .conv = conv_scalar,
+        .delta = delta_scalar,
         .exp = exp_scalar,
     };
     for (size_t t = 0; t < QTYPE_COUNT; t++) {

@@ -2,6 +2,7 @@
 #include "model/model.h"
 
 #define GEMMA (POST_NORMS | NORM_PLUS_1 | EMBD_SQRT | GGUF_HALVES)
+#define DELTA (DELTA_LAYERS | OUTPUT_GATE | NORM_PLUS_1 | LATE_FFN_NORM | GGUF_HALVES)
 
 static const struct arch archs[] = {
     {"llama", "LlamaForCausalLM", 0, ACT_SILU, 0},
@@ -31,6 +32,13 @@ static const struct arch archs[] = {
     {"olmo2", "Olmo2ForCausalLM", POST_NORMS | NO_PRE_NORMS | GGUF_HALVES, ACT_SILU, 0},
     {"granite", "GraniteForCausalLM", 0, ACT_SILU, 0},
     {"cohere2", "Cohere2ForCausalLM", PARALLEL | LAYER_NORM | HF_ADJACENT | FULL_NOPE, ACT_SILU, 4},
+    {"qwen3next", "Qwen3NextForCausalLM", DELTA | NORM_ROUTE, ACT_SILU, 4},
+    {"qwen35", "Qwen3_5ForCausalLM", DELTA | TILED_VALUES, ACT_SILU, 4},
+    {"qwen35", "Qwen3_5ForConditionalGeneration", DELTA | TILED_VALUES, ACT_SILU, 4},
+    {"qwen35moe", "Qwen3_5MoeForCausalLM", DELTA | TILED_VALUES | NORM_ROUTE, ACT_SILU, 4},
+    {"qwen35moe", "Qwen3_5MoeForConditionalGeneration", DELTA | TILED_VALUES | NORM_ROUTE, ACT_SILU, 4},
+    {"lfm2", "Lfm2ForCausalLM", CONV_LAYERS | GGUF_HALVES, ACT_SILU, 0},
+    {"lfm2moe", "Lfm2MoeForCausalLM", CONV_LAYERS | GGUF_HALVES | SIGMOID_ROUTE | NORM_ROUTE, ACT_SILU, 0},
 };
 
 const struct arch *arch_at(size_t i)

@@ -5,11 +5,13 @@
 #include "model/model_int.h"
 
 /* Widths that shapes are made of. */
-enum dim { D_EMBD, D_FF, D_Q, D_KV, D_O, D_HEADS, D_HEAD_OR_Q, D_HEAD_OR_KV, D_EXPERTS, D_SHARED, D_ONE, D_VOCAB };
+enum dim { D_EMBD, D_FF, D_Q, D_Q_ROWS, D_KV, D_O, D_HEADS, D_HEAD_OR_Q, D_HEAD_OR_KV, D_EXPERTS, D_SHARED, D_ONE, D_VOCAB };
 
 static uint64_t dim_of(const struct hparams *hp, const struct layer_hp *l, enum dim d)
 {
     switch (d) {
+    case D_Q_ROWS:
+        return (uint64_t)l->n_heads * l->head_dim * (hp->arch->features & OUTPUT_GATE ? 2 : 1);
     case D_EMBD:
         return hp->n_embd;
     case D_FF:
@@ -36,7 +38,7 @@ static uint64_t dim_of(const struct hparams *hp, const struct layer_hp *l, enum 
 }
 
 /* What a layer must have for a slot to be its. */
-enum part { P_ALL, P_PRE, P_FFN_NORM, P_FFN_NORM_LATE, P_POST, P_ATTN, P_DENSE, P_MOE };
+enum part { P_ALL, P_PRE, P_FFN_NORM, P_FFN_NORM_LATE, P_POST, P_ATTN, P_DENSE, P_MOE, P_LAST_NORM, P_EMBD_NORM };
 
 struct slot {
     const char *gguf, *hf; /* names without .weight or .bias; Hugging Face's behind the prefix of the layers, parted by '|' */
@@ -57,25 +59,27 @@ enum {
 
 #define L(m) offsetof(struct layer, m)
 static const struct slot layer_slots[] = {
-    {"attn_norm", "input_layernorm", L(attn_norm), NO_SLOT, D_EMBD, 0, P_PRE, VECTOR | NORM},
-    {"attn_q", "self_attn.q_proj", L(q), L(q_bias), D_EMBD, D_Q, P_ATTN, 0},
+    {"attn_norm", "input_layernorm|operator_norm", L(attn_norm), NO_SLOT, D_EMBD, 0, P_PRE, VECTOR | NORM},
+    {"attn_q", "self_attn.q_proj", L(q), L(q_bias), D_EMBD, D_Q_ROWS, P_ATTN, 0},
     {"attn_k", "self_attn.k_proj", L(k), L(k_bias), D_EMBD, D_KV, P_ATTN, 0},
     {"attn_v", "self_attn.v_proj", L(v), L(v_bias), D_EMBD, D_KV, P_ATTN, 0},
-    {"attn_output", "self_attn.o_proj", L(o), L(o_bias), D_O, D_EMBD, P_ATTN, 0},
-    {"attn_q_norm", "self_attn.q_norm", L(q_norm), L(q_norm_len), D_HEAD_OR_Q, 0, P_ATTN, VECTOR | NORM | OPTIONAL},
-    {"attn_k_norm", "self_attn.k_norm", L(k_norm), L(k_norm_len), D_HEAD_OR_KV, 0, P_ATTN, VECTOR | NORM | OPTIONAL},
+    {"attn_output", "self_attn.o_proj|self_attn.out_proj", L(o), L(o_bias), D_O, D_EMBD, P_ATTN, 0},
+    {"attn_q_norm", "self_attn.q_norm|self_attn.q_layernorm", L(q_norm), L(q_norm_len), D_HEAD_OR_Q, 0, P_ATTN,
+     VECTOR | NORM | OPTIONAL},
+    {"attn_k_norm", "self_attn.k_norm|self_attn.k_layernorm", L(k_norm), L(k_norm_len), D_HEAD_OR_KV, 0, P_ATTN,
+     VECTOR | NORM | OPTIONAL},
     {"attn_sinks", "self_attn.sinks", L(sinks), NO_SLOT, D_HEADS, 0, P_ATTN, VECTOR | OPTIONAL | BARE},
     {"post_attention_norm", "post_self_attn_layernorm|post_attention_layernorm", L(attn_post_norm), NO_SLOT, D_EMBD, 0, P_POST,
      VECTOR | NORM},
-    {"ffn_norm", "pre_feedforward_layernorm|post_attention_layernorm", L(ffn_norm), NO_SLOT, D_EMBD, 0, P_FFN_NORM,
+    {"ffn_norm", "pre_feedforward_layernorm|post_attention_layernorm|ffn_norm", L(ffn_norm), NO_SLOT, D_EMBD, 0, P_FFN_NORM,
      VECTOR | NORM},
     {"post_attention_norm", "post_attention_layernorm", L(ffn_norm), NO_SLOT, D_EMBD, 0, P_FFN_NORM_LATE, VECTOR | NORM},
     {"post_ffw_norm", "post_feedforward_layernorm|post_mlp_layernorm", L(ffn_post_norm), NO_SLOT, D_EMBD, 0, P_POST,
      VECTOR | NORM},
-    {"ffn_gate", "mlp.gate_proj|feed_forward.gate_proj", L(gate), L(gate_bias), D_EMBD, D_FF, P_DENSE, 0},
-    {"ffn_up", "mlp.up_proj|feed_forward.up_proj", L(up), L(up_bias), D_EMBD, D_FF, P_DENSE, 0},
-    {"ffn_down", "mlp.down_proj|feed_forward.down_proj", L(down), L(down_bias), D_FF, D_EMBD, P_DENSE, 0},
-    {"exp_probs_b", "mlp.gate.e_score_correction_bias", L(route.bias), NO_SLOT, D_EXPERTS, 0, P_MOE,
+    {"ffn_gate", "mlp.gate_proj|feed_forward.gate_proj|feed_forward.w1", L(gate), L(gate_bias), D_EMBD, D_FF, P_DENSE, 0},
+    {"ffn_up", "mlp.up_proj|feed_forward.up_proj|feed_forward.w3", L(up), L(up_bias), D_EMBD, D_FF, P_DENSE, 0},
+    {"ffn_down", "mlp.down_proj|feed_forward.down_proj|feed_forward.w2", L(down), L(down_bias), D_FF, D_EMBD, P_DENSE, 0},
+    {"exp_probs_b", "mlp.gate.e_score_correction_bias|feed_forward.expert_bias", L(route.bias), NO_SLOT, D_EXPERTS, 0, P_MOE,
      VECTOR | OPTIONAL | BARE | BIAS},
     {"ffn_gate_shexp", "mlp.shared_expert.gate_proj|mlp.shared_experts.gate_proj|feed_forward.shared_expert.gate_proj",
      L(gate_shared), NO_SLOT, D_EMBD, D_SHARED, P_MOE, OPTIONAL},
@@ -85,14 +89,16 @@ static const struct slot layer_slots[] = {
      L(down_shared), NO_SLOT, D_SHARED, D_EMBD, P_MOE, OPTIONAL},
     {"ffn_gate_inp_shexp", "mlp.shared_expert_gate", L(shared_gate), NO_SLOT, D_EMBD, D_ONE, P_MOE, OPTIONAL},
 };
-static const struct slot router_slot = {"ffn_gate_inp", "mlp.gate|mlp.router|block_sparse_moe.gate|feed_forward.router",
-                                        L(router),      L(router_bias),
-                                        D_EMBD,         D_EXPERTS,
-                                        P_ALL,          OPTIONAL};
+static const struct slot router_slot = {
+    "ffn_gate_inp", "mlp.gate|mlp.router|block_sparse_moe.gate|feed_forward.router|feed_forward.gate",
+    L(router),      L(router_bias),
+    D_EMBD,         D_EXPERTS,
+    P_ALL,          OPTIONAL};
 #undef L
 #define M(m) offsetof(struct model, m)
 static const struct slot model_slots[] = {
-    {"output_norm", "model.norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM},
+    {"output_norm", "model.norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_LAST_NORM, VECTOR | NORM},
+    {"token_embd_norm", "model.embedding_norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_EMBD_NORM, VECTOR | NORM},
     {"output", "lm_head", M(output), M(output_bias), D_EMBD, D_VOCAB, P_ALL, OPTIONAL},
 };
 #undef M
@@ -239,7 +245,10 @@ int bind_floats(struct model *m, const struct tensor *t, uint64_t n, float plus,
     if (t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3] != n || t->type == QTYPE_COUNT) return bind_wrong_shape(m, t, n, 1, e);
     float *v = arena_array(&m->arena, n, sizeof *v);
     if (!v) return fail_nomem(e, "norm weights", n * sizeof *v);
-    qtype_to_float(t->type, t->data, v, n);
+    for (uint64_t i = 0; i < n; i += t->ne[0]) {
+        const struct qrow row = tensor_row(t, i / t->ne[0]);
+        qtypes[t->type].row_to_float(&row, 0, v + i, t->ne[0]);
+    }
     for (uint64_t i = 0; i < n; i++) v[i] += plus;
     *out = v;
     return 0;
@@ -248,8 +257,7 @@ int bind_floats(struct model *m, const struct tensor *t, uint64_t n, float plus,
 static int bind_vector(struct model *m, const char *name, uint32_t layer, const struct tensor *t, uint64_t n, bool norm,
                        const float **out, struct err *e)
 {
-    const bool plus = norm && files_kind(m->files) == FILES_HF && m->hp.arch->features & NORM_PLUS_1;
-    TRY(bind_floats(m, t, n, plus ? 1.0f : 0.0f, out, e));
+    TRY(bind_floats(m, t, n, norm && bind_norms_less_1(m) ? 1.0f : 0.0f, out, e));
     return bind_note_vector(m, name, layer, *out, &n, 1, e);
 }
 
@@ -325,11 +333,15 @@ static bool has(const struct model *m, const struct layer *l, enum part p)
     case P_POST:
         return (f & POST_NORMS) != 0;
     case P_ATTN:
-        return m->hp.kv_lora == 0;
+        return m->hp.kv_lora == 0 && m->hp.layers[l - m->layers].mixer == MIX_ATTENTION;
     case P_DENSE:
         return !l->router;
     case P_MOE:
         return l->router != NULL;
+    case P_LAST_NORM:
+        return !(f & CONV_LAYERS);
+    case P_EMBD_NORM: /* the norm behind the layers, under the name of another */
+        return (f & CONV_LAYERS) != 0;
     }
     return false;
 }
@@ -345,7 +357,7 @@ static uint32_t turned_heads(const struct model *m, const struct layer_hp *l, en
     const unsigned f = m->hp.arch->features;
     const bool hf_halves = !(f & HF_ADJACENT), gguf_halves = (f & GGUF_HALVES) != 0;
     if (files_kind(m->files) == FILES_GGUF || hf_halves == gguf_halves) return 0;
-    return out == D_Q ? l->n_heads : out == D_KV ? l->n_kv_heads : 0;
+    return out == D_Q_ROWS ? l->n_heads : out == D_KV ? l->n_kv_heads : 0;
 }
 
 static int bind_slot(struct model *m, const struct slot *s, const char *gguf, const char *hf, uint32_t layer, void *base,
@@ -369,7 +381,7 @@ static int bind_slot(struct model *m, const struct slot *s, const char *gguf, co
     const uint64_t out = dim_of(&m->hp, l, s->out);
     if (t->ne[0] != in || t->ne[1] != out || t->n_dims > 2) return bind_wrong_shape(m, t, in, out, e);
     *(const struct tensor **)(void *)((uint8_t *)base + s->at) = t;
-    const bool turned = s->part == P_ATTN && (s->out == D_Q || s->out == D_KV) && strcmp(s->gguf, "attn_v") != 0;
+    const bool turned = s->part == P_ATTN && (s->out == D_Q_ROWS || s->out == D_KV) && strcmp(s->gguf, "attn_v") != 0;
     const uint32_t heads = turned ? turned_heads(m, l, s->out) : 0;
     TRY(note_one(m, name, layer, t, heads, e));
     TRY(bind_reads(m, t, e));
@@ -422,8 +434,10 @@ static int bind_fused_layer(struct model *m, uint32_t layer, bool *qkv, bool *ga
     const struct layer_hp *h = &m->hp.layers[layer];
     const uint64_t q = (uint64_t)h->n_heads * h->head_dim, kv = (uint64_t)h->n_kv_heads * h->head_dim;
     const struct tensor **const qkv_at[] = {&l->q, &l->k, &l->v}, **const up_at[] = {&l->gate, &l->up};
-    TRY(bind_fused(m, "blk.%u.attn_qkv", "model.layers.%u.self_attn.qkv_proj", layer, (const uint64_t[]){q, kv, kv}, qkv_at, 3,
-                   qkv, e));
+    const bool attention = h->mixer == MIX_ATTENTION;
+    if (attention)
+        TRY(bind_fused(m, "blk.%u.attn_qkv", "model.layers.%u.self_attn.qkv_proj", layer, (const uint64_t[]){q, kv, kv}, qkv_at,
+                       3, qkv, e));
     return bind_fused(m, "blk.%u.ffn_up", "model.layers.%u.mlp.gate_up_proj", layer, (const uint64_t[]){h->n_ff, h->n_ff},
                       up_at, 2, gate_up, e);
 }
@@ -443,6 +457,7 @@ static int bind_layer(struct model *m, uint32_t layer, struct err *e)
         if (has(m, l, s->part) && !in_view) TRY(bind_layer_slot(m, s, layer, e));
     }
     if (m->hp.kv_lora) TRY(bind_latent(m, layer, e));
+    if (m->hp.layers[layer].mixer != MIX_ATTENTION) TRY(bind_mixer(m, layer, e));
     return l->router ? bind_experts(m, layer, e) : 0;
 }
 
@@ -471,7 +486,7 @@ static int bind_all(struct model *m, struct err *e)
     const bool tied = foreign && hp->tied;
     for (size_t i = 0; i < COUNT_OF(model_slots); i++) {
         const struct slot *s = &model_slots[i];
-        if (!(tied && s->flags & OPTIONAL)) TRY(bind_slot(m, s, s->gguf, s->hf, 0, m, e));
+        if (has(m, NULL, s->part) && !(tied && s->flags & OPTIONAL)) TRY(bind_slot(m, s, s->gguf, s->hf, 0, m, e));
     }
     if (!m->output) {
         if (foreign && !hp->tied)

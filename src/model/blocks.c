@@ -61,15 +61,22 @@ static value_id attention(const struct recording *r, value_id h)
 {
     const struct layer *l = r->l;
     const struct attn_params p = attn_params(r);
+    const bool gated = (r->m->hp.arch->features & OUTPUT_GATE) != 0;
     value_id q = graph_matmul(r->g, h, l->q, l->q_bias);
     value_id k = graph_matmul(r->g, h, l->k, l->k_bias);
-    value_id v = graph_matmul(r->g, h, l->v, l->v_bias);
+    value_id v = graph_matmul(r->g, h, l->v, l->v_bias), gate = NO_VALUE;
+    if (gated) {
+        gate = graph_head_cols(r->g, q, p.n_heads, p.head_dim, p.head_dim);
+        q = graph_head_cols(r->g, q, p.n_heads, 0, p.head_dim);
+    }
     q = qk_norm(r, q, l->q_norm, l->q_norm_len, p.n_heads);
     k = qk_norm(r, k, l->k_norm, l->k_norm_len, p.n_kv_heads);
     q = rotate(r, q, p.n_heads);
     k = rotate(r, k, p.n_kv_heads);
     graph_kv_store(r->g, k, v, &p);
-    return graph_matmul(r->g, graph_attention(r->g, q, &p), l->o, l->o_bias);
+    value_id a = graph_attention(r->g, q, &p);
+    if (gated) a = graph_gate(r->g, a, gate);
+    return graph_matmul(r->g, a, l->o, l->o_bias);
 }
 
 /* Multi-head latent attention in its absorbed form (latent.c): all heads share one key, the latent vector and its rotated part,
@@ -151,7 +158,9 @@ static value_id layer(const struct recording *r, value_id x)
     const struct layer *l = r->l;
     const bool parallel = (r->m->hp.arch->features & PARALLEL) != 0;
     const value_id h = l->attn_norm ? norm(r->m, r->g, x, l->attn_norm, NULL) : x;
-    const value_id a = r->m->hp.kv_lora ? latent_attention(r, h) : attention(r, h);
+    const value_id a = r->hp->mixer != MIX_ATTENTION ? record_mixer(r->m, r->layer, h, r->g)
+                       : r->m->hp.kv_lora            ? latent_attention(r, h)
+                                                     : attention(r, h);
     const value_id y = graph_add(r->g, x, finish(r, a, l->attn_post_norm));
     const value_id h2 = parallel ? h : l->ffn_norm ? norm(r->m, r->g, y, l->ffn_norm, NULL) : y;
     return graph_add(r->g, y, finish(r, l->router ? experts(r, h2) : dense(r, h2), l->ffn_post_norm));
@@ -176,6 +185,7 @@ value_id model_record(const struct model *m, const struct rope *ropes, struct gr
 struct kv_shape model_kv_shape(const struct model *m, uint32_t i)
 {
     const struct layer_hp *l = &m->hp.layers[i];
+    if (l->mixer != MIX_ATTENTION) return (struct kv_shape){0};
     if (m->hp.kv_lora) return (struct kv_shape){1, m->hp.kv_lora + m->hp.rope_part, m->hp.kv_lora};
     return (struct kv_shape){l->n_kv_heads, l->head_dim, l->head_dim};
 }

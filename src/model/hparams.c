@@ -9,9 +9,9 @@
 static const struct number_row rows[] = {
     {"block_count", "num_hidden_layers", H(n_layers), NUM_U32, 1, MAX_LAYERS},
     {"embedding_length", "hidden_size", H(n_embd), NUM_U32, 1, 1 << 20},
-    {"feed_forward_length", "intermediate_size_mlp|intermediate_size", H(n_ff), NUM_U32, 1, 1 << 24},
+    {"feed_forward_length", "block_ff_dim|intermediate_size_mlp|intermediate_size", H(n_ff), NUM_U32, 1, 1 << 24},
     {"attention.head_count", "num_attention_heads", H(n_heads), NUM_U32, 1, 65536},
-    {"attention.head_count_kv", "num_key_value_heads", H(n_kv_heads), NUM_U32, 1, 65536},
+    {"attention.head_count_kv", "num_key_value_heads", H(n_kv_heads), NUM_U32, 0, 65536},
     {"attention.key_length", "head_dim", H(head_dim), NUM_U32, 1, ATTN_DIM_MAX},
     {"context_length", "max_position_embeddings", H(n_ctx_train), NUM_U32, 1, 1 << 28},
     {"attention.layer_norm_rms_epsilon", "rms_norm_eps|norm_eps", H(norm_eps), NUM_F32, 0, 1},
@@ -34,6 +34,14 @@ static const struct number_row rows[] = {
     {"expert_group_used_count", "topk_group", H(route.n_groups_used), NUM_U32, 0, ROUTE_EXPERTS_MAX},
     {"expert_weights_scale", "routed_scaling_factor", H(route.scale), NUM_F32, 0, 1e6},
     {"expert_weights_norm", "norm_topk_prob", H(route.normalise), NUM_BOOL, 0, 1},
+    {"ssm.conv_kernel", "linear_conv_kernel_dim", H(delta.taps), NUM_U32, 2, CONV_TAPS_MAX},
+    {"ssm.group_count", "linear_num_key_heads", H(delta.n_k_heads), NUM_U32, 1, 65536},
+    {"ssm.time_step_rank", "linear_num_value_heads", H(delta.n_v_heads), NUM_U32, 1, 65536},
+    {"ssm.state_size", "linear_key_head_dim", H(delta.k_dim), NUM_U32, 1, ATTN_DIM_MAX},
+    {"ssm.inner_size", NULL, H(delta.inner), NUM_U32, 1, 1 << 18},
+    {NULL, "linear_value_head_dim", H(delta.v_dim), NUM_U32, 1, ATTN_DIM_MAX},
+    {"full_attention_interval", "full_attention_interval", H(delta.full_every), NUM_U32, 1, MAX_LAYERS},
+    {"shortconv.l_cache", "conv_L_cache", H(conv_taps), NUM_U32, 2, CONV_TAPS_MAX},
     {"attention.q_lora_rank", "q_lora_rank", H(q_lora), NUM_U32, 0, 1 << 20},
     {"attention.kv_lora_rank", "kv_lora_rank", H(kv_lora), NUM_U32, 0, 1 << 20},
     {NULL, "qk_rope_head_dim", H(rope_part), NUM_U32, 2, ATTN_DIM_MAX},
@@ -218,7 +226,7 @@ static int check_config(const struct files *f, struct hparams *hp, struct err *e
             "%s: the weights are quantised by another tool (quantization_config in config.json); expected f32, f16 or bf16 "
             "tensors, or MLX's",
             files_path(f));
-    const struct json *tied = config_find(f, "tie_word_embeddings");
+    const struct json *tied = config_any(f, "tie_word_embeddings|tie_embedding", &used);
     if (tied && tied->type != JSON_TRUE && tied->type != JSON_FALSE)
         return fail(e, ERR_FORMAT, "%s: the value of tie_word_embeddings has the wrong kind", files_path(f));
     if (tied) hp->tied = tied->type == JSON_TRUE;
@@ -250,6 +258,7 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
     if (hp->arch->features & TEMP_NOPE) hp->temp = x.temp_on ? x.temp_scale > 0 ? x.temp_scale : 0.1f : 0;
     if (!x.use_window) hp->window = 0;
     if (!x.interleave) hp->rope_neox = true;
+    if (hp->arch->features & CONV_LAYERS) TRY(conv_config(f, hp, e));
     return check_config(f, hp, e);
 }
 
@@ -257,7 +266,7 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
 static int more_of_gguf(const struct files *f, struct hparams *hp, struct err *e)
 {
     struct {
-        uint32_t gating, key_mla, rope_dim;
+        uint32_t gating, key_mla, rope_dim, n_ahead;
         float layer_norm_eps;
     } x = {0};
 #define X(m) (size_t)((uint8_t *)&x.m - (uint8_t *)&x)
@@ -266,9 +275,11 @@ static int more_of_gguf(const struct files *f, struct hparams *hp, struct err *e
         {"attention.key_length_mla", NULL, X(key_mla), NUM_U32, 1, ATTN_DIM_MAX},
         {"rope.dimension_count", NULL, X(rope_dim), NUM_U32, 2, ATTN_DIM_MAX},
         {"attention.layer_norm_epsilon", NULL, X(layer_norm_eps), NUM_F32, 0, 1},
+        {"nextn_predict_layers", NULL, X(n_ahead), NUM_U32, 0, hp->n_layers - 1},
     };
 #undef X
     TRY(numbers_read(f, hp->arch, more, COUNT_OF(more), &x, e));
+    hp->n_layers -= x.n_ahead; /* the last ones guess further tokens */
     if (x.gating) hp->route.sigmoid = x.gating == 2;
     if (x.gating) hp->route.top_softmax = x.gating == 3;
     if (hp->arch->features & LAYER_NORM && x.layer_norm_eps > 0) hp->norm_eps = x.layer_norm_eps;

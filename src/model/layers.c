@@ -113,6 +113,7 @@ int layers_read(const struct files *f, struct arena *a, struct hparams *hp, stru
     if (!hf) TRY(gguf_widths(f, hp, e));
     TRY(hf ? config_windows(f, hp, e) : gguf_windows(f, hp, e));
     TRY(positions(f, hp, e));
+    TRY(mixers_read(f, hp, e));
     for (uint32_t l = 0; l < hp->n_layers; l++) {
         struct layer_hp *x = &hp->layers[l];
         if (hp->window == 0) x->local = false;

@@ -30,6 +30,10 @@ enum feature {
     ALTERNATE_UP = 1 << 15,      /* gate and up rows of experts alternate in Hugging Face's files, */
     EXCHANGED_EXPERTS = 1 << 16, /* whose experts have rows and columns exchanged */
     LATE_FFN_NORM = 1 << 17,     /* GGUF calls the norm before the feed-forward post_attention_norm */
+    OUTPUT_GATE = 1 << 18,       /* rows of Q are, for each head, its query and a gate for its output */
+    DELTA_LAYERS = 1 << 19,      /* layers are gated delta nets, but for the last of every so many, */
+    TILED_VALUES = 1 << 20,      /* whose heads of values GGUF puts in another order */
+    CONV_LAYERS = 1 << 21,       /* layers without KV heads are short convolutions */
 };
 
 /* One way of building a forward pass, by the names that files use for it. */
@@ -63,7 +67,18 @@ struct rope_hp {
         *long_divisors;    /* the same, longrope beyond n_ctx */
 };
 
+/* What a layer mixes its tokens with. */
+enum mixer { MIX_ATTENTION, MIX_DELTA, MIX_CONV };
+
+/* Of gated delta nets. */
+struct delta_hp {
+    uint32_t taps, n_k_heads, n_v_heads, k_dim, v_dim;
+    uint32_t inner;      /* n_v_heads * v_dim */
+    uint32_t full_every; /* of so many layers the last has attention; 0: the file says it another way */
+};
+
 struct layer_hp {
+    enum mixer mixer;
     bool local; /* has the window */
     bool nope;  /* knows no positions */
     uint32_t n_heads, n_kv_heads, head_dim;
@@ -91,6 +106,8 @@ struct hparams {
     uint32_t temp_length, temp_offset;
     struct route_params route; /* of all layers with experts; n_experts 0: there are none */
     uint32_t n_ff_expert, n_ff_shared, n_shared;
+    struct delta_hp delta;
+    uint32_t conv_taps;                                    /* of short convolutions */
     uint32_t q_lora, kv_lora, rope_part, nope_part, v_dim; /* multi-head latent attention; kv_lora 0: another kind */
 };
 
@@ -125,7 +142,13 @@ struct layer {
     const float *sinks;                             /* [n_heads] */
     const struct tensor *q_a, *q_b, *kv_a;          /* latent attention: queries down and up; keys and values down */
     const float *q_a_norm, *kv_a_norm;
-    const struct tensor **k_up, **v_up;    /* [n_heads]: a query's head to the latent space; back to a value */
+    const struct tensor **k_up, **v_up; /* [n_heads]: a query's head to the latent space; back to a value */
+    /* Gated delta net: queries, keys and values (without mix_gate: and gates, all by key heads), output gates, beta (without
+     * alpha: both, by key heads), alpha. Short convolution: the inputs that are multiplied, and the output's factor. Then o. */
+    const struct tensor *mix_in, *mix_gate, *beta, *alpha, *conv_b, *conv_x, *conv_c;
+    const float *mix_norm, *conv_b_bias, *conv_x_bias, *conv_c_bias;
+    struct delta_params delta;
+    struct conv_params conv;
     const struct tensor *gate, *up, *down; /* [n_embd -> n_ff], down back */
     const float *gate_bias, *up_bias, *down_bias;
     const struct tensor *router; /* [n_embd -> n_experts]; NULL: no experts */
@@ -142,12 +165,28 @@ struct macs {
 
 #define TENSOR_NAME_MAX 160 /* with its NUL */
 
+/* How a matrix lies in a GGUF file, where it is not as it is. */
+struct reorder {
+    const uint32_t *rows;   /* [ne[1]] which row each is; NULL: all in their places */
+    const uint32_t *blocks; /* [n_blocks] which part of a row each part of it is; NULL: likewise */
+    uint32_t n_blocks;
+};
+
+/* Which column of rows of n each is; o may be NULL. */
+static inline uint64_t reorder_column(const struct reorder *o, uint64_t n, uint64_t col)
+{
+    if (!o || !o->blocks) return col;
+    const uint64_t width = n / o->n_blocks;
+    return o->blocks[col / width] * width + col % width;
+}
+
 /* A tensor of the model as a GGUF file has it. */
 struct bound {
     char name[TENSOR_NAME_MAX];
     const struct tensor *const *parts; /* [n_parts], laid one behind the other along the last dimension */
     uint32_t n_parts;
-    uint32_t heads; /* rows of Q and K whose rotary pairs lie otherwise there: their heads; 0: as they are */
+    uint32_t heads;              /* rows of Q and K whose rotary pairs lie otherwise there: their heads; 0: as they are */
+    const struct reorder *order; /* NULL: none */
 };
 
 /* Immutable after model_open. */

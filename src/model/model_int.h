@@ -24,6 +24,10 @@ const struct json *config_any(const struct files *f, const char *names, const ch
 int ropes_read(const struct files *f, struct arena *a, struct hparams *hp, struct err *e);
 /* Layers that differ from one another (layers.c): the window, positions, heads. */
 int layers_read(const struct files *f, struct arena *a, struct hparams *hp, struct err *e);
+/* Which layers are recurrent, and their sizes (recurrent.c); called by layers_read. */
+int mixers_read(const struct files *f, struct hparams *hp, struct err *e);
+/* What folders with short convolutions say otherwise than all others. */
+int conv_config(const struct files *f, struct hparams *hp, struct err *e);
 /* 0.1 m ln(factor) + 1, YaRN's correction of the attention's temperature (arXiv 2309.00071, section 3.4); 1 for no factor. */
 double yarn_mscale(double factor, double m);
 
@@ -50,6 +54,11 @@ int bind_missing(const struct model *m, const char *name, uint32_t layer, struct
 
 /* The experts of a layer whose router is bound (experts.c). */
 int bind_experts(struct model *m, uint32_t layer, struct err *e);
+/* What a recurrent layer has in the place of attention (recurrent.c): its tensors; its operations from the normed rows h on. */
+int bind_mixer(struct model *m, uint32_t layer, struct err *e);
+value_id record_mixer(const struct model *m, uint32_t layer, value_id h, struct graph *g);
+/* Whether the weights of norms are stored less 1. */
+bool bind_norms_less_1(struct model *m);
 /* The matrices of latent attention (latent.c). */
 int bind_latent(struct model *m, uint32_t layer, struct err *e);
 /* Of matrix number `plane` of t, of a float type, the columns from, from + step, ..., n of them, as rows: a copy in the arena,

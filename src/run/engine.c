@@ -11,8 +11,9 @@
 
 #include <math.h>
 
-#define PIECE_SECONDS 0.25 /* of a step: how long answers wait for a piece of a prompt at most */
-#define PIECE_MIN 16       /* tokens of a prompt in a step at least */
+#define PIECE_SECONDS 0.25        /* of a step: how long answers wait for a piece of a prompt at most */
+#define PIECE_MIN 16              /* tokens of a prompt in a step at least */
+#define STATE_EVERY (8 * KV_PAGE) /* of prompts: positions at which a recurrent state is kept, beside the last page's end */
 
 enum stage { WAITING, RUNNING, ENDED };
 
@@ -31,6 +32,9 @@ struct request {
     uint32_t n_pages, n_kept, parent; /* in the tree, from the first on; the last of them */
     uint32_t rope_class;
     struct kv_view view;
+    /* Of models with recurrent layers: the state that it works with; the one to go on from instead, at first; the one to be
+     * kept of this step, and its position; the page behind which the last one of the answer is kept. */
+    uint32_t state, from, kept, kept_at, answer_page;
     struct request_result r;
     uint64_t submitted, admitted, first;
 };
@@ -66,6 +70,15 @@ static void give_pages(struct request *q)
     q->n_pages = 0;
 }
 
+static void give_states(struct request *q)
+{
+    uint32_t *const held[] = {&q->state, &q->from, &q->kept};
+    for (size_t i = 0; i < COUNT_OF(held); i++) {
+        if (*held[i] != NO_STATE) prefix_give_state(&q->en->prefix, *held[i]);
+        *held[i] = NO_STATE;
+    }
+}
+
 /* Called with nothing locked. */
 static void finish(struct request *q, int error, const char *message)
 {
@@ -92,6 +105,7 @@ static void retire(struct engine *en, uint32_t i, int error, const char *message
 {
     struct request *q = en->running[i];
     finish(q, error, message);
+    give_states(q);
     give_pages(q);
     monitor_enter(en->lock);
     en->n_running--;
@@ -107,12 +121,23 @@ static uint32_t pages_for(uint32_t n)
     return n / KV_PAGE + (n % KV_PAGE != 0);
 }
 
+/* A recurrent model goes on from the last page that matched and has a state. */
+static bool reserve_states(struct request *q)
+{
+    struct prefix *t = &q->en->prefix;
+    if (t->state_floats == 0) return true;
+    while (q->n_pages && (q->from = prefix_find_state(t, q->pages[q->n_pages - 1])) == NO_STATE)
+        prefix_give(t, q->pages[--q->n_pages]);
+    return prefix_take_state(t, &q->state); /* there are enough for all that run */
+}
+
 /* Gives q its pages; false where there are not enough now. */
 static bool reserve(struct engine *en, struct request *q)
 {
     const uint32_t want = pages_for(q->cap);
     q->n_pages = en->o.no_prefix ? 0 : prefix_match(&en->prefix, q->tokens, q->o.n_prompt - 1, q->rope_class, q->pages);
-    if (want - q->n_pages > prefix_available(&en->prefix)) {
+    if (!reserve_states(q) || want - q->n_pages > prefix_available(&en->prefix)) {
+        give_states(q);
         give_pages(q);
         return false;
     }
@@ -123,6 +148,7 @@ static bool reserve(struct engine *en, struct request *q)
     prefix_miss(&en->prefix, q->tokens, q->o.n_prompt, q->pages, q->n_pages, &q->r.miss);
     while (q->n_pages < want) {
         if (!prefix_take(&en->prefix, &q->pages[q->n_pages])) { /* cannot be: they were counted */
+            give_states(q);
             give_pages(q);
             return false;
         }
@@ -182,10 +208,37 @@ static uint32_t prompt_budget(const struct engine *en, uint32_t n_rows, bool ans
     return limit < n ? (uint32_t)limit : n;
 }
 
+/* Where in the next n tokens of q the state is to be kept: at the end of the prompt's last whole page; in prompts now and then
+ * and in answers with each page, as far as the tokens go. 0: nowhere. */
+static uint32_t keep_at(const struct request *q, uint32_t n)
+{
+    const uint32_t end = q->n_done + n, last = (q->o.n_prompt - 1) / KV_PAGE * KV_PAGE;
+    const uint32_t unit = end > q->o.n_prompt ? KV_PAGE : STATE_EVERY, at = end / unit * unit;
+    if (q->en->o.no_prefix) return 0;
+    if (last > q->n_done && last <= end) return last;
+    return at > q->n_done ? at : 0;
+}
+
+static struct state_step state_step(struct request *q, uint32_t n)
+{
+    struct prefix *t = &q->en->prefix;
+    if (t->state_floats == 0) return (struct state_step){0};
+    struct state_step s = {.from = prefix_state(t, q->from != NO_STATE ? q->from
+                                                   : q->n_done         ? q->state
+                                                                       : NO_STATE),
+                           .to = prefix_state(t, q->state)};
+    q->kept_at = keep_at(q, n);
+    if (!q->kept_at || !prefix_take_state(t, &q->kept) || q->kept_at == q->n_done + n) return s;
+    s.keep = prefix_state(t, q->kept);
+    s.keep_rows = q->kept_at - q->n_done;
+    return s;
+}
+
 /* Adds the next n tokens of q to the batch. */
 static void add_rows(struct engine *en, struct batch *b, struct request *q, uint32_t n)
 {
     en->seqs[b->n_seqs] = (struct batch_seq){.kv = &q->view, .row = b->n_rows, .n_rows = n, .pos = q->n_done};
+    en->seqs[b->n_seqs].state = state_step(q, n);
     en->who[b->n_seqs++] = q;
     memcpy(en->tokens + b->n_rows, q->tokens + q->n_done, n * sizeof *en->tokens);
     b->n_rows += n;
@@ -226,6 +279,26 @@ static void keep_pages(struct engine *en, struct request *q)
         q->pages[i] = q->parent = prefix_keep(&en->prefix, q->parent, q->tokens + i * KV_PAGE, q->rope_class, q->pages[i]);
         q->addresses[i] = prefix_page(&en->prefix, q->pages[i]);
     }
+}
+
+/* The state that is to be kept goes behind its page; of the answer only the last one stays. */
+static void keep_state(struct engine *en, struct request *q)
+{
+    struct prefix *t = &en->prefix;
+    if (q->from != NO_STATE) prefix_give_state(t, q->from);
+    q->from = NO_STATE;
+    if (q->kept == NO_STATE) return;
+    const uint32_t page = q->pages[q->kept_at / KV_PAGE - 1], other = q->kept;
+    if (q->kept_at == q->n_done) { /* it is the present one: q goes on from it, and works with the other */
+        q->kept = q->state;
+        q->state = other;
+    }
+    prefix_keep_state(t, page, q->kept);
+    if (q->kept_at == q->n_done) q->from = prefix_find_state(t, page);
+    q->kept = NO_STATE;
+    if (q->kept_at <= q->o.n_prompt) return;
+    if (q->answer_page != NO_STATE) prefix_keep_state(t, q->answer_page, NO_STATE);
+    q->answer_page = page;
 }
 
 /* The n likeliest of logits, and log p of id. */
@@ -313,6 +386,7 @@ static void step(struct engine *en)
         int error = 0;
         q->n_done += en->seqs[s].n_rows;
         keep_pages(en, q);
+        keep_state(en, q);
         if (q->n_done < q->n_tokens) continue;
         const float *row = logits + (size_t)n_out++ * en->m->hp.n_vocab;
         if (atomic_load(&q->cancel)) continue; /* seen before the next step */
@@ -368,7 +442,13 @@ static int open_parts(struct engine *en, struct err *e)
     if (!en->running || !en->who || !en->seqs || !en->out || !en->tokens)
         return fail_nomem(e, "the engine", o->n_batch * sizeof *en->tokens);
     TRY(sampler_init(&en->sampler, en->m->hp.n_vocab, e));
-    TRY(prefix_init(&en->prefix, en->m, o->k_type, o->v_type, o->n_pages, e));
+    /* Of each that runs: the state that it works with, the one that it began from, one to keep. */
+    const struct prefix_options po = {.k_type = o->k_type,
+                                      .v_type = o->v_type,
+                                      .n_pages = o->n_pages,
+                                      .state_floats = en->runner.graph.state_floats,
+                                      .n_states = (o->no_prefix ? 1 : 3) * o->n_parallel};
+    TRY(prefix_init(&en->prefix, en->m, &po, e));
     TRY(monitor_new(&en->lock, e));
     return worker_start(work, en, &en->thread, e);
 }
@@ -430,6 +510,7 @@ void engine_info(struct engine *en, struct engine_info *out)
     out->kv_cached_bytes = (uint64_t)t->n_kept * t->page_bytes;
     out->kv_used_bytes = (uint64_t)(t->n_pages - t->n_free) * t->page_bytes;
     out->kv_token_bytes = t->page_bytes / KV_PAGE;
+    out->state_bytes = t->state_bytes;
 }
 
 /* ---- requests ---------------------------------------------------------------------------------------------------------- */
@@ -451,6 +532,7 @@ static int prepare(struct request *q, const struct request_options *o, struct er
     q->cap = o->max_tokens && o->max_tokens < most - o->n_prompt ? o->n_prompt + o->max_tokens : most;
     q->rope_class = model_rope_class(en->m, q->cap);
     q->n_tokens = o->n_prompt;
+    q->state = q->from = q->kept = q->answer_page = NO_STATE;
     q->tokens = arena_array(a, q->cap, sizeof *q->tokens);
     q->pages = arena_array(a, pages_for(q->cap), sizeof *q->pages);
     q->addresses = arena_array(a, pages_for(q->cap), sizeof *q->addresses);

@@ -55,6 +55,7 @@ static int loop(struct session *s, struct sampler *sampler, const struct generat
             return 0;
         }
         r->decode_bytes += m->decode_bytes + (uint64_t)(session_n_tokens(s) + 1) * session_kv(s)->token_bytes;
+        r->decode_bytes += states_step_bytes(session_states(s));
         TRY(session_eval(s, &id, 1, NULL, NULL, e));
     }
 }

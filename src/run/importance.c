@@ -27,18 +27,23 @@ static int make_entries(struct importance *im, const struct model *m, bool outpu
     return 0;
 }
 
-/* A view of the first rows of a matrix counts for all of it: they read the same. */
+static void add_rows(struct importance_part *part, const float *x, size_t n_rows)
+{
+    *part->rows += n_rows;
+    for (size_t m = 0; m < n_rows; m++, x += part->row)
+        for (size_t k = 0; k < part->row; k++) part->sums[k] += (double)x[k] * (double)x[k];
+}
+
+/* A view of the first rows of a matrix counts for all of it, and that for several which a file makes of it: they read the same.
+ */
 static void observe(void *ctx, const struct tensor *w, const float *x, size_t n_rows)
 {
     struct importance *im = ctx;
     size_t i = im->next, tried = 0;
     while (tried++ < im->n_parts && im->parts[i].data != w->data) i = (i + 1) % im->n_parts;
     if (tried > im->n_parts) return;
-    struct importance_part *part = &im->parts[i];
-    im->next = (i + 1) % im->n_parts;
-    *part->rows += n_rows;
-    for (size_t m = 0; m < n_rows; m++, x += part->row)
-        for (size_t k = 0; k < part->row; k++) part->sums[k] += (double)x[k] * (double)x[k];
+    for (; i < im->n_parts && im->parts[i].data == w->data; i++) add_rows(&im->parts[i], x, n_rows);
+    im->next = i % im->n_parts;
 }
 
 /* Logits are computed for the sake of what goes into the output matrix. */

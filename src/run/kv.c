@@ -11,7 +11,7 @@ bool kv_layout(const struct model *m, enum qtype k_type, enum qtype v_type, stru
         layers[l] = (struct kv_layer){.at = page, .head_bytes = head, .k_bytes = k_bytes};
         if (!size_mul(head, s.n_heads, &layer) || !size_add(page, layer, &page)) return false;
     }
-    *page_bytes = page;
+    *page_bytes = size_max(page, 64); /* a model may have no layer that keeps anything here */
     return true;
 }
 

@@ -8,7 +8,10 @@
  *
  *     refs[p]   holders of page p: running sequences, and the tree
  *     free      refs 0
- *     kept      in the tree, refs 1: may be taken back, the least recently used leaf first */
+ *     kept      in the tree, refs 1: may be taken back, the least recently used leaf first
+ *
+ * A model with recurrent layers can go on only from where there is a state. Behind some pages in the tree there is one; states
+ * are counted and taken back like pages. */
 #include "run/run.h"
 
 #define NONE UINT32_MAX
@@ -18,7 +21,8 @@ struct node {
     uint32_t parent; /* NONE: a root */
     uint32_t rope_class;
     uint32_t first_child, next_sibling, next_in_bucket;
-    uint64_t used; /* tick of the last use */
+    uint64_t used;  /* tick of the last use */
+    uint32_t state; /* behind the page; NO_STATE: none */
     bool in_tree;
 };
 
@@ -29,30 +33,52 @@ static uint32_t *bucket_of(const struct prefix *t, uint32_t parent, uint32_t rop
     return &t->buckets[(h ^ h >> 32) & t->mask];
 }
 
-int prefix_init(struct prefix *t, const struct model *m, enum qtype k_type, enum qtype v_type, uint32_t n_pages, struct err *e)
+static int init_states(struct prefix *t, size_t floats, uint32_t n, struct err *e)
 {
-    *t = (struct prefix){.n_pages = n_pages, .n_free = n_pages, .first_root = NONE};
+    if (floats == 0) return 0;
+    t->state_floats = floats;
+    t->n_states = t->n_free_states = n;
+    t->state_refs = mem_array(n, sizeof *t->state_refs);
+    t->free_states = mem_array(n, sizeof *t->free_states);
+    size_t bytes = 0;
+    const bool ok = t->state_refs && t->free_states && size_mul(floats, n * sizeof(float), &bytes);
+    if (!ok || !(t->states = mem_pages(bytes)))
+        return fail(e, ERR_NOMEM, "no memory for recurrent states: %zu MiB; fewer requests at once need less", bytes >> 20);
+    t->state_bytes = bytes;
+    for (uint32_t s = 0; s < n; s++) t->free_states[s] = n - 1 - s;
+    return 0;
+}
+
+static int init_pages(struct prefix *t, const struct model *m, const struct prefix_options *o, struct err *e)
+{
     uint32_t n_buckets = 16;
     size_t bytes = 0;
-    while (n_buckets < 2 * (uint64_t)n_pages && n_buckets < 1u << 30) n_buckets *= 2;
+    while (n_buckets < 2 * (uint64_t)o->n_pages && n_buckets < 1u << 30) n_buckets *= 2;
     t->mask = n_buckets - 1;
     t->layers = mem_array(m->hp.n_layers, sizeof *t->layers);
-    t->nodes = mem_array(n_pages, sizeof *t->nodes);
-    t->refs = mem_array(n_pages, sizeof *t->refs);
-    t->free = mem_array(n_pages, sizeof *t->free);
+    t->nodes = mem_array(o->n_pages, sizeof *t->nodes);
+    t->refs = mem_array(o->n_pages, sizeof *t->refs);
+    t->free = mem_array(o->n_pages, sizeof *t->free);
     t->buckets = mem_array(n_buckets, sizeof *t->buckets);
     bool ok = t->layers && t->nodes && t->refs && t->free && t->buckets;
-    ok = ok && kv_layout(m, k_type, v_type, t->layers, &t->page_bytes) && size_mul(t->page_bytes, n_pages, &bytes);
+    ok = ok && kv_layout(m, o->k_type, o->v_type, t->layers, &t->page_bytes) && size_mul(t->page_bytes, o->n_pages, &bytes);
     t->memory = ok ? mem_pages(bytes) : NULL;
-    if (!t->memory) {
-        prefix_fini(t);
+    if (!t->memory)
         return fail(e, ERR_NOMEM, "no memory for the KV cache: %zu MiB in %s and %s; a smaller one (--kv-size, -c) needs less",
-                    bytes >> 20, qtypes[k_type].name, qtypes[v_type].name);
-    }
+                    bytes >> 20, qtypes[o->k_type].name, qtypes[o->v_type].name);
     t->bytes = bytes;
-    for (uint32_t p = 0; p < n_pages; p++) t->free[p] = n_pages - 1 - p;
+    for (uint32_t p = 0; p < o->n_pages; p++) t->free[p] = o->n_pages - 1 - p;
     for (uint32_t b = 0; b < n_buckets; b++) t->buckets[b] = NONE;
     return 0;
+}
+
+int prefix_init(struct prefix *t, const struct model *m, const struct prefix_options *o, struct err *e)
+{
+    *t = (struct prefix){.n_pages = o->n_pages, .n_free = o->n_pages, .first_root = NONE};
+    int rc = init_pages(t, m, o, e);
+    if (rc == 0) rc = init_states(t, o->state_floats, o->n_states, e);
+    if (rc < 0) prefix_fini(t);
+    return rc;
 }
 
 void prefix_fini(struct prefix *t)
@@ -63,6 +89,9 @@ void prefix_fini(struct prefix *t)
     mem_free(t->refs);
     mem_free(t->free);
     mem_free(t->buckets);
+    if (t->states) mem_pages_free(t->states, t->state_bytes);
+    mem_free(t->state_refs);
+    mem_free(t->free_states);
     *t = (struct prefix){0};
 }
 
@@ -98,6 +127,7 @@ static void remove_node(struct prefix *t, uint32_t n)
     struct node *x = &t->nodes[n];
     unlink_from(bucket_of(t, x->parent, x->rope_class, x->tokens), t, n, offsetof(struct node, next_in_bucket));
     unlink_from(children_of(t, x->parent), t, n, offsetof(struct node, next_sibling));
+    if (x->state != NO_STATE) prefix_give_state(t, x->state);
     x->in_tree = false;
     t->n_kept--;
 }
@@ -188,10 +218,53 @@ uint32_t prefix_keep(struct prefix *t, uint32_t parent, const int32_t *tokens, u
                        .next_sibling = *children,
                        .next_in_bucket = *bucket,
                        .used = ++t->tick,
+                       .state = NO_STATE,
                        .in_tree = true};
     memcpy(x->tokens, tokens, sizeof x->tokens);
     *bucket = *children = page;
     t->refs[page]++;
     t->n_kept++;
     return page;
+}
+
+/* ---- recurrent states -------------------------------------------------------------------------------------------------- */
+
+float *prefix_state(const struct prefix *t, uint32_t state)
+{
+    return state == NO_STATE ? NULL : t->states + state * t->state_floats;
+}
+
+void prefix_give_state(struct prefix *t, uint32_t state)
+{
+    if (--t->state_refs[state] > 0) return;
+    t->free_states[t->n_free_states++] = state;
+}
+
+void prefix_keep_state(struct prefix *t, uint32_t page, uint32_t state)
+{
+    struct node *x = &t->nodes[page];
+    if (x->state != NO_STATE) prefix_give_state(t, x->state);
+    x->state = state;
+}
+
+bool prefix_take_state(struct prefix *t, uint32_t *state)
+{
+    uint32_t oldest = NONE;
+    for (uint32_t p = 0; t->n_free_states == 0 && p < t->n_pages; p++) {
+        const struct node *x = &t->nodes[p];
+        if (!x->in_tree || x->state == NO_STATE || t->state_refs[x->state] > 1) continue;
+        if (oldest == NONE || x->used < t->nodes[oldest].used) oldest = p;
+    }
+    if (oldest != NONE) prefix_keep_state(t, oldest, NO_STATE);
+    if (t->n_free_states == 0) return false;
+    *state = t->free_states[--t->n_free_states];
+    t->state_refs[*state] = 1;
+    return true;
+}
+
+uint32_t prefix_find_state(struct prefix *t, uint32_t page)
+{
+    const uint32_t state = t->nodes[page].state;
+    if (state != NO_STATE) t->state_refs[state]++;
+    return state;
 }

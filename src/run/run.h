@@ -39,9 +39,21 @@ struct prefix {
     struct node *nodes;               /* [n_pages] */
     uint32_t *buckets, mask, first_root;
     uint64_t tick;
+    /* Recurrent states: those that sequences work with, and those behind some of the pages in the tree. */
+    size_t state_floats, state_bytes; /* of one, 0: the model has none; of all */
+    float *states;
+    uint32_t n_states, n_free_states;
+    uint32_t *state_refs, *free_states; /* [n_states] */
 };
 #define PREFIX_ROOT UINT32_MAX /* the parent of a first page */
-int prefix_init(struct prefix *t, const struct model *m, enum qtype k_type, enum qtype v_type, uint32_t n_pages, struct err *e);
+#define NO_STATE UINT32_MAX
+struct prefix_options {
+    enum qtype k_type, v_type;
+    uint32_t n_pages;
+    size_t state_floats;
+    uint32_t n_states;
+};
+int prefix_init(struct prefix *t, const struct model *m, const struct prefix_options *o, struct err *e);
 void prefix_fini(struct prefix *t);
 uint8_t *prefix_page(const struct prefix *t, uint32_t page);
 /* A page for the caller alone; where none is free the least recently used kept one. False: all are in use. */
@@ -61,6 +73,15 @@ void prefix_miss(struct prefix *t, const int32_t *tokens, uint32_t n, const uint
 /* Keeps a full page behind its parent, which is in the tree. Returns the page that stands for these tokens, which the caller
  * holds from now on in place of its own: the same one, or one that was kept before. It is the parent for the next page. */
 uint32_t prefix_keep(struct prefix *t, uint32_t parent, const int32_t *tokens, uint32_t rope_class, uint32_t page);
+
+float *prefix_state(const struct prefix *t, uint32_t state); /* NULL for NO_STATE */
+/* A state for the caller alone; where none is free the least recently used kept one. False: all are in use. */
+bool prefix_take_state(struct prefix *t, uint32_t *state);
+void prefix_give_state(struct prefix *t, uint32_t state);
+/* The state behind a page in the tree, which the caller then holds, too; NO_STATE. */
+uint32_t prefix_find_state(struct prefix *t, uint32_t page);
+/* Keeps the caller's state, which it holds no more, behind a page in the tree; NO_STATE: takes away the one that is there. */
+void prefix_keep_state(struct prefix *t, uint32_t page, uint32_t state);
 
 /* A model ready to compute (runner.c). */
 struct runner {
@@ -83,6 +104,36 @@ int runner_init(struct runner *r, const struct model *m, const struct runner_opt
 void runner_fini(struct runner *r);
 void runner_set_length(struct runner *r, uint32_t n); /* frequencies for sequences of n tokens */
 
+/* ---- recurrent states --------------------------------------------------------------------------------- */
+
+#define STATE_SLOTS 4 /* the present one, one to write, and one for each of the last two evaluations of several tokens */
+
+struct state_slot {
+    uint32_t n;    /* tokens that it has taken in; 0: empty */
+    uint64_t kept; /* when it was kept for later, by states.clock; 0: it need not be */
+};
+/* Of one sequence. A state is a block of numbers that nothing points into: it may be copied, and read by several. */
+struct states {
+    size_t floats; /* of a state; 0: the model has none, and all functions do nothing */
+    struct state_slot slots[STATE_SLOTS];
+    uint32_t base, work, middle; /* slots of the present state and of the running evaluation; STATE_SLOTS: none */
+    uint64_t clock;
+    float *memory; /* [STATE_SLOTS][floats] */
+    size_t bytes;
+};
+static inline size_t states_step_bytes(const struct states *s) /* that a step reads and writes */
+{
+    return 2 * s->floats * sizeof(float);
+}
+int states_init(struct states *s, size_t floats, struct err *e);
+void states_fini(struct states *s);
+/* Goes back to the last state that is known of the first n tokens or fewer, and forgets those of more: returns of how many. */
+uint32_t states_cut(struct states *s, uint32_t n);
+/* An evaluation goes on by one batch from where it is; last: it ends with it. */
+struct state_step states_step(struct states *s, uint32_t n_rows, bool last);
+void states_done(struct states *s, uint32_t n); /* it has ended, and the sequence has n tokens */
+void states_undo(struct states *s);             /* it has failed: the present state is the one before it */
+
 /* ---- session --------------------------------------------------------------------------------------------- */
 
 struct session_options {
@@ -104,6 +155,7 @@ uint32_t session_n_tokens(const struct session *s);
 uint32_t session_n_ctx(const struct session *s);
 uint32_t session_n_batch(const struct session *s);
 const struct kv *session_kv(const struct session *s);
+const struct states *session_states(const struct session *s);
 struct backend_info session_backend(const struct session *s);
 const struct kernels *session_kernels(const struct session *s);
 const struct graph *session_graph(const struct session *s);
@@ -119,7 +171,8 @@ const float *session_logits(const struct session *s); /* of the last token; NULL
 const int32_t *session_tokens(const struct session *s);
 void session_truncate(struct session *s, uint32_t n_keep);
 /* Makes the session hold exactly ids, whose common beginning with what it holds is kept (all but the last token, whose
- * logits are computed anew). *reused gets its length. */
+ * logits are computed anew). *reused gets how much of it was not computed again: with recurrent layers, up to where a state was
+ * kept. */
 int session_sync(struct session *s, const int32_t *ids, size_t n, uint32_t *reused, struct err *e);
 void session_cancel(struct session *s); /* any thread, signal handlers */
 void session_cancel_clear(struct session *s);
@@ -218,7 +271,7 @@ struct engine_info {
     struct engine_counters counters;
     uint32_t n_running, n_waiting, n_threads;
     const char *level;
-    uint64_t kv_bytes, kv_used_bytes, kv_cached_bytes, kv_token_bytes, compute_bytes;
+    uint64_t kv_bytes, kv_used_bytes, kv_cached_bytes, kv_token_bytes, state_bytes, compute_bytes;
 };
 
 #define TOP_MAX 20 /* likeliest tokens that a request may ask for */

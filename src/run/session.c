@@ -1,5 +1,7 @@
-/* session: one sequence of tokens, the cache that belongs to it, and the backend that computes. The invariant: the cache holds
- * the keys and values of exactly tokens[0 .. n_tokens), computed with the rotary frequencies of rope_class. */
+/* session: one sequence of tokens, the cache and the states that belong to it, and the backend that computes. The invariant:
+ * the cache holds the keys and values of tokens[0 .. n_done), computed with the rotary frequencies of rope_class, and the
+ * present state is the one behind them. Tokens from n_done to n_tokens, which a cut may leave, are computed by the next
+ * evaluation. */
 #include "run/run.h"
 
 struct session {
@@ -12,9 +14,10 @@ struct session {
     struct backend *be;
     struct kernels kernels;
     struct kv kv;
+    struct states states;
     int32_t *tokens; /* [n_ctx] */
     uint32_t *out;   /* [max_out]: 0, 1, 2, ... */
-    uint32_t n_tokens, n_ctx, n_batch, max_out, n_expected;
+    uint32_t n_tokens, n_done, n_ctx, n_batch, max_out, n_expected;
     const float *logits; /* of the last token, in the backend */
     atomic_int cancel;
 };
@@ -53,6 +56,7 @@ static int open_parts(struct session *s, const struct session_options *o, struct
                                  .max_positions = s->n_ctx,
                                  .cpu_level = o->cpu_level};
     TRY(backend_open_cpu(&s->graph, &bo, &s->be, e));
+    TRY(states_init(&s->states, s->graph.state_floats, e));
     return kv_init(&s->kv, s->m, o->k_type, o->v_type, s->n_ctx, e);
 }
 
@@ -84,6 +88,7 @@ void session_free(struct session **sp)
     if (!s) return;
     backend_close(&s->be);
     kv_fini(&s->kv);
+    states_fini(&s->states);
     arena_fini(&s->arena);
     mem_free(s);
     *sp = NULL;
@@ -108,6 +113,10 @@ uint32_t session_n_batch(const struct session *s)
 const struct kv *session_kv(const struct session *s)
 {
     return &s->kv;
+}
+const struct states *session_states(const struct session *s)
+{
+    return &s->states;
 }
 struct backend_info session_backend(const struct session *s)
 {
@@ -146,16 +155,17 @@ bool session_cancelled(const struct session *s)
     return atomic_load(&s->cancel) != 0;
 }
 
-/* Computes tokens[from .. to), of which those from `wanted` on give logits to row (NULL: to nobody). */
-static int compute(struct session *s, uint32_t from, uint32_t to, uint32_t wanted, session_row_fn *row, void *ctx)
+/* Computes tokens[n_done .. to), of which those from `wanted` on give logits to row (NULL: to nobody). */
+static int compute(struct session *s, uint32_t to, uint32_t wanted, session_row_fn *row, void *ctx)
 {
-    uint32_t at = from;
+    uint32_t at = s->n_done;
     while (at < to) {
         bool all = row && at >= wanted;
         uint32_t n = (uint32_t)size_min(all ? s->max_out : s->n_batch, to - at);
         if (row && at < wanted) n = (uint32_t)size_min(n, wanted - at);
         uint32_t last = n - 1;
-        const struct batch_seq seq = {.kv = &s->kv.view, .n_rows = n, .pos = at};
+        const struct batch_seq seq = {
+            .kv = &s->kv.view, .n_rows = n, .pos = at, .state = states_step(&s->states, n, at + n == to)};
         struct batch batch = {.tokens = s->tokens + at, .n_rows = n, .seqs = &seq, .n_seqs = 1, .cancel = &s->cancel};
         if (all)
             batch.out = s->out, batch.n_out = n;
@@ -179,20 +189,20 @@ int session_eval(struct session *s, const int32_t *ids, size_t n, session_row_fn
         if (ids[i] < 0 || (uint32_t)ids[i] >= s->m->hp.n_vocab)
             return fail(e, ERR_ARG, "token %d (number %zu) is outside the vocabulary of %u", ids[i], i, s->m->hp.n_vocab);
 
-    uint32_t total = s->n_tokens + (uint32_t)n, from = s->n_tokens;
+    const uint32_t total = s->n_tokens + (uint32_t)n, length = (uint32_t)size_max(total, s->n_expected);
     memcpy(s->tokens + s->n_tokens, ids, n * sizeof *ids);
-    uint32_t length = (uint32_t)size_max(total, s->n_expected);
     if (model_rope_class(s->m, length) != s->rope_class) {
-        set_rope(s, length); /* all positions turn with the new frequencies: the cache is computed anew */
-        from = 0;
+        set_rope(s, length); /* all positions turn with the new frequencies: everything is computed anew */
+        s->n_done = states_cut(&s->states, 0);
     }
-    int rc = compute(s, from, total, s->n_tokens, row, ctx);
+    int rc = compute(s, total, s->n_tokens, row, ctx);
     if (rc < 0) {
+        states_undo(&s->states);
         s->logits = NULL;
-        if (from == 0) s->n_tokens = 0; /* the old keys are gone */
         return fail(e, rc, "%s", err_text(rc));
     }
-    s->n_tokens = total;
+    states_done(&s->states, total);
+    s->n_tokens = s->n_done = total;
     return 0;
 }
 
@@ -200,6 +210,7 @@ void session_truncate(struct session *s, uint32_t n_keep)
 {
     if (n_keep >= s->n_tokens) return;
     s->n_tokens = n_keep;
+    s->n_done = states_cut(&s->states, (uint32_t)size_min(s->n_done, n_keep));
     s->logits = NULL;
     if (n_keep == 0) set_rope(s, s->n_expected);
 }
@@ -213,8 +224,8 @@ int session_sync(struct session *s, const int32_t *ids, size_t n, uint32_t *reus
     while (same < s->n_tokens && same < n && s->tokens[same] == ids[same]) same++;
     if (same == n) same--; /* the last token is computed again for its logits */
     session_truncate(s, same);
-    uint32_t rope_class = s->rope_class;
+    const uint32_t rope_class = s->rope_class, done = s->n_done;
     TRY(session_eval(s, ids + same, n - same, NULL, NULL, e));
-    *reused = s->rope_class == rope_class ? same : 0; /* with new frequencies all was computed anew */
+    *reused = s->rope_class == rope_class ? done : 0; /* with new frequencies all was computed anew */
     return 0;
 }

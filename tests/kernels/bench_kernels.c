@@ -71,6 +71,22 @@ static void run_add(const struct kernels *k, struct bench *b)
 {
     k->add(b->x, b->z, N, b->y);
 }
+static void run_conv(const struct kernels *k, struct bench *b)
+{
+    struct conv a = {
+        .n_rows = COLS / 2, .n = K, .taps = 4, .stride = K, .w = b->x, .silu = true, .before = b->y, .after = b->y};
+    a.x = b->x, a.y = b->y + 4 * K, a.x_stride = a.y_stride = K;
+    k->conv(&a);
+}
+static void run_delta(const struct kernels *k, struct bench *b)
+{
+    static const float decay = 0.5f, beta = 1e-3f;
+    struct delta a = {.n_rows = COLS, .k_dim = DIM, .v_dim = DELTA_COLS, .decay = &decay, .beta = &beta};
+    a.q = a.k = a.v = b->x, a.qk_stride = a.v_stride = DIM;
+    a.before = a.after = b->y;
+    a.o = b->y + DIM * DELTA_COLS, a.o_stride = DELTA_COLS;
+    k->delta(&a);
+}
 static void run_rope(const struct kernels *k, struct bench *b)
 {
     k->rope(b->y, b->cos, b->sin, N / 2, b->neox);
@@ -196,6 +212,8 @@ static void bench_level(const struct kernels *now, struct bench *b)
         b->neox = neox;
         bench_one(now, b, neox ? "rope halves" : "rope adjacent", run_rope, N * 12.0, "GB/s");
     }
+    bench_one(now, b, "conv", run_conv, COLS / 2 * K * 8.0, "GB/s");
+    bench_one(now, b, "delta", run_delta, 2.0 * 3 * COLS * DIM * DELTA_COLS, "Gop/s");
     bench_one(now, b, "exp", run_exp, N * 8.0, "GB/s");
     bench_one(now, b, "attn_merge", run_merge, N * 12.0, "GB/s");
 }

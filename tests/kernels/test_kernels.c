@@ -778,6 +778,106 @@ static void test_attn_merge(const struct kernels *ref, const struct kernels *now
     }
 }
 
+/* ---- recurrent layers ------------------------------------------------------------------------------------------------------
+ */
+
+/* The kernel under test takes the rows in two calls: what it leaves between them is all that the second needs. */
+static void conv_halves(const struct kernels *k, struct conv a, size_t first)
+{
+    const size_t n_rows = a.n_rows;
+    if (first) {
+        a.n_rows = first;
+        k->conv(&a);
+        a.before = a.after, a.x += first * a.x_stride, a.y += first * a.y_stride;
+    }
+    a.n_rows = n_rows - first;
+    k->conv(&a);
+}
+
+static void test_conv(const struct kernels *ref, const struct kernels *now)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < 300; i++) {
+        const size_t n_rows = 1 + below(9), n = i < 100 ? i + 1 : 100 + below(1000), taps = 2 + below(CONV_TAPS_MAX - 1);
+        const size_t n_state = (taps - 1) * n;
+        float *x = area(IN0, n_rows * n * 4, 0), *w = area(IN1, taps * n * 4, 0), *bias = area(IN2, n * 4, 0);
+        float *before = area(IN3, n_state * 4, 0), *after = out_floats(OUT2, n_state);
+        fill_floats((enum kind)(i % KINDS), x, n_rows * n);
+        fill_floats(ORDINARY, w, taps * n);
+        fill_floats(ORDINARY, bias, n);
+        fill_floats((enum kind)(i % KINDS), before, n_state);
+        struct conv a = {
+            .n_rows = n_rows, .n = n, .taps = taps, .stride = n, .w = w, .bias = i % 3 ? NULL : bias, .silu = i % 2};
+        a.before = before, a.after = out_floats(REF2, n_state);
+        a.x = x, a.y = out_floats(REF, n_rows * n), a.x_stride = a.y_stride = n;
+        ref->conv(&a);
+        if (i % 4 == 0) a.before = memcpy(after, before, n_state * 4);
+        a.after = after, a.y = out_floats(OUT, n_rows * n);
+        conv_halves(now, a, below(n_rows));
+        ok = same_floats(REF, OUT, n_rows * n, kind_names[i % KINDS]) && same_floats(REF2, OUT2, n_state, "state");
+        if (!ok) where("%zu rows of %zu, %zu taps", n_rows, n, taps);
+    }
+}
+
+static void delta_halves(const struct kernels *k, struct delta a, size_t first)
+{
+    const size_t n_rows = a.n_rows;
+    if (first) {
+        a.n_rows = first;
+        k->delta(&a);
+        a.before = a.after;
+        a.q += first * a.qk_stride, a.k += first * a.qk_stride, a.v += first * a.v_stride, a.o += first * a.o_stride;
+        a.decay += first * a.gate_stride, a.beta += first * a.gate_stride;
+    }
+    a.n_rows = n_rows - first;
+    k->delta(&a);
+}
+
+/* Queries, keys, values and gates of n_rows rows and a state, in the input areas. */
+static struct delta fill_delta(enum kind kind, size_t n_rows, size_t k_dim, size_t v_dim)
+{
+    float *qk = area(IN0, n_rows * 2 * k_dim * 4, 0), *v = area(IN1, n_rows * v_dim * 4, 0), *gates = area(IN2, n_rows * 8, 0);
+    float *before = area(IN3, k_dim * DELTA_COLS * 4, 0);
+    fill_floats(kind, qk, n_rows * 2 * k_dim);
+    fill_floats(kind, v, n_rows * v_dim);
+    fill_floats(kind, before, k_dim * DELTA_COLS);
+    for (size_t i = 0; i < n_rows * 2; i++) gates[i] = 0.5f + 0.5f * random_float();
+    for (size_t d = 0; d < k_dim; d++)
+        for (size_t c = v_dim; c < DELTA_COLS; c++) before[d * DELTA_COLS + c] = 0.0f;
+    return (struct delta){.n_rows = n_rows,
+                          .k_dim = k_dim,
+                          .v_dim = v_dim,
+                          .q = qk,
+                          .k = qk + k_dim,
+                          .v = v,
+                          .decay = gates,
+                          .beta = gates + 1,
+                          .before = before,
+                          .qk_stride = 2 * k_dim,
+                          .v_stride = v_dim,
+                          .gate_stride = 2,
+                          .o_stride = v_dim};
+}
+
+static void test_delta(const struct kernels *ref, const struct kernels *now)
+{
+    static const size_t dims[] = {1, 2, 15, 16, 17, 32, 33, 64, 100, 128, 256};
+    bool ok = true;
+    for (size_t i = 0; ok && i < 300; i++) {
+        const size_t n_rows = 1 + below(6), k_dim = dims[i % COUNT_OF(dims)], v_dim = 1 + i % DELTA_COLS;
+        const size_t n_state = k_dim * DELTA_COLS;
+        struct delta a = fill_delta((enum kind)(i % KINDS), n_rows, k_dim, v_dim);
+        a.after = out_floats(REF2, n_state), a.o = out_floats(REF, n_rows * v_dim);
+        ref->delta(&a);
+        float *after = out_floats(OUT2, n_state);
+        if (i % 4 == 0) a.before = memcpy(after, a.before, n_state * 4);
+        a.after = after, a.o = out_floats(OUT, n_rows * v_dim);
+        delta_halves(now, a, below(n_rows));
+        ok = same_floats(REF, OUT, n_rows * v_dim, kind_names[i % KINDS]) && same_floats(REF2, OUT2, n_state, "state");
+        if (!ok) where("%zu rows, key %zu, value %zu", n_rows, k_dim, v_dim);
+    }
+}
+
 /* ---- one level --------------------------------------------------------------------------------------------------------------
  */
 
@@ -848,6 +948,9 @@ static void test_level(const char *level, bool is_ref)
     EACH(add, "add", test_binary(ref.add, now.add, 1.0f));
     EACH(rope, "rope", test_rope(&ref, &now));
     EACH(attn_merge, "attn_merge", test_attn_merge(&ref, &now));
+    EACH(mul, "mul", test_binary(ref.mul, now.mul, 1.0f));
+    EACH(conv, "conv", test_conv(&ref, &now));
+    EACH(delta, "delta", test_delta(&ref, &now));
     EACH(exp, "exp", test_exp(&ref, &now));
 }
 
@@ -952,6 +1055,47 @@ static void test_f64_truth(void)
         if (!(worst[i] < 1e-14)) differs("function %zu is off by %g", i, worst[i]);
 }
 
+/* The rule as it is written: the state decays, what it holds of the key is taken from the value, the rest is added, the query
+ * reads. Keys and queries have length 1. */
+static void test_delta_truth(void)
+{
+    enum { ROWS = 200, K = 64, V = 32 };
+    static double state[K][V];
+    struct kernels ref;
+    kernels_init_scalar(&ref);
+    struct delta a = fill_delta(ORDINARY, ROWS, K, V);
+    for (size_t i = 0; i < 2 * ROWS; i++) {
+        float *x = (float *)area(IN0, ROWS * 2 * K * 4, 0) + i * K, sum = 0.0f;
+        for (size_t d = 0; d < K; d++) sum += x[d] * x[d];
+        for (size_t d = 0; d < K; d++) x[d] /= sqrtf(sum);
+    }
+    for (size_t d = 0; d < K; d++)
+        for (size_t c = 0; c < V; c++) state[d][c] = (double)a.before[d * DELTA_COLS + c];
+    a.after = area(REF2, K * DELTA_COLS * 4, 0), a.o = area(REF, ROWS * V * 4, 0);
+    ref.delta(&a);
+    double worst = 0.0;
+    for (size_t t = 0; t < ROWS; t++)
+        for (size_t c = 0; c < V; c++) {
+            const float *q = a.q + t * a.qk_stride, *k = a.k + t * a.qk_stride;
+            double held = 0.0, out = 0.0;
+            for (size_t d = 0; d < K; d++) held += (state[d][c] *= (double)a.decay[2 * t]) * (double)k[d];
+            const double news = ((double)a.v[t * V + c] - held) * (double)a.beta[2 * t];
+            for (size_t d = 0; d < K; d++) out += (state[d][c] += (double)k[d] * news) * (double)q[d];
+            worst = fmax(worst, fabs(out - (double)a.o[t * V + c]));
+        }
+    printf("# delta: off by at most %.1e\n", worst);
+    if (!(worst < 2e-6)) differs("outputs are off by %g", worst);
+}
+
+static void test_softplus_truth(void)
+{
+    for (float x = -87.0f; x < 87.0f; x += 0.01f) {
+        const double exact = log1p(exp((double)x)), y = (double)num_softplus(x);
+        if (!(fabs(y - exact) <= 0x1.2p-24 * exact)) differs("softplus(%g) = %.9g, exactly %.9g", (double)x, y, exact);
+    }
+    if (num_softplus(INFINITY) != INFINITY || num_softplus(-INFINITY) != 0.0f || !isnan(num_softplus(NAN))) differs("the ends");
+}
+
 /* All halves widen to their value, and come back; what lies between two goes to the nearer, or the even one. */
 static void test_f16_truth(void)
 {
@@ -987,7 +1131,11 @@ static void test_truth(void)
     static const struct {
         const char *name;
         void (*run)(void);
-    } others[] = {{"exp near exact", test_exp_truth}, {"f64 near libm", test_f64_truth}, {"f16 exact", test_f16_truth}};
+    } others[] = {{"exp near exact", test_exp_truth},
+                  {"f64 near libm", test_f64_truth},
+                  {"f16 exact", test_f16_truth},
+                  {"softplus near exact", test_softplus_truth},
+                  {"delta near exact", test_delta_truth}};
     for (size_t i = 0; i < COUNT_OF(others); i++) {
         if (!wanted("scalar", others[i].name)) continue;
         others[i].run();

@@ -13,6 +13,24 @@
 
 static const struct synth_shape tiny = {"tiny", "llama", 2, 64, 96, 4, 2, 16, 300, 1024, 10000, true, .traits = S_DENSE};
 
+/* With recurrent layers, which can go on only from where a state was kept. */
+static const struct synth_shape tiny_delta = {.name = "tiny-delta",
+                                              .arch = "qwen35",
+                                              .n_layers = 4,
+                                              .n_embd = 64,
+                                              .n_ff = 96,
+                                              .n_heads = 4,
+                                              .n_kv_heads = 2,
+                                              .head_dim = 16,
+                                              .n_vocab = 300,
+                                              .n_ctx = 1024,
+                                              .rope_theta = 10000,
+                                              .tied = true,
+                                              .n_k_heads = 2,
+                                              .n_v_heads = 4,
+                                              .delta_dim = 16,
+                                              .traits = S_DENSE | S_QK_NORM | S_LATE_NORM | S_DELTA};
+
 #define N_CTX 512
 #define MAX_NEW 40
 
@@ -31,20 +49,31 @@ static uint32_t below(uint32_t n)
     return (uint32_t)((fx.random >> 33) % n);
 }
 
-static int setup(void **state)
+static int setup_with(const struct synth_shape *shape)
 {
     struct err e;
-    (void)state;
     fx.random = 7;
     scratch_make(fx.dir);
     const char *path = scratch_path(fx.dir, "tiny.gguf");
-    if (synth_write(&tiny, "q8_0", path, NULL, NULL, &e) < 0 || files_open(path, &fx.files, &e) < 0 ||
+    if (synth_write(shape, "q8_0", path, NULL, NULL, &e) < 0 || files_open(path, &fx.files, &e) < 0 ||
         model_open(fx.files, &fx.model, &e) < 0 || tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 ||
-        sampler_init(&fx.sampler, tiny.n_vocab, &e) < 0) {
+        sampler_init(&fx.sampler, shape->n_vocab, &e) < 0) {
         print_message("%s\n", e.msg);
         return -1;
     }
     return 0;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    return setup_with(&tiny);
+}
+
+static int setup_recurrent(void **state)
+{
+    (void)state;
+    return setup_with(&tiny_delta);
 }
 
 static int teardown(void **state)
@@ -252,6 +281,32 @@ static void a_beginning_is_computed_once(void **state)
     engine_free(&en);
 }
 
+static void a_conversation_goes_on_from_a_state(void **state)
+{
+    struct engine *en = new_engine(2, 100, 64, false, 1);
+    struct session *alone = new_session();
+    struct job j = {.n_prompt = 230, .max_tokens = 40, .sampling = {.top_p = 1, .repeat_penalty = 1}};
+    struct err e;
+    (void)state;
+    for (uint32_t i = 0; i < 230; i++) j.prompt[i] = (int32_t)(i * 31 % 300);
+    static const uint32_t reused[] = {0, 192, 256, 320}; /* whole pages: of the prompt, then of each answer */
+    for (size_t turn = 0; turn < COUNT_OF(reused); turn++) {
+        j.n_want = 0;
+        run_solo(&j, alone);
+        if (submit(en, &j, &e) < 0) fail_msg("%s", e.msg);
+        while (!atomic_load(&j.ended)) usleep(100);
+        assert_memory_equal(j.got, j.want, j.n_want * sizeof *j.got);
+        assert_int_equal(j.n_reused, reused[turn]);
+        wait_for(&j);
+        if (turn == 0) continue; /* the same prompt again */
+        memcpy(j.prompt + j.n_prompt, j.want, j.n_want * sizeof *j.want);
+        for (uint32_t i = 0; i < 30; i++) j.prompt[j.n_prompt + j.n_want + i] = (int32_t)i;
+        j.n_prompt += j.n_want + 30;
+    }
+    session_free(&alone);
+    engine_free(&en);
+}
+
 static void aborted_requests_leave_nothing(void **state)
 {
     struct engine *en = new_engine(4, 64, 16, false, 1);
@@ -309,5 +364,11 @@ int main(void)
         cmocka_unit_test(aborted_requests_leave_nothing),
         cmocka_unit_test(what_cannot_be_is_refused),
     };
-    return cmocka_run_group_tests_name("engine", tests, setup, teardown);
+    const struct CMUnitTest recurrent[] = {
+        cmocka_unit_test(each_gets_what_it_gets_alone),
+        cmocka_unit_test(a_conversation_goes_on_from_a_state),
+        cmocka_unit_test(aborted_requests_leave_nothing),
+    };
+    return cmocka_run_group_tests_name("engine", tests, setup, teardown) +
+           cmocka_run_group_tests_name("engine, recurrent layers", recurrent, setup_recurrent, teardown);
 }

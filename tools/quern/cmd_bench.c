@@ -145,6 +145,7 @@ static void count_work(const struct bench *b, struct bench_row *row)
     for (uint32_t done = 0; done < t->n;) {
         done += (uint32_t)size_min(step, t->n - done);
         bytes += (double)b->info.bytes_per_token + (double)(t->depth + done) * (double)b->setup.kv_token_bytes;
+        bytes += (double)b->setup.state_step_bytes;
     }
     const double heads = t->decode ? t->n : 1; /* logits are wanted of the last position only */
     /* Sequences share the weights, not the cache. */

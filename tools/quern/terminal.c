@@ -217,6 +217,7 @@ static void show_info(const struct chat *c)
            amount_bytes(info.weight_bytes, b), info.weight_type);
     printf("context  %u of %u tokens used, %s KV cache (%s, %s)\n", session.n_tokens, session.n_ctx,
            amount_bytes(session.kv_bytes, a), session.k_type, session.v_type);
+    if (session.state_bytes) printf("states   %s of recurrent layers\n", amount_bytes(session.state_bytes, a));
     printf("compute  %u threads, %s\n", session.n_threads, session.cpu_level);
 }
 

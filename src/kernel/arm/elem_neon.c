@@ -146,6 +146,13 @@ static void glu_clamp_neon(const float *g, const float *u, float limit, size_t n
     for (; i < n; i++) y[i] = a[i] + b[i];
 }
 
+static void mul_neon(const float *a, const float *b, size_t n, float *y)
+{
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vmulq_f32(vld1q_f32(a + i), vld1q_f32(b + i)));
+    for (; i < n; i++) y[i] = a[i] * b[i];
+}
+
 static void exp_neon(const float *x, size_t n, float *y)
 {
     size_t i = 0;
@@ -202,5 +209,6 @@ void elem_init_neon(struct kernels *k)
     k->softcap = softcap_neon;
     k->add = add_neon;
     k->rope = rope_neon;
+    k->mul = mul_neon;
     k->exp = exp_neon;
 }

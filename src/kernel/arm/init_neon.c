@@ -8,5 +8,6 @@ void kernels_init_neon(struct kernels *k)
     convert_init_neon(k);
     elem_init_neon(k);
     attn_init_neon(k);
+    recurrent_init_neon(k);
     peak_init_neon(k);
 }

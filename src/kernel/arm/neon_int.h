@@ -118,6 +118,7 @@ void convert_init_neon(struct kernels *k);
 void elem_init_neon(struct kernels *k);
 void mm_float_init_neon(struct kernels *k);
 void mm_int_init_neon(struct kernels *k);
+void recurrent_init_neon(struct kernels *k);
 void peak_init_neon(struct kernels *k);
 void peak_init_dotprod(struct kernels *k);
 

@@ -72,5 +72,6 @@ void kernels_init_avx2(struct kernels *k)
     k->quant_act_256 = quant_act_256_avx2;
     elem_init(k);
     k->attn_tile = attn_tile_avx2;
+    recurrent_init_avx2(k);
     peak_init_avx2(k);
 }

@@ -48,5 +48,6 @@ void kernels_init_avx512(struct kernels *k)
     k->quant_act_256 = quant_act_256_avx512;
     elem_init(k);
     k->attn_tile = attn_tile_avx512;
+    recurrent_init_avx512(k);
     peak_init_avx512(k);
 }

@@ -124,6 +124,11 @@ static void KERNEL(add)(const float *a, const float *b, size_t n, float *y)
     for (size_t i = 0; i < n; i += VL) v_store_n(y + i, v_add(v_load_n(a + i, n - i), v_load_n(b + i, n - i)), n - i);
 }
 
+static void KERNEL(mul)(const float *a, const float *b, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += VL) v_store_n(y + i, v_mul(v_load_n(a + i, n - i), v_load_n(b + i, n - i)), n - i);
+}
+
 static void KERNEL(exp)(const float *x, size_t n, float *y)
 {
     for (size_t i = 0; i < n; i += VL) v_store_n(y + i, v_exp(v_load_n(x + i, n - i)), n - i);
@@ -245,6 +250,7 @@ static void elem_init(struct kernels *k)
     k->scale = KERNEL(scale);
     k->softcap = KERNEL(softcap);
     k->add = KERNEL(add);
+    k->mul = KERNEL(mul);
     k->exp = KERNEL(exp);
     k->rope = KERNEL(rope);
     k->attn_merge = KERNEL(attn_merge);
