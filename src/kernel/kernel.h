@@ -54,7 +54,7 @@ struct act_mem {
     int8_t *packed; /* where kernels.pack_cols is not 0: a whole number of groups */
 };
 
-/* Activation functions; what the clamped one is: docs/arithmetic.md. */
+/* What a feed-forward network does to its hidden values; docs/arithmetic.md has the formulas. */
 enum act_fn { ACT_SILU, ACT_GELU_TANH, ACT_GELU, ACT_SWIGLU_CLAMP, ACT_RELU2, ACT_COUNT };
 
 /* ---- the table --------------------------------------------------------------------------------------- */
@@ -120,9 +120,9 @@ struct attn_tile {
     size_t n_rows;
     const float *q;        /* [n_rows][head_dim], already multiplied by the score scale */
     struct act quant;      /* where keys are quantised: q as ARITH_32 has it, rows filled up with zeros to whole blocks */
-    const uint32_t *valid; /* [n_rows]: the row sees positions 0..valid-1 of the tile; 0 leaves its state as it is */
-    const uint32_t *from;  /* [n_rows]: of those, only from `from` on, which is below valid; NULL: all */
-    float softcap;         /* of the scores; 0: none */
+    const uint32_t *valid; /* [n_rows]: the row sees positions from..valid-1 of the tile; 0 leaves its state as it is */
+    const uint32_t *from;  /* [n_rows], less than valid where that is not 0; NULL: 0 for all */
+    float softcap;         /* scores become softcap * tanh(score / softcap); 0: they stay as they are */
     float *m, *l;          /* [n_rows] running maximum (-inf at first) and sum */
     float *o;              /* [n_rows][v_dim] running weighted sum of values */
     float *scratch;        /* ATTN_SCRATCH floats, 64-aligned, of this thread */
@@ -163,6 +163,11 @@ struct delta {
     float *o;                    /* [n_rows][o_stride], v_dim elements each */
     size_t qk_stride, v_stride, gate_stride, o_stride;
 };
+/* The first position that a row sees. */
+static inline size_t attn_from(const struct attn_tile *a, size_t row)
+{
+    return a->from ? a->from[row] : 0;
+}
 
 struct kernels {
     const char *level;
@@ -184,11 +189,11 @@ struct kernels {
     void (*pack_act)(const int8_t *q, size_t n, size_t k, int8_t *dst);
     /* y[i] = (x[i] * 1/sqrt(mean(x*x) + eps)) * w[i]; y may be x. */
     void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
-    /* y[i] = (x[i] - mean) / sqrt(variance + eps) * w[i] + b[i]; b NULL: 0; y may be x. */
+    /* y[i] = ((x[i] - mean) / sqrt(variance + eps)) * w[i] + b[i]; b may be NULL: nothing is added; y may be x. */
     void (*layer_norm)(const float *x, const float *w, const float *b, float eps, size_t n, float *y);
-    /* y[i] = act(x[i]); y may be x. NULL for ACT_SWIGLU_CLAMP, which is of two. */
+    /* y[i] = act(x[i]); y may be x. NULL for ACT_SWIGLU_CLAMP, which exists only with two inputs. */
     void (*act[ACT_COUNT])(const float *x, size_t n, float *y);
-    /* y[i] = act(g[i]) * u[i]; y may be g or u. limit is ACT_SWIGLU_CLAMP's. */
+    /* y[i] = act(g[i]) * u[i]; y may be g or u. limit: of ACT_SWIGLU_CLAMP only, above 0. */
     void (*glu[ACT_COUNT])(const float *g, const float *u, float limit, size_t n, float *y);
     /* y[i] = x[i] * sigmoid(g[i]); y may be x or g. */
     void (*gate)(const float *x, const float *g, size_t n, float *y);
@@ -261,6 +266,7 @@ int kernels_init(struct kernels *k, const char *level, struct err *e);
 float num_exp(float x);                /* the exp of arithmetic.md */
 float num_sigmoid(float x);            /* 1 / (1 + exp(-x)) */
 float num_softplus(float x);           /* ln(1 + e^x), to half an ulp or so */
+float num_tanh(float x);               /* and its tanh */
 double num_log(double x);              /* natural logarithm, x > 0, normal; error below 1e-15 relative */
 double num_exp_f64(double x);          /* error below 1e-15 relative; +inf above 709, +0 below -708 */
 double num_pow(double base, double y); /* base > 0 */

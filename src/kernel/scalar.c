@@ -114,60 +114,96 @@ static void quant_act_256_scalar(const float *x, size_t n, int8_t *q, float *d, 
 
 /* ---- elementwise --------------------------------------------------------------------------------------- */
 
-static void rms_norm_scalar(const float *x, const float *w, float eps, size_t n, float *y)
+/* Sum of the squares of x - mean. */
+static float sum_of_squares(const float *x, float mean, size_t n)
 {
     float lane[LANES] = {0};
     for (size_t i = 0; i < n; i += LANES)
-        for (size_t l = 0; l < LANES; l++) lane[l] = i + l < n ? fmaf(x[i + l], x[i + l], lane[l]) : fmaf(0.0f, 0.0f, lane[l]);
-    float r = 1.0f / sqrtf(fold(lane) / (float)n + eps);
+        for (size_t l = 0; l < LANES; l++) {
+            float d = i + l < n ? x[i + l] - mean : 0.0f;
+            lane[l] = fmaf(d, d, lane[l]);
+        }
+    return fold(lane);
+}
+
+static void rms_norm_scalar(const float *x, const float *w, float eps, size_t n, float *y)
+{
+    float r = 1.0f / sqrtf(sum_of_squares(x, 0.0f, n) / (float)n + eps);
     for (size_t i = 0; i < n; i++) y[i] = (x[i] * r) * w[i];
 }
 
 static void layer_norm_scalar(const float *x, const float *w, const float *b, float eps, size_t n, float *y)
 {
     float lane[LANES] = {0};
-    for (size_t i = 0; i < n; i++) lane[i % LANES] += x[i];
-    const float mean = fold(lane) / (float)n;
-    for (size_t l = 0; l < LANES; l++) lane[l] = 0.0f;
-    for (size_t i = 0; i < n; i++) lane[i % LANES] = fmaf(x[i] - mean, x[i] - mean, lane[i % LANES]);
-    const float r = 1.0f / sqrtf(fold(lane) / (float)n + eps);
-    for (size_t i = 0; i < n; i++) y[i] = ((x[i] - mean) * r) * w[i] + (b ? b[i] : 0.0f);
+    for (size_t i = 0; i < n; i++) lane[i % LANES] = lane[i % LANES] + x[i];
+    float mean = fold(lane) / (float)n;
+    float r = 1.0f / sqrtf(sum_of_squares(x, mean, n) / (float)n + eps);
+    for (size_t i = 0; i < n; i++) {
+        float d = (x[i] - mean) * r;
+        y[i] = b ? fmaf(d, w[i], b[i]) : d * w[i];
+    }
 }
 
-static float tanh_of(float x)
+/* x * sigmoid(g). */
+static float gated(float x, float g)
 {
-    const float e = num_exp(-2.0f * fabsf(x));
-    return copysignf((1.0f - e) / (1.0f + e), x);
+    return x / (1.0f + num_exp(-g));
 }
 
-/* Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: off by 1.5e-7 at most. */
-static float erf_of(float x)
+/* The smaller of a and b, the larger: b where one is NaN. */
+static float min_f32(float a, float b)
 {
-    const float t = 1.0f / fmaf(0.3275911f, fabsf(x), 1.0f);
-    float p = 1.061405429f;
-    p = fmaf(p, t, -1.453152027f);
-    p = fmaf(p, t, 1.421413741f);
-    p = fmaf(p, t, -0.284496736f);
-    p = fmaf(p, t, 0.254829592f);
-    return copysignf(1.0f - (p * t) * num_exp(-(x * x)), x);
+    return a < b ? a : b;
+}
+static float max_f32(float a, float b)
+{
+    return a > b ? a : b;
 }
 
 static float silu(float x)
 {
-    return x / (1.0f + num_exp(-x));
+    return gated(x, x);
+}
+
+static float relu2(float x)
+{
+    float r = max_f32(0.0f, x);
+    return r * r;
+}
+
+/* The part of a normal distribution that lies above a, 0 <= a <= 16; the two forms of GELU are this and an approximation of it.
+ * tail(a) / exp(-a^2 / 2) falls from a half to 0 like 1 / a; p / q interpolates it at the Chebyshev nodes of 1 / (1 + 0.33 a)
+ * (relative error 7e-9). */
+static float tail_normal(float a)
+{
+    float p = 0x1.099936p-8f;
+    p = fmaf(p, a, 0x1.4988fp-5f);
+    p = fmaf(p, a, 0x1.74dce4p-3f);
+    p = fmaf(p, a, 0x1.bf3ef8p-2f);
+    p = fmaf(p, a, 0.5f);
+    float q = 0x1.4cdfc6p-7f;
+    q = fmaf(q, a, 0x1.9d09e6p-4f);
+    q = fmaf(q, a, 0x1.dd8e72p-2f);
+    q = fmaf(q, a, 0x1.329d64p+0f);
+    q = fmaf(q, a, 0x1.abe1aap+0f);
+    q = fmaf(q, a, 1.0f);
+    return num_exp(-0.5f * (a * a)) * (p / q);
+}
+static float tail_tanh(float a)
+{
+    return 1.0f / (1.0f + num_exp(a * fmaf(a * a, 0x1.2444f2p-4f, 0x1.988454p+0f)));
+}
+
+/* x times the part of the distribution below x: max(x, 0) - |x| tail(|x|). Tails beyond 16 are +0. */
+static float gelu(float x)
+{
+    float a = min_f32(16.0f, fabsf(x));
+    return fmaf(-a, tail_normal(a), max_f32(0.0f, x));
 }
 static float gelu_tanh(float x)
 {
-    return (0.5f * x) * (1.0f + tanh_of(0.7978845608f * fmaf(0.044715f, (x * x) * x, x)));
-}
-static float gelu(float x)
-{
-    return (0.5f * x) * (1.0f + erf_of(x * 0.7071067812f));
-}
-static float relu2(float x)
-{
-    const float r = x > 0.0f ? x : 0.0f;
-    return r * r;
+    float a = min_f32(16.0f, fabsf(x));
+    return fmaf(-a, tail_tanh(a), max_f32(0.0f, x));
 }
 
 #define ACT(name)                                                                                    \
@@ -188,16 +224,14 @@ ACT(relu2)
 static void glu_clamp_scalar(const float *g, const float *u, float limit, size_t n, float *y)
 {
     for (size_t i = 0; i < n; i++) {
-        const float gate = g[i] < limit ? g[i] : limit;
-        float up = u[i] < limit ? u[i] : limit;
-        up = up > -limit ? up : -limit;
-        y[i] = (up + 1.0f) * (gate / (1.0f + num_exp(-(1.702f * gate))));
+        float a = min_f32(limit, g[i]), b = max_f32(-limit, min_f32(limit, u[i]));
+        y[i] = (b + 1.0f) * gated(a, 1.702f * a);
     }
 }
 
 static void gate_scalar(const float *x, const float *g, size_t n, float *y)
 {
-    for (size_t i = 0; i < n; i++) y[i] = x[i] * (1.0f / (1.0f + num_exp(-g[i])));
+    for (size_t i = 0; i < n; i++) y[i] = gated(x[i], g[i]);
 }
 
 static void scale_scalar(const float *x, float f, size_t n, float *y)
@@ -205,9 +239,14 @@ static void scale_scalar(const float *x, float f, size_t n, float *y)
     for (size_t i = 0; i < n; i++) y[i] = x[i] * f;
 }
 
+static float capped(float x, float cap)
+{
+    return cap * num_tanh(x / cap);
+}
+
 static void softcap_scalar(const float *x, float cap, size_t n, float *y)
 {
-    for (size_t i = 0; i < n; i++) y[i] = cap * tanh_of(x[i] / cap);
+    for (size_t i = 0; i < n; i++) y[i] = capped(x[i], cap);
 }
 
 static void add_scalar(const float *a, const float *b, size_t n, float *y)
@@ -238,12 +277,6 @@ static void rope_scalar(float *x, const float *cos_t, const float *sin_t, size_t
 
 /* ---- attention -------------------------------------------------------------------------------------------- */
 
-/* The larger of two; the first where one is NaN. */
-static float max_f32(float a, float b)
-{
-    return b > a ? b : a;
-}
-
 static float score_floats(const struct attn_tile *a, size_t row, const float *key)
 {
     const float *q = a->q + row * a->head_dim;
@@ -270,27 +303,26 @@ static float score_integers(const struct attn_tile *a, size_t row, const float *
 static void attn_row(const struct attn_tile *a, size_t row)
 {
     float *o = a->o + row * a->v_dim;
-    size_t n = a->valid[row];
+    const size_t from = attn_from(a, row), n = a->valid[row];
     float s[ATTN_TILE], x[ATTN_DIM_MAX], scale[ATTN_DIM_MAX / KV_BLOCK];
     float top = a->m[row];
-    for (size_t j = 0; j < n; j++) {
+    for (size_t j = from; j < n; j++) {
         attn_key(a->k_type, a->k, a->head_dim, j, x, scale);
         s[j] = attn_quantised(a->k_type) ? score_integers(a, row, x, scale) : score_floats(a, row, x);
-        if (a->softcap != 0.0f) softcap_scalar(&s[j], a->softcap, 1, &s[j]);
-        if (a->from && j < a->from[row]) s[j] = -INFINITY;
-        top = max_f32(top, s[j]);
+        if (a->softcap != 0.0f) s[j] = capped(s[j], a->softcap);
+        top = max_f32(s[j], top);
     }
     top += 0.0f; /* no -0: which of two equal zeros came first cannot show */
     float c = num_exp(a->m[row] - top);
     float lane[LANES] = {0};
-    for (size_t j = 0; j < n; j++) {
+    for (size_t j = from; j < n; j++) {
         s[j] = num_exp(s[j] - top);
-        lane[j % LANES] = j < LANES ? s[j] : lane[j % LANES] + s[j];
+        lane[j % LANES] = lane[j % LANES] + s[j];
     }
     a->l[row] = fmaf(a->l[row], c, fold(lane));
     a->m[row] = top;
     for (size_t d = 0; d < a->v_dim; d++) o[d] = o[d] * c;
-    for (size_t j = 0; j < n; j++) {
+    for (size_t j = from; j < n; j++) {
         attn_value(a->v_type, a->v, a->v_dim, j, x);
         for (size_t d = 0; d < a->v_dim; d++) o[d] = fmaf(s[j], x[d], o[d]);
     }
@@ -304,7 +336,7 @@ static void attn_tile_scalar(const struct attn_tile *a)
 
 static void attn_merge_scalar(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n)
 {
-    float t = max_f32(*m, m2);
+    float t = max_f32(m2, *m);
     float a = num_exp(*m - t), b = num_exp(m2 - t);
     *l = fmaf(*l, a, l2 * b);
     for (size_t d = 0; d < n; d++) o[d] = fmaf(o[d], a, o2[d] * b);

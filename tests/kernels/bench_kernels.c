@@ -40,6 +40,7 @@ struct bench {
     float *x, *y, *z, *cos, *sin;
     struct act_mem mem;
     enum qarith arith;
+    enum act_fn act;
     bool neox;
 };
 
@@ -63,9 +64,9 @@ static void run_rms_norm(const struct kernels *k, struct bench *b)
 {
     k->rms_norm(b->x, b->z, 1e-5f, N, b->y);
 }
-static void run_glu_silu(const struct kernels *k, struct bench *b)
+static void run_glu(const struct kernels *k, struct bench *b)
 {
-    k->glu[ACT_SILU](b->x, b->z, 0, N, b->y);
+    k->glu[b->act](b->x, b->z, 7.0f, N, b->y);
 }
 static void run_add(const struct kernels *k, struct bench *b)
 {
@@ -206,7 +207,10 @@ static void bench_level(const struct kernels *now, struct bench *b)
     b->arith = ARITH_256;
     bench_one(now, b, "quant_act_256", run_quant_act, N * 5.0, "GB/s");
     bench_one(now, b, "rms_norm", run_rms_norm, N * 12.0, "GB/s");
-    bench_one(now, b, "glu_silu", run_glu_silu, N * 12.0, "GB/s");
+    for (b->act = 0; b->act < ACT_COUNT; b->act++) {
+        snprintf(name, sizeof name, "glu %s", act_names[b->act]);
+        bench_one(now, b, name, run_glu, N * 12.0, "GB/s");
+    }
     bench_one(now, b, "add", run_add, N * 12.0, "GB/s");
     for (int neox = 0; neox < 2; neox++) {
         b->neox = neox;

@@ -9,6 +9,8 @@ float random_float(void); /* -1..1 */
 /* Ordinary weights of a type, n a multiple of its block. */
 void fill_weights(enum qtype t, uint8_t *w, size_t n);
 
+extern const char *const act_names[ACT_COUNT];
+
 bool has_side(enum qtype t); /* whether a type needs a struct qside: those of MLX do */
 
 /* Times every kernel of every level against scalar, and matrix products against what the machine can do. */

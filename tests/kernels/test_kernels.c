@@ -536,7 +536,7 @@ static void test_layer_norm(const struct kernels *ref, const struct kernels *now
         float *x = area(IN0, n * 4, 0), *w = area(IN1, n * 4, 0), *b = area(IN2, n * 4, 0), *y = out_floats(OUT, n);
         fill_floats((enum kind)(i % KINDS), x, n);
         fill_floats(ORDINARY, w, n);
-        fill_floats(ORDINARY, b, n);
+        fill_floats((enum kind)(i / 2 % KINDS), b, n);
         ref->layer_norm(x, w, i % 3 ? b : NULL, 1e-5f, n, out_floats(REF, n));
         if (i % 2) memcpy(y, x, n * 4);
         now->layer_norm(i % 2 ? y : x, w, i % 3 ? b : NULL, 1e-5f, n, y);
@@ -544,72 +544,61 @@ static void test_layer_norm(const struct kernels *ref, const struct kernels *now
     }
 }
 
-/* One input, which may be y. */
-typedef void unary_fn(const float *x, size_t n, float *y);
-static void test_unary(unary_fn *ref, unary_fn *now, float scale)
+/* Entries that take one or two rows, a function of them, and a number above 0. */
+typedef void row_fn(const struct kernels *k, enum act_fn f, const float *a, const float *b, float x, size_t n, float *y);
+static void row_add(const struct kernels *k, enum act_fn f, const float *a, const float *b, float x, size_t n, float *y)
 {
-    bool ok = true;
-    for (size_t i = 0; ok && i < 300; i++) {
-        size_t n = length(i);
-        float *x = area(IN0, n * 4, 0), *y = out_floats(OUT, n);
-        fill_floats((enum kind)(i % KINDS), x, n);
-        for (size_t j = 0; j < n; j++) x[j] *= scale;
-        ref(x, n, out_floats(REF, n));
-        if (i % 2) memcpy(y, x, n * 4);
-        now(i % 2 ? y : x, n, y);
-        ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
-    }
+    (void)f, (void)x;
+    k->add(a, b, n, y);
+}
+static void row_mul(const struct kernels *k, enum act_fn f, const float *a, const float *b, float x, size_t n, float *y)
+{
+    (void)f, (void)x;
+    k->mul(a, b, n, y);
+}
+static void row_gate(const struct kernels *k, enum act_fn f, const float *a, const float *b, float x, size_t n, float *y)
+{
+    (void)f, (void)x;
+    k->gate(a, b, n, y);
+}
+static void row_glu(const struct kernels *k, enum act_fn f, const float *a, const float *b, float x, size_t n, float *y)
+{
+    k->glu[f](a, b, x, n, y);
+}
+static void row_act(const struct kernels *k, enum act_fn f, const float *a, const float *b, float x, size_t n, float *y)
+{
+    (void)b, (void)x;
+    k->act[f](a, n, y);
+}
+static void row_scale(const struct kernels *k, enum act_fn f, const float *a, const float *b, float x, size_t n, float *y)
+{
+    (void)f, (void)b;
+    k->scale(a, x, n, y);
+}
+static void row_softcap(const struct kernels *k, enum act_fn f, const float *a, const float *b, float x, size_t n, float *y)
+{
+    (void)f, (void)b;
+    k->softcap(a, x, n, y);
 }
 
-/* And a number. */
-typedef void scale_fn(const float *x, float f, size_t n, float *y);
-static void test_scale(scale_fn *ref, scale_fn *now)
+/* y apart from the inputs, or the first or the second. */
+static void test_rows(const struct kernels *ref, const struct kernels *now, row_fn *run, enum act_fn f)
 {
+    static const float scales[] = {30.0f, 1.0f, 3.0f, 0.01f, 95.0f}, numbers[] = {7.0f, 50.0f, 0.3f, 1e30f};
+    /* Where the definitions change from one formula to another, and beside it. */
+    static const float ends[] = {0.625f, 0x1.3fffffep-1f, 16.0f, 0x1.000002p+4f, 88.0f, 0x1.600002p+6f, 7.0f, 87.0f};
     bool ok = true;
-    for (size_t i = 0; ok && i < 300; i++) {
-        size_t n = length(i);
-        const float f = i % 5 ? 30.0f * random_float() + 31.0f : 5.0f;
-        float *x = area(IN0, n * 4, 0), *y = out_floats(OUT, n);
-        fill_floats((enum kind)(i % KINDS), x, n);
-        ref(x, f, n, out_floats(REF, n));
-        if (i % 2) memcpy(y, x, n * 4);
-        now(i % 2 ? y : x, f, n, y);
-        ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
-    }
-}
-
-/* Gate and up, y apart from them or the first or the second. */
-typedef void glu_fn(const float *g, const float *u, float limit, size_t n, float *y);
-static void test_glu(glu_fn *ref, glu_fn *now)
-{
-    bool ok = true;
-    for (size_t i = 0; ok && i < 300; i++) {
-        size_t n = length(i);
-        float *a = area(IN0, n * 4, 0), *b = area(IN1, n * 4, 0), *y = out_floats(OUT, n);
-        fill_floats((enum kind)(i % KINDS), a, n);
-        fill_floats((enum kind)(i / 3 % KINDS), b, n);
-        for (size_t j = 0; j < n; j++) a[j] *= 30.0f;
-        ref(a, b, 7.0f, n, out_floats(REF, n));
-        if (i % 3) memcpy(y, i % 3 == 1 ? a : b, n * 4);
-        now(i % 3 == 1 ? y : a, i % 3 == 2 ? y : b, 7.0f, n, y);
-        ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
-    }
-}
-
-/* add and gate: two inputs, y apart from them or the first or the second. */
-typedef void binary_fn(const float *a, const float *b, size_t n, float *y);
-static void test_binary(binary_fn *ref, binary_fn *now, float scale)
-{
-    bool ok = true;
-    for (size_t i = 0; ok && i < 300; i++) {
-        size_t n = length(i);
+    for (size_t i = 0; ok && i < 900; i++) {
+        const size_t n = length(i % 300);
+        const float scale = scales[i % COUNT_OF(scales)], x = numbers[i / 3 % COUNT_OF(numbers)];
         float *a = area(IN0, n * 4, 0), *b = area(IN1, n * 4, 0), *y = out_floats(OUT, n);
         fill_floats((enum kind)(i % KINDS), a, n);
         fill_floats((enum kind)(i / 3 % KINDS), b, n);
         for (size_t j = 0; j < n; j++) a[j] *= scale;
-        ref(a, b, n, out_floats(REF, n));
+        a[below(n)] = (i % 2 ? 1.0f : -1.0f) * ends[below(COUNT_OF(ends))];
+        run(ref, f, a, b, x, n, out_floats(REF, n));
         if (i % 3) memcpy(y, i % 3 == 1 ? a : b, n * 4);
-        now(i % 3 == 1 ? y : a, i % 3 == 2 ? y : b, n, y);
+        run(now, f, i % 3 == 1 ? y : a, i % 3 == 2 ? y : b, x, n, y);
         ok = same_floats(REF, OUT, n, kind_names[i % KINDS]);
     }
 }
@@ -647,16 +636,24 @@ static void test_rope(const struct kernels *ref, const struct kernels *now)
 
 /* ---- attention ----------------------------------------------------------------------------------------------------------- */
 
-/* The positions that each row sees: all, one number for all, a diagonal that starts before the tile, or any. */
-static size_t fill_valid(uint32_t *valid, size_t n)
+/* Where the positions end that each row sees: all, one number for all, a diagonal that starts before the tile, or any. */
+static void fill_valid(uint32_t *valid, size_t n)
 {
-    size_t shape = below(4), one = 1 + below(ATTN_TILE), start = below(ATTN_TILE), most = 0;
+    size_t shape = below(4), one = 1 + below(ATTN_TILE), start = below(ATTN_TILE);
     for (size_t r = 0; r < n; r++) {
         size_t v = shape == 0 ? ATTN_TILE : shape == 1 ? one : shape == 2 ? (r > start ? r - start : 0) : below(ATTN_TILE + 1);
         valid[r] = (uint32_t)size_min(v, ATTN_TILE);
-        most = size_max(most, valid[r]);
     }
-    return most;
+}
+
+/* And where they begin: before the tile, at the lower edge of a window, or anywhere. */
+static void fill_from(uint32_t *from, const uint32_t *valid, size_t n)
+{
+    const size_t shape = below(3), start = below(ATTN_TILE);
+    for (size_t r = 0; r < n; r++) {
+        size_t f = shape == 0 || valid[r] == 0 ? 0 : shape == 1 ? start + r : below(valid[r]);
+        from[r] = (uint32_t)(valid[r] == 0 ? 0 : size_min(f, valid[r] - 1));
+    }
 }
 
 /* Types of a cache. */
@@ -678,17 +675,23 @@ static void fill_tile(enum kind kind, enum qtype t, uint8_t *tile, size_t n, siz
     for (size_t i = 0; i < n; i++) memcpy(tile + scales + 2 * i, &(uint16_t){draw_half(kind, i)}, 2);
 }
 
-/* Fills both tiles. Positions from `seen` on hold NaN and infinity. */
-static void fill_tiles(const struct kernels *ref, const struct attn_shape *s, enum kind kind, size_t seen, uint8_t *k,
-                       uint8_t *v)
+/* Fills both tiles. Positions that no row sees hold NaN and infinity. */
+static void fill_tiles(const struct kernels *ref, const struct attn_shape *s, enum kind kind, const struct attn_tile *a,
+                       uint8_t *k, uint8_t *v)
 {
+    size_t first = ATTN_TILE, end = 0;
+    for (size_t r = 0; r < a->n_rows; r++) {
+        if (a->valid[r] > 0) first = size_min(first, attn_from(a, r));
+        end = size_max(end, a->valid[r]);
+    }
     const size_t blocks_k = attn_blocks(s->head_dim), blocks_v = attn_blocks(s->v_dim);
     fill_tile(kind, s->k, k, ATTN_TILE * (attn_bits(s->k) < 16 ? blocks_k : s->head_dim),
               attn_scales(attn_bits(s->k), s->head_dim));
     fill_tile(kind, s->v, v, ATTN_TILE * (attn_bits(s->v) < 16 ? blocks_v : s->v_dim), attn_scales(attn_bits(s->v), s->v_dim));
     float stale[ATTN_DIM_MAX];
     for (size_t d = 0; d < ATTN_DIM_MAX; d++) stale[d] = d % 2 ? INFINITY : NAN;
-    for (size_t j = seen; j < ATTN_TILE; j++) {
+    for (size_t j = 0; j < ATTN_TILE; j++) {
+        if (j >= first && j < end) continue;
         attn_store_k(ref, s->k, stale, s->head_dim, k, j);
         attn_store_v(ref, s->v, stale, s->v_dim, v, j);
     }
@@ -714,7 +717,7 @@ static bool attn_case(const struct kernels *ref, const struct kernels *now, cons
     const size_t n_out = n * s->v_dim;
     uint8_t *k = area(IN0, attn_bytes(s->k, s->head_dim), 0), *v = area(IN1, attn_bytes(s->v, s->v_dim), 0);
     float *q = area(IN2, n * s->head_dim * 4, 0);
-    uint32_t *valid = area(IN3, n * 4, 0);
+    uint32_t *valid = area(IN3, n * 4, 0), *from = area(PACKED, n * 4, 0);
     float *o0 = out_floats(REF, n_out), *o1 = out_floats(OUT, n_out);
     float *m0 = out_floats(REF2, 2 * n), *m1 = out_floats(OUT2, 2 * n);
     memset(o0, 0, n_out * 4);
@@ -725,18 +728,19 @@ static bool attn_case(const struct kernels *ref, const struct kernels *now, cons
     a.scratch = area(SCRATCH, ATTN_SCRATCH * 4, 0);
     fill_floats(kind, q, n * s->head_dim);
     if (attn_quantised(s->k)) a.quant = fill_queries(ref, q, n, s->head_dim);
-    static uint32_t from[64];
-    const bool window = below(2);
-    if (below(3) == 0) a.softcap = 5.0f;
-    if (window) a.from = from;
     for (size_t tile = 0; tile < 3; tile++) {
-        fill_tiles(ref, s, kind, fill_valid(valid, n), k, v);
-        for (size_t r = 0; r < n; r++) from[r] = valid[r] ? (uint32_t)below(valid[r]) : 0;
+        static const float caps[] = {50.0f, 0.7f, 5.0f};
+        fill_valid(valid, n);
+        fill_from(from, valid, n);
+        a.from = below(2) ? from : NULL;
+        a.softcap = below(2) ? caps[tile] : 0.0f;
+        fill_tiles(ref, s, kind, &a, k, v);
         a.m = m0, a.l = m0 + n, a.o = o0;
         ref->attn_tile(&a);
         a.m = m1, a.l = m1 + n, a.o = o1;
         now->attn_tile(&a);
         if (same_floats(REF2, OUT2, 2 * n, "m, l") && same_floats(REF, OUT, n_out, "o")) continue;
+        where("%s, cap %g", a.from ? "window" : "no window", (double)a.softcap);
         where("tile %zu, head_dim %zu, v_dim %zu, %zu rows, %s", tile, s->head_dim, s->v_dim, n, kind_names[kind]);
         return false;
     }
@@ -877,6 +881,8 @@ static void test_delta(const struct kernels *ref, const struct kernels *now)
         if (!ok) where("%zu rows, key %zu, value %zu", n_rows, k_dim, v_dim);
     }
 }
+/* By enum act_fn. */
+const char *const act_names[ACT_COUNT] = {"silu", "gelu_tanh", "gelu", "swiglu_clamp", "relu2"};
 
 /* ---- one level --------------------------------------------------------------------------------------------------------------
  */
@@ -934,21 +940,20 @@ static void test_level(const char *level, bool is_ref)
     EACH(quant_act_256, "quant_act_256", test_quant_act(&ref, &now, ARITH_256));
     EACH(pack_act, "pack_act", test_pack_act(&now));
     EACH(rms_norm, "rms_norm", test_rms_norm(&ref, &now));
-    static const char *const acts[ACT_COUNT] = {"silu", "gelu_tanh", "gelu", "swiglu_clamp", "relu2"};
-    for (size_t f = 0; f < ACT_COUNT; f++) {
-        snprintf(name, sizeof name, "glu_%s", acts[f]);
-        EACH_OF(glu[f], QTYPE_COUNT + f, name, test_glu(ref.glu[f], now.glu[f]));
-        snprintf(name, sizeof name, "act_%s", acts[f]);
-        if (ref.act[f]) EACH_OF(act[f], QTYPE_COUNT + f, name, test_unary(ref.act[f], now.act[f], 30.0f));
-    }
     EACH(layer_norm, "layer_norm", test_layer_norm(&ref, &now));
-    EACH(gate, "gate", test_binary(ref.gate, now.gate, 30.0f));
-    EACH(scale, "scale", test_scale(ref.scale, now.scale));
-    EACH(softcap, "softcap", test_scale(ref.softcap, now.softcap));
-    EACH(add, "add", test_binary(ref.add, now.add, 1.0f));
+    for (enum act_fn f = 0; f < ACT_COUNT; f++) {
+        snprintf(name, sizeof name, "act_%s", act_names[f]);
+        EACH(act[f], name, test_rows(&ref, &now, row_act, f));
+        snprintf(name, sizeof name, "glu_%s", act_names[f]);
+        EACH(glu[f], name, test_rows(&ref, &now, row_glu, f));
+    }
+    EACH(add, "add", test_rows(&ref, &now, row_add, 0));
+    EACH(gate, "gate", test_rows(&ref, &now, row_gate, 0));
+    EACH(scale, "scale", test_rows(&ref, &now, row_scale, 0));
+    EACH(softcap, "softcap", test_rows(&ref, &now, row_softcap, 0));
     EACH(rope, "rope", test_rope(&ref, &now));
     EACH(attn_merge, "attn_merge", test_attn_merge(&ref, &now));
-    EACH(mul, "mul", test_binary(ref.mul, now.mul, 1.0f));
+    EACH(mul, "mul", test_rows(&ref, &now, row_mul, 0));
     EACH(conv, "conv", test_conv(&ref, &now));
     EACH(delta, "delta", test_delta(&ref, &now));
     EACH(exp, "exp", test_exp(&ref, &now));
@@ -1034,6 +1039,86 @@ static void test_exp_truth(void)
         !isnan(num_exp(NAN)))
         differs("the ends of exp");
     printf("# num_exp: at most %.3f ulp\n", worst);
+}
+
+/* The functions of one number, from those of libm, at every 997th float of both signs up to 100. */
+struct truth {
+    void (*run)(const float *x, size_t n, float *y);
+    double (*exact)(double x);
+    double absolute; /* the error may be this much, */
+    double ulps;     /* and so many last places of the result, where x > 0 */
+};
+static double exact_gelu(double x)
+{
+    return 0.5 * x * erfc(-x * sqrt(0.5));
+}
+static double exact_gelu_tanh(double x)
+{
+    return x / (1.0 + exp(-2.0 * sqrt(2.0 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+}
+static double exact_silu(double x)
+{
+    return x / (1.0 + exp(-x));
+}
+static double exact_relu2(double x)
+{
+    return x > 0.0 ? x * x : 0.0;
+}
+static void each_tanh(const float *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++) y[i] = num_tanh(x[i]);
+}
+
+static void check_truth(const char *name, const struct truth *t)
+{
+    double most = 0.0, most_ulps = 0.0;
+    for (uint32_t u = 0x00800000u; u <= 0x42c80000u; u += 997) {
+        const float x[2] = {from_bits(u), -from_bits(u)};
+        float y[2];
+        t->run(x, 2, y);
+        for (size_t i = 0; i < 2; i++) {
+            const double exact = t->exact((double)x[i]), off = fabs((double)y[i] - exact);
+            int exponent;
+            frexp(fmax(fabs(exact), 0x1p-126), &exponent);
+            most = fmax(most, off / fmax(1.0, fabs(exact)));
+            if (i == 0) most_ulps = fmax(most_ulps, off / ldexp(1.0, exponent - 24));
+            if (most <= t->absolute && most_ulps <= t->ulps) continue;
+            differs("%s(%a) = %a, exactly %.9g", name, (double)x[i], (double)y[i], exact);
+            return;
+        }
+    }
+    printf("# %s: off by %.1e, for x > 0 by %.3f ulp\n", name, most, most_ulps);
+}
+
+/* The ends of the range, where the formulas meet infinity. */
+static void check_ends(const char *name, void (*run)(const float *x, size_t n, float *y), float low, float high)
+{
+    const float x[5] = {-INFINITY, INFINITY, NAN, -FLT_MAX, FLT_MAX};
+    float y[5];
+    run(x, 5, y);
+    const bool low_ok = isnan(low) ? isnan(y[0]) : y[0] == low;
+    if (!low_ok || y[1] != high || !isnan(y[2]) || isnan(y[3]) || isnan(y[4])) differs("the ends of %s", name);
+}
+
+static void test_act_truth(void)
+{
+    struct kernels ref;
+    kernels_init_scalar(&ref);
+    const struct {
+        const char *name;
+        struct truth truth;
+        float low, high;
+    } all[] = {
+        {"tanh", {each_tanh, tanh, 1.2e-7, 2.0}, -1.0f, 1.0f},
+        {"silu", {ref.act[ACT_SILU], exact_silu, 2e-7, 3.0}, NAN, INFINITY},
+        {"gelu", {ref.act[ACT_GELU], exact_gelu, 1e-7, 3.0}, 0.0f, INFINITY},
+        {"gelu_tanh", {ref.act[ACT_GELU_TANH], exact_gelu_tanh, 1e-7, 3.0}, 0.0f, INFINITY},
+        {"relu2", {ref.act[ACT_RELU2], exact_relu2, 1e-7, 1.0}, 0.0f, INFINITY},
+    };
+    for (size_t i = 0; i < COUNT_OF(all); i++) {
+        check_truth(all[i].name, &all[i].truth);
+        check_ends(all[i].name, all[i].truth.run, all[i].low, all[i].high);
+    }
 }
 
 static void test_f64_truth(void)
@@ -1131,11 +1216,9 @@ static void test_truth(void)
     static const struct {
         const char *name;
         void (*run)(void);
-    } others[] = {{"exp near exact", test_exp_truth},
-                  {"f64 near libm", test_f64_truth},
-                  {"f16 exact", test_f16_truth},
-                  {"softplus near exact", test_softplus_truth},
-                  {"delta near exact", test_delta_truth}};
+    } others[] = {{"exp near exact", test_exp_truth},     {"f64 near libm", test_f64_truth},
+                  {"f16 exact", test_f16_truth},          {"softplus near exact", test_softplus_truth},
+                  {"delta near exact", test_delta_truth}, {"act near exact", test_act_truth}};
     for (size_t i = 0; i < COUNT_OF(others); i++) {
         if (!wanted("scalar", others[i].name)) continue;
         others[i].run();

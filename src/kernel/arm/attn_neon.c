@@ -6,7 +6,7 @@
  *
  * An f16 tile is widened as it is loaded; where many query rows would widen it again and again, once into scratch, as tiles of
  * the other types always are. */
-#include "kernel/arm/neon_int.h"
+#include "kernel/arm/vec_neon.h"
 
 /* Elements of a tile at p; f16 ones have no alignment that matters. */
 typedef float32x4_t load4_fn(const uint8_t *p);
@@ -63,17 +63,23 @@ static float row_max(const float *s, float m)
     return (top > m ? top : m) + 0.0f;
 }
 
-/* Turns the scores of n positions into their weights p, updates m and l, and returns the factor c of what was summed before.
- * Positions that are not visible count as -inf: their weight is +0, or NaN where that of every other is NaN too. */
-static float softmax(float s[ATTN_TILE], size_t n, float *m, float *l)
+static void cap_scores(float *s, size_t n, float cap)
 {
-    for (size_t j = n; j < ATTN_TILE; j++) s[j] = -INFINITY;
+    for (size_t j = 0; j < n; j += VL) v_store(s + j, v_capped(v_load(s + j), v_set1(cap)));
+}
+
+/* Turns the scores of positions first..end-1 into their weights p, updates m and l, and returns the factor c of what was summed
+ * before. Positions that are not visible count as -inf: their weight is +0, or NaN where that of every other is NaN too. */
+static float softmax(float s[ATTN_TILE], size_t first, size_t end, float *m, float *l)
+{
+    for (size_t j = 0; j < first; j++) s[j] = -INFINITY;
+    for (size_t j = end; j < ATTN_TILE; j++) s[j] = -INFINITY;
     float top = row_max(s, *m);
     float c = num_exp(*m - top);
     struct lanes sum;
     for (size_t j = 0; j < ATTN_TILE; j += LANES) {
         for (size_t v = 0; v < 4; v++) {
-            float32x4_t p = exp_f32x4(vsubq_f32(vld1q_f32(s + j + 4 * v), vdupq_n_f32(top)));
+            float32x4_t p = v_exp_falling(vsubq_f32(vld1q_f32(s + j + 4 * v), vdupq_n_f32(top)));
             vst1q_f32(s + j + 4 * v, p);
             sum.v[v] = j == 0 ? p : vaddq_f32(sum.v[v], p);
         }
@@ -304,46 +310,44 @@ struct source {
     const struct attn_type *k_type, *v_type;
 };
 
-/* Caps the scores of rows from row on, and hides those of positions below `from`. */
-static void limit_scores(const struct attn_tile *a, size_t row, size_t rows, float s[][ATTN_TILE])
+/* Positions begin..end-1 of one row, whose sums are multiplied by c before. */
+static void values_alone(const struct attn_tile *a, const struct source *from, size_t row, const float (*p)[ATTN_TILE], float c,
+                         size_t begin, size_t end)
 {
-    for (size_t i = 0; i < rows; i++) {
-        for (size_t j = 0; a->softcap != 0.0f && j < ATTN_TILE; j += 4)
-            vst1q_f32(s[i] + j, softcap_f32x4(vld1q_f32(s[i] + j), a->softcap));
-        for (size_t j = 0, from = a->from ? a->from[row + i] : 0; j < from; j++) s[i][j] = -INFINITY;
-    }
+    const struct values one = {from->v, a->v_dim, begin, end, p, &c, a->o + row * a->v_dim};
+    from->v_type->values[0](&one);
 }
 
-/* 1 << log query rows from row on, which all see something. */
+/* 1 << log query rows from row on, which all see something. What only some of them see is taken one row at a time, before and
+ * after what all see, so that each takes its positions in order. */
 static void attn_rows(const struct attn_tile *a, const struct source *from, size_t row, size_t log)
 {
     const uint32_t *valid = a->valid + row;
-    size_t rows = (size_t)1 << log, least = ATTN_TILE, most = 0;
+    size_t rows = (size_t)1 << log, begin = 0, end = ATTN_TILE, most = 0;
     for (size_t i = 0; i < rows; i++) {
-        least = size_min(least, valid[i]);
+        begin = size_max(begin, attn_from(a, row + i));
+        end = size_min(end, valid[i]);
         most = size_max(most, valid[i]);
     }
+    if (begin >= end) begin = end = ATTN_TILE; /* each goes alone */
     float s[4][ATTN_TILE], c[4];
+    const float(*p)[ATTN_TILE] = (const float(*)[ATTN_TILE])s;
     if (attn_quantised(a->k_type))
         integer_scores_of[a->k_type][log](a, row, most, s);
     else
         from->k_type->scores[log](from->k, a->q + row * a->head_dim, a->head_dim, most, s);
-    if (a->from || a->softcap != 0.0f) limit_scores(a, row, rows, s);
-    for (size_t i = 0; i < rows; i++) c[i] = softmax(s[i], valid[i], a->m + row + i, a->l + row + i);
-    struct values all = {from->v, a->v_dim, 0, least, (const float(*)[ATTN_TILE])s, c, a->o + row * a->v_dim};
-    from->v_type->values[log](&all);
-    /* What only some of the rows see, one row at a time; their o has been scaled. */
     for (size_t i = 0; i < rows; i++) {
-        if (valid[i] == least) continue;
-        struct values rest = {from->v,
-                              a->v_dim,
-                              least,
-                              valid[i],
-                              (const float(*)[ATTN_TILE])s + i,
-                              &(const float){1.0f},
-                              a->o + (row + i) * a->v_dim};
-        from->v_type->values[0](&rest);
+        const size_t first = attn_from(a, row + i);
+        if (a->softcap != 0.0f) cap_scores(s[i], most, a->softcap);
+        c[i] = softmax(s[i], first, valid[i], a->m + row + i, a->l + row + i);
+        if (first >= begin) continue;
+        values_alone(a, from, row + i, p + i, c[i], first, size_min(begin, valid[i]));
+        c[i] = 1.0f;
     }
+    const struct values all = {from->v, a->v_dim, begin, end, p, c, a->o + row * a->v_dim};
+    if (begin < end) from->v_type->values[log](&all);
+    for (size_t i = 0; i < rows; i++)
+        if (valid[i] > end) values_alone(a, from, row + i, p + i, 1.0f, end, valid[i]);
 }
 
 /* From this many query rows on (two groups of four) an f16 tile is widened beforehand, others always; but keys of integers
@@ -375,19 +379,7 @@ static void attn_tile_neon(const struct attn_tile *a)
     }
 }
 
-static void attn_merge_neon(float *m, float *l, float *o, float m2, float l2, const float *o2, size_t n)
-{
-    float t = m2 > *m ? m2 : *m;
-    float a = num_exp(*m - t), b = num_exp(m2 - t);
-    *l = fmaf(*l, a, l2 * b);
-    *m = t;
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) vst1q_f32(o + i, vfmaq_n_f32(vmulq_n_f32(vld1q_f32(o2 + i), b), vld1q_f32(o + i), a));
-    for (; i < n; i++) o[i] = fmaf(o[i], a, o2[i] * b);
-}
-
 void attn_init_neon(struct kernels *k)
 {
     k->attn_tile = attn_tile_neon;
-    k->attn_merge = attn_merge_neon;
 }

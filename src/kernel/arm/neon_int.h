@@ -1,4 +1,4 @@
-/* neon_int: what the arm64 kernels share: 16 lanes as four registers, the fold, exp, the weight loaders. Private to arm/.
+/* neon_int: what the arm64 kernels share: 16 lanes as four registers, the fold, the weight loaders. Private to arm/.
  *
  * Each file of this folder exports one function, which puts its kernels into the table. All code is written with intrinsics
  * that mean one IEEE operation each: vfmaq is fused, vmulq and vaddq round by themselves (-ffp-contract=off keeps them apart).
@@ -71,42 +71,6 @@ static inline struct f32x8 load8_bf16(const uint8_t *p)
     uint16x8_t h = vreinterpretq_u16_u8(vld1q_u8(p));
     uint32x4_t low = vshll_n_u16(vget_low_u16(h), 16), high = vshll_high_n_u16(h, 16);
     return (struct f32x8){{vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high)}};
-}
-
-/* The exp of docs/arithmetic.md. A NaN fails both comparisons and comes through p. */
-static inline float32x4_t exp_f32x4(float32x4_t x)
-{
-    const float32x4_t shift = vdupq_n_f32(0x1.8p+23f), one = vdupq_n_f32(1.0f);
-    float32x4_t t = vfmaq_f32(shift, x, vdupq_n_f32(0x1.715476p+0f));
-    float32x4_t n = vsubq_f32(t, shift);
-    float32x4_t r = vfmaq_f32(x, n, vdupq_n_f32(-0x1.62ep-1f));
-    r = vfmaq_f32(r, n, vdupq_n_f32(-0x1.0bfbe8p-15f));
-    float32x4_t p = vfmaq_f32(vdupq_n_f32(0x1.120b6ep-7f), r, vdupq_n_f32(0x1.6d110ap-10f));
-    p = vfmaq_f32(vdupq_n_f32(0x1.55551ap-5f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(0x1.5554dcp-3f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(0x1p-1f), p, r);
-    p = vfmaq_f32(one, p, r);
-    p = vfmaq_f32(one, p, r);
-    uint32x4_t scale = vshlq_n_u32(vaddq_u32(vreinterpretq_u32_f32(t), vdupq_n_u32(127)), 23);
-    float32x4_t y = vmulq_f32(p, vreinterpretq_f32_u32(scale));
-    y = vbslq_f32(vcgtq_f32(x, vdupq_n_f32(88.0f)), vdupq_n_f32(INFINITY), y);
-    return vbslq_f32(vcltq_f32(x, vdupq_n_f32(-87.0f)), vdupq_n_f32(0.0f), y);
-}
-
-/* a with the sign of b. */
-static inline float32x4_t copysign_f32x4(float32x4_t a, float32x4_t b)
-{
-    return vbslq_f32(vdupq_n_u32(0x80000000u), b, a);
-}
-
-static inline float32x4_t tanh_f32x4(float32x4_t x)
-{
-    const float32x4_t one = vdupq_n_f32(1.0f), e = exp_f32x4(vmulq_n_f32(vabsq_f32(x), -2.0f));
-    return copysign_f32x4(vdivq_f32(vsubq_f32(one, e), vaddq_f32(one, e)), x);
-}
-static inline float32x4_t softcap_f32x4(float32x4_t x, float cap)
-{
-    return vmulq_n_f32(tanh_f32x4(vdivq_f32(x, vdupq_n_f32(cap))), cap);
 }
 
 void widen_f16_neon(const void *src, float *dst, size_t n);

@@ -6,7 +6,8 @@
  * lanes are computed and then replaced, never added up.
  *
  * Values: lanes are elements of v, and j runs in order over the positions that all rows of the group see; what single rows see
- * beyond that (the diagonal of a prompt) follows row by row, which is the same order for each output.
+ * before that (the lower edge of a window) comes first, row by row, and what they see beyond it (the diagonal of a prompt)
+ * follows in the same way, which is the same order for each output.
  *
  * Elements are taken out of their type as they are loaded, or the tile is widened into scratch once and the functions for F32
  * do the rest: see DIRECT_ROWS. */
@@ -128,41 +129,55 @@ ALWAYS void scores(const struct attn_tile *a, size_t r, float *p, struct ahead a
         scores_floats(a, r, p, ahead, t, nr);
 }
 
+/* The positions that a row sees. */
+struct span {
+    size_t from, end;
+};
+ALWAYS struct span row_span(const struct attn_tile *a, size_t row)
+{
+    return (struct span){attn_from(a, row), a->valid[row]};
+}
+ALWAYS bool span_all(struct span s)
+{
+    return s.from == 0 && s.end == ATTN_TILE;
+}
+/* The lanes of a, which stand for the positions from `at` on, that lie in the span; the others replaced by those of rest. */
+ALWAYS vec v_in_span(vec a, size_t at, struct span s, vec rest)
+{
+    a = v_first_n(a, s.end > at ? s.end - at : 0, rest);
+    return s.from > at ? v_first_n(rest, s.from - at, a) : a;
+}
+
 /* The running maximum: never a NaN score, never -0. */
-ALWAYS float running_max(float m, const float *s, size_t n)
+ALWAYS float running_max(float m, const float *p, struct span s)
 {
     vec top = v_set1(m);
-    if (n == ATTN_TILE) {
-        UNROLL for (size_t j = 0; j < ATTN_TILE; j += VL) top = v_max(v_load(s + j), top);
+    if (span_all(s)) {
+        UNROLL for (size_t j = 0; j < ATTN_TILE; j += VL) top = v_max(v_load(p + j), top);
     } else {
-        for (size_t j = 0; j < n; j += VL) top = v_max(v_first_n(v_load(s + j), n - j, v_set1(-INFINITY)), top);
+        for (size_t j = 0; j < s.end; j += VL) top = v_max(v_in_span(v_load(p + j), j, s, v_set1(-INFINITY)), top);
     }
     return v_max_all(top) + 0.0f;
 }
 
-/* p[0..63] = exp(p - top), 0 from position n on; returns the sum. all: n is 64, and known to be. */
-ALWAYS float weights(float *p, float top, size_t n, const bool all)
+/* p[0..63] = exp(p - top), 0 outside of the span; returns the sum. all: the span is the whole tile, and known to be. */
+ALWAYS float weights(float *p, float top, struct span s, const bool all)
 {
     vec sum[PARTS];
     UNROLL for (size_t j = 0; j < ATTN_TILE; j += 16) UNROLL for (size_t h = 0; h < PARTS; h++)
     {
         size_t at = j + h * VL;
         vec e = v_exp_falling(v_sub(v_load(p + at), v_set1(top)));
-        if (!all) e = v_first_n(e, n > at ? n - at : 0, v_zero());
+        if (!all) e = v_in_span(e, at, s, v_zero());
         v_store(p + at, e);
         sum[h] = j == 0 ? e : v_add(sum[h], e);
     }
     return v_fold(sum);
 }
 
-/* Caps the scores of rows r.., and hides those of positions below `from`. */
-static void limit_scores(const struct attn_tile *a, size_t r, size_t nr, float *p)
+static void cap_scores(float *p, float cap)
 {
-    for (size_t i = 0; i < nr; i++, p += ATTN_TILE) {
-        for (size_t j = 0; a->softcap != 0.0f && j < ATTN_TILE; j += VL)
-            v_store(p + j, v_mul(v_set1(a->softcap), v_tanh(v_div(v_load(p + j), v_set1(a->softcap)))));
-        for (size_t j = 0, from = a->from ? a->from[r + i] : 0; j < from; j++) p[j] = -INFINITY;
-    }
+    for (size_t j = 0; j < ATTN_TILE; j += VL) v_store(p + j, v_capped(v_load(p + j), v_set1(cap)));
 }
 
 /* Turns the scores of rows r.. into their weights and updates m and l; factor: what o is to be multiplied by. In two passes,
@@ -170,14 +185,15 @@ static void limit_scores(const struct attn_tile *a, size_t r, size_t nr, float *
 static void soften(const struct attn_tile *a, size_t r, size_t nr, float *p, float factor[ROWS_MAX])
 {
     float top[ROWS_MAX];
+    for (size_t i = 0; i < nr && a->softcap != 0.0f; i++) cap_scores(p + i * ATTN_TILE, a->softcap);
     for (size_t i = 0; i < nr; i++) {
-        top[i] = running_max(a->m[r + i], p + i * ATTN_TILE, a->valid[r + i]);
+        top[i] = running_max(a->m[r + i], p + i * ATTN_TILE, row_span(a, r + i));
         factor[i] = v_get(v_exp(v_set1(a->m[r + i] - top[i])));
         a->m[r + i] = top[i];
     }
     for (size_t i = 0; i < nr; i++) {
-        const size_t n = a->valid[r + i];
-        float *row = p + i * ATTN_TILE, sum = n == ATTN_TILE ? weights(row, top[i], n, true) : weights(row, top[i], n, false);
+        const struct span s = row_span(a, r + i);
+        float *row = p + i * ATTN_TILE, sum = span_all(s) ? weights(row, top[i], s, true) : weights(row, top[i], s, false);
         a->l[r + i] = fmaf(a->l[r + i], factor[i], sum);
     }
 }
@@ -296,23 +312,40 @@ static const struct {
     [QTYPE_Q4_0] = {NULL, widen_v_Q4_0},
 };
 
+/* What all rows of a group see; where that is nothing, the end of the tile, before which each row goes alone. */
+static struct span common_span(const struct attn_tile *a, size_t r, size_t nr)
+{
+    struct span s = {0, ATTN_TILE};
+    for (size_t i = 0; i < nr; i++) {
+        s.from = size_max(s.from, attn_from(a, r + i));
+        s.end = size_min(s.end, a->valid[r + i]);
+    }
+    return s.from < s.end ? s : (struct span){ATTN_TILE, ATTN_TILE};
+}
+
+/* Positions j0..j1-1 of one row. */
+static void values_alone(const struct attn_tile *a, size_t r, const float *p, float factor, size_t j0, size_t j1)
+{
+    values_of[a->v_type][0](a, r, p, &factor, j0, j1, (struct ahead){NULL, 0});
+}
+
 /* Rows r..r+nr-1, each of which sees something. The scores of the first group ask for the values, its values for what is next.
  */
 static void attn_group(const struct attn_tile *a, size_t r, size_t nr, struct ahead in_scores, struct ahead in_values)
 {
-    values_fn *const *values_fns = values_of[a->v_type];
     float *p = a->scratch + SCRATCH_P;
     float factor[ROWS_MAX];
-    size_t common = ATTN_TILE;
     scores_of[a->k_type][nr - 1](a, r, p, in_scores);
-    if (a->from || a->softcap != 0.0f) limit_scores(a, r, nr, p);
     soften(a, r, nr, p, factor);
-    for (size_t i = 0; i < nr; i++) common = size_min(common, a->valid[r + i]);
-    values_fns[nr - 1](a, r, p, factor, 0, common, in_values);
-    const float one = 1.0f;
+    const struct span all = common_span(a, r, nr);
+    for (size_t i = 0; a->from && i < nr; i++) {
+        if (a->from[r + i] >= all.from) continue;
+        values_alone(a, r + i, p + i * ATTN_TILE, factor[i], a->from[r + i], size_min(all.from, a->valid[r + i]));
+        factor[i] = 1.0f;
+    }
+    if (all.from < all.end) values_of[a->v_type][nr - 1](a, r, p, factor, all.from, all.end, in_values);
     for (size_t i = 0; i < nr; i++)
-        if (a->valid[r + i] > common)
-            values_fns[0](a, r + i, p + i * ATTN_TILE, &one, common, a->valid[r + i], (struct ahead){NULL, 0});
+        if (a->valid[r + i] > all.end) values_alone(a, r + i, p + i * ATTN_TILE, 1.0f, all.end, a->valid[r + i]);
 }
 
 /* Quantised values are read as they are by up to so many rows, floats by any number: to take their elements out again for each

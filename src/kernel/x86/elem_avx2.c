@@ -2,7 +2,8 @@
 #include "kernel/x86/avx2.h"
 #include "kernel/x86/vec_avx2.h"
 
-#include "kernel/x86/elem_tmpl.h"
+#include "kernel/elem_tmpl.h"
+#include "kernel/x86/convert_tmpl.h"
 
 ALWAYS __m128i halves_max(__m256i v)
 {
@@ -68,9 +69,10 @@ void kernels_init_avx2(struct kernels *k)
     k->mm[QTYPE_F16] = mm_f16_avx2;
     k->mm[QTYPE_BF16] = mm_bf16_avx2;
     mm_int_init_avx2(k);
+    elem_init_avx2(k);
+    convert_init_avx2(k);
     k->quant_act_32 = quant_act_32_avx2;
     k->quant_act_256 = quant_act_256_avx2;
-    elem_init(k);
     k->attn_tile = attn_tile_avx2;
     recurrent_init_avx2(k);
     peak_init_avx2(k);

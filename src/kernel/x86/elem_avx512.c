@@ -2,7 +2,8 @@
 #include "kernel/x86/avx512.h"
 #include "kernel/x86/vec_avx512.h"
 
-#include "kernel/x86/elem_tmpl.h"
+#include "kernel/elem_tmpl.h"
+#include "kernel/x86/convert_tmpl.h"
 
 /* n registers of activations that share a scale; a sum for each n_sum of them. */
 ALWAYS void quant_block(const float *x, const size_t n, const size_t n_sum, int8_t *q, float *d, int16_t *s)
@@ -44,9 +45,10 @@ void kernels_init_avx512(struct kernels *k)
     k->mm[QTYPE_F16] = mm_f16_avx512;
     k->mm[QTYPE_BF16] = mm_bf16_avx512;
     mm_int_init_avx512(k);
+    elem_init_avx512(k);
+    convert_init_avx512(k);
     k->quant_act_32 = quant_act_32_avx512;
     k->quant_act_256 = quant_act_256_avx512;
-    elem_init(k);
     k->attn_tile = attn_tile_avx512;
     recurrent_init_avx512(k);
     peak_init_avx512(k);

@@ -170,6 +170,20 @@ ALWAYS vec v_neg(vec a)
 {
     return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f));
 }
+ALWAYS vec v_abs(vec a)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+/* a, not negative, with the sign of another. */
+ALWAYS vec v_with_sign(vec a, vec sign)
+{
+    return _mm256_or_ps(a, _mm256_and_ps(sign, _mm256_set1_ps(-0.0f)));
+}
+/* x where a < b, else y. */
+ALWAYS vec v_if_less(vec a, vec b, vec x, vec y)
+{
+    return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
 /* a * b + c, a * b - c, and the two in turns: - in even lanes, + in odd ones. */
 ALWAYS vec v_fma(vec a, vec b, vec c)
 {
@@ -191,15 +205,6 @@ ALWAYS vec v_max(vec a, vec b)
 ALWAYS vec v_min(vec a, vec b)
 {
     return _mm256_min_ps(a, b);
-}
-/* |a|, and with the sign of b. */
-ALWAYS vec v_abs(vec a)
-{
-    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
-}
-ALWAYS vec v_copysign(vec a, vec b)
-{
-    return _mm256_or_ps(v_abs(a), _mm256_and_ps(_mm256_set1_ps(-0.0f), b));
 }
 ALWAYS bool v_any_nan(vec a)
 {
@@ -257,6 +262,12 @@ ALWAYS float v_fold(const vec a[PARTS])
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
 }
 
-#include "kernel/x86/vec_exp.h"
+/* The compiler's sqrtf may be a call that sets errno; the instruction is what IEEE 754 defines. */
+ALWAYS float root(float x)
+{
+    return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
+}
+
+#include "kernel/vec_math_tmpl.h"
 
 #endif
