@@ -131,6 +131,12 @@ struct attn_tile {
 };
 #define ATTN_SCRATCH (2 * ATTN_DIM_MAX * ATTN_TILE + 64 * ATTN_TILE)
 
+/* The first position that a row sees. */
+static inline size_t attn_from(const struct attn_tile *a, size_t row)
+{
+    return a->from ? a->from[row] : 0;
+}
+
 #define CONV_TAPS_MAX 8
 
 /* A causal convolution of each channel by itself: row t of y is the sum over taps i of w[i] * input t - (taps - 1) + i. Inputs
@@ -163,11 +169,6 @@ struct delta {
     float *o;                    /* [n_rows][o_stride], v_dim elements each */
     size_t qk_stride, v_stride, gate_stride, o_stride;
 };
-/* The first position that a row sees. */
-static inline size_t attn_from(const struct attn_tile *a, size_t row)
-{
-    return a->from ? a->from[row] : 0;
-}
 
 struct kernels {
     const char *level;
@@ -264,9 +265,9 @@ int kernels_init(struct kernels *k, const char *level, struct err *e);
 /* ---- scalar mathematics: one definition on every machine, no libm ---------------------------------------- */
 
 float num_exp(float x);                /* the exp of arithmetic.md */
+float num_tanh(float x);               /* and its tanh */
 float num_sigmoid(float x);            /* 1 / (1 + exp(-x)) */
 float num_softplus(float x);           /* ln(1 + e^x), to half an ulp or so */
-float num_tanh(float x);               /* and its tanh */
 double num_log(double x);              /* natural logarithm, x > 0, normal; error below 1e-15 relative */
 double num_exp_f64(double x);          /* error below 1e-15 relative; +inf above 709, +0 below -708 */
 double num_pow(double base, double y); /* base > 0 */

@@ -31,19 +31,6 @@ float num_exp(float x)
     return p * scale;
 }
 
-float num_sigmoid(float x)
-{
-    return 1.0f / (1.0f + num_exp(-x));
-}
-
-/* Beyond 20 the rest is below half an ulp of x; below -10 three terms of the series are more exact than 1 + y. */
-float num_softplus(float x)
-{
-    if (!(x <= 20.0f)) return x;
-    const double y = num_exp_f64((double)x);
-    return (float)(x < -10.0f ? y * fma(y, fma(y, 1.0 / 3.0, -0.5), 1.0) : num_log(1.0 + y));
-}
-
 /* tanh of docs/arithmetic.md. Below 0.625, where the quotient would lose what 1 - e cancels, a + a^3 g(a^2) with g of degree 4
  * interpolating at the Chebyshev nodes (relative error 1.7e-8). */
 float num_tanh(float x)
@@ -57,6 +44,19 @@ float num_tanh(float x)
     float e = num_exp(-2.0f * a);
     float t = a < 0.625f ? fmaf(a * z, p, a) : (1.0f - e) / (1.0f + e);
     return copysignf(t, x);
+}
+
+float num_sigmoid(float x)
+{
+    return 1.0f / (1.0f + num_exp(-x));
+}
+
+/* Beyond 20 the rest is below half an ulp of x; below -10 three terms of the series are more exact than 1 + y. */
+float num_softplus(float x)
+{
+    if (!(x <= 20.0f)) return x;
+    const double y = num_exp_f64((double)x);
+    return (float)(x < -10.0f ? y * fma(y, fma(y, 1.0 / 3.0, -0.5), 1.0) : num_log(1.0 + y));
 }
 
 /* x = m * 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(f), f = (m - 1) / (m + 1), |f| < 0.172: 13 odd terms

@@ -881,6 +881,7 @@ static void test_delta(const struct kernels *ref, const struct kernels *now)
         if (!ok) where("%zu rows, key %zu, value %zu", n_rows, k_dim, v_dim);
     }
 }
+
 /* By enum act_fn. */
 const char *const act_names[ACT_COUNT] = {"silu", "gelu_tanh", "gelu", "swiglu_clamp", "relu2"};
 
@@ -1216,9 +1217,12 @@ static void test_truth(void)
     static const struct {
         const char *name;
         void (*run)(void);
-    } others[] = {{"exp near exact", test_exp_truth},     {"f64 near libm", test_f64_truth},
-                  {"f16 exact", test_f16_truth},          {"softplus near exact", test_softplus_truth},
-                  {"delta near exact", test_delta_truth}, {"act near exact", test_act_truth}};
+    } others[] = {{"exp near exact", test_exp_truth},
+                  {"act near exact", test_act_truth},
+                  {"f64 near libm", test_f64_truth},
+                  {"f16 exact", test_f16_truth},
+                  {"softplus near exact", test_softplus_truth},
+                  {"delta near exact", test_delta_truth}};
     for (size_t i = 0; i < COUNT_OF(others); i++) {
         if (!wanted("scalar", others[i].name)) continue;
         others[i].run();

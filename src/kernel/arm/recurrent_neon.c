@@ -1,13 +1,8 @@
 /* recurrent_neon: kernels of recurrent layers. */
-#include "kernel/arm/neon_int.h"
+#include "kernel/arm/vec_neon.h"
 
 /* Channels that are taken through all rows before the next: their weights and the rows around the present one stay in L1. */
 enum { CONV_BLOCK = 512 };
-
-static inline float32x4_t silu_f32x4(float32x4_t x)
-{
-    return vdivq_f32(x, vaddq_f32(vdupq_n_f32(1.0f), exp_f32x4(vnegq_f32(x))));
-}
 
 /* Channels [from, to) of one row, with the inputs in[i] of each tap. */
 static inline void conv_row(const struct conv *a, const float *const in[CONV_TAPS_MAX], size_t from, size_t to, float *y)
@@ -16,14 +11,14 @@ static inline void conv_row(const struct conv *a, const float *const in[CONV_TAP
     for (; c + 4 <= to; c += 4) {
         float32x4_t sum = a->bias ? vld1q_f32(a->bias + c) : vdupq_n_f32(0.0f);
         for (size_t i = 0; i < a->taps; i++) sum = vfmaq_f32(sum, vld1q_f32(a->w + i * a->stride + c), vld1q_f32(in[i] + c));
-        vst1q_f32(y + c, a->silu ? silu_f32x4(sum) : sum);
+        vst1q_f32(y + c, a->silu ? v_silu(sum) : sum);
     }
     if (c == to) return;
     const size_t left = to - c;
     float32x4_t sum = a->bias ? load_part(a->bias + c, left) : vdupq_n_f32(0.0f);
     for (size_t i = 0; i < a->taps; i++)
         sum = vfmaq_f32(sum, load_part(a->w + i * a->stride + c, left), load_part(in[i] + c, left));
-    store_part(y + c, a->silu ? silu_f32x4(sum) : sum, left);
+    store_part(y + c, a->silu ? v_silu(sum) : sum, left);
 }
 
 static void conv_neon(const struct conv *a)

@@ -10,7 +10,7 @@ ALWAYS void conv_vec(const struct conv *a, const float *const in[], const size_t
 {
     vec sum = a->bias ? v_load_n(a->bias + c, n) : v_zero();
     for (size_t i = 0; i < taps; i++) sum = v_fma(v_load_n(a->w + i * a->stride + c, n), v_load_n(in[i] + c, n), sum);
-    if (a->silu) sum = v_div(sum, v_add(v_set1(1.0f), v_exp(v_neg(sum))));
+    if (a->silu) sum = v_silu(sum);
     v_store_n(y + c, sum, n);
 }
 
