@@ -77,7 +77,8 @@ static int find_period(const struct files *f, struct hparams *hp, struct err *e)
     *period = 0;
     for (uint32_t l = 0; *period == 0 && l < hp->n_layers; l++)
         if (hp->layers[l].mixer == MIX_ATTENTION) *period = l + 1;
-    for (uint32_t l = 0; *period && l < hp->n_layers; l++)
+    if (*period == 0) *period = MAX_LAYERS;
+    for (uint32_t l = 0; l < hp->n_layers; l++)
         if ((hp->layers[l].mixer == MIX_ATTENTION) != ((l + 1) % *period == 0))
             return fail(e, ERR_UNSUPPORTED, "%s: layer %u has %s; expected attention in every %u. layer and in no other",
                         files_path(f), l, hp->layers[l].mixer == MIX_ATTENTION ? "attention" : "none", *period);
