@@ -2,4 +2,4 @@
 #include "kernel/x86/avx512.h"
 #include "kernel/x86/vec_avx512.h"
 
-#include "kernel/x86/recurrent_tmpl.h"
+#include "kernel/recurrent_tmpl.h"

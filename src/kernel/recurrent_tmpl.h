@@ -1,4 +1,4 @@
-/* recurrent_tmpl: kernels of recurrent layers, in the vocabulary of a vec_ header. */
+/* recurrent_tmpl: kernels of recurrent layers, in the vocabulary of a vec_ header of x86/ or arm/. */
 #ifndef QUERN_RECURRENT_TMPL_H
 #define QUERN_RECURRENT_TMPL_H
 
@@ -60,10 +60,10 @@ ALWAYS struct delta_sums delta_zero(void)
 }
 
 /* Adds vector i of a row of the state. */
-ALWAYS void delta_see(struct delta_sums *s, size_t i, vec state, float k, float q)
+ALWAYS void delta_see(struct delta_sums *s, size_t i, vec state, vec k, vec q)
 {
-    s->known[i] = v_fma(state, v_set1(k), s->known[i]);
-    s->seen[i] = v_fma(state, v_set1(q), s->seen[i]);
+    s->known[i] = v_fma(state, k, s->known[i]);
+    s->seen[i] = v_fma(state, q, s->seen[i]);
 }
 
 ALWAYS float delta_dot(const float *k, const float *q, size_t n)
@@ -99,23 +99,29 @@ static void KERNEL(delta)(const struct delta *a)
 {
     struct delta_sums s = delta_zero();
     const float *from = a->before;
-    for (size_t d = 0; d < a->k_dim; d++)
-        UNROLL for (size_t i = 0; i < DELTA_VECS; i++)
-            delta_see(&s, i, v_load(from + d * DELTA_COLS + i * VL), a->k[d], a->q[d]);
-    for (size_t t = 0; t < a->n_rows; t++, from = a->after) {
+    float *to = a->after;
+    for (size_t d = 0; d < a->k_dim; d++) {
+        const vec k = v_set1(a->k[d]), q = v_set1(a->q[d]);
+        UNROLL for (size_t i = 0; i < DELTA_VECS; i++) delta_see(&s, i, v_load(from + d * DELTA_COLS + i * VL), k, q);
+    }
+    for (size_t t = 0; t < a->n_rows; t++, from = to) {
         vec news[DELTA_VECS];
         delta_out(a, t, &s, news);
         s = delta_zero();
-        const float *k = a->k + t * a->qk_stride, *q = a->q + t * a->qk_stride;
-        const size_t next = t + 1 < a->n_rows ? a->qk_stride : 0; /* behind the last row, sums that nobody reads */
+        /* Behind the last row, sums that nobody reads. */
+        const float *k = a->k + t * a->qk_stride, *k_next = t + 1 < a->n_rows ? k + a->qk_stride : k;
+        const float *q_next = a->q + (size_t)(k_next - a->k);
         const vec decay = v_set1(a->decay[t * a->gate_stride]);
-        for (size_t d = 0; d < a->k_dim; d++) UNROLL for (size_t i = 0; i < DELTA_VECS; i++)
+        for (size_t d = 0; d < a->k_dim; d++) {
+            const vec now = v_set1(k[d]), key = v_set1(k_next[d]), query = v_set1(q_next[d]);
+            UNROLL for (size_t i = 0; i < DELTA_VECS; i++)
             {
                 const size_t at = d * DELTA_COLS + i * VL;
-                const vec state = v_fma(v_set1(k[d]), news[i], v_mul(v_load(from + at), decay));
-                v_store(a->after + at, state);
-                delta_see(&s, i, state, k[next + d], q[next + d]);
+                const vec state = v_fma(now, news[i], v_mul(v_load(from + at), decay));
+                v_store(to + at, state);
+                delta_see(&s, i, state, key, query);
             }
+        }
     }
 }
 
