@@ -400,9 +400,8 @@ const struct command command_bench = {
         "--parallel N writes N answers together (tgNxP), as a server does.\n"
         "\n"
         "--shape needs no download. Shapes: llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, llama-3.1-70b, llama-2-7b, mistral-7b, "
-        "qwen2.5-7b, qwen3-8b, and with experts mixtral-8x7b, qwen3-30b-a3b, gpt-oss-20b, llama-4-scout. Types: those of GGUF "
-        "files, "
-        "and mixes such as q4_k_m.\n",
+        "qwen2.5-7b, qwen3-8b, qwen3.5-4b, and with experts mixtral-8x7b, qwen3-30b-a3b, qwen3.5-35b-a3b, gpt-oss-20b, "
+        "llama-4-scout. Types: those of GGUF files, and mixes such as q4_k_m.\n",
     .groups = bench_groups,
     .max_words = 1,
     .run = run,
