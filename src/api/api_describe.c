@@ -116,10 +116,12 @@ static void hyper_parameters(struct writer *w, const struct hparams *hp)
     key(w, "hyper_parameters");
     open(w, "{");
     for (size_t i = 0; hparams_at(hp, i, &p); i++) {
-        if (!p.key || (p.value == 0 && p.kind != NUM_BOOL)) continue;
+        if (!p.key || !p.said) continue;
         key(w, p.key);
         if (p.kind == NUM_BOOL)
             put(w, p.value != 0 ? "true" : "false");
+        else if (p.kind == NUM_U32)
+            put_u64(w, (uint64_t)p.value);
         else if (p.kind == NUM_F32)
             put_f32(w, (float)p.value);
         else

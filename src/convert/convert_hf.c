@@ -117,6 +117,8 @@ static int convert(struct transfer *t, const struct model *m, struct convert_res
 {
     const char *name = t->opts->name ? t->opts->name : folder_name(&t->a, files_path(t->src));
     if (!name) return fail_nomem(e, "name of the model", 0);
+    if (m->hp.kv_lora && m->hp.rope_neox)
+        return fail(e, ERR_UNSUPPORTED, "%s: \"rope_interleave\": false cannot be said in a GGUF file", files_path(t->src));
     TRY(list_items(t, m, e));
     TRY(hf_meta_put(t->w, t->src, m, name, e));
     t->model = (struct recipe_model){.n_layers = m->hp.n_layers,

@@ -73,20 +73,16 @@ static bool said_otherwise(const struct hparams *hp, const char *key)
     static const char *const keys[] = {"attention.head_count_kv",    "attention.key_length",
                                        "attention.value_length_mla", "attention.layer_norm_rms_epsilon",
                                        "attention.sliding_window",   "logit_scale"};
-    const unsigned f = hp->arch->features;
     for (size_t i = 0; i < COUNT_OF(keys); i++)
         if (strcmp(key, keys[i]) == 0) return true;
-    if (strcmp(key, "embedding_scale") == 0) return hp->embd_scale == 1 || f & EMBD_SQRT;
-    if (strcmp(key, "residual_scale") == 0) return hp->residual_scale == 1;
-    if (strncmp(key, "attention.temperature", 21) == 0) return hp->temp == 0;
-    return strncmp(key, "expert_", 7) == 0 && hp->route.n_experts == 0;
+    return strcmp(key, "embedding_scale") == 0 && hp->arch->features & EMBD_SQRT;
 }
 
 static void put_numbers(struct gguf_writer *w, const struct model *m)
 {
     struct hparam p;
     for (size_t i = 0; hparams_at(&m->hp, i, &p); i++) {
-        if (!p.key || said_otherwise(&m->hp, p.key) || (p.value == 0 && p.kind != NUM_BOOL)) continue;
+        if (!p.key || said_otherwise(&m->hp, p.key) || !p.said) continue;
         if (p.kind == NUM_U32)
             put_u32(w, m, p.key, (uint32_t)p.value);
         else if (p.kind == NUM_BOOL)
@@ -138,6 +134,20 @@ static void put_windows(struct gguf_writer *w, const struct model *m, struct are
     if (!implied) gguf_put_bools(w, arch_key(m, "attention.sliding_window_pattern").text, local, hp->n_layers);
 }
 
+/* Which layers know positions, where the architecture and the windows do not imply it. */
+static void put_positions(struct gguf_writer *w, const struct model *m, struct arena *a)
+{
+    const struct hparams *hp = &m->hp;
+    bool *turns = arena_array(a, hp->n_layers, sizeof *turns), implied = true;
+    const bool fourths = strcmp(hp->arch->gguf, "smollm3") == 0;
+    for (uint32_t l = 0; turns && l < hp->n_layers; l++) {
+        turns[l] = !hp->layers[l].nope;
+        const bool usual = hp->arch->features & FULL_NOPE ? hp->layers[l].local : !(fourths && (l + 1) % 4 == 0);
+        implied = implied && turns[l] == usual;
+    }
+    if (!implied) gguf_put_bools(w, arch_key(m, "rope.layer_pattern").text, turns, hp->n_layers);
+}
+
 /* How layers with experts lie among the others, and how tokens are routed. */
 static void put_experts(struct gguf_writer *w, const struct model *m)
 {
@@ -158,6 +168,7 @@ static void put_hparams(struct gguf_writer *w, const struct model *m, struct are
     put_numbers(w, m);
     put_heads(w, m, a);
     put_windows(w, m, a);
+    put_positions(w, m, a);
     put_experts(w, m);
     put_f32(w, m, layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", (double)hp->norm_eps);
     if (hp->logit_scale != 1)

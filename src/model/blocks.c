@@ -53,7 +53,7 @@ static value_id rotate(const struct recording *r, value_id x, uint32_t n_heads)
 {
     if (!r->rope) return x;
     x = graph_rope(r->g, x, r->rope, n_heads, 0);
-    if (r->m->hp.arch->features & QK_L2) x = graph_head_norm(r->g, x, r->m->ones, r->m->hp.norm_eps, n_heads, r->hp->head_dim);
+    if (r->m->hp.arch->features & QK_L2 && r->m->hp.qk_l2) x = graph_head_norm(r->g, x, r->m->ones, r->m->hp.norm_eps, n_heads, r->hp->head_dim);
     return x;
 }
 

@@ -24,6 +24,7 @@ static const struct number_row rows[] = {
     {"residual_scale", "residual_multiplier", H(residual_scale), NUM_F32, 1e-6, 1e6},
     {"logit_scale", "logit_scale", H(logit_scale), NUM_F32, 1e-6, 1e6},
     {"attention.temperature_scale", NULL, H(temp), NUM_F32, 0, 1e3},
+    {"attention.qk_norm", "use_qk_norm", H(qk_l2), NUM_BOOL, 0, 1},
     {"attention.temperature_length", "floor_scale", H(temp_length), NUM_U32, 1, 1 << 28},
     {"expert_count", "num_local_experts|num_experts|n_routed_experts", H(route.n_experts), NUM_U32, 0, ROUTE_EXPERTS_MAX},
     {"expert_used_count", "num_experts_per_tok|top_k_experts", H(route.n_used), NUM_U32, 0, ROUTE_EXPERTS_MAX},
@@ -48,7 +49,6 @@ static const struct number_row rows[] = {
     {NULL, "qk_nope_head_dim", H(nope_part), NUM_U32, 1, ATTN_DIM_MAX},
     {"attention.value_length_mla", "v_head_dim", H(v_dim), NUM_U32, 1, ATTN_DIM_MAX},
 };
-#undef H
 
 const struct json *config_find(const struct files *f, const char *key)
 {
@@ -137,6 +137,18 @@ int numbers_read(const struct files *f, const struct arch *arch, const struct nu
     return 0;
 }
 
+/* Scales that change nothing, and members of what the model has not. */
+static bool is_said(const struct hparams *hp, const struct number_row *r, double value)
+{
+    static const size_t scales[] = {H(embd_scale), H(residual_scale), H(logit_scale), H(route.scale)};
+    for (size_t i = 0; i < COUNT_OF(scales); i++)
+        if (r->offset == scales[i]) return value != 1;
+    if (r->gguf && strncmp(r->gguf, "expert_", 7) == 0) return hp->route.n_experts > 0 && (value != 0 || r->kind == NUM_BOOL);
+    if (r->offset == H(temp)) return value != 0 || hp->arch->features & TEMP_NOPE;
+    if (r->offset == H(temp_length)) return hp->temp != 0;
+    return r->offset == H(qk_l2) ? (hp->arch->features & QK_L2) != 0 : value != 0;
+}
+
 bool hparams_at(const struct hparams *hp, size_t i, struct hparam *out)
 {
     if (i >= COUNT_OF(rows)) return false;
@@ -156,8 +168,11 @@ bool hparams_at(const struct hparams *hp, size_t i, struct hparam *out)
         out->value = *(const bool *)at;
         break;
     }
+    out->said = is_said(hp, &rows[i], out->value);
     return true;
 }
+
+#undef H
 
 /* ---- what is no number ------------------------------------------------------------------------------------------------- */
 
@@ -280,12 +295,15 @@ static int more_of_gguf(const struct files *f, struct hparams *hp, struct err *e
 #undef X
     TRY(numbers_read(f, hp->arch, more, COUNT_OF(more), &x, e));
     hp->n_layers -= x.n_ahead; /* the last ones guess further tokens */
+    /* Maverick, which has 128 experts, is the Llama 4 without these norms; its files do not say so. */
+    char name[64];
+    (void)snprintf(name, sizeof name, "%s.attention.qk_norm", hp->arch->gguf);
+    if (hp->route.n_experts == 128 && !gguf_find(files_gguf(f), name)) hp->qk_l2 = false;
     if (x.gating) hp->route.sigmoid = x.gating == 2;
     if (x.gating) hp->route.top_softmax = x.gating == 3;
     if (hp->arch->features & LAYER_NORM && x.layer_norm_eps > 0) hp->norm_eps = x.layer_norm_eps;
     /* Granite's files have the divisor of the logits. */
     if (strcmp(hp->arch->gguf, "granite") == 0 && hp->logit_scale != 0) hp->logit_scale = 1.0f / hp->logit_scale;
-    if (hp->arch->features & TEMP_NOPE && hp->temp == 0) hp->temp = 0.1f;
     if (!hp->kv_lora) return 0;
     hp->rope_part = x.rope_dim;
     const uint32_t key = x.key_mla ? x.key_mla : hp->head_dim;
@@ -348,6 +366,8 @@ int hparams_read(const struct files *f, struct arena *a, struct hparams *hp, str
     hp->act_limit = 7; /* of gpt-oss, whatever its config.json says (swiglu_limit): transformers does not read that */
     hp->residual_scale = 1;
     hp->temp_length = 8192;
+    hp->qk_l2 = (features & QK_L2) != 0;
+    if (features & TEMP_NOPE && !hf) hp->temp = 0.1f; /* of files that do not say it */
     hp->temp_offset = features & TEMP_NOPE ? 1 : 0;
     hp->rope_neox = hf ? !(features & HF_ADJACENT) : (features & GGUF_HALVES) != 0;
     hp->route.scale = 1;

@@ -89,10 +89,16 @@ static int positions(const struct files *f, struct hparams *hp, struct err *e)
     uint32_t period = 0;
     static const struct number_row row = {NULL, "no_rope_layer_interval", 0, NUM_U32, 1, MAX_LAYERS};
     TRY(numbers_read(f, hp->arch, &row, 1, &period, e));
-    if (!hf && strcmp(hp->arch->gguf, "smollm3") == 0) period = 4; /* its files do not say it */
+    if (!hf && strcmp(hp->arch->gguf, "smollm3") == 0) period = 4; /* its files need not say it */
+    char key[128];
+    (void)snprintf(key, sizeof key, "%s.rope.layer_pattern", hp->arch->gguf);
+    const struct gguf_kv *list = hf ? NULL : gguf_find(files_gguf(f), key);
     for (uint32_t l = 0; l < hp->n_layers; l++) {
         struct layer_hp *x = &hp->layers[l];
         x->nope = hp->arch->features & FULL_NOPE ? !x->local : period > 0 && (l + 1) % period == 0;
+        bool turns;
+        if (list && !gguf_arr_bool(list, l, &turns)) return wrong_entry(f, key, l, e);
+        if (list) x->nope = !turns;
         if (!rotated || rotated->type != JSON_ARRAY || rotated->n == 0) continue;
         if (l >= rotated->n || rotated->v[l].type != JSON_INT) return wrong_entry(f, "no_rope_layers", l, e);
         x->nope = rotated->v[l].i == 0;

@@ -102,6 +102,7 @@ struct hparams {
     float attn_scale;                  /* of the scores; 0: 1 / sqrt(head_dim) */
     float attn_softcap, final_softcap; /* 0: none */
     float embd_scale, residual_scale, logit_scale;
+    bool qk_l2; /* QK_L2, where the file does not say otherwise */
     float temp; /* attention temperature (struct attn_params); 0: none */
     uint32_t temp_length, temp_offset;
     struct route_params route; /* of all layers with experts; n_experts 0: there are none */
@@ -120,7 +121,8 @@ enum number_kind { NUM_U32, NUM_F32, NUM_F64, NUM_BOOL };
 struct hparam {
     const char *key; /* GGUF's, behind "<architecture>."; NULL: it has none */
     enum number_kind kind;
-    double value; /* 0: nothing to say */
+    double value;
+    bool said; /* differs from what a model without it means */
 };
 bool hparams_at(const struct hparams *hp, size_t i, struct hparam *out);
 

@@ -60,8 +60,6 @@ done
 ran "a shape that is not known" 1 "$QUERN" bench --shape llama-9
 one_line "one plain line"
 holds "lists those that are" "$W/err" "llama-3.2-1b"
-ran "a shape of another architecture" 1 "$QUERN" bench --shape gpt-oss-20b
-holds "says which" "$W/err" "gpt-oss"
 ran "a type that is not known" 1 "$QUERN" bench --shape llama-3.2-1b --type q9
 one_line "one plain line"
 [ -z "$(find "$W/cache" -type f 2>/dev/null)" ]

@@ -106,7 +106,7 @@ one_line "one plain line"
 
 # show.
 ran "show" 0 "$QUERN" show
-for word in architecture parameters n_layers "chat_template\|tensors"; do
+for word in architecture parameters block_count "chat_template\|tensors"; do
     grep -q "$word" "$W/out"
     verdict $? "prints $word" "$W/out"
 done
