@@ -344,6 +344,31 @@ QUERN_API void quern_request_cancel(quern_request *request); /* on_end comes wit
 /* Returns when no callback runs or will run any more; not from a callback. Sets *request to NULL. */
 QUERN_API void quern_request_free(quern_request **request);
 
+/* ---- vectors of texts -------------------------------------------------------------------------------------------- */
+
+/* Turns texts into vectors, or scores pairs. One thread at a time. */
+typedef struct quern_embedder quern_embedder;
+
+typedef struct quern_embed_options {
+    uint32_t n_ctx;      /* most tokens of a text; 0: what the model was trained for, at most 8192 */
+    uint32_t n_threads;  /* 0: what the machine and its limits allow */
+    const char *pooling; /* "mean", "cls" or "last"; NULL: as the model says */
+    const char *cpu_level;
+} quern_embed_options;
+
+/* Any model: encoders as they are meant, others by the hidden states behind their last norm. */
+QUERN_API int quern_embedder_new(const quern_model *model, const quern_embed_options *options, quern_embedder **out,
+                                 quern_error *err);
+QUERN_API void quern_embedder_free(quern_embedder **embedder);
+QUERN_API uint32_t quern_embedder_dimensions(const quern_embedder *embedder);
+/* out: [dimensions], where 0 means all of them; fewer are the first ones (Matryoshka models). normalise: to length 1.
+ * QUERN_ERR_CONTEXT where the tokens are too many. */
+QUERN_API int quern_embed(quern_embedder *embedder, const int32_t *ids, size_t count, uint32_t dimensions, bool normalise,
+                          float *out, quern_error *err);
+/* How well document answers query: the logit of a cross-encoder's head, or for the cosine of other models the cosine of both
+ * vectors. */
+QUERN_API int quern_rerank(quern_embedder *embedder, const char *query, const char *document, float *score, quern_error *err);
+
 /* ---- perplexity ------------------------------------------------------------------------------------------------ */
 
 typedef struct quern_perplexity_options {

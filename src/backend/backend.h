@@ -43,6 +43,7 @@ struct batch_seq {
 /* One run of the graph. */
 struct batch {
     const int32_t *tokens;        /* [n_rows], each below the vocabulary size */
+    const uint8_t *types;         /* [n_rows] kinds of tokens (the second text of a pair is 1); NULL: all 0 */
     uint32_t n_rows;              /* 1.. max_rows of the backend: the sum of those of the sequences */
     const struct batch_seq *seqs; /* [n_seqs], of different sequences, in the order of their rows */
     uint32_t n_seqs;

@@ -9,6 +9,15 @@ float *value_rows(const struct backend *b, value_id v, uint32_t *n_rows)
     return val->gathered ? b->outs + val->offset * b->max_out : b->rows + val->offset * b->max_rows;
 }
 
+static size_t embed_row(const struct batch *b, enum embed_by by, size_t row)
+{
+    if (by == BY_TOKEN) return (size_t)b->tokens[row];
+    if (by == BY_TYPE) return b->types ? b->types[row] : 0;
+    const struct batch_seq *seq = b->seqs;
+    while (row >= seq->row + seq->n_rows) seq++;
+    return seq->pos + row - seq->row;
+}
+
 static void run_embed(struct backend *b, const struct op *op, unsigned ith, unsigned nth)
 {
     const struct batch *batch = b->batch;
@@ -16,7 +25,7 @@ static void run_embed(struct backend *b, const struct op *op, unsigned ith, unsi
     size_t cols = op->w->ne[0];
     struct range r = share(batch->n_rows, 1, ith, nth);
     for (size_t m = r.from; m < r.to; m++) {
-        const struct qrow row = tensor_row(op->w, (size_t)batch->tokens[m]);
+        const struct qrow row = tensor_row(op->w, embed_row(batch, op->by, m));
         b->k.to_float[op->w->type](&row, dst + m * cols, cols);
     }
 }

@@ -173,6 +173,7 @@ struct hf {
     const struct json *tokenizer_config;  /* tokenizer_config.json */
     const struct json *generation_config; /* generation_config.json */
     const struct json *special_tokens;    /* special_tokens_map.json */
+    const struct json *pooling;           /* 1_Pooling/config.json, of sentence-transformers */
     struct str tokenizer;                 /* tokenizer.json, the bytes as mapped (n 0 where missing) */
     struct str chat_template;             /* chat_template.jinja, else chat_template.json, else tokenizer_config's (the one
                                            * named "default" of a list); n 0 where there is none */

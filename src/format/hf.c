@@ -80,6 +80,7 @@ static int read_all(struct hf_files *h, const char *dir, struct err *e)
     if (!h->hf.config) return fail(e, ERR_NOTFOUND, "%s: no config.json in this folder", dir);
     TRY(read_object(h, dir, "tokenizer_config.json", &h->hf.tokenizer_config, e));
     TRY(read_object(h, dir, "generation_config.json", &h->hf.generation_config, e));
+    TRY(read_object(h, dir, "1_Pooling/config.json", &h->hf.pooling, e));
     TRY(read_object(h, dir, "special_tokens_map.json", &h->hf.special_tokens, e));
     TRY(read_template(h, dir, e));
     TRY(find_file(&h->json, dir, "tokenizer.json", &tokenizer, e));

@@ -73,9 +73,9 @@ static uint32_t cols_of(const struct graph *g, value_id v)
     return g->failed ? 1 : g->values[v].cols;
 }
 
-value_id graph_embed(struct graph *g, const struct tensor *table)
+value_id graph_embed(struct graph *g, const struct tensor *table, enum embed_by by)
 {
-    return record(g, (struct op){.code = OP_EMBED, .src = {NO_VALUE, NO_VALUE}, .w = table}, (uint32_t)table->ne[0]);
+    return record(g, (struct op){.code = OP_EMBED, .src = {NO_VALUE, NO_VALUE}, .w = table, .by = by}, (uint32_t)table->ne[0]);
 }
 
 value_id graph_rms_norm(struct graph *g, value_id x, const float *w, float eps)

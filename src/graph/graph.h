@@ -92,6 +92,9 @@ static inline size_t delta_floats(const struct delta_params *p)
     return p->n_v_heads * delta_blocks(p) * p->k_dim * DELTA_COLS;
 }
 
+/* What picks the row of a table. */
+enum embed_by { BY_TOKEN, BY_POSITION, BY_TYPE };
+
 struct op {
     enum op_code code;
     value_id dst, src[2];    /* NO_VALUE where unused */
@@ -100,6 +103,7 @@ struct op {
     const float *bias;       /* LAYER_NORM: [cols] or NULL */
     const struct rope *rope; /* ROPE */
     float f;                 /* norms: epsilon; SCALE, SOFTCAP; GLU, EXPERTS_UP: limit */
+    enum embed_by by;        /* EMBED */
     enum act_fn act;         /* GLU, ACT, EXPERTS_UP */
     uint32_t n_heads, head;  /* ROPE, HEAD_NORM, HEAD_MATMUL, HEAD_COLS: heads of a row, and elements of each, of src0 */
     uint32_t at, len;        /* ROPE, HEAD_COLS: first element; HEAD_NORM, HEAD_COLS: elements */
@@ -134,7 +138,7 @@ struct graph {
 /* All memory comes from arena and lives as long. Recording functions never fail by themselves: graph_plan reports. What they
  * are given by address must outlive the graph. */
 void graph_init(struct graph *g, struct arena *arena);
-value_id graph_embed(struct graph *g, const struct tensor *table);
+value_id graph_embed(struct graph *g, const struct tensor *table, enum embed_by by);
 value_id graph_rms_norm(struct graph *g, value_id x, const float *w, float eps);
 value_id graph_layer_norm(struct graph *g, value_id x, const float *w, const float *bias, float eps);
 value_id graph_matmul(struct graph *g, value_id x, const struct tensor *w, const float *bias);

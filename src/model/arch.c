@@ -4,6 +4,9 @@
 #define GEMMA (POST_NORMS | NORM_PLUS_1 | EMBD_SQRT | GGUF_HALVES)
 #define DELTA (DELTA_LAYERS | OUTPUT_GATE | NORM_PLUS_1 | LATE_FFN_NORM | GGUF_HALVES)
 
+#define BERT (ENCODER | LAYER_NORM | SUM_NORMS | ABSOLUTE | PLAIN_FFN)
+#define MODERN_BERT (ENCODER | LAYER_NORM | GGUF_HALVES | FULL_FIRST)
+
 static const struct arch archs[] = {
     {"llama", "LlamaForCausalLM", 0, ACT_SILU, 0},
     {"llama", "MistralForCausalLM", 0, ACT_SILU, 0},
@@ -39,6 +42,16 @@ static const struct arch archs[] = {
     {"qwen35moe", "Qwen3_5MoeForConditionalGeneration", DELTA | TILED_VALUES | NORM_ROUTE, ACT_SILU, 4},
     {"lfm2", "Lfm2ForCausalLM", CONV_LAYERS | GGUF_HALVES, ACT_SILU, 0},
     {"lfm2moe", "Lfm2MoeForCausalLM", CONV_LAYERS | GGUF_HALVES | SIGMOID_ROUTE | NORM_ROUTE, ACT_SILU, 0},
+    {"bert", "BertModel", BERT, ACT_GELU, 0},
+    {"bert", "BertForSequenceClassification", BERT, ACT_GELU, 0},
+    {"bert", "BertForMaskedLM", BERT, ACT_GELU, 0},
+    {"bert", "XLMRobertaModel", BERT | AFTER_PAD, ACT_GELU, 0},
+    {"bert", "XLMRobertaForSequenceClassification", BERT | AFTER_PAD, ACT_GELU, 0},
+    {"bert", "RobertaModel", BERT | AFTER_PAD, ACT_GELU, 0},
+    {"bert", "RobertaForSequenceClassification", BERT | AFTER_PAD, ACT_GELU, 0},
+    {"modern-bert", "ModernBertModel", MODERN_BERT, ACT_GELU, 3},
+    {"modern-bert", "ModernBertForSequenceClassification", MODERN_BERT, ACT_GELU, 3},
+    {"modern-bert", "ModernBertForMaskedLM", MODERN_BERT, ACT_GELU, 3},
 };
 
 const struct arch *arch_at(size_t i)

@@ -38,7 +38,22 @@ static uint64_t dim_of(const struct hparams *hp, const struct layer_hp *l, enum 
 }
 
 /* What a layer must have for a slot to be its. */
-enum part { P_ALL, P_PRE, P_FFN_NORM, P_FFN_NORM_LATE, P_POST, P_ATTN, P_DENSE, P_MOE, P_LAST_NORM, P_EMBD_NORM };
+enum part {
+    P_ALL,
+    P_PRE,
+    P_FFN_NORM,
+    P_FFN_NORM_LATE,
+    P_POST,
+    P_ATTN,
+    P_DENSE,
+    P_MOE,
+    P_LAST_NORM,
+    P_EMBD_NORM,
+    P_SUM,
+    P_GATE,
+    P_LM,
+    P_ENCODER
+};
 
 struct slot {
     const char *gguf, *hf; /* names without .weight or .bias; Hugging Face's behind the prefix of the layers, parted by '|' */
@@ -52,18 +67,26 @@ struct slot {
 enum {
     VECTOR = 1,
     OPTIONAL = 2,
-    NORM = 4,  /* weights of a norm */
-    BARE = 8,  /* Hugging Face's name has no suffix */
-    BIAS = 16, /* GGUF's suffix is .bias */
+    NORM = 4,     /* weights of a norm */
+    BARE = 8,     /* Hugging Face's name has no suffix */
+    BIAS = 16,    /* GGUF's suffix is .bias, */
+    HF_BIAS = 32, /* and so is the other's */
 };
 
 #define L(m) offsetof(struct layer, m)
 static const struct slot layer_slots[] = {
-    {"attn_norm", "input_layernorm|operator_norm", L(attn_norm), NO_SLOT, D_EMBD, 0, P_PRE, VECTOR | NORM},
-    {"attn_q", "self_attn.q_proj", L(q), L(q_bias), D_EMBD, D_Q_ROWS, P_ATTN, 0},
-    {"attn_k", "self_attn.k_proj", L(k), L(k_bias), D_EMBD, D_KV, P_ATTN, 0},
-    {"attn_v", "self_attn.v_proj", L(v), L(v_bias), D_EMBD, D_KV, P_ATTN, 0},
-    {"attn_output", "self_attn.o_proj|self_attn.out_proj", L(o), L(o_bias), D_O, D_EMBD, P_ATTN, 0},
+    {"attn_norm", "input_layernorm|operator_norm|attn_norm", L(attn_norm), NO_SLOT, D_EMBD, 0, P_PRE, VECTOR | NORM},
+    {"attn_output_norm", "/encoder.layer.%u.attention.output.LayerNorm", L(attn_post_norm), NO_SLOT, D_EMBD, 0, P_SUM, VECTOR},
+    {"attn_output_norm", "/encoder.layer.%u.attention.output.LayerNorm", L(attn_post_bias), NO_SLOT, D_EMBD, 0, P_SUM,
+     VECTOR | BIAS | HF_BIAS},
+    {"layer_output_norm", "/encoder.layer.%u.output.LayerNorm", L(ffn_post_norm), NO_SLOT, D_EMBD, 0, P_SUM, VECTOR},
+    {"layer_output_norm", "/encoder.layer.%u.output.LayerNorm", L(ffn_post_bias), NO_SLOT, D_EMBD, 0, P_SUM,
+     VECTOR | BIAS | HF_BIAS},
+    {"attn_q", "self_attn.q_proj|/encoder.layer.%u.attention.self.query", L(q), L(q_bias), D_EMBD, D_Q_ROWS, P_ATTN, 0},
+    {"attn_k", "self_attn.k_proj|/encoder.layer.%u.attention.self.key", L(k), L(k_bias), D_EMBD, D_KV, P_ATTN, 0},
+    {"attn_v", "self_attn.v_proj|/encoder.layer.%u.attention.self.value", L(v), L(v_bias), D_EMBD, D_KV, P_ATTN, 0},
+    {"attn_output", "self_attn.o_proj|self_attn.out_proj|attn.Wo|/encoder.layer.%u.attention.output.dense", L(o), L(o_bias),
+     D_O, D_EMBD, P_ATTN, 0},
     {"attn_q_norm", "self_attn.q_norm|self_attn.q_layernorm", L(q_norm), L(q_norm_len), D_HEAD_OR_Q, 0, P_ATTN,
      VECTOR | NORM | OPTIONAL},
     {"attn_k_norm", "self_attn.k_norm|self_attn.k_layernorm", L(k_norm), L(k_norm_len), D_HEAD_OR_KV, 0, P_ATTN,
@@ -71,14 +94,16 @@ static const struct slot layer_slots[] = {
     {"attn_sinks", "self_attn.sinks", L(sinks), NO_SLOT, D_HEADS, 0, P_ATTN, VECTOR | OPTIONAL | BARE},
     {"post_attention_norm", "post_self_attn_layernorm|post_attention_layernorm", L(attn_post_norm), NO_SLOT, D_EMBD, 0, P_POST,
      VECTOR | NORM},
-    {"ffn_norm", "pre_feedforward_layernorm|post_attention_layernorm|ffn_norm", L(ffn_norm), NO_SLOT, D_EMBD, 0, P_FFN_NORM,
-     VECTOR | NORM},
+    {"ffn_norm", "pre_feedforward_layernorm|post_attention_layernorm|ffn_norm|mlp_norm", L(ffn_norm), NO_SLOT, D_EMBD, 0,
+     P_FFN_NORM, VECTOR | NORM},
     {"post_attention_norm", "post_attention_layernorm", L(ffn_norm), NO_SLOT, D_EMBD, 0, P_FFN_NORM_LATE, VECTOR | NORM},
     {"post_ffw_norm", "post_feedforward_layernorm|post_mlp_layernorm", L(ffn_post_norm), NO_SLOT, D_EMBD, 0, P_POST,
      VECTOR | NORM},
-    {"ffn_gate", "mlp.gate_proj|feed_forward.gate_proj|feed_forward.w1", L(gate), L(gate_bias), D_EMBD, D_FF, P_DENSE, 0},
-    {"ffn_up", "mlp.up_proj|feed_forward.up_proj|feed_forward.w3", L(up), L(up_bias), D_EMBD, D_FF, P_DENSE, 0},
-    {"ffn_down", "mlp.down_proj|feed_forward.down_proj|feed_forward.w2", L(down), L(down_bias), D_FF, D_EMBD, P_DENSE, 0},
+    {"ffn_gate", "mlp.gate_proj|feed_forward.gate_proj|feed_forward.w1", L(gate), L(gate_bias), D_EMBD, D_FF, P_GATE, 0},
+    {"ffn_up", "mlp.up_proj|feed_forward.up_proj|feed_forward.w3|/encoder.layer.%u.intermediate.dense", L(up), L(up_bias),
+     D_EMBD, D_FF, P_DENSE, 0},
+    {"ffn_down", "mlp.down_proj|feed_forward.down_proj|feed_forward.w2|mlp.Wo|/encoder.layer.%u.output.dense", L(down),
+     L(down_bias), D_FF, D_EMBD, P_DENSE, 0},
     {"exp_probs_b", "mlp.gate.e_score_correction_bias|feed_forward.expert_bias", L(route.bias), NO_SLOT, D_EXPERTS, 0, P_MOE,
      VECTOR | OPTIONAL | BARE | BIAS},
     {"ffn_gate_shexp", "mlp.shared_expert.gate_proj|mlp.shared_experts.gate_proj|feed_forward.shared_expert.gate_proj",
@@ -97,9 +122,12 @@ static const struct slot router_slot = {
 #undef L
 #define M(m) offsetof(struct model, m)
 static const struct slot model_slots[] = {
-    {"output_norm", "model.norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_LAST_NORM, VECTOR | NORM},
+    {"output_norm", "model.norm|model.final_norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_LAST_NORM, VECTOR | NORM},
     {"token_embd_norm", "model.embedding_norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_EMBD_NORM, VECTOR | NORM},
-    {"output", "lm_head", M(output), M(output_bias), D_EMBD, D_VOCAB, P_ALL, OPTIONAL},
+    {"output", "lm_head", M(output), M(output_bias), D_EMBD, D_VOCAB, P_LM, OPTIONAL},
+    {"token_embd_norm", "embeddings.LayerNorm|embeddings.norm", M(embd_norm), NO_SLOT, D_EMBD, 0, P_ENCODER, VECTOR},
+    {"token_embd_norm", "embeddings.LayerNorm|embeddings.norm", M(embd_norm_bias), NO_SLOT, D_EMBD, 0, P_ENCODER,
+     VECTOR | OPTIONAL | BIAS | HF_BIAS},
 };
 #undef M
 
@@ -112,6 +140,9 @@ static const char *const prefixes[][2] = {
     {"model.", "language_model.model."},
     {"lm_head", "language_model.lm_head"},
     {"model.", ""},
+    {"", "model."},
+    {"", "bert."},
+    {"", "roberta."},
 };
 
 static const struct tensor *find_hf(const struct model *m, const char *name)
@@ -325,9 +356,9 @@ static bool has(const struct model *m, const struct layer *l, enum part p)
     case P_ALL:
         return true;
     case P_PRE:
-        return !(f & NO_PRE_NORMS);
+        return !(f & (NO_PRE_NORMS | SUM_NORMS));
     case P_FFN_NORM:
-        return !(f & (NO_PRE_NORMS | PARALLEL | LATE_FFN_NORM));
+        return !(f & (NO_PRE_NORMS | SUM_NORMS | PARALLEL | LATE_FFN_NORM));
     case P_FFN_NORM_LATE:
         return (f & LATE_FFN_NORM) != 0;
     case P_POST:
@@ -339,7 +370,15 @@ static bool has(const struct model *m, const struct layer *l, enum part p)
     case P_MOE:
         return l->router != NULL;
     case P_LAST_NORM:
-        return !(f & CONV_LAYERS);
+        return !(f & (CONV_LAYERS | SUM_NORMS));
+    case P_SUM:
+        return (f & SUM_NORMS) != 0;
+    case P_GATE:
+        return !l->router && !(f & PLAIN_FFN);
+    case P_LM:
+        return !(f & ENCODER);
+    case P_ENCODER:
+        return (f & ENCODER) != 0;
     case P_EMBD_NORM: /* the norm behind the layers, under the name of another */
         return (f & CONV_LAYERS) != 0;
     }
@@ -366,10 +405,17 @@ static int bind_slot(struct model *m, const struct slot *s, const char *gguf, co
     const struct layer_hp *l = &m->hp.layers[layer];
     const bool foreign = files_kind(m->files) == FILES_HF, vector = s->flags & VECTOR;
     const char *names = foreign ? hf : gguf;
-    const char *suffix = foreign ? (s->flags & BARE ? "" : ".weight") : s->flags & BIAS ? ".bias" : ".weight";
+    const char *suffix = foreign           ? s->flags & BARE      ? ""
+                                             : s->flags & HF_BIAS ? ".bias"
+                                                                  : ".weight"
+                         : s->flags & BIAS ? ".bias"
+                                           : ".weight";
     const struct tensor *t = bind_find(m, names, suffix, layer);
     char name[TENSOR_NAME_MAX];
-    if (!t) return s->flags & OPTIONAL ? 0 : bind_missing(m, gguf, layer, e);
+    /* ModernBERT's first layer reads the embeddings, which are normed already. */
+    const bool first =
+        layer == 0 && s->at == offsetof(struct layer, attn_norm) && s->part == P_PRE && m->hp.arch->features & ENCODER;
+    if (!t) return first || s->flags & OPTIONAL ? 0 : bind_missing(m, gguf, layer, e);
     uint64_t in = dim_of(&m->hp, l, s->in);
     (void)snprintf(name, sizeof name, "%s%s", gguf, s->flags & BIAS ? ".bias" : ".weight");
     if (vector) {
@@ -403,7 +449,9 @@ static int bind_layer_slot(struct model *m, const struct slot *s, uint32_t layer
     (void)snprintf(gguf, sizeof gguf, "blk.%%u.%s", s->gguf);
     for (const char *p = s->hf; *p;) {
         const size_t len = strcspn(p, "|");
-        n += (size_t)snprintf(hf + n, sizeof hf - n, "%smodel.layers.%%u.%.*s", n ? "|" : "", (int)len, p);
+        const bool whole = *p == '/'; /* not behind the prefix */
+        n += (size_t)snprintf(hf + n, sizeof hf - n, "%s%s%.*s", n ? "|" : "", whole ? "" : "model.layers.%u.",
+                              (int)(len - whole), p + whole);
         p += len + (p[len] == '|');
     }
     return bind_slot(m, s, gguf, hf, layer, &m->layers[layer], e);
@@ -436,10 +484,10 @@ static int bind_fused_layer(struct model *m, uint32_t layer, bool *qkv, bool *ga
     const struct tensor **const qkv_at[] = {&l->q, &l->k, &l->v}, **const up_at[] = {&l->gate, &l->up};
     const bool attention = h->mixer == MIX_ATTENTION;
     if (attention)
-        TRY(bind_fused(m, "blk.%u.attn_qkv", "model.layers.%u.self_attn.qkv_proj", layer, (const uint64_t[]){q, kv, kv}, qkv_at,
-                       3, qkv, e));
-    return bind_fused(m, "blk.%u.ffn_up", "model.layers.%u.mlp.gate_up_proj", layer, (const uint64_t[]){h->n_ff, h->n_ff},
-                      up_at, 2, gate_up, e);
+        TRY(bind_fused(m, "blk.%u.attn_qkv", "model.layers.%u.self_attn.qkv_proj|model.layers.%u.attn.Wqkv", layer,
+                       (const uint64_t[]){q, kv, kv}, qkv_at, 3, qkv, e));
+    return bind_fused(m, "blk.%u.ffn_up", "model.layers.%u.mlp.gate_up_proj|model.layers.%u.mlp.Wi", layer,
+                      (const uint64_t[]){h->n_ff, h->n_ff}, up_at, 2, gate_up, e);
 }
 
 static int bind_layer(struct model *m, uint32_t layer, struct err *e)
@@ -463,13 +511,70 @@ static int bind_layer(struct model *m, uint32_t layer, struct err *e)
 
 /* ---- the whole --------------------------------------------------------------------------------------------------------- */
 
+/* A table whose rows are added to the embeddings, from row `first` on. */
+static int bind_table(struct model *m, const char *gguf, const char *hf, uint64_t first, const struct tensor **at,
+                      struct err *e)
+{
+    const struct tensor *t = bind_find(m, files_kind(m->files) == FILES_HF ? hf : gguf, ".weight", 0);
+    char name[TENSOR_NAME_MAX];
+    if (!t) return 0;
+    if (t->ne[0] != m->hp.n_embd || t->n_dims > 2 || t->ne[1] <= first)
+        return bind_wrong_shape(m, t, m->hp.n_embd, t->ne[1], e);
+    *at = first ? bind_view(m, t, first, t->ne[1] - first) : t;
+    if (!*at) return fail_nomem(e, "a view of a tensor", sizeof *t);
+    (void)snprintf(name, sizeof name, "%s.weight", gguf);
+    return note_one(m, name, 0, *at, 0, e);
+}
+
+/* What ranks: BERT's pooler and classifier, or RoBERTa's and ModernBERT's heads. */
+static int bind_head(struct model *m, struct err *e)
+{
+    static const char *const dense = "pooler.dense|bert.pooler.dense|classifier.dense|head.dense",
+                             *const out = "classifier.out_proj|classifier";
+    const bool hf = files_kind(m->files) == FILES_HF;
+    const uint64_t n = m->hp.n_embd;
+    m->cls_out = bind_find(m, hf ? out : "cls.output", ".weight", 0);
+    m->cls = bind_find(m, hf ? dense : "cls", ".weight", 0);
+    if (!m->cls_out) return 0;
+    if (m->cls_out->ne[0] != n || m->cls_out->n_dims > 2) return bind_wrong_shape(m, m->cls_out, n, m->cls_out->ne[1], e);
+    m->n_labels = (uint32_t)m->cls_out->ne[1];
+    const struct tensor *b = bind_find(m, hf ? out : "cls.output", ".bias", 0);
+    if (b) TRY(bind_vector(m, "cls.output.bias", 0, b, m->n_labels, false, &m->cls_out_bias, e));
+    TRY(note_one(m, "cls.output.weight", 0, m->cls_out, 0, e));
+    if (!m->cls) return 0;
+    if (m->cls->ne[0] != n || m->cls->ne[1] != n) return bind_wrong_shape(m, m->cls, n, n, e);
+    TRY(note_one(m, "cls.weight", 0, m->cls, 0, e));
+    b = bind_find(m, hf ? dense : "cls", ".bias", 0);
+    if (b) TRY(bind_vector(m, "cls.bias", 0, b, n, false, &m->cls_bias, e));
+    b = bind_find(m, hf ? "head.norm" : "cls.norm", ".weight", 0);
+    return b ? bind_vector(m, "cls.norm.weight", 0, b, n, false, &m->cls_norm, e) : 0;
+}
+
+static int bind_encoder(struct model *m, struct err *e)
+{
+    const struct hparams *hp = &m->hp;
+    uint64_t first = 0;
+    if (files_kind(m->files) == FILES_HF && hp->arch->features & AFTER_PAD) {
+        const struct json *pad = config_find(m->files, "pad_token_id");
+        first = pad && pad->type == JSON_INT && pad->i >= 0 && pad->i < 1 << 20 ? (uint64_t)pad->i + 1 : 2;
+    }
+    if (hp->arch->features & ABSOLUTE) {
+        TRY(bind_table(m, "position_embd", "embeddings.position_embeddings", first, &m->position_embd, e));
+        TRY(bind_table(m, "token_types", "embeddings.token_type_embeddings", 0, &m->type_embd, e));
+        if (!m->position_embd) return bind_missing(m, "position_embd", 0, e);
+        m->hp.n_ctx_train = (uint32_t)size_min(m->hp.n_ctx_train, m->position_embd->ne[1]);
+    }
+    return bind_head(m, e);
+}
+
 static int bind_all(struct model *m, struct err *e)
 {
     struct hparams *hp = &m->hp;
     const bool foreign = files_kind(m->files) == FILES_HF;
     m->used = arena_array(&m->arena, size_max(files_n_tensors(m->files), 1), sizeof *m->used);
     if (!m->used) return fail_nomem(e, "table of tensors", files_n_tensors(m->files));
-    m->token_embd = bind_find(m, foreign ? "model.embed_tokens" : "token_embd", ".weight", 0);
+    m->token_embd = bind_find(
+        m, foreign ? "model.embed_tokens|embeddings.word_embeddings|embeddings.tok_embeddings" : "token_embd", ".weight", 0);
     const struct tensor *t = m->token_embd;
     if (!t) return fail(e, ERR_FORMAT, "%s: the embedding table (token_embd.weight) is missing", files_path(m->files));
     if (t->ne[0] != hp->n_embd || t->n_dims != 2 || t->ne[1] > INT32_MAX)
@@ -488,6 +593,7 @@ static int bind_all(struct model *m, struct err *e)
         const struct slot *s = &model_slots[i];
         if (has(m, NULL, s->part) && !(tied && s->flags & OPTIONAL)) TRY(bind_slot(m, s, s->gguf, s->hf, 0, m, e));
     }
+    if (hp->arch->features & ENCODER) return bind_encoder(m, e);
     if (!m->output) {
         if (foreign && !hp->tied)
             return fail(e, ERR_FORMAT, "%s: tensor lm_head.weight is missing, and config.json does not tie it to the embedding",

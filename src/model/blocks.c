@@ -35,6 +35,7 @@ static struct attn_params attn_params(const struct recording *r)
                                 .softcap = hp->attn_softcap,
                                 .window = r->hp->local ? hp->window : 0,
                                 .chunked = hp->chunked,
+                                .bidirectional = (hp->arch->features & ENCODER) != 0,
                                 .sinks = r->l->sinks,
                                 .temp = temp ? hp->temp : 0,
                                 .temp_length = hp->temp_length,
@@ -53,7 +54,8 @@ static value_id rotate(const struct recording *r, value_id x, uint32_t n_heads)
 {
     if (!r->rope) return x;
     x = graph_rope(r->g, x, r->rope, n_heads, 0);
-    if (r->m->hp.arch->features & QK_L2 && r->m->hp.qk_l2) x = graph_head_norm(r->g, x, r->m->ones, r->m->hp.norm_eps, n_heads, r->hp->head_dim);
+    if (r->m->hp.arch->features & QK_L2 && r->m->hp.qk_l2)
+        x = graph_head_norm(r->g, x, r->m->ones, r->m->hp.norm_eps, n_heads, r->hp->head_dim);
     return x;
 }
 
@@ -113,6 +115,10 @@ static value_id latent_attention(const struct recording *r, value_id h)
 static value_id dense(const struct recording *r, value_id h)
 {
     const struct layer *l = r->l;
+    if (r->m->hp.arch->features & PLAIN_FFN) {
+        const value_id up = graph_matmul(r->g, h, l->up, l->up_bias);
+        return graph_matmul(r->g, graph_act(r->g, r->m->hp.act, up), l->down, l->down_bias);
+    }
     value_id gate = graph_matmul(r->g, h, l->gate, l->gate_bias);
     value_id up = graph_matmul(r->g, h, l->up, l->up_bias);
     return graph_matmul(r->g, graph_glu(r->g, r->m->hp.act, r->m->hp.act_limit, gate, up), l->down, l->down_bias);
@@ -153,6 +159,14 @@ static value_id finish(const struct recording *r, value_id y, const float *post_
     return r->m->hp.residual_scale != 1.0f ? graph_scale(r->g, y, r->m->hp.residual_scale) : y;
 }
 
+/* BERT's order: what is normed is the sum. */
+static value_id layer_of_sums(const struct recording *r, value_id x)
+{
+    const struct layer *l = r->l;
+    x = norm(r->m, r->g, graph_add(r->g, x, attention(r, x)), l->attn_post_norm, l->attn_post_bias);
+    return norm(r->m, r->g, graph_add(r->g, x, dense(r, x)), l->ffn_post_norm, l->ffn_post_bias);
+}
+
 static value_id layer(const struct recording *r, value_id x)
 {
     const struct layer *l = r->l;
@@ -166,20 +180,36 @@ static value_id layer(const struct recording *r, value_id x)
     return graph_add(r->g, y, finish(r, l->router ? experts(r, h2) : dense(r, h2), l->ffn_post_norm));
 }
 
-value_id model_record(const struct model *m, const struct rope *ropes, struct graph *g)
+static value_id embedding(const struct model *m, struct graph *g)
+{
+    value_id x = graph_embed(g, m->token_embd, BY_TOKEN);
+    if (m->type_embd) x = graph_add(g, x, graph_embed(g, m->type_embd, BY_TYPE));
+    if (m->position_embd) x = graph_add(g, x, graph_embed(g, m->position_embd, BY_POSITION));
+    if (m->embd_norm) x = norm(m, g, x, m->embd_norm, m->embd_norm_bias);
+    return m->hp.embd_scale != 1.0f ? graph_scale(g, x, m->hp.embd_scale) : x;
+}
+
+value_id model_record(const struct model *m, const struct rope *ropes, bool hidden, struct graph *g)
 {
     const struct hparams *hp = &m->hp;
-    value_id x = graph_embed(g, m->token_embd);
-    if (hp->embd_scale != 1.0f) x = graph_scale(g, x, hp->embd_scale);
+    value_id x = embedding(m, g);
     for (uint32_t i = 0; i < hp->n_layers; i++) {
         const struct layer_hp *lh = &hp->layers[i];
         const struct rope *rope = lh->nope ? NULL : &ropes[lh->local && hp->n_ropes > 1];
-        x = layer(&(struct recording){m, &m->layers[i], lh, i, rope, g}, x);
+        const struct recording r = {m, &m->layers[i], lh, i, rope, g};
+        x = hp->arch->features & SUM_NORMS ? layer_of_sums(&r, x) : layer(&r, x);
     }
-    x = norm(m, g, graph_gather(g, x), m->output_norm, m->output_norm_bias);
+    x = graph_gather(g, x);
+    if (m->output_norm) x = norm(m, g, x, m->output_norm, m->output_norm_bias);
+    if (hidden || !m->output) return x;
     x = graph_matmul(g, x, m->output, m->output_bias);
     if (hp->logit_scale != 1.0f) x = graph_scale(g, x, hp->logit_scale);
     return hp->final_softcap > 0 ? graph_softcap(g, x, hp->final_softcap) : x;
+}
+
+uint32_t model_outputs(const struct model *m, bool hidden)
+{
+    return hidden || !m->output ? m->hp.n_embd : m->hp.n_vocab;
 }
 
 struct kv_shape model_kv_shape(const struct model *m, uint32_t i)

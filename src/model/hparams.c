@@ -15,7 +15,7 @@ static const struct number_row rows[] = {
     {"attention.key_length", "head_dim", H(head_dim), NUM_U32, 1, ATTN_DIM_MAX},
     {"context_length", "max_position_embeddings", H(n_ctx_train), NUM_U32, 1, 1 << 28},
     {"attention.layer_norm_rms_epsilon", "rms_norm_eps|norm_eps", H(norm_eps), NUM_F32, 0, 1},
-    {"attention.sliding_window", "sliding_window", H(window), NUM_U32, 0, 1 << 28},
+    {"attention.sliding_window", "sliding_window|local_attention", H(window), NUM_U32, 0, 1 << 28},
     {"attention.chunk_size", "attention_chunk_size", H(chunk), NUM_U32, 1, 1 << 28},
     {"attention.scale", "attention_multiplier", H(attn_scale), NUM_F32, 1e-6, 1e6},
     {"attn_logit_softcapping", "attn_logit_softcapping", H(attn_softcap), NUM_F32, 0, 1e6},

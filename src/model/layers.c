@@ -52,7 +52,7 @@ static int gguf_windows(const struct files *f, struct hparams *hp, struct err *e
     const struct gguf_kv *list = gguf_find(files_gguf(f), key);
     if (list && list->type != GGUF_ARRAY) list = NULL;
     for (uint32_t l = 0; l < hp->n_layers; l++) {
-        hp->layers[l].local = period == 0 || (l + 1) % period != 0;
+        hp->layers[l].local = period == 0 || (l + (hp->arch->features & FULL_FIRST ? 0 : 1)) % period != 0;
         if (list && !gguf_arr_bool(list, l, &hp->layers[l].local)) return wrong_entry(f, key, l, e);
     }
     return 0;
@@ -65,12 +65,14 @@ static int config_windows(const struct files *f, struct hparams *hp, struct err 
         uint32_t period, first;
     } x = {hp->arch->full_every, 0};
     static const struct number_row rows[] = {
-        {NULL, "sliding_window_pattern|_sliding_window_pattern|no_rope_layer_interval", 0, NUM_U32, 1, MAX_LAYERS},
+        {NULL, "sliding_window_pattern|_sliding_window_pattern|no_rope_layer_interval|global_attn_every_n_layers", 0, NUM_U32,
+         1, MAX_LAYERS},
         {NULL, "max_window_layers", sizeof(uint32_t), NUM_U32, 0, MAX_LAYERS},
     };
     TRY(numbers_read(f, hp->arch, rows, COUNT_OF(rows), &x, e));
     for (uint32_t l = 0; l < hp->n_layers; l++) {
-        hp->layers[l].local = (x.period == 0 || (l + 1) % x.period != 0) && l >= x.first;
+        hp->layers[l].local =
+            (x.period == 0 || (l + (hp->arch->features & FULL_FIRST ? 0 : 1)) % x.period != 0) && l >= x.first;
         if (!types) continue;
         if (types->type != JSON_ARRAY || l >= types->n || types->v[l].type != JSON_STRING)
             return wrong_entry(f, "layer_types", l, e);
@@ -95,7 +97,9 @@ static int positions(const struct files *f, struct hparams *hp, struct err *e)
     const struct gguf_kv *list = hf ? NULL : gguf_find(files_gguf(f), key);
     for (uint32_t l = 0; l < hp->n_layers; l++) {
         struct layer_hp *x = &hp->layers[l];
-        x->nope = hp->arch->features & FULL_NOPE ? !x->local : period > 0 && (l + 1) % period == 0;
+        x->nope = hp->arch->features & ABSOLUTE    ? true
+                  : hp->arch->features & FULL_NOPE ? !x->local
+                                                   : period > 0 && (l + 1) % period == 0;
         bool turns;
         if (list && !gguf_arr_bool(list, l, &turns)) return wrong_entry(f, key, l, e);
         if (list) x->nope = !turns;

@@ -34,6 +34,12 @@ enum feature {
     DELTA_LAYERS = 1 << 19,      /* layers are gated delta nets, but for the last of every so many, */
     TILED_VALUES = 1 << 20,      /* whose heads of values GGUF puts in another order */
     CONV_LAYERS = 1 << 21,       /* layers without KV heads are short convolutions */
+    ENCODER = 1 << 22,           /* tokens see all others; what comes out are vectors */
+    SUM_NORMS = 1 << 23,         /* what is normed are the sums, with what attention and feed-forward made */
+    ABSOLUTE = 1 << 24,          /* positions are a table */
+    PLAIN_FFN = 1 << 25,         /* no gate */
+    FULL_FIRST = 1 << 26,        /* of so many layers not the last but the first has no window */
+    AFTER_PAD = 1 << 27,         /* Hugging Face's table of positions begins behind the padding token */
 };
 
 /* One way of building a forward pass, by the names that files use for it. */
@@ -137,6 +143,7 @@ struct expert_set {
 struct layer {
     const float *attn_norm, *ffn_norm;              /* [n_embd]; NULL where the architecture has none */
     const float *attn_post_norm, *ffn_post_norm;    /* the same */
+    const float *attn_post_bias, *ffn_post_bias;    /* of the norms of encoders */
     const struct tensor *q, *k, *v, *o;             /* [n_embd -> heads * head_dim], o back */
     const float *q_bias, *k_bias, *v_bias, *o_bias; /* NULL where the model has none */
     const float *q_norm, *k_norm;                   /* [qk_norm] NULL: none */
@@ -195,7 +202,12 @@ struct bound {
 struct model {
     const struct files *files;
     struct hparams hp;
-    const struct tensor *token_embd, *output;
+    const struct tensor *token_embd, *output;       /* output NULL: an encoder */
+    const struct tensor *position_embd, *type_embd; /* NULL where the model has none */
+    const float *embd_norm, *embd_norm_bias;
+    const struct tensor *cls, *cls_out; /* the head of a model that ranks: [n_embd -> n_embd], [n_embd -> labels]; NULL */
+    const float *cls_bias, *cls_out_bias, *cls_norm;
+    uint32_t n_labels;
     const float *output_norm, *output_norm_bias, *output_bias;
     struct layer *layers; /* [n_layers] */
     const float *ones;    /* [ATTN_DIM_MAX] weights of norms that have none */
@@ -228,7 +240,10 @@ struct kv_shape {
 };
 struct kv_shape model_kv_shape(const struct model *m, uint32_t layer);
 
-/* Records the pass from tokens to logits; ropes [n_ropes] are the session's and outlive the graph. */
-value_id model_record(const struct model *m, const struct rope *ropes, struct graph *g);
+/* Records the pass from tokens to logits, or where `hidden` to the vectors behind the last norm, as encoders always do; ropes
+ * [n_ropes] are the session's and outlive the graph. */
+value_id model_record(const struct model *m, const struct rope *ropes, bool hidden, struct graph *g);
+/* Numbers in a row of its result. */
+uint32_t model_outputs(const struct model *m, bool hidden);
 
 #endif

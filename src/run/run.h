@@ -142,6 +142,7 @@ struct session_options {
     uint32_t n_threads;        /* 0: cpu_threads() */
     uint32_t n_expected;       /* length that the sequence will reach, where known: see model_rope_class */
     enum qtype k_type, v_type; /* of the cache */
+    bool hidden;               /* rows are not logits but what the last norm gives (model_outputs) */
     const char *cpu_level;
 };
 
@@ -170,6 +171,8 @@ int session_eval(struct session *s, const int32_t *ids, size_t n, session_row_fn
 const float *session_logits(const struct session *s); /* of the last token; NULL when empty. Valid until the next eval */
 const int32_t *session_tokens(const struct session *s);
 void session_truncate(struct session *s, uint32_t n_keep);
+/* Kinds of the tokens of the next evaluation, [n], borrowed (struct batch); NULL: all 0. */
+void session_types(struct session *s, const uint8_t *types);
 /* Makes the session hold exactly ids, whose common beginning with what it holds is kept (all but the last token, whose
  * logits are computed anew). *reused gets how much of it was not computed again: with recurrent layers, up to where a state was
  * kept. */
@@ -177,6 +180,18 @@ int session_sync(struct session *s, const int32_t *ids, size_t n, uint32_t *reus
 void session_cancel(struct session *s); /* any thread, signal handlers */
 void session_cancel_clear(struct session *s);
 bool session_cancelled(const struct session *s);
+
+/* ---- vectors of texts ------------------------------------------------------------------------------------- */
+
+/* How the hidden states of a text's tokens become one vector: the mean, that of the first or of the last token. */
+enum pooling { POOL_MEAN, POOL_CLS, POOL_LAST };
+/* s was opened with `hidden` and a batch as large as its context, for the tokens of an encoder see one another. types: [n] 1
+ * for tokens of the second text of a pair, NULL: all are of one. out: [n_embd]. */
+int embed_tokens(struct session *s, const int32_t *ids, const uint8_t *types, size_t n, enum pooling kind, float *out,
+                 struct err *e);
+void embed_normalise(float *v, size_t n); /* to length 1 */
+/* What the model's head makes of a vector pooled from the first token (ModernBERT: as its configuration says). */
+int embed_score(const struct session *s, const float *v, float *score, struct err *e);
 
 /* ---- sampler ---------------------------------------------------------------------------------------------- */
 

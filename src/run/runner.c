@@ -13,7 +13,7 @@ static int open_parts(struct runner *r, const struct runner_options *o, struct e
     runner_set_length(r, o->n_expected);
     TRY(kernels_init(&r->kernels, o->cpu_level, e));
     graph_init(&r->graph, &r->arena);
-    TRY(graph_plan(&r->graph, model_record(r->m, r->ropes, &r->graph), e));
+    TRY(graph_plan(&r->graph, model_record(r->m, r->ropes, false, &r->graph), e));
     const struct backend_options bo = {.n_threads = o->n_threads,
                                        .max_rows = o->n_batch,
                                        .max_out = o->max_out,

@@ -17,8 +17,9 @@ struct session {
     struct states states;
     int32_t *tokens; /* [n_ctx] */
     uint32_t *out;   /* [max_out]: 0, 1, 2, ... */
-    uint32_t n_tokens, n_done, n_ctx, n_batch, max_out, n_expected;
-    const float *logits; /* of the last token, in the backend */
+    uint32_t n_tokens, n_done, n_ctx, n_batch, max_out, n_expected, n_outputs;
+    const uint8_t *types; /* of the next evaluation's tokens */
+    const float *logits;  /* of the last token, in the backend */
     atomic_int cancel;
 };
 
@@ -49,7 +50,7 @@ static int open_parts(struct session *s, const struct session_options *o, struct
 
     TRY(kernels_init(&s->kernels, o->cpu_level, e));
     graph_init(&s->graph, &s->arena);
-    TRY(graph_plan(&s->graph, model_record(s->m, s->ropes, &s->graph), e));
+    TRY(graph_plan(&s->graph, model_record(s->m, s->ropes, o->hidden, &s->graph), e));
     struct backend_options bo = {.n_threads = o->n_threads,
                                  .max_rows = s->n_batch,
                                  .max_out = s->max_out,
@@ -71,7 +72,8 @@ int session_new(const struct model *m, const struct session_options *o, struct s
     s->m = m;
     s->n_ctx = o->n_ctx;
     s->n_batch = (uint32_t)size_min(o->n_batch, o->n_ctx);
-    s->max_out = (uint32_t)size_max(1, size_min(s->n_batch, LOGITS_BYTES / (m->hp.n_vocab * sizeof(float))));
+    s->n_outputs = model_outputs(m, o->hidden);
+    s->max_out = (uint32_t)size_max(1, size_min(s->n_batch, LOGITS_BYTES / (s->n_outputs * sizeof(float))));
     s->n_expected = o->n_expected;
     int rc = open_parts(s, o, e);
     if (rc < 0) {
@@ -142,6 +144,10 @@ const int32_t *session_tokens(const struct session *s)
 {
     return s->tokens;
 }
+void session_types(struct session *s, const uint8_t *types)
+{
+    s->types = types;
+}
 void session_cancel(struct session *s)
 {
     atomic_store(&s->cancel, 1);
@@ -166,15 +172,20 @@ static int compute(struct session *s, uint32_t to, uint32_t wanted, session_row_
         uint32_t last = n - 1;
         const struct batch_seq seq = {
             .kv = &s->kv.view, .n_rows = n, .pos = at, .state = states_step(&s->states, n, at + n == to)};
-        struct batch batch = {.tokens = s->tokens + at, .n_rows = n, .seqs = &seq, .n_seqs = 1, .cancel = &s->cancel};
+        struct batch batch = {.tokens = s->tokens + at,
+                              .n_rows = n,
+                              .types = s->types ? s->types + (at - s->n_tokens) : NULL,
+                              .seqs = &seq,
+                              .n_seqs = 1,
+                              .cancel = &s->cancel};
         if (all)
             batch.out = s->out, batch.n_out = n;
         else if (at + n == to)
             batch.out = &last, batch.n_out = 1;
         TRY(backend_run(s->be, &batch));
         const float *logits = backend_logits(s->be);
-        for (uint32_t i = 0; all && i < n; i++) row(ctx, at + i - wanted, logits + (size_t)i * s->m->hp.n_vocab);
-        if (batch.n_out) s->logits = logits + (size_t)(batch.n_out - 1) * s->m->hp.n_vocab;
+        for (uint32_t i = 0; all && i < n; i++) row(ctx, at + i - wanted, logits + (size_t)i * s->n_outputs);
+        if (batch.n_out) s->logits = logits + (size_t)(batch.n_out - 1) * s->n_outputs;
         at += n;
     }
     return 0;

@@ -63,7 +63,7 @@ static void a_layer_has_five_phases(void **state)
     struct err e;
     (void)state;
     build(&h);
-    assert_int_equal(graph_plan(&h.g, model_record(&h.m, &h.rope, &h.g), &e), 0);
+    assert_int_equal(graph_plan(&h.g, model_record(&h.m, &h.rope, false, &h.g), &e), 0);
     /* embed; per layer: qkv, attention, o, gate and up, down; gather; output */
     assert_int_equal(h.g.n_phases, 1 + 2 * 5 + 2);
     uint32_t at = 0;
@@ -84,7 +84,7 @@ static void values_alive_together_are_apart(void **state)
     uint32_t first[256], last[256];
     (void)state;
     build(&h);
-    value_id out = model_record(&h.m, &h.rope, &h.g);
+    value_id out = model_record(&h.m, &h.rope, false, &h.g);
     assert_int_equal(graph_plan(&h.g, out, &e), 0);
     assert_true(h.g.n_values < 256);
     for (uint32_t v = 0; v < h.g.n_values; v++) first[v] = UINT32_MAX, last[v] = 0;
@@ -130,7 +130,7 @@ static void a_failed_allocation_is_reported(void **state)
         int left = k;
         build(&h);
         fault_set(out_of_memory, &left);
-        int rc = graph_plan(&h.g, model_record(&h.m, &h.rope, &h.g), &e);
+        int rc = graph_plan(&h.g, model_record(&h.m, &h.rope, false, &h.g), &e);
         fault_set(NULL, NULL);
         arena_fini(&h.arena);
         if (left >= 0) { /* nothing failed any more */

@@ -6,13 +6,27 @@
 #include <unistd.h>
 
 extern const struct command command_run, command_serve, command_show, command_doctor, command_tokenize, command_detokenize,
-    command_render, command_logits, command_perplexity, command_bench, command_convert, command_quantize, command_imatrix,
-    command_completion;
+    command_render, command_logits, command_perplexity, command_bench, command_embed, command_rerank, command_convert,
+    command_quantize, command_imatrix, command_completion;
 
 const struct command *const commands[] = {
-    &command_run,        &command_serve,    &command_show,    &command_doctor,     &command_tokenize,
-    &command_detokenize, &command_render,   &command_logits,  &command_perplexity, &command_bench,
-    &command_convert,    &command_quantize, &command_imatrix, &command_completion, NULL,
+    &command_run,
+    &command_serve,
+    &command_show,
+    &command_doctor,
+    &command_tokenize,
+    &command_detokenize,
+    &command_render,
+    &command_logits,
+    &command_perplexity,
+    &command_bench,
+    &command_embed,
+    &command_rerank,
+    &command_convert,
+    &command_quantize,
+    &command_imatrix,
+    &command_completion,
+    NULL,
 };
 
 static const struct command *find_command(const char *name)
