@@ -54,6 +54,9 @@ static bool left_out(const struct model *m, struct str name)
                                          "audio_tower.",  "embed_vision.", "embed_audio.",           "mtp."};
     for (size_t i = 0; i < COUNT_OF(beside); i++)
         if (str_has(name, str_of(beside[i]))) return true;
+    /* BERT's pooler serves only a head. */
+    if (!m->cls_out && str_has(name, STR("pooler.dense."))) return true;
+    if (str_ends(name, STR("position_ids")) || str_starts(name, STR("cls.predictions."))) return true;
     return str_ends(name, STR(".rotary_emb.inv_freq")) || (m->hp.tied && str_ends(name, STR("lm_head.weight")));
 }
 

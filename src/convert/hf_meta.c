@@ -161,6 +161,25 @@ static void put_experts(struct gguf_writer *w, const struct model *m)
     put_u32(w, m, "interleave_moe_layer_step", step);
 }
 
+/* GGUF's numbers of the ways of pooling. */
+static uint32_t pooling_type(const struct files *src, const struct model *m)
+{
+    const struct json *said = files_hf(src)->pooling;
+    bool cls = false, last = false;
+    (void)json_opt_bool(said, "pooling_mode_cls_token", &cls);
+    (void)json_opt_bool(said, "pooling_mode_lasttoken", &last);
+    return m->cls_out ? 4 : cls ? 2 : last ? 3 : 1;
+}
+
+static void put_encoder(struct gguf_writer *w, const struct files *src, const struct model *m)
+{
+    if (!(m->hp.arch->features & ENCODER) && !files_hf(src)->pooling) return;
+    put_u32(w, m, "pooling_type", pooling_type(src, m));
+    if (!(m->hp.arch->features & ENCODER)) return;
+    gguf_put_bool(w, arch_key(m, "attention.causal").text, false);
+    if (m->type_embd) gguf_put_u32(w, "tokenizer.ggml.token_type_count", (uint32_t)m->type_embd->ne[1]);
+}
+
 static void put_hparams(struct gguf_writer *w, const struct model *m, struct arena *a)
 {
     const struct hparams *hp = &m->hp;
@@ -168,14 +187,14 @@ static void put_hparams(struct gguf_writer *w, const struct model *m, struct are
     put_numbers(w, m);
     put_heads(w, m, a);
     put_windows(w, m, a);
-    put_positions(w, m, a);
+    if (!(hp->arch->features & ABSOLUTE)) put_positions(w, m, a);
     put_experts(w, m);
     put_f32(w, m, layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", (double)hp->norm_eps);
     if (hp->logit_scale != 1)
         put_f32(w, m, "logit_scale",
                 strcmp(hp->arch->gguf, "granite") == 0 ? 1 / (double)hp->logit_scale : (double)hp->logit_scale);
     put_u32(w, m, "vocab_size", hp->n_vocab);
-    put_rope(w, m);
+    if (!(hp->arch->features & ABSOLUTE)) put_rope(w, m);
 }
 
 /* ---- sampling defaults -------------------------------------------------------------------------------------------------- */
@@ -303,6 +322,10 @@ static int put_vocabulary(struct gguf_writer *w, const struct files *src, const 
     if (eos < 0) eos = eos_of(hf->config, 0);
     put_id(w, "tokenizer.ggml.bos_token_id", bos);
     put_id(w, "tokenizer.ggml.eos_token_id", eos);
+    if (str_is(str_of(x.model), "bert")) {
+        put_id(w, "tokenizer.ggml.cls_token_id", bos);
+        put_id(w, "tokenizer.ggml.seperator_token_id", eos);
+    }
     put_id(w, "tokenizer.ggml.unknown_token_id", x.unk);
     put_id(w, "tokenizer.ggml.padding_token_id", x.pad);
     put_stops(w, hf, t, (int32_t)eos);
@@ -327,6 +350,7 @@ int hf_meta_put(struct gguf_writer *w, const struct files *src, const struct mod
     struct arena a = {0};
     TRY(tok_open_hf(hf->tokenizer, hf->tokenizer_config, hf->special_tokens, files_path(src), &t, e));
     put_hparams(w, m, &a);
+    put_encoder(w, src, m);
     int rc = put_vocabulary(w, src, t, m->hp.n_vocab, &a, e);
     arena_fini(&a);
     tok_close(&t);

@@ -82,6 +82,18 @@ static int put_spaced(struct detok *d, struct str s, struct buf *out)
     return 0;
 }
 
+/* Words are parted by spaces, but for punctuation that belongs to the word before it. */
+static int put_piece(struct detok *d, struct str s, struct buf *out)
+{
+    const struct tok *t = d->t;
+    const bool inside = t->piece_first.n ? !str_starts(s, t->piece_first) : str_starts(s, t->piece_inside);
+    const struct str mark = inside ? t->piece_inside : t->piece_first;
+    s = (struct str){s.p + mark.n, s.n - mark.n};
+    const bool close = s.n == 1 && strchr(".,?!", s.p[0]) != NULL;
+    if (!inside && d->any && !close) TRY(put_byte(d, ' ', out));
+    return put_bytes(d, s, out);
+}
+
 static int put_entry(struct detok *d, int32_t id, struct buf *out)
 {
     const struct tok *t = d->t;
@@ -90,6 +102,7 @@ static int put_entry(struct detok *d, int32_t id, struct buf *out)
     if (type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_UNUSED) return d->show_special ? put_bytes(d, s, out) : 0;
     if (type == TYPE_USER) return put_bytes(d, s, out);
     if (t->model == MODEL_BYTES) return put_alphabet(d, s, out);
+    if (t->model == MODEL_PIECES) return put_piece(d, s, out);
     int b = type == TYPE_BYTE ? tok_byte_name(s) : -1;
     return b >= 0 ? put_byte(d, (unsigned char)b, out) : put_spaced(d, s, out);
 }

@@ -155,7 +155,7 @@ int enc_word(struct enc *e, struct str word)
         }
     }
     size_t from = e->out->n;
-    TRY(t->model == MODEL_SCORES ? spm_word(e, word) : bpe_word(e, word));
+    TRY(t->model == MODEL_SCORES ? spm_word(e, word) : t->model == MODEL_PIECES ? wordpiece_word(e, word) : bpe_word(e, word));
     size_t n = e->out->n - from;
     if (line && n <= CACHE_IDS_MAX) {
         line->hash = hash;

@@ -178,6 +178,64 @@ static int form_all(struct str in, unsigned form, struct buf *out)
     return rc;
 }
 
+/* ---- BERT ---------------------------------------------------------------------------------------------------- */
+
+static bool is_chinese(uint32_t c)
+{
+    static const uint32_t ranges[][2] = {{0x4E00, 0x9FFF},   {0x3400, 0x4DBF},   {0x20000, 0x2A6DF}, {0x2A700, 0x2B73F},
+                                         {0x2B740, 0x2B81F}, {0x2B920, 0x2CEAF}, {0xF900, 0xFAFF},   {0x2F800, 0x2FA1F}};
+    for (size_t i = 0; i < COUNT_OF(ranges); i++)
+        if (c >= ranges[i][0] && c <= ranges[i][1]) return true;
+    return false;
+}
+
+/* Characters that the original drops: controls, formats, those without a meaning. */
+static bool is_control(uint32_t c)
+{
+    if (c == '\t' || c == '\n' || c == '\r') return false;
+    const utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
+    return c == 0 || c == 0xFFFD || k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CN ||
+           k == UTF8PROC_CATEGORY_CO || k == UTF8PROC_CATEGORY_CS;
+}
+
+static int put_char(struct buf *out, utf8proc_int32_t c, unsigned what)
+{
+    char text[4];
+    if (what & BERT_ACCENTS && utf8proc_category(c) == UTF8PROC_CATEGORY_MN) return 0;
+    if (what & BERT_LOWER) c = utf8proc_tolower(c);
+    return buf_put(out, text, utf8_encode((uint32_t)c, text));
+}
+
+static int bert_char(uint32_t c, unsigned what, struct buf *out)
+{
+    utf8proc_int32_t parts[8];
+    int bound = 0;
+    if (what & BERT_CLEAN && is_control(c)) return 0;
+    if (what & BERT_CLEAN && uclass_of(c) == U_SPACE) return buf_c(out, ' ');
+    if (c < 0x80) return put_char(out, (utf8proc_int32_t)c, what);
+    const bool apart = what & BERT_CHINESE && is_chinese(c);
+    if (apart) TRY(buf_c(out, ' '));
+    utf8proc_ssize_t n = 1;
+    parts[0] = (utf8proc_int32_t)c;
+    if (what & BERT_ACCENTS)
+        n = utf8proc_decompose_char((utf8proc_int32_t)c, parts, COUNT_OF(parts), UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, &bound);
+    if (n < 1 || n > (utf8proc_ssize_t)COUNT_OF(parts)) n = 1, parts[0] = (utf8proc_int32_t)c;
+    for (utf8proc_ssize_t i = 0; i < n; i++) TRY(put_char(out, parts[i], what));
+    return apart ? buf_c(out, ' ') : 0;
+}
+
+/* Bytes that are no UTF-8 pass unchanged. */
+static int bert_all(struct str in, unsigned what, struct buf *out)
+{
+    uint32_t c;
+    for (size_t n; in.n; in.p += n, in.n -= n) {
+        n = utf8_decode(in, &c);
+        TRY(n ? bert_char(c, what, out) : buf_c(out, in.p[0]));
+        if (n == 0) n = 1;
+    }
+    return 0;
+}
+
 /* ---- all of them ------------------------------------------------------------------------------------------ */
 
 int norm_run(const struct tok *t, struct str in, struct buf bufs[2], struct str *out, struct err *e)
@@ -197,6 +255,9 @@ int norm_run(const struct tok *t, struct str in, struct buf bufs[2], struct str 
             break;
         case NORM_UNICODE:
             rc = form_all(in, op->form, b);
+            break;
+        case NORM_BERT:
+            rc = bert_all(in, op->form, b);
             break;
         }
         if (rc == ERR_LIMIT) return fail(e, rc, "the normalizer makes the text longer than %zu bytes", b->limit);

@@ -52,11 +52,12 @@ int char_to_byte(uint32_t cp); /* -1 where cp is not in the alphabet */
 
 /* ---- normalizers ------------------------------------------------------------------------------------------- */
 
-enum norm_kind { NORM_PREPEND, NORM_REPLACE, NORM_UNICODE };
+enum norm_kind { NORM_PREPEND, NORM_REPLACE, NORM_UNICODE, NORM_BERT };
+enum { BERT_CLEAN = 1, BERT_CHINESE = 2, BERT_ACCENTS = 4, BERT_LOWER = 8 }; /* what BertNormalizer does, in this order */
 struct norm_op {
     enum norm_kind kind;
     struct str from, to; /* PREPEND: to; REPLACE: from (not empty) becomes to */
-    unsigned form;       /* UNICODE: options of utf8proc */
+    unsigned form;       /* UNICODE: options of utf8proc; BERT: what is done */
 };
 #define NORM_MAX 8
 
@@ -140,6 +141,7 @@ int pre_next(struct pre_run *r, struct str *word, struct err *e); /* 1: a word; 
 enum tok_model {
     MODEL_BYTES,  /* merges by rank over the bytes of a word, written in the byte alphabet */
     MODEL_CHARS,  /* merges by rank over characters */
+    MODEL_PIECES, /* the longest entries from the left */
     MODEL_SCORES, /* neighbours whose concatenation is an entry are joined, best score first */
 };
 
@@ -195,6 +197,7 @@ struct tok {
     size_t pair_mask;
     bool ignore_merges; /* a word that is an entry is taken whole */
     bool byte_fallback, fuse_unk;
+    struct str piece_first, piece_inside; /* MODEL_PIECES: marks of entries that begin a word, and that continue one */
 
     struct norm_op norm[NORM_MAX];
     unsigned n_norm;
@@ -304,6 +307,8 @@ int bpe_word(struct enc *e, struct str word);
 /* The rank of a pair of ids, or RANK_NONE; and the slot of the table where the pair is or would be. */
 uint32_t bpe_find(const struct tok *t, uint32_t left, uint32_t right, size_t *slot);
 int spm_word(struct enc *e, struct str word);
+int wordpiece_word(struct enc *e, struct str word);
+int wordpiece_setup(struct tok *t, struct str first, struct str inside, struct err *e);
 uint32_t spm_rank(const struct tok *t, const char *p, size_t n); /* of the entry with this text; RANK_NONE */
 /* The ids of a character without an entry: those of its bytes if there are all, else the unknown token. */
 int enc_fallback(struct enc *e, struct str ch);

@@ -381,7 +381,7 @@ int tok_finish(struct tok *t, struct err *e)
         int32_t id = tok_find(t, str_of(stop_names[i]));
         if (id >= 0 && is_added_type(t->types[id])) add_stop(t, id);
     }
-    if (t->model == MODEL_BYTES || t->n_pre == PRE_MAX || !cuts_at_spaces(t)) return 0;
+    if (t->model == MODEL_BYTES || t->model == MODEL_PIECES || t->n_pre == PRE_MAX || !cuts_at_spaces(t)) return 0;
     return pre_add(
         t, (struct pre_op){.find = FIND_LITERAL, .behavior = PRE_WITH_NEXT, .literal = STR(LOWER_BLOCK), .run = true}, e);
 }
@@ -559,7 +559,7 @@ const int32_t *tok_stops(const struct tok *t, size_t *n)
 
 const char *tok_kind(const struct tok *t)
 {
-    return t->model == MODEL_BYTES ? "bpe" : "spm";
+    return t->model == MODEL_BYTES ? "bpe" : t->model == MODEL_PIECES ? "wordpiece" : "spm";
 }
 
 const char *tok_pre(const struct tok *t)
@@ -613,6 +613,28 @@ static int export_merges(const struct tok *t, struct arena *a, struct tok_export
     return 0;
 }
 
+/* Pieces as GGUF marks them: those that begin a word by U+2581, the others by nothing. */
+static int export_pieces(const struct tok *t, struct arena *a, struct tok_export *out, struct err *e)
+{
+    struct str *v = arena_array(a, t->n, sizeof *v);
+    if (!v) return fail_nomem(e, "exported vocabulary", t->n * sizeof *v);
+    for (size_t id = 0; id < t->n; id++) {
+        struct buf b = {0};
+        struct str s = out->tokens[id];
+        const bool inside = t->piece_inside.n && str_starts(s, t->piece_inside);
+        v[id] = s;
+        if (t->types[id] != TYPE_NORMAL) continue;
+        if (inside) s = (struct str){s.p + t->piece_inside.n, s.n - t->piece_inside.n};
+        int rc = inside || t->piece_first.n ? 0 : buf_z(&b, LOWER_BLOCK);
+        if (rc == 0) rc = buf_str(&b, s);
+        v[id] = (struct str){rc == 0 ? arena_dup(a, b.p, b.n) : NULL, b.n};
+        buf_fini(&b);
+        if (!v[id].p) return fail_nomem(e, "exported vocabulary", s.n);
+    }
+    out->tokens = v;
+    return 0;
+}
+
 /* A SentencePiece vocabulary of a tokenizer.json has merges instead of scores, in the order that falling scores give: the score
  * is the negative rank of the first merge that makes the entry. */
 static int export_scores(const struct tok *t, struct arena *a, struct tok_export *out, struct err *e)
@@ -647,7 +669,10 @@ static bool is_plain_spm(const struct tok *t)
 int tok_export(const struct tok *t, struct arena *a, struct tok_export *out, struct err *e)
 {
     bool bytes = t->model == MODEL_BYTES;
-    *out = (struct tok_export){.model = bytes ? "gpt2" : "llama",
+    const bool pieces = t->model == MODEL_PIECES;
+    *out = (struct tok_export){.model = bytes    ? "gpt2"
+                                        : pieces ? "bert"
+                                                 : "llama",
                                .pre = bytes ? t->pre_name : NULL,
                                .n = t->n,
                                .types = t->types,
@@ -658,11 +683,14 @@ int tok_export(const struct tok *t, struct arena *a, struct tok_export *out, str
                                .add_bos = tok_adds_bos(t),
                                .add_eos = edge_has(t->suffix, t->n_suffix, t->eos),
                                .add_space_prefix = t->add_space_prefix};
+    if (pieces && t->n_prefix && out->bos < 0) out->bos = t->prefix[0];                      /* [CLS] */
+    if (pieces && t->n_suffix && out->eos < 0) out->eos = t->suffix[0], out->add_eos = true; /* [SEP] */
     if (bytes && !t->pre_name)
         return fail(e, ERR_UNSUPPORTED, "GGUF has no name for the pre-tokenizer and normalizer of this tokenizer%s%.*s",
                     t->n_pre ? ": " : "", STR_ARG(t->n_pre ? t->pre[0].regex : (struct str){0}));
-    if (!bytes && !is_plain_spm(t))
+    if (!bytes && !pieces && !is_plain_spm(t))
         return fail(e, ERR_UNSUPPORTED, "GGUF cannot express the normalizer or pre-tokenizer of this SentencePiece tokenizer");
     TRY(export_tokens(t, a, out, e));
+    if (pieces) return export_pieces(t, a, out, e);
     return bytes ? export_merges(t, a, out, e) : export_scores(t, a, out, e);
 }

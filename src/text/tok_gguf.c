@@ -123,6 +123,9 @@ static int get_flag(const struct gguf *g, const char *key, bool *flag, struct er
 
 static int load_ids(const struct gguf *g, struct tok *t, bool add_bos, struct err *e)
 {
+    /* BERT's files have names of their own for what begins and ends a text. */
+    TRY(get_id(g, t, KEY("cls_token_id"), &t->bos, e));
+    TRY(get_id(g, t, KEY("seperator_token_id"), &t->eos, e));
     static const char *const turn_ends[] = {KEY("eot_token_id"), KEY("eom_token_id")};
     bool add_eos = false;
     TRY(get_id(g, t, KEY("bos_token_id"), &t->bos, e));
@@ -134,6 +137,7 @@ static int load_ids(const struct gguf *g, struct tok *t, bool add_bos, struct er
         TRY(get_id(g, t, turn_ends[i], &id, e));
         tok_add_stop(t, id);
     }
+    add_eos = t->model == MODEL_PIECES;
     TRY(get_flag(g, KEY("add_bos_token"), &add_bos, e));
     TRY(get_flag(g, KEY("add_eos_token"), &add_eos, e));
     if (add_bos && t->bos >= 0) tok_edge_add(t->prefix, &t->n_prefix, 0, t->bos);
@@ -174,6 +178,17 @@ static int setup_bpe(const struct gguf *g, struct tok *t, struct err *e)
     return load_ids(g, t, add_bos, e);
 }
 
+/* "bert": pieces that begin a word have U+2581 before them; text is lowered and loses its accents. */
+static int setup_pieces(const struct gguf *g, struct tok *t, struct err *e)
+{
+    norm_add(t, (struct norm_op){.kind = NORM_BERT, .form = BERT_CLEAN | BERT_CHINESE | BERT_ACCENTS | BERT_LOWER});
+    TRY(wordpiece_setup(t, STR(LOWER_BLOCK), (struct str){0}, e));
+    TRY(load_tokens(g, t, e));
+    TRY(tok_index(t, e));
+    t->unk = tok_find(t, STR("[UNK]"));
+    return load_ids(g, t, true, e);
+}
+
 static int load(const struct gguf *g, struct tok *t, struct err *e)
 {
     struct str model, chat = {0};
@@ -182,8 +197,11 @@ static int load(const struct gguf *g, struct tok *t, struct err *e)
         TRY(setup_bpe(g, t, e));
     else if (str_is(model, "llama"))
         TRY(setup_spm(g, t, e));
+    else if (str_is(model, "bert"))
+        TRY(setup_pieces(g, t, e));
     else
-        return fail(e, ERR_UNSUPPORTED, KEY("model") ": '%.*s' is not supported; supported are gpt2 and llama", STR_ARG(model));
+        return fail(e, ERR_UNSUPPORTED, KEY("model") ": '%.*s' is not supported; supported are gpt2, llama and bert",
+                    STR_ARG(model));
     TRY(load_added(t, e));
     gguf_get_str(g, "tokenizer.chat_template", &chat);
     TRY(tok_dup(t, chat, &t->chat_template, e));

@@ -17,7 +17,7 @@ struct source {
     size_t n_vocab, n_merges, n_added;
     size_t text_bytes; /* upper bound of all entries */
     int64_t max_id;
-    struct str type, unk_token; /* raw */
+    struct str type, unk_token, inside; /* raw; inside: the mark of entries that continue a word */
     bool byte_fallback, fuse_unk, ignore_merges;
     struct buf key, text; /* unescaped */
 };
@@ -87,12 +87,13 @@ static int model_member(struct source *s, struct json_cursor *c, struct str key,
     } flags[] = {{"byte_fallback", offsetof(struct source, byte_fallback)},
                  {"fuse_unk", offsetof(struct source, fuse_unk)},
                  {"ignore_merges", offsetof(struct source, ignore_merges)}};
-    static const char *const unsupported[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    static const char *const unsupported[] = {"end_of_word_suffix"};
     double zero;
     for (size_t i = 0; i < COUNT_OF(flags); i++)
         if (str_is(key, flags[i].name) && ev == JSON_EV_BOOL) *(bool *)(void *)((char *)s + flags[i].at) = c->boolean;
     if (str_is(key, "type") && ev == JSON_EV_STRING) s->type = c->raw;
     if (str_is(key, "unk_token") && ev == JSON_EV_STRING) s->unk_token = c->raw;
+    if (str_is(key, "continuing_subword_prefix") && ev == JSON_EV_STRING) s->inside = c->raw;
     for (size_t i = 0; i < COUNT_OF(unsupported); i++)
         if (str_is(key, unsupported[i]) && ev == JSON_EV_STRING && c->raw.n)
             return fail(s->e, ERR_UNSUPPORTED, "model.%s is not supported", unsupported[i]);
@@ -198,9 +199,11 @@ static int walk(struct source *s, struct str text)
                 *parts[i].out = ev == JSON_EV_OBJECT ? (struct str){text.p + start, c.pos - start} : (struct str){0};
     }
     if (ev == JSON_EV_ERROR || json_next(&c) != JSON_EV_END) return ERR_FORMAT;
-    if (s->type.n && !str_is(s->type, "BPE"))
-        return fail(s->e, ERR_UNSUPPORTED, "model type '%.*s' is not supported; supported is BPE", STR_ARG(s->type));
-    if (!s->has_vocab || !s->has_merges) return bad(s, "model has no vocab or no merges (expected a BPE model)");
+    const bool pieces = str_is(s->type, "WordPiece");
+    if (s->type.n && !str_is(s->type, "BPE") && !pieces)
+        return fail(s->e, ERR_UNSUPPORTED, "model type '%.*s' is not supported; supported are BPE and WordPiece",
+                    STR_ARG(s->type));
+    if (!s->has_vocab || (!s->has_merges && !pieces)) return bad(s, "model has no vocab or no merges (expected a BPE model)");
     return 0;
 }
 
@@ -258,6 +261,13 @@ static int read_normalizer(struct source *s, struct tok *t, const struct json *j
         struct str from = text_of(json_find(json_find(j, "pattern"), "String"));
         if (from.n == 0) return fail(s->e, ERR_UNSUPPORTED, "normalizer Replace: only a pattern that is a String is supported");
         return add_norm(s, t, (struct norm_op){NORM_REPLACE, from, text_of(json_find(j, "content")), 0});
+    }
+    if (str_is(type, "BertNormalizer")) {
+        const bool lower = true_at(j, "lowercase", true);
+        const unsigned what = (true_at(j, "clean_text", true) ? BERT_CLEAN : 0u) |
+                              (true_at(j, "handle_chinese_chars", true) ? BERT_CHINESE : 0u) |
+                              (true_at(j, "strip_accents", lower) ? BERT_ACCENTS : 0u) | (lower ? BERT_LOWER : 0u);
+        return add_norm(s, t, (struct norm_op){.kind = NORM_BERT, .form = what});
     }
     return norm_add_unicode(t, type) ? 0 : unsupported(s, "normalizer", j);
 }
@@ -344,6 +354,12 @@ static int add_metaspace(struct source *s, struct tok *t, const struct json *j)
     return pre_add(t, (struct pre_op){.find = FIND_LITERAL, .behavior = PRE_WITH_NEXT, .literal = to}, s->e);
 }
 
+static int add_bert(struct source *s, struct tok *t, const struct json *j)
+{
+    TRY(add_whitespace_split(s, t, j));
+    return pre_add(t, (struct pre_op){.find = FIND_CLASS, .behavior = PRE_ISOLATED, .cls = CLASS_PUNCT}, s->e);
+}
+
 static int read_pre(struct source *s, struct tok *t, const struct json *j, unsigned depth)
 {
     static const struct {
@@ -352,7 +368,7 @@ static int read_pre(struct source *s, struct tok *t, const struct json *j, unsig
     } rows[] = {{"Split", add_split},           {"ByteLevel", add_byte_level},
                 {"Digits", add_digits},         {"Punctuation", add_punctuation},
                 {"Whitespace", add_whitespace}, {"WhitespaceSplit", add_whitespace_split},
-                {"Metaspace", add_metaspace}};
+                {"Metaspace", add_metaspace},   {"BertPreTokenizer", add_bert}};
     const struct json *seq = sequence_of(j, "pretokenizers");
     if (depth == PART_DEPTH_MAX) return bad(s, "pre_tokenizer: nested too deep");
     for (size_t i = 0; seq && i < seq->n; i++) TRY(read_pre(s, t, &seq->v[i], depth + 1));
@@ -373,6 +389,7 @@ static int read_decoder(struct source *s, struct tok *t, const struct json *j, u
     if (depth == PART_DEPTH_MAX) return bad(s, "decoder: nested too deep");
     for (size_t i = 0; seq && i < seq->n; i++) TRY(read_decoder(s, t, &seq->v[i], depth + 1));
     if (seq || str_is(type, "Fuse")) return 0;
+    if (t->model == MODEL_PIECES) return str_is(type, "WordPiece") ? 0 : unsupported(s, "decoder (beside WordPiece)", j);
     if (t->model == MODEL_BYTES) return str_is(type, "ByteLevel") ? 0 : unsupported(s, "decoder (beside ByteLevel)", j);
     if (str_is(type, "ByteFallback")) return 0;
     if (str_is(type, "Replace") && str_is(text_of(json_find(json_find(j, "pattern"), "String")), LOWER_BLOCK) &&
@@ -584,6 +601,14 @@ static int load(struct source *s, struct tok *t, struct str file, const struct j
     if ((uint64_t)s->max_id >= (uint64_t)(s->n_vocab + s->n_added) * 2 + 1024)
         return fail(s->e, ERR_FORMAT, "id %lld is far beyond the %zu entries", (long long)s->max_id, s->n_vocab + s->n_added);
     t->model = MODEL_CHARS;
+    if (str_is(s->type, "WordPiece")) {
+        struct json_cursor mark = {.raw = s->inside, .escaped = true};
+        t->model = MODEL_PIECES;
+        TRY(take(s, &mark, &s->text, &t->piece_inside));
+        TRY(tok_dup(t, t->piece_inside.n ? t->piece_inside : STR("##"), &t->piece_inside, s->e));
+    } else if (s->inside.n) {
+        return fail(s->e, ERR_UNSUPPORTED, "model.continuing_subword_prefix is not supported");
+    }
     t->byte_fallback = s->byte_fallback;
     t->fuse_unk = s->fuse_unk;
     t->ignore_merges = s->ignore_merges;
@@ -599,7 +624,7 @@ static int load(struct source *s, struct tok *t, struct str file, const struct j
     TRY(load_added(s, t, unk));
     TRY(tok_index(t, s->e));
     t->unk = tok_find(t, unk);
-    TRY(load_merges(s, t));
+    if (s->has_merges) TRY(load_merges(s, t));
     TRY(read_part(s, t, s->post_processor, "post_processor", read_post));
     TRY(read_config(s, t, config, map));
     if (t->model == MODEL_BYTES) t->pre_name = pre_name_of(t);
