@@ -2,6 +2,7 @@
 #include "model/model.h"
 
 #define GEMMA (POST_NORMS | NORM_PLUS_1 | EMBD_SQRT | GGUF_HALVES)
+#define GEMMA4 (POST_NORMS | EMBD_SQRT | GGUF_HALVES | V_NORM | UNIT_SCORES | DENSE_BESIDE | NORM_ROUTE)
 #define DELTA (DELTA_LAYERS | OUTPUT_GATE | NORM_PLUS_1 | LATE_FFN_NORM | GGUF_HALVES)
 
 static const struct arch archs[] = {
@@ -22,6 +23,8 @@ static const struct arch archs[] = {
     {"gemma2", "Gemma2ForCausalLM", GEMMA, ACT_GELU_TANH, 2},
     {"gemma3", "Gemma3ForCausalLM", GEMMA, ACT_GELU_TANH, 6},
     {"gemma3", "Gemma3ForConditionalGeneration", GEMMA, ACT_GELU_TANH, 6},
+    {"gemma4", "Gemma4ForCausalLM", GEMMA4, ACT_GELU_TANH, 6},
+    {"gemma4", "Gemma4ForConditionalGeneration", GEMMA4, ACT_GELU_TANH, 6},
     {"gpt-oss", "GptOssForCausalLM", GGUF_HALVES | TOP_SOFTMAX | ALTERNATE_UP | EXCHANGED_EXPERTS | LATE_FFN_NORM,
      ACT_SWIGLU_CLAMP, 2},
     {"deepseek2", "DeepseekV2ForCausalLM", HF_ADJACENT, ACT_SILU, 0},

@@ -34,6 +34,9 @@ enum feature {
     DELTA_LAYERS = 1 << 19,      /* layers are gated delta nets, but for the last of every so many, */
     TILED_VALUES = 1 << 20,      /* whose heads of values GGUF puts in another order */
     CONV_LAYERS = 1 << 21,       /* layers without KV heads are short convolutions */
+    V_NORM = 1 << 22,            /* values are normed without weights; where a layer has no matrix of them, they are its keys */
+    UNIT_SCORES = 1 << 23,       /* scores are not scaled */
+    DENSE_BESIDE = 1 << 24,      /* experts work beside a dense feed-forward, each with norms of its own */
 };
 
 /* One way of building a forward pass, by the names that files use for it. */
@@ -83,6 +86,7 @@ struct layer_hp {
     bool nope;  /* knows no positions */
     uint32_t n_heads, n_kv_heads, head_dim;
     uint32_t n_ff;
+    uint32_t kv_layer; /* whose keys and values it reads: an earlier layer's, or its own */
 };
 
 struct hparams {
@@ -96,8 +100,11 @@ struct hparams {
     uint32_t n_ropes;
     enum act_fn act;
     float act_limit;
-    uint32_t window; /* of local layers; 0: there is none */
-    uint32_t chunk;  /* the same where windows are chunks */
+    uint32_t head_dim_local; /* of layers with a window; 0: head_dim */
+    uint32_t n_shared_kv;    /* of so many layers at the end, each reads the cache of an earlier layer */
+    uint32_t n_embd_layer;   /* elements of each layer's own embedding of a token; 0: layers have none */
+    uint32_t window;         /* of local layers; 0: there is none */
+    uint32_t chunk;          /* the same where windows are chunks */
     bool chunked;
     float attn_scale;                  /* of the scores; 0: 1 / sqrt(head_dim) */
     float attn_softcap, final_softcap; /* 0: none */
@@ -153,6 +160,11 @@ struct layer {
     struct conv_params conv;
     const struct tensor *gate, *up, *down; /* [n_embd -> n_ff], down back */
     const float *gate_bias, *up_bias, *down_bias;
+    /* Experts beside the dense feed-forward: norms of what the router and the experts read, and of what both make. */
+    const float *router_norm, *experts_norm, *dense_post_norm, *experts_post_norm;
+    const struct tensor *embd_gate, *embd_out; /* the layer's own embedding: [n_embd -> n_embd_layer], and back */
+    const float *embd_post_norm;
+    const float *out_scale;      /* [1] of what the layer leaves; NULL: 1 */
     const struct tensor *router; /* [n_embd -> n_experts]; NULL: no experts */
     const float *router_bias;
     struct route_params route;
@@ -196,6 +208,8 @@ struct model {
     const struct files *files;
     struct hparams hp;
     const struct tensor *token_embd, *output;
+    const struct tensor *layer_embd, *layer_proj; /* [n_layers][n_embd_layer]: of tokens; of their embeddings. NULL: none */
+    const float *layer_proj_norm;                 /* [n_embd_layer] */
     const float *output_norm, *output_norm_bias, *output_bias;
     struct layer *layers; /* [n_layers] */
     const float *ones;    /* [ATTN_DIM_MAX] weights of norms that have none */
