@@ -40,6 +40,27 @@ static int gguf_widths(const struct files *f, struct hparams *hp, struct err *e)
     return 0;
 }
 
+/* transformers 5.17 writes what layers have otherwise by their numbers. */
+static int exceptions(const struct files *f, struct hparams *hp, uint32_t layer, struct err *e)
+{
+    const struct json *all = files_kind(f) == FILES_HF ? config_find(f, "per_layer_config") : NULL;
+    struct layer_hp *h = &hp->layers[layer];
+    char number[16];
+    (void)snprintf(number, sizeof number, "%u", layer);
+    const struct json *own = all && all->type == JSON_OBJECT ? json_find(all, number) : NULL;
+    if (!own || own->type != JSON_OBJECT) return 0;
+    int64_t dim = h->head_dim, kv_heads = h->n_kv_heads;
+    if (!json_opt_i64(own, "head_dim", 1, ATTN_DIM_MAX, &dim) || !json_opt_i64(own, "num_key_value_heads", 1, 65536, &kv_heads))
+        return wrong_entry(f, "per_layer_config", layer, e);
+    h->head_dim = (uint32_t)dim;
+    h->n_kv_heads = (uint32_t)kv_heads;
+    if (!h->local && hp->head_dim != h->head_dim) {
+        if (!hp->head_dim_local) hp->head_dim_local = hp->head_dim;
+        hp->head_dim = h->head_dim;
+    }
+    return 0;
+}
+
 /* Layers with a window may have heads of another size, and those without one another number of KV heads; the last ones may read
  * the cache of the last layer of their kind that has one, and then have wider feed-forwards. */
 static int kinds(const struct files *f, struct hparams *hp, struct err *e)
@@ -67,6 +88,7 @@ static int kinds(const struct files *f, struct hparams *hp, struct err *e)
         struct layer_hp *h = &hp->layers[l];
         h->head_dim = h->local && hp->head_dim_local ? hp->head_dim_local : hp->head_dim;
         if (!h->local && x.keys_are_values && x.full_kv_heads) h->n_kv_heads = x.full_kv_heads;
+        TRY(exceptions(f, hp, l, e));
         if (l < n_own) last[h->local] = l;
         if (l >= n_own && x.wide) h->n_ff *= 2;
         h->kv_layer = l < n_own ? l : last[h->local];
