@@ -33,7 +33,6 @@ static const struct arch archs[] = {
     {"glm4moe", "Glm4MoeForCausalLM", GGUF_HALVES | SIGMOID_ROUTE | NORM_ROUTE | LATE_FFN_NORM, ACT_SILU, 0},
     {"smollm3", "SmolLM3ForCausalLM", 0, ACT_SILU, 0},
     {"olmo2", "Olmo2ForCausalLM", POST_NORMS | NO_PRE_NORMS | GGUF_HALVES, ACT_SILU, 0},
-    {"olmo2", "Olmo3ForCausalLM", POST_NORMS | NO_PRE_NORMS | GGUF_HALVES, ACT_SILU, 4},
     {"exaone4", "Exaone4ForCausalLM", POST_NORMS | NO_PRE_NORMS | GGUF_HALVES | FULL_NOPE, ACT_SILU, 4},
     {"seed_oss", "SeedOssForCausalLM", GGUF_HALVES | LATE_FFN_NORM, ACT_SILU, 0},
     {"ernie4_5", "Ernie4_5ForCausalLM", HF_ADJACENT, ACT_SILU, 0},

@@ -153,9 +153,11 @@ static int positions(const struct files *f, struct hparams *hp, struct err *e)
     char key[128];
     (void)snprintf(key, sizeof key, "%s.rope.layer_pattern", hp->arch->gguf);
     const struct gguf_kv *list = hf ? NULL : gguf_find(files_gguf(f), key);
+    /* EXAONE 4 comes without windows, too, and then all of its layers know positions. */
+    const bool full_nope = hp->arch->features & FULL_NOPE && (hp->window || strcmp(hp->arch->gguf, "exaone4") != 0);
     for (uint32_t l = 0; l < hp->n_layers; l++) {
         struct layer_hp *x = &hp->layers[l];
-        x->nope = hp->arch->features & FULL_NOPE ? !x->local : period > 0 && (l + 1) % period == 0;
+        x->nope = full_nope ? !x->local : period > 0 && (l + 1) % period == 0;
         bool turns;
         if (list && !gguf_arr_bool(list, l, &turns)) return wrong_entry(f, key, l, e);
         if (list) x->nope = !turns;
