@@ -70,9 +70,9 @@ static void put_rope(struct gguf_writer *w, const struct model *m)
 /* Keys that say otherwise in GGUF what config.json says, or are not said at all. */
 static bool said_otherwise(const struct hparams *hp, const char *key)
 {
-    static const char *const keys[] = {"attention.head_count_kv",    "attention.key_length",
-                                       "attention.value_length_mla", "attention.layer_norm_rms_epsilon",
-                                       "attention.sliding_window",   "logit_scale"};
+    static const char *const keys[] = {
+        "attention.head_count_kv",  "attention.key_length", "attention.value_length_mla", "attention.layer_norm_rms_epsilon",
+        "attention.sliding_window", "logit_scale",          "feed_forward_length"};
     for (size_t i = 0; i < COUNT_OF(keys); i++)
         if (strcmp(key, keys[i]) == 0) return true;
     return strcmp(key, "embedding_scale") == 0 && hp->arch->features & EMBD_SQRT;
@@ -92,22 +92,27 @@ static void put_numbers(struct gguf_writer *w, const struct model *m)
     }
 }
 
-/* KV heads: a number, or a list where it says which layers have attention. */
-static void put_kv_heads(struct gguf_writer *w, const struct model *m, struct arena *a)
+/* A width of layers, at an offset of struct layer_hp: a number, or a list where they differ. */
+static void put_width(struct gguf_writer *w, const struct model *m, const char *name, size_t at, struct arena *a)
 {
-    const struct hparams *hp = &m->hp;
-    int32_t *heads = hp->arch->features & CONV_LAYERS ? arena_array(a, hp->n_layers, sizeof *heads) : NULL;
-    for (uint32_t l = 0; heads && l < hp->n_layers; l++) heads[l] = (int32_t)hp->layers[l].n_kv_heads;
-    if (heads)
-        gguf_put_i32s(w, arch_key(m, "attention.head_count_kv").text, heads, hp->n_layers);
-    else
-        put_u32(w, m, "attention.head_count_kv", hp->n_kv_heads);
+    const uint32_t n = m->hp.n_layers;
+    int32_t *v = arena_array(a, n, sizeof *v);
+    bool alike = true;
+    for (uint32_t l = 0; v && l < n; l++) {
+        v[l] = (int32_t) * (const uint32_t *)(const void *)((const uint8_t *)&m->hp.layers[l] + at);
+        alike = alike && v[l] == v[0];
+    }
+    if (v && !alike)
+        gguf_put_i32s(w, arch_key(m, name).text, v, n);
+    else if (v && v[0])
+        put_u32(w, m, name, (uint32_t)v[0]);
 }
 
 static void put_heads(struct gguf_writer *w, const struct model *m, struct arena *a)
 {
     const struct hparams *hp = &m->hp;
-    put_kv_heads(w, m, a);
+    put_width(w, m, "attention.head_count_kv", offsetof(struct layer_hp, n_kv_heads), a);
+    put_width(w, m, "feed_forward_length", offsetof(struct layer_hp, n_ff), a);
     if (hp->kv_lora) { /* as attention to the latent vector sees them; and as they were meant */
         put_u32(w, m, "attention.key_length", hp->kv_lora + hp->rope_part);
         put_u32(w, m, "attention.value_length", hp->kv_lora);
@@ -117,6 +122,7 @@ static void put_heads(struct gguf_writer *w, const struct model *m, struct arena
         put_u32(w, m, "attention.key_length", hp->head_dim);
         put_u32(w, m, "attention.value_length", hp->head_dim);
     }
+    if (hp->head_dim_local) put_u32(w, m, "attention.value_length_swa", hp->head_dim_local);
 }
 
 /* Which layers have a window, where the architecture does not imply it. */
@@ -124,7 +130,7 @@ static void put_windows(struct gguf_writer *w, const struct model *m, struct are
 {
     const struct hparams *hp = &m->hp;
     const uint32_t period = hp->arch->full_every;
-    bool *local = arena_array(a, hp->n_layers, sizeof *local), implied = true;
+    bool *local = arena_array(a, hp->n_layers, sizeof *local), implied = !hp->head_dim_local;
     if (hp->window == 0) return;
     if (!hp->chunked) put_u32(w, m, "attention.sliding_window", hp->window);
     for (uint32_t l = 0; local && l < hp->n_layers; l++) {

@@ -198,7 +198,8 @@ enum qtype recipe_fit(enum qtype type, uint64_t row)
 static enum tensor_class class_of(struct str name, bool tied)
 {
     if (str_is(name, "output.weight")) return CLASS_OUTPUT;
-    if (str_ends(name, STR("token_embd.weight"))) return tied ? CLASS_OUTPUT : CLASS_EMBEDDING;
+    if (str_ends(name, STR("token_embd.weight")))
+        return tied && str_is(name, "token_embd.weight") ? CLASS_OUTPUT : CLASS_EMBEDDING;
     for (size_t i = 0; i < COUNT_OF(classes); i++)
         if (str_has(name, classes[i].part)) return classes[i].class;
     return CLASS_OTHER;

@@ -2,6 +2,7 @@
 #include "model/model.h"
 
 #define GEMMA (POST_NORMS | NORM_PLUS_1 | EMBD_SQRT | GGUF_HALVES)
+#define GEMMA4 (POST_NORMS | EMBD_SQRT | GGUF_HALVES | V_NORM | UNIT_SCORES | DENSE_BESIDE | NORM_ROUTE)
 #define DELTA (DELTA_LAYERS | OUTPUT_GATE | NORM_PLUS_1 | LATE_FFN_NORM | GGUF_HALVES)
 
 #define BERT (ENCODER | LAYER_NORM | SUM_NORMS | ABSOLUTE | PLAIN_FFN | GGUF_HALVES)
@@ -25,6 +26,8 @@ static const struct arch archs[] = {
     {"gemma2", "Gemma2ForCausalLM", GEMMA, ACT_GELU_TANH, 2},
     {"gemma3", "Gemma3ForCausalLM", GEMMA, ACT_GELU_TANH, 6},
     {"gemma3", "Gemma3ForConditionalGeneration", GEMMA, ACT_GELU_TANH, 6},
+    {"gemma4", "Gemma4ForCausalLM", GEMMA4, ACT_GELU_TANH, 6},
+    {"gemma4", "Gemma4ForConditionalGeneration", GEMMA4, ACT_GELU_TANH, 6},
     {"gpt-oss", "GptOssForCausalLM", GGUF_HALVES | TOP_SOFTMAX | ALTERNATE_UP | EXCHANGED_EXPERTS | LATE_FFN_NORM,
      ACT_SWIGLU_CLAMP, 2},
     {"deepseek2", "DeepseekV2ForCausalLM", HF_ADJACENT, ACT_SILU, 0},
@@ -33,7 +36,11 @@ static const struct arch archs[] = {
     {"glm4moe", "Glm4MoeForCausalLM", GGUF_HALVES | SIGMOID_ROUTE | NORM_ROUTE | LATE_FFN_NORM, ACT_SILU, 0},
     {"smollm3", "SmolLM3ForCausalLM", 0, ACT_SILU, 0},
     {"olmo2", "Olmo2ForCausalLM", POST_NORMS | NO_PRE_NORMS | GGUF_HALVES, ACT_SILU, 0},
+    {"exaone4", "Exaone4ForCausalLM", POST_NORMS | NO_PRE_NORMS | GGUF_HALVES | FULL_NOPE, ACT_SILU, 4},
+    {"seed_oss", "SeedOssForCausalLM", GGUF_HALVES | LATE_FFN_NORM, ACT_SILU, 0},
+    {"ernie4_5", "Ernie4_5ForCausalLM", HF_ADJACENT, ACT_SILU, 0},
     {"granite", "GraniteForCausalLM", 0, ACT_SILU, 0},
+    {"command-r", "CohereForCausalLM", PARALLEL | LAYER_NORM | HF_ADJACENT, ACT_SILU, 0},
     {"cohere2", "Cohere2ForCausalLM", PARALLEL | LAYER_NORM | HF_ADJACENT | FULL_NOPE, ACT_SILU, 4},
     {"qwen3next", "Qwen3NextForCausalLM", DELTA | NORM_ROUTE, ACT_SILU, 4},
     {"qwen35", "Qwen3_5ForCausalLM", DELTA | TILED_VALUES, ACT_SILU, 4},

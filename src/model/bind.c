@@ -5,7 +5,23 @@
 #include "model/model_int.h"
 
 /* Widths that shapes are made of. */
-enum dim { D_EMBD, D_FF, D_Q, D_Q_ROWS, D_KV, D_O, D_HEADS, D_HEAD_OR_Q, D_HEAD_OR_KV, D_EXPERTS, D_SHARED, D_ONE, D_VOCAB };
+enum dim {
+    D_EMBD,
+    D_FF,
+    D_Q,
+    D_Q_ROWS,
+    D_KV,
+    D_O,
+    D_HEADS,
+    D_HEAD_OR_Q,
+    D_HEAD_OR_KV,
+    D_EXPERTS,
+    D_SHARED,
+    D_ONE,
+    D_VOCAB,
+    D_LAYER_EMBD,
+    D_ALL_EMBD
+};
 
 static uint64_t dim_of(const struct hparams *hp, const struct layer_hp *l, enum dim d)
 {
@@ -33,6 +49,10 @@ static uint64_t dim_of(const struct hparams *hp, const struct layer_hp *l, enum 
         return 1;
     case D_VOCAB:
         return hp->n_vocab;
+    case D_LAYER_EMBD:
+        return hp->n_embd_layer;
+    case D_ALL_EMBD:
+        return (uint64_t)hp->n_layers * hp->n_embd_layer;
     }
     return 0;
 }
@@ -45,12 +65,17 @@ enum part {
     P_FFN_NORM_LATE,
     P_POST,
     P_ATTN,
+    P_KV,
+    P_V,
+    P_V_OR_K,
     P_DENSE,
+    P_GATE,
     P_MOE,
+    P_BESIDE,
+    P_LAYER_EMBD,
     P_LAST_NORM,
     P_EMBD_NORM,
     P_SUM,
-    P_GATE,
     P_LM,
     P_ENCODER
 };
@@ -71,6 +96,7 @@ enum {
     BARE = 8,     /* Hugging Face's name has no suffix */
     BIAS = 16,    /* GGUF's suffix is .bias, */
     HF_BIAS = 32, /* and so is the other's */
+    SCALE = 64,   /* GGUF's suffix is .scale */
 };
 
 #define L(m) offsetof(struct layer, m)
@@ -83,13 +109,14 @@ static const struct slot layer_slots[] = {
     {"layer_output_norm", "/encoder.layer.%u.output.LayerNorm", L(ffn_post_bias), NO_SLOT, D_EMBD, 0, P_SUM,
      VECTOR | BIAS | HF_BIAS},
     {"attn_q", "self_attn.q_proj|/encoder.layer.%u.attention.self.query", L(q), L(q_bias), D_EMBD, D_Q_ROWS, P_ATTN, 0},
-    {"attn_k", "self_attn.k_proj|/encoder.layer.%u.attention.self.key", L(k), L(k_bias), D_EMBD, D_KV, P_ATTN, 0},
-    {"attn_v", "self_attn.v_proj|/encoder.layer.%u.attention.self.value", L(v), L(v_bias), D_EMBD, D_KV, P_ATTN, 0},
+    {"attn_k", "self_attn.k_proj|/encoder.layer.%u.attention.self.key", L(k), L(k_bias), D_EMBD, D_KV, P_KV, 0},
+    {"attn_v", "self_attn.v_proj|/encoder.layer.%u.attention.self.value", L(v), L(v_bias), D_EMBD, D_KV, P_V, 0},
+    {"attn_v", "self_attn.v_proj", L(v), L(v_bias), D_EMBD, D_KV, P_V_OR_K, OPTIONAL},
     {"attn_output", "self_attn.o_proj|self_attn.out_proj|attn.Wo|/encoder.layer.%u.attention.output.dense", L(o), L(o_bias),
      D_O, D_EMBD, P_ATTN, 0},
     {"attn_q_norm", "self_attn.q_norm|self_attn.q_layernorm", L(q_norm), L(q_norm_len), D_HEAD_OR_Q, 0, P_ATTN,
      VECTOR | NORM | OPTIONAL},
-    {"attn_k_norm", "self_attn.k_norm|self_attn.k_layernorm", L(k_norm), L(k_norm_len), D_HEAD_OR_KV, 0, P_ATTN,
+    {"attn_k_norm", "self_attn.k_norm|self_attn.k_layernorm", L(k_norm), L(k_norm_len), D_HEAD_OR_KV, 0, P_KV,
      VECTOR | NORM | OPTIONAL},
     {"attn_sinks", "self_attn.sinks", L(sinks), NO_SLOT, D_HEADS, 0, P_ATTN, VECTOR | OPTIONAL | BARE},
     {"post_attention_norm", "post_self_attn_layernorm|post_attention_layernorm", L(attn_post_norm), NO_SLOT, D_EMBD, 0, P_POST,
@@ -113,9 +140,19 @@ static const struct slot layer_slots[] = {
     {"ffn_down_shexp", "mlp.shared_expert.down_proj|mlp.shared_experts.down_proj|feed_forward.shared_expert.down_proj",
      L(down_shared), NO_SLOT, D_SHARED, D_EMBD, P_MOE, OPTIONAL},
     {"ffn_gate_inp_shexp", "mlp.shared_expert_gate", L(shared_gate), NO_SLOT, D_EMBD, D_ONE, P_MOE, OPTIONAL},
+    {"ffn_gate_inp", "router.scale", L(router_norm), NO_SLOT, D_EMBD, 0, P_BESIDE, VECTOR | BARE | SCALE},
+    {"ffn_down_exps", "router.per_expert_scale", L(route.expert_scale), NO_SLOT, D_EXPERTS, 0, P_BESIDE,
+     VECTOR | BARE | SCALE | OPTIONAL},
+    {"pre_ffw_norm_2", "pre_feedforward_layernorm_2", L(experts_norm), NO_SLOT, D_EMBD, 0, P_BESIDE, VECTOR | NORM},
+    {"post_ffw_norm_1", "post_feedforward_layernorm_1", L(dense_post_norm), NO_SLOT, D_EMBD, 0, P_BESIDE, VECTOR | NORM},
+    {"post_ffw_norm_2", "post_feedforward_layernorm_2", L(experts_post_norm), NO_SLOT, D_EMBD, 0, P_BESIDE, VECTOR | NORM},
+    {"inp_gate", "per_layer_input_gate", L(embd_gate), NO_SLOT, D_EMBD, D_LAYER_EMBD, P_LAYER_EMBD, 0},
+    {"proj", "per_layer_projection", L(embd_out), NO_SLOT, D_LAYER_EMBD, D_EMBD, P_LAYER_EMBD, 0},
+    {"post_norm", "post_per_layer_input_norm", L(embd_post_norm), NO_SLOT, D_EMBD, 0, P_LAYER_EMBD, VECTOR | NORM},
+    {"layer_output_scale", "layer_scalar", L(out_scale), NO_SLOT, D_ONE, 0, P_ALL, VECTOR | BARE | OPTIONAL},
 };
 static const struct slot router_slot = {
-    "ffn_gate_inp", "mlp.gate|mlp.router|block_sparse_moe.gate|feed_forward.router|feed_forward.gate",
+    "ffn_gate_inp", "mlp.gate|mlp.router|block_sparse_moe.gate|feed_forward.router|feed_forward.gate|router.proj",
     L(router),      L(router_bias),
     D_EMBD,         D_EXPERTS,
     P_ALL,          OPTIONAL};
@@ -125,6 +162,9 @@ static const struct slot model_slots[] = {
     {"output_norm", "model.norm|model.final_norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_LAST_NORM, VECTOR | NORM},
     {"token_embd_norm", "model.embedding_norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_EMBD_NORM, VECTOR | NORM},
     {"output", "lm_head", M(output), M(output_bias), D_EMBD, D_VOCAB, P_LM, OPTIONAL},
+    {"per_layer_model_proj", "model.per_layer_model_projection", M(layer_proj), NO_SLOT, D_EMBD, D_ALL_EMBD, P_LAYER_EMBD, 0},
+    {"per_layer_proj_norm", "model.per_layer_projection_norm", M(layer_proj_norm), NO_SLOT, D_LAYER_EMBD, 0, P_LAYER_EMBD,
+     VECTOR | NORM},
     {"token_embd_norm", "embeddings.LayerNorm|embeddings.norm", M(embd_norm), NO_SLOT, D_EMBD, 0, P_ENCODER, VECTOR},
     {"token_embd_norm", "embeddings.LayerNorm|embeddings.norm", M(embd_norm_bias), NO_SLOT, D_EMBD, 0, P_ENCODER,
      VECTOR | OPTIONAL | BIAS | HF_BIAS},
@@ -352,6 +392,9 @@ const struct tensor *bind_exchanged(struct model *m, const struct tensor *t)
 static bool has(const struct model *m, const struct layer *l, enum part p)
 {
     const unsigned f = m->hp.arch->features;
+    const struct layer_hp *h = l ? &m->hp.layers[l - m->layers] : NULL;
+    const bool attention = h && m->hp.kv_lora == 0 && h->mixer == MIX_ATTENTION;
+    const bool own_kv = attention && h->kv_layer == l - m->layers;
     switch (p) {
     case P_ALL:
         return true;
@@ -364,17 +407,27 @@ static bool has(const struct model *m, const struct layer *l, enum part p)
     case P_POST:
         return (f & POST_NORMS) != 0;
     case P_ATTN:
-        return m->hp.kv_lora == 0 && m->hp.layers[l - m->layers].mixer == MIX_ATTENTION;
+        return attention;
+    case P_KV:
+        return own_kv;
+    case P_V:
+        return own_kv && !(f & V_NORM);
+    case P_V_OR_K:
+        return own_kv && f & V_NORM;
     case P_DENSE:
-        return !l->router;
+        return !l->router || f & DENSE_BESIDE;
     case P_MOE:
         return l->router != NULL;
+    case P_BESIDE:
+        return l->router && f & DENSE_BESIDE;
+    case P_LAYER_EMBD:
+        return m->hp.n_embd_layer > 0;
     case P_LAST_NORM:
         return !(f & (CONV_LAYERS | SUM_NORMS));
     case P_SUM:
         return (f & SUM_NORMS) != 0;
     case P_GATE:
-        return !l->router && !(f & PLAIN_FFN);
+        return (!l->router || f & DENSE_BESIDE) && !(f & PLAIN_FFN);
     case P_LM:
         return !(f & ENCODER);
     case P_ENCODER:
@@ -399,17 +452,19 @@ static uint32_t turned_heads(const struct model *m, const struct layer_hp *l, en
     return out == D_Q_ROWS ? l->n_heads : out == D_KV ? l->n_kv_heads : 0;
 }
 
+static const char *gguf_suffix(const struct slot *s)
+{
+    return s->flags & BIAS ? ".bias" : s->flags & SCALE ? ".scale" : ".weight";
+}
+
 static int bind_slot(struct model *m, const struct slot *s, const char *gguf, const char *hf, uint32_t layer, void *base,
                      struct err *e)
 {
     const struct layer_hp *l = &m->hp.layers[layer];
     const bool foreign = files_kind(m->files) == FILES_HF, vector = s->flags & VECTOR;
     const char *names = foreign ? hf : gguf;
-    const char *suffix = foreign           ? s->flags & BARE      ? ""
-                                             : s->flags & HF_BIAS ? ".bias"
-                                                                  : ".weight"
-                         : s->flags & BIAS ? ".bias"
-                                           : ".weight";
+    const char *hf_suffix = s->flags & BARE ? "" : s->flags & HF_BIAS ? ".bias" : ".weight";
+    const char *suffix = foreign ? hf_suffix : gguf_suffix(s);
     const struct tensor *t = bind_find(m, names, suffix, layer);
     char name[TENSOR_NAME_MAX];
     /* ModernBERT's first layer reads the embeddings, which are normed already. */
@@ -417,7 +472,7 @@ static int bind_slot(struct model *m, const struct slot *s, const char *gguf, co
         layer == 0 && s->at == offsetof(struct layer, attn_norm) && s->part == P_PRE && m->hp.arch->features & ENCODER;
     if (!t) return first || s->flags & OPTIONAL ? 0 : bind_missing(m, gguf, layer, e);
     uint64_t in = dim_of(&m->hp, l, s->in);
-    (void)snprintf(name, sizeof name, "%s%s", gguf, s->flags & BIAS ? ".bias" : ".weight");
+    (void)snprintf(name, sizeof name, "%s%s", gguf, gguf_suffix(s));
     if (vector) {
         /* Norms of queries and keys are of a head, or of all together. */
         if ((s->in == D_HEAD_OR_Q || s->in == D_HEAD_OR_KV) && t->ne[0] == l->head_dim) in = l->head_dim;
@@ -427,7 +482,7 @@ static int bind_slot(struct model *m, const struct slot *s, const char *gguf, co
     const uint64_t out = dim_of(&m->hp, l, s->out);
     if (t->ne[0] != in || t->ne[1] != out || t->n_dims > 2) return bind_wrong_shape(m, t, in, out, e);
     *(const struct tensor **)(void *)((uint8_t *)base + s->at) = t;
-    const bool turned = s->part == P_ATTN && (s->out == D_Q_ROWS || s->out == D_KV) && strcmp(s->gguf, "attn_v") != 0;
+    const bool turned = (s->part == P_ATTN && s->out == D_Q_ROWS) || (s->part == P_KV && s->out == D_KV);
     const uint32_t heads = turned ? turned_heads(m, l, s->out) : 0;
     TRY(note_one(m, name, layer, t, heads, e));
     TRY(bind_reads(m, t, e));
@@ -441,20 +496,37 @@ static int bind_slot(struct model *m, const struct slot *s, const char *gguf, co
     return 0;
 }
 
-/* With the prefixes of layers before the names. */
-static int bind_layer_slot(struct model *m, const struct slot *s, uint32_t layer, struct err *e)
-{
+/* The names of a slot of layers, with the prefixes of these. */
+struct names {
     char gguf[TENSOR_NAME_MAX], hf[3 * TENSOR_NAME_MAX];
+};
+static void layer_names(const struct slot *s, struct names *out)
+{
     size_t n = 0;
-    (void)snprintf(gguf, sizeof gguf, "blk.%%u.%s", s->gguf);
+    (void)snprintf(out->gguf, sizeof out->gguf, "blk.%%u.%s", s->gguf);
     for (const char *p = s->hf; *p;) {
         const size_t len = strcspn(p, "|");
         const bool whole = *p == '/'; /* not behind the prefix */
-        n += (size_t)snprintf(hf + n, sizeof hf - n, "%s%s%.*s", n ? "|" : "", whole ? "" : "model.layers.%u.",
+        n += (size_t)snprintf(out->hf + n, sizeof out->hf - n, "%s%s%.*s", n ? "|" : "", whole ? "" : "model.layers.%u.",
                               (int)(len - whole), p + whole);
         p += len + (p[len] == '|');
     }
-    return bind_slot(m, s, gguf, hf, layer, &m->layers[layer], e);
+}
+
+static int bind_layer_slot(struct model *m, const struct slot *s, uint32_t layer, struct err *e)
+{
+    struct names n;
+    layer_names(s, &n);
+    return bind_slot(m, s, n.gguf, n.hf, layer, &m->layers[layer], e);
+}
+
+/* Files have matrices of keys and values for layers that read the cache of others, too; nobody reads them. */
+static void pass_over_kv(struct model *m, const struct slot *s, uint32_t layer)
+{
+    struct names n;
+    if (m->hp.layers[layer].kv_layer == layer || (s->part != P_KV && s->part != P_V && s->part != P_V_OR_K)) return;
+    layer_names(s, &n);
+    (void)bind_find(m, files_kind(m->files) == FILES_HF ? n.hf : n.gguf, ".weight", layer);
 }
 
 /* A matrix that holds the rows of several; they become views. out: [n] places, rows: [n]. False: the file has none. */
@@ -502,7 +574,10 @@ static int bind_layer(struct model *m, uint32_t layer, struct err *e)
         const bool in_view = (qkv && (s->at == offsetof(struct layer, q) || s->at == offsetof(struct layer, k) ||
                                       s->at == offsetof(struct layer, v))) ||
                              (gate_up && (s->at == offsetof(struct layer, gate) || s->at == offsetof(struct layer, up)));
-        if (has(m, l, s->part) && !in_view) TRY(bind_layer_slot(m, s, layer, e));
+        if (has(m, l, s->part) && !in_view)
+            TRY(bind_layer_slot(m, s, layer, e));
+        else
+            pass_over_kv(m, s, layer);
     }
     if (m->hp.kv_lora) TRY(bind_latent(m, layer, e));
     if (m->hp.layers[layer].mixer != MIX_ATTENTION) TRY(bind_mixer(m, layer, e));
@@ -567,6 +642,18 @@ static int bind_encoder(struct model *m, struct err *e)
     return bind_head(m, e);
 }
 
+/* The table of the layers' own embeddings, of which a token reads one row, as of the other. */
+static int bind_layer_embd(struct model *m, struct err *e)
+{
+    const uint64_t n = dim_of(&m->hp, NULL, D_ALL_EMBD);
+    if (n == 0) return 0;
+    const char *name = files_kind(m->files) == FILES_HF ? "model.embed_tokens_per_layer" : "per_layer_token_embd";
+    const struct tensor *t = m->layer_embd = bind_find(m, name, ".weight", 0);
+    if (!t) return bind_missing(m, name, 0, e);
+    if (t->ne[0] != n || t->ne[1] != m->hp.n_vocab || t->n_dims != 2) return bind_wrong_shape(m, t, n, m->hp.n_vocab, e);
+    return note_one(m, "per_layer_token_embd.weight", 0, t, 0, e);
+}
+
 static int bind_all(struct model *m, struct err *e)
 {
     struct hparams *hp = &m->hp;
@@ -581,6 +668,7 @@ static int bind_all(struct model *m, struct err *e)
         return bind_wrong_shape(m, t, hp->n_embd, t->ne[1], e);
     hp->n_vocab = (uint32_t)t->ne[1];
     TRY(note_one(m, "token_embd.weight", 0, t, 0, e));
+    TRY(bind_layer_embd(m, e));
     m->layers = arena_array(&m->arena, hp->n_layers, sizeof *m->layers);
     float *ones = arena_array(&m->arena, ATTN_DIM_MAX, sizeof *ones);
     if (!m->layers || !ones) return fail_nomem(e, "layers", hp->n_layers * sizeof *m->layers);

@@ -10,7 +10,8 @@ struct recording {
     const struct layer *l;
     const struct layer_hp *hp;
     uint32_t layer;
-    const struct rope *rope; /* NULL: the layer knows no positions */
+    const struct rope *rope;  /* NULL: the layer knows no positions */
+    value_id embd, embd_proj; /* [n_layers][n_embd_layer] the layers' own embeddings, from their table and from the other */
     struct graph *g;
 };
 
@@ -26,7 +27,7 @@ static struct attn_params attn_params(const struct recording *r)
 {
     const struct hparams *hp = &r->m->hp;
     const bool temp = hp->temp > 0 && (!(hp->arch->features & TEMP_NOPE) || r->hp->nope);
-    return (struct attn_params){.layer = r->layer,
+    return (struct attn_params){.layer = r->hp->kv_layer,
                                 .n_heads = r->hp->n_heads,
                                 .n_kv_heads = r->hp->n_kv_heads,
                                 .head_dim = r->hp->head_dim,
@@ -65,17 +66,23 @@ static value_id attention(const struct recording *r, value_id h)
     const struct attn_params p = attn_params(r);
     const bool gated = (r->m->hp.arch->features & OUTPUT_GATE) != 0;
     value_id q = graph_matmul(r->g, h, l->q, l->q_bias);
-    value_id k = graph_matmul(r->g, h, l->k, l->k_bias);
-    value_id v = graph_matmul(r->g, h, l->v, l->v_bias), gate = NO_VALUE;
+    const bool stores = l->k != NULL; /* else it reads the cache of an earlier layer */
+    value_id gate = NO_VALUE, k = NO_VALUE, v = NO_VALUE;
+    if (stores) k = graph_matmul(r->g, h, l->k, l->k_bias);
+    if (stores) v = l->v ? graph_matmul(r->g, h, l->v, l->v_bias) : graph_head_cols(r->g, k, 1, 0, p.n_kv_heads * p.head_dim);
     if (gated) {
         gate = graph_head_cols(r->g, q, p.n_heads, p.head_dim, p.head_dim);
         q = graph_head_cols(r->g, q, p.n_heads, 0, p.head_dim);
     }
     q = qk_norm(r, q, l->q_norm, l->q_norm_len, p.n_heads);
-    k = qk_norm(r, k, l->k_norm, l->k_norm_len, p.n_kv_heads);
+    if (stores) k = qk_norm(r, k, l->k_norm, l->k_norm_len, p.n_kv_heads);
     q = rotate(r, q, p.n_heads);
-    k = rotate(r, k, p.n_kv_heads);
-    graph_kv_store(r->g, k, v, &p);
+    if (stores) {
+        k = rotate(r, k, p.n_kv_heads);
+        if (r->m->hp.arch->features & V_NORM)
+            v = graph_head_norm(r->g, v, r->m->ones, r->m->hp.norm_eps, p.n_kv_heads, p.head_dim);
+        graph_kv_store(r->g, k, v, &p);
+    }
     value_id a = graph_attention(r->g, q, &p);
     if (gated) a = graph_gate(r->g, a, gate);
     return graph_matmul(r->g, a, l->o, l->o_bias);
@@ -138,16 +145,46 @@ static struct experts experts_of(const struct expert_set *s)
     return (struct experts){s->w, s->bias};
 }
 
-static value_id experts(const struct recording *r, value_id h)
+/* routed: what the router reads. */
+static value_id experts(const struct recording *r, value_id h, value_id routed)
 {
     const struct layer *l = r->l;
     const bool input = (r->m->hp.arch->features & ROUTED_INPUT) != 0;
-    value_id routes = graph_route(r->g, graph_matmul(r->g, h, l->router, l->router_bias), &l->route);
+    value_id routes = graph_route(r->g, graph_matmul(r->g, routed, l->router, l->router_bias), &l->route);
     value_id y = graph_experts_up(r->g, h, routes, &l->route, r->m->hp.act, r->m->hp.act_limit, input,
                                   experts_of(&l->gate_exps), experts_of(&l->up_exps));
     y = graph_experts_down(r->g, y, routes, &l->route, experts_of(&l->down_exps));
     y = graph_experts_sum(r->g, y, routes, &l->route, !input);
     return l->gate_shared ? graph_add(r->g, y, shared_expert(r, h)) : y;
+}
+
+/* Both kinds of feed-forward; those of the experts read the residual stream y by norms of their own. */
+static value_id dense_and_experts(const struct recording *r, value_id y, value_id h)
+{
+    const struct layer *l = r->l;
+    const value_id a = norm(r->m, r->g, dense(r, h), l->dense_post_norm, NULL);
+    const value_id n = norm(r->m, r->g, y, l->router_norm, NULL);
+    const value_id routed = graph_scale(r->g, n, 1.0f / sqrtf((float)r->m->hp.n_embd));
+    const value_id b = experts(r, norm(r->m, r->g, y, l->experts_norm, NULL), routed);
+    return graph_add(r->g, a, norm(r->m, r->g, b, l->experts_post_norm, NULL));
+}
+
+static value_id feed_forward(const struct recording *r, value_id y, value_id h)
+{
+    if (!r->l->router) return dense(r, h);
+    return r->m->hp.arch->features & DENSE_BESIDE ? dense_and_experts(r, y, h) : experts(r, h, h);
+}
+
+/* The layer's own embedding of each token, behind the feed-forward. */
+static value_id own_embedding(const struct recording *r, value_id x)
+{
+    const struct hparams *hp = &r->m->hp;
+    const uint32_t n = hp->n_embd_layer, at = r->layer * n;
+    const value_id gate = graph_matmul(r->g, x, r->l->embd_gate, NULL);
+    const value_id p = norm(r->m, r->g, graph_head_cols(r->g, r->embd_proj, 1, at, n), r->m->layer_proj_norm, NULL);
+    value_id y = graph_scale(r->g, graph_add(r->g, p, graph_head_cols(r->g, r->embd, 1, at, n)), sqrtf(0.5f));
+    y = graph_matmul(r->g, graph_glu(r->g, hp->act, 0, gate, y), r->l->embd_out, NULL);
+    return graph_add(r->g, x, norm(r->m, r->g, y, r->l->embd_post_norm, NULL));
 }
 
 /* ---- the pass ---------------------------------------------------------------------------------------------------------- */
@@ -177,7 +214,9 @@ static value_id layer(const struct recording *r, value_id x)
                                                      : attention(r, h);
     const value_id y = graph_add(r->g, x, finish(r, a, l->attn_post_norm));
     const value_id h2 = parallel ? h : l->ffn_norm ? norm(r->m, r->g, y, l->ffn_norm, NULL) : y;
-    return graph_add(r->g, y, finish(r, l->router ? experts(r, h2) : dense(r, h2), l->ffn_post_norm));
+    value_id z = graph_add(r->g, y, finish(r, feed_forward(r, y, h2), l->ffn_post_norm));
+    if (r->m->layer_embd) z = own_embedding(r, z);
+    return l->out_scale ? graph_scale(r->g, z, *l->out_scale) : z;
 }
 
 static value_id embedding(const struct model *m, struct graph *g)
@@ -192,11 +231,15 @@ static value_id embedding(const struct model *m, struct graph *g)
 value_id model_record(const struct model *m, const struct rope *ropes, bool hidden, struct graph *g)
 {
     const struct hparams *hp = &m->hp;
-    value_id x = embedding(m, g);
+    value_id x = embedding(m, g), embd = NO_VALUE, proj = NO_VALUE;
+    if (m->layer_embd) {
+        embd = graph_scale(g, graph_embed(g, m->layer_embd, BY_TOKEN), sqrtf((float)hp->n_embd_layer));
+        proj = graph_scale(g, graph_matmul(g, x, m->layer_proj, NULL), 1.0f / sqrtf((float)hp->n_embd));
+    }
     for (uint32_t i = 0; i < hp->n_layers; i++) {
         const struct layer_hp *lh = &hp->layers[i];
         const struct rope *rope = lh->nope ? NULL : &ropes[lh->local && hp->n_ropes > 1];
-        const struct recording r = {m, &m->layers[i], lh, i, rope, g};
+        const struct recording r = {m, &m->layers[i], lh, i, rope, embd, proj, g};
         x = hp->arch->features & SUM_NORMS ? layer_of_sums(&r, x) : layer(&r, x);
     }
     x = graph_gather(g, x);
@@ -215,7 +258,7 @@ uint32_t model_outputs(const struct model *m, bool hidden)
 struct kv_shape model_kv_shape(const struct model *m, uint32_t i)
 {
     const struct layer_hp *l = &m->hp.layers[i];
-    if (l->mixer != MIX_ATTENTION) return (struct kv_shape){0};
+    if (l->mixer != MIX_ATTENTION || l->kv_layer != i) return (struct kv_shape){0};
     if (m->hp.kv_lora) return (struct kv_shape){1, m->hp.kv_lora + m->hp.rope_part, m->hp.kv_lora};
     return (struct kv_shape){l->n_kv_heads, l->head_dim, l->head_dim};
 }

@@ -13,6 +13,9 @@ static const struct number_row rows[] = {
     {"attention.head_count", "num_attention_heads", H(n_heads), NUM_U32, 1, 65536},
     {"attention.head_count_kv", "num_key_value_heads", H(n_kv_heads), NUM_U32, 0, 65536},
     {"attention.key_length", "head_dim", H(head_dim), NUM_U32, 1, ATTN_DIM_MAX},
+    {"attention.key_length_swa", NULL, H(head_dim_local), NUM_U32, 1, ATTN_DIM_MAX},
+    {"attention.shared_kv_layers", "num_kv_shared_layers", H(n_shared_kv), NUM_U32, 0, MAX_LAYERS},
+    {"embedding_length_per_layer_input", "hidden_size_per_layer_input", H(n_embd_layer), NUM_U32, 0, 1 << 16},
     {"context_length", "max_position_embeddings", H(n_ctx_train), NUM_U32, 1, 1 << 28},
     {"attention.layer_norm_rms_epsilon", "rms_norm_eps|norm_eps", H(norm_eps), NUM_F32, 0, 1},
     {"attention.sliding_window", "sliding_window|local_attention", H(window), NUM_U32, 0, 1 << 28},
@@ -145,6 +148,7 @@ static bool is_said(const struct hparams *hp, const struct number_row *r, double
         if (r->offset == scales[i]) return value != 1;
     if (r->gguf && strncmp(r->gguf, "expert_", 7) == 0) return hp->route.n_experts > 0 && (value != 0 || r->kind == NUM_BOOL);
     if (r->offset == H(temp)) return value != 0 || hp->arch->features & TEMP_NOPE;
+    if (r->offset == H(n_embd_layer)) return value != 0 || hp->arch->features & DENSE_BESIDE; /* readers want to know */
     if (r->offset == H(temp_length)) return hp->temp != 0;
     return r->offset == H(qk_l2) ? (hp->arch->features & QK_L2) != 0 : value != 0;
 }
@@ -253,8 +257,8 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
 {
     struct {
         float layer_norm_eps, query_scalar, logits_scaling, temp_scale, beta;
-        bool temp_on, use_window, interleave;
-    } x = {.temp_on = true, .use_window = true, .interleave = true};
+        bool temp_on, use_window, interleave, experts;
+    } x = {.temp_on = true, .use_window = true, .interleave = true, .experts = true};
 #define X(m) (size_t)((uint8_t *)&x.m - (uint8_t *)&x)
     const struct number_row more[] = {
         {NULL, "layer_norm_eps", X(layer_norm_eps), NUM_F32, 0, 1},
@@ -264,6 +268,7 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
         {NULL, "attn_temperature_tuning", X(temp_on), NUM_BOOL, 0, 1},
         {NULL, "use_sliding_window", X(use_window), NUM_BOOL, 0, 1},
         {NULL, "rope_interleave", X(interleave), NUM_BOOL, 0, 1},
+        {NULL, "enable_moe_block", X(experts), NUM_BOOL, 0, 1},
     };
 #undef X
     TRY(numbers_read(f, hp->arch, more, COUNT_OF(more), &x, e));
@@ -273,6 +278,7 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
     if (hp->arch->features & TEMP_NOPE) hp->temp = x.temp_on ? x.temp_scale > 0 ? x.temp_scale : 0.1f : 0;
     if (!x.use_window) hp->window = 0;
     if (!x.interleave) hp->rope_neox = true;
+    if (!x.experts) hp->route.n_experts = 0;
     if (hp->arch->features & CONV_LAYERS) TRY(conv_config(f, hp, e));
     return check_config(f, hp, e);
 }
@@ -386,6 +392,7 @@ int hparams_read(const struct files *f, struct arena *a, struct hparams *hp, str
     hp->route.group_top2 = hp->route.sigmoid;
     if (hp->route.scale == 0) hp->route.scale = 1;
     if (hp->logit_scale == 0) hp->logit_scale = 1;
+    if (features & UNIT_SCORES) hp->attn_scale = 1;
     if (features & EMBD_SQRT) hp->embd_scale = sqrtf((float)hp->n_embd);
     if (hp->embd_scale == 0) hp->embd_scale = 1;
     hp->chunked = hp->chunk > 0;

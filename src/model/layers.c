@@ -40,6 +40,66 @@ static int gguf_widths(const struct files *f, struct hparams *hp, struct err *e)
     return 0;
 }
 
+/* transformers 5.17 writes what layers have otherwise by their numbers. */
+static int exceptions(const struct files *f, struct hparams *hp, uint32_t layer, struct err *e)
+{
+    const struct json *all = files_kind(f) == FILES_HF ? config_find(f, "per_layer_config") : NULL;
+    struct layer_hp *h = &hp->layers[layer];
+    char number[16];
+    (void)snprintf(number, sizeof number, "%u", layer);
+    const struct json *own = all && all->type == JSON_OBJECT ? json_find(all, number) : NULL;
+    if (!own || own->type != JSON_OBJECT) return 0;
+    int64_t dim = h->head_dim, kv_heads = h->n_kv_heads;
+    if (!json_opt_i64(own, "head_dim", 1, ATTN_DIM_MAX, &dim) || !json_opt_i64(own, "num_key_value_heads", 1, 65536, &kv_heads))
+        return wrong_entry(f, "per_layer_config", layer, e);
+    h->head_dim = (uint32_t)dim;
+    h->n_kv_heads = (uint32_t)kv_heads;
+    if (!h->local && hp->head_dim != h->head_dim) {
+        if (!hp->head_dim_local) hp->head_dim_local = hp->head_dim;
+        hp->head_dim = h->head_dim;
+    }
+    return 0;
+}
+
+/* Layers with a window may have heads of another size, and those without one another number of KV heads; the last ones may read
+ * the cache of the last layer of their kind that has one, and then have wider feed-forwards. */
+static int kinds(const struct files *f, struct hparams *hp, struct err *e)
+{
+    struct {
+        uint32_t full_dim, full_kv_heads;
+        bool keys_are_values, wide;
+    } x = {0};
+#define X(m) (size_t)((uint8_t *)&x.m - (uint8_t *)&x)
+    const struct number_row rows[] = {
+        {NULL, "global_head_dim", X(full_dim), NUM_U32, 1, ATTN_DIM_MAX},
+        {NULL, "num_global_key_value_heads", X(full_kv_heads), NUM_U32, 1, 65536},
+        {NULL, "attention_k_eq_v", X(keys_are_values), NUM_BOOL, 0, 1},
+        {NULL, "use_double_wide_mlp", X(wide), NUM_BOOL, 0, 1},
+    };
+#undef X
+    TRY(numbers_read(f, hp->arch, rows, COUNT_OF(rows), &x, e));
+    if (x.full_dim) hp->head_dim_local = hp->head_dim, hp->head_dim = x.full_dim;
+    if (hp->n_shared_kv >= hp->n_layers)
+        return fail(e, ERR_FORMAT, "%s: %u of %u layers share the KV cache of others; expected fewer", files_path(f),
+                    hp->n_shared_kv, hp->n_layers);
+    const uint32_t n_own = hp->n_layers - hp->n_shared_kv;
+    uint32_t last[2] = {MAX_LAYERS, MAX_LAYERS}; /* without, with a window */
+    for (uint32_t l = 0; l < hp->n_layers; l++) {
+        struct layer_hp *h = &hp->layers[l];
+        h->head_dim = h->local && hp->head_dim_local ? hp->head_dim_local : hp->head_dim;
+        if (!h->local && x.keys_are_values && x.full_kv_heads) h->n_kv_heads = x.full_kv_heads;
+        TRY(exceptions(f, hp, l, e));
+        if (l < n_own) last[h->local] = l;
+        if (l >= n_own && x.wide) h->n_ff *= 2;
+        h->kv_layer = l < n_own ? l : last[h->local];
+        if (h->kv_layer == MAX_LAYERS || hp->layers[h->kv_layer].n_kv_heads != h->n_kv_heads)
+            return fail(e, ERR_FORMAT,
+                        "%s: layer %u has no KV cache, nor is there an earlier layer of its kind to share one with",
+                        files_path(f), l);
+    }
+    return 0;
+}
+
 /* ---- windows ----------------------------------------------------------------------------------------------------------- */
 
 static int gguf_windows(const struct files *f, struct hparams *hp, struct err *e)
@@ -95,11 +155,11 @@ static int positions(const struct files *f, struct hparams *hp, struct err *e)
     char key[128];
     (void)snprintf(key, sizeof key, "%s.rope.layer_pattern", hp->arch->gguf);
     const struct gguf_kv *list = hf ? NULL : gguf_find(files_gguf(f), key);
+    /* EXAONE 4 comes without windows, too, and then all of its layers know positions. */
+    const bool full_nope = hp->arch->features & FULL_NOPE && hp->window;
     for (uint32_t l = 0; l < hp->n_layers; l++) {
         struct layer_hp *x = &hp->layers[l];
-        x->nope = hp->arch->features & ABSOLUTE    ? true
-                  : hp->arch->features & FULL_NOPE ? !x->local
-                                                   : period > 0 && (l + 1) % period == 0;
+        x->nope = hp->arch->features & ABSOLUTE ? true : full_nope ? !x->local : period > 0 && (l + 1) % period == 0;
         bool turns;
         if (list && !gguf_arr_bool(list, l, &turns)) return wrong_entry(f, key, l, e);
         if (list) x->nope = !turns;
@@ -124,6 +184,7 @@ int layers_read(const struct files *f, struct arena *a, struct hparams *hp, stru
     TRY(hf ? config_windows(f, hp, e) : gguf_windows(f, hp, e));
     TRY(positions(f, hp, e));
     TRY(mixers_read(f, hp, e));
+    TRY(kinds(f, hp, e));
     for (uint32_t l = 0; l < hp->n_layers; l++) {
         struct layer_hp *x = &hp->layers[l];
         if (hp->window == 0) x->local = false;

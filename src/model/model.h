@@ -40,6 +40,9 @@ enum feature {
     PLAIN_FFN = 1 << 25,         /* no gate */
     FULL_FIRST = 1 << 26,        /* of so many layers not the last but the first has no window */
     AFTER_PAD = 1 << 27,         /* Hugging Face's table of positions begins behind the padding token */
+    V_NORM = 1 << 28,            /* values are normed without weights; where a layer has no matrix of them, they are its keys */
+    UNIT_SCORES = 1 << 29,       /* scores are not scaled */
+    DENSE_BESIDE = 1 << 30,      /* experts work beside a dense feed-forward, each with norms of its own */
 };
 
 /* One way of building a forward pass, by the names that files use for it. */
@@ -89,6 +92,7 @@ struct layer_hp {
     bool nope;  /* knows no positions */
     uint32_t n_heads, n_kv_heads, head_dim;
     uint32_t n_ff;
+    uint32_t kv_layer; /* whose keys and values it reads: an earlier layer's, or its own */
 };
 
 struct hparams {
@@ -102,8 +106,11 @@ struct hparams {
     uint32_t n_ropes;
     enum act_fn act;
     float act_limit;
-    uint32_t window; /* of local layers; 0: there is none */
-    uint32_t chunk;  /* the same where windows are chunks */
+    uint32_t head_dim_local; /* of layers with a window; 0: head_dim */
+    uint32_t n_shared_kv;    /* of so many layers at the end, each reads the cache of an earlier layer */
+    uint32_t n_embd_layer;   /* elements of each layer's own embedding of a token; 0: layers have none */
+    uint32_t window;         /* of local layers; 0: there is none */
+    uint32_t chunk;          /* the same where windows are chunks */
     bool chunked;
     float attn_scale;                  /* of the scores; 0: 1 / sqrt(head_dim) */
     float attn_softcap, final_softcap; /* 0: none */
@@ -160,6 +167,11 @@ struct layer {
     struct conv_params conv;
     const struct tensor *gate, *up, *down; /* [n_embd -> n_ff], down back */
     const float *gate_bias, *up_bias, *down_bias;
+    /* Experts beside the dense feed-forward: norms of what the router and the experts read, and of what both make. */
+    const float *router_norm, *experts_norm, *dense_post_norm, *experts_post_norm;
+    const struct tensor *embd_gate, *embd_out; /* the layer's own embedding: [n_embd -> n_embd_layer], and back */
+    const float *embd_post_norm;
+    const float *out_scale;      /* [1] of what the layer leaves; NULL: 1 */
     const struct tensor *router; /* [n_embd -> n_experts]; NULL: no experts */
     const float *router_bias;
     struct route_params route;
@@ -205,6 +217,8 @@ struct model {
     const struct tensor *token_embd, *output;       /* output NULL: an encoder */
     const struct tensor *position_embd, *type_embd; /* NULL where the model has none */
     const float *embd_norm, *embd_norm_bias;
+    const struct tensor *layer_embd, *layer_proj; /* [n_layers][n_embd_layer]: of tokens; of their embeddings. NULL: none */
+    const float *layer_proj_norm;                 /* [n_embd_layer] */
     const struct tensor *cls, *cls_out; /* the head of a model that ranks: [n_embd -> n_embd], [n_embd -> labels]; NULL */
     const float *cls_bias, *cls_out_bias, *cls_norm;
     uint32_t n_labels;

@@ -230,7 +230,9 @@ static int ropes_from_gguf(const struct files *f, struct arena *a, struct hparam
     };
 #undef R
 #undef X
+    const uint32_t local_dim = local->dim;
     *local = *r;
+    local->dim = local_dim;
     local->theta = 10000;
     char key[96];
     struct str type = STR("linear"); /* what files without a type mean; without a factor it changes nothing */
@@ -245,7 +247,7 @@ static int ropes_from_gguf(const struct files *f, struct arena *a, struct hparam
     r->truncate = x.truncate;
     if (x.theta > 0) local->theta = x.theta;
     if (x.dim > 0) local->dim = x.dim;
-    hp->n_ropes = x.theta > 0 || x.dim > 0 || strcmp(hp->arch->gguf, "gemma3") == 0 ? 2 : 1;
+    hp->n_ropes = x.theta > 0 || x.dim > 0 || hp->head_dim_local || strcmp(hp->arch->gguf, "gemma3") == 0 ? 2 : 1;
     /* llama3 scaling travels as a tensor of divisors; the type then says nothing of it. */
     TRY(factor_tensor(f, "rope_freqs.weight", r->dim / 2, a, &r->divisors, e));
     TRY(factor_tensor(f, "rope_factors_short.weight", r->dim / 2, a, &r->divisors, e));

@@ -15,8 +15,8 @@ set -eu
 #   mistral                    no window; llama4: chunks and temperatures only as its published models have them
 #   gemma2                     attention scale from the size of a head; deepseek_v2: full queries only in 26 or 27 layers
 #   phi3                       wants tokens that this small vocabulary lacks
-models="llama_tied llama_mqa llama_bias llama_linear llama_yarn mistral3_text mixtral qwen2 qwen2_moe qwen3 qwen3_moe gemma3 cohere2
-    olmo2 granite smollm3 glm4_moe deepseek_v3 qwen3_next qwen3_5 qwen3_5_moe lfm2"
+models="llama_tied llama_mqa llama_bias llama_linear llama_yarn mistral3_text mixtral qwen2 qwen2_moe qwen3 qwen3_moe gemma3 gemma4
+    gemma4_moe cohere2 olmo2 granite smollm3 glm4_moe deepseek_v3 qwen3_next qwen3_5 qwen3_5_moe lfm2"
 # Types and mixes that are written here.
 types="q8_0 q6_k q5_k_m q5_k_s q4_k_m q4_k_s q3_k_l q3_k_m q3_k_s q2_k q2_k_s iq4_nl iq4_xs mxfp4 q5_1 q5_0 q4_1 q4_0"
 # Those written there, with their numbers in llama.h; it wants an importance matrix for the others that are not written here.

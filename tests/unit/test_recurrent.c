@@ -240,7 +240,7 @@ static void sequences_do_not_meet(void **state)
     rope = (struct rope){.inv_freq = inv_freq, .n_pairs = fx.model->hp.rope[0].dim / 2, .neox = fx.model->hp.rope_neox};
     model_rope(fx.model, 0, LONG, inv_freq, &rope.scale);
     graph_init(&g, &a);
-    assert_int_equal(graph_plan(&g, model_record(fx.model, &rope, &g), &e), 0);
+    assert_int_equal(graph_plan(&g, model_record(fx.model, &rope, false, &g), &e), 0);
     struct backend_options bo = {.n_threads = 2, .max_rows = 64, .max_out = SEQS, .max_positions = LONG};
     assert_int_equal(backend_open_cpu(&g, &bo, &be, &e), 0);
     for (size_t s = 0; s < SEQS; s++) {
