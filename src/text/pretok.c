@@ -137,22 +137,59 @@ static size_t scan_gpt(const struct gpt_pattern *g, struct str s)
 #define RE_NUMBER "\\p{N}"
 #define RE_NUMBERS "\\p{N}+"
 
+#define RE_CONTRACTION "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+#define RE_SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define RE_QWEN35 RE_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" RE_SPACES
+/* A word that changes from upper to lower case at most once: capitals may lack, or small letters may. */
+#define RE_UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
+#define RE_LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+#define RE_LEAD "[^\\r\\n\\p{L}\\p{N}]?"
+#define RE_CASE_WORD(tail) RE_LEAD RE_UPPER "*" RE_LOWER "+" tail "|" RE_LEAD RE_UPPER "+" RE_LOWER "*" tail
+#define RE_GPT4O RE_CASE_WORD(RE_CONTRACTION "?") "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" RE_SPACES
+#define RE_TEKKEN RE_CASE_WORD("") "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" RE_SPACES
+#define RE_DEEPSEEK3                                                                                    \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+" \
+    "| ?[\\p{P}\\p{S}]+[\\r\\n]*|" RE_SPACES
+#define RE_BAILING                                                                                                   \
+    "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" \
+    "|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"
+#define RE_SEED_CODER RE_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|" RE_SPACES
+/* As published: the parentheses and the bar are members of the set. */
+#define RE_BLOOM " ?[^(\\s|.,!?\\x{2026}\\x{3002}\\x{FF0C}\\x{3001}\\x{964}\\x{6D4}\\x{60C})]+"
+
 /* Each expression isolates its matches in the pieces that the one before left. The first row that fits gives the name when
  * a tokenizer.json is converted. */
 static const struct pre_row {
-    const char *names[4];
+    const char *names[10];
     const char *regex[7];
     bool ignore_merges, add_bos;
     bool nfc; /* the model's own tokenizer.json normalizes so */
 } pre_rows[] = {
-    {.names = {"llama-bpe", "llama3", "llama-v3"}, .regex = {RE_LLAMA3}, .ignore_merges = true, .add_bos = true},
-    {.names = {"gpt-2"}, .regex = {RE_GPT2}},
+    {.names = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"},
+     .regex = {RE_LLAMA3},
+     .ignore_merges = true,
+     .add_bos = true},
+    {.names = {"gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4", "a.x-4.0", "mellum"},
+     .regex = {RE_GPT2}},
     {.names = {"qwen2"}, .regex = {RE_QWEN2}, .nfc = true},
-    {.names = {"smollm", "starcoder", "refact"}, .regex = {RE_NUMBER, RE_GPT2}},
-    {.names = {"dbrx", "smaug-bpe"}, .regex = {RE_LLAMA3}},
+    {.names = {"deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez", "grok-2", "solar-open"}, .regex = {RE_QWEN2}},
+    {.names = {"qwen35"}, .regex = {RE_QWEN35}, .nfc = true},
+    {.names = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"},
+     .regex = {RE_NUMBER, RE_GPT2}},
+    {.names = {"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"}, .regex = {RE_LLAMA3}},
+    {.names = {"gpt-4o", "llama4", "minimax-m2"}, .regex = {RE_GPT4O}},
+    {.names = {"tekken"}, .regex = {RE_TEKKEN}, .ignore_merges = true, .add_bos = true},
     {.names = {"default"}, .regex = {"[\\p{P}\\$\\+<=>\\^~\\|]+", RE_GPT2_HEAD, RE_NUMBERS, "[0-9][0-9][0-9]"}},
+    {.names = {"falcon"}, .regex = {"[\\p{P}\\$\\+<=>\\^~\\|`]+", RE_GPT2_HEAD, "[0-9][0-9][0-9]"}},
     {.names = {"deepseek-llm"},
      .regex = {"[\\r\\n]", "\\s?" RE_CASED, RE_DEEPSEEK_PUNCT, "\\s+$", RE_DEEPSEEK_CJK, RE_NUMBERS}},
+    {.names = {"deepseek-coder"}, .regex = {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", RE_DEEPSEEK_CJK, RE_NUMBER}},
+    {.names = {"deepseek-v3", "hunyuan-dense", "joyai-llm"},
+     .regex = {"\\p{N}{1,3}", "[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}]+", RE_DEEPSEEK3}},
+    {.names = {"bailingmoe", "bailingmoe2", "llada-moe"}, .regex = {RE_BAILING}},
+    {.names = {"seed-coder"}, .regex = {RE_SEED_CODER}},
+    {.names = {"bloom", "poro-chat", "gpt3-finnish"}, .regex = {RE_BLOOM}},
+    {.names = {"viking"}, .regex = {RE_BLOOM, RE_NUMBER}},
 };
 
 int pre_add_named(struct tok *t, struct str name, bool *add_bos, struct err *e)
