@@ -85,10 +85,10 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
 {
     bool stream = true, logprobs = false;
     double num_predict = -1, top = 0;
-    const struct json *j = c->json, *options = json_find(j, "options");
-    if (!ask_bool(c, j, "stream", &stream, answer) || !ask_bool(c, j, "logprobs", &logprobs, answer) ||
-        !ask_number(c, j, "top_logprobs", 0, 20, &top, answer) ||
-        !ask_number(c, options, "num_predict", -2, INT32_MAX, &num_predict, answer) ||
+    const struct json *j = c->json, *options;
+    if (!ask_object(c, j, "options", &options, answer) || !ask_bool(c, j, "stream", &stream, answer) ||
+        !ask_bool(c, j, "logprobs", &logprobs, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
+        !ask_integer(c, options, "num_predict", -2, INT32_MAX, &num_predict, answer) ||
         !ask_stop(c, options, "stop", asked, answer) || !ask_sampling(c, options, asked, answer) ||
         !ask_no_grammar(c, j, answer))
         return NULL;

@@ -128,11 +128,12 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
 {
     bool stream = false, usage = false, logprobs = false;
     double max_tokens = 0, n = 1, top = 0, probs = -1;
-    const struct json *j = c->json, *options = json_find(j, "stream_options"), *flag = json_find(j, "logprobs");
-    if (!ask_bool(c, j, "stream", &stream, answer) || !ask_bool(c, options, "include_usage", &usage, answer) ||
-        !ask_number(c, j, "max_tokens", 0, INT32_MAX, &max_tokens, answer) ||
-        !ask_number(c, j, "max_completion_tokens", 0, INT32_MAX, &max_tokens, answer) ||
-        !ask_number(c, j, "n", 1, 1, &n, answer) || !ask_number(c, j, "top_logprobs", 0, 20, &top, answer) ||
+    const struct json *j = c->json, *options, *flag = json_find(j, "logprobs");
+    if (!ask_object(c, j, "stream_options", &options, answer) || !ask_bool(c, j, "stream", &stream, answer) ||
+        !ask_bool(c, options, "include_usage", &usage, answer) ||
+        !ask_integer(c, j, "max_tokens", 0, INT32_MAX, &max_tokens, answer) ||
+        !ask_integer(c, j, "max_completion_tokens", 0, INT32_MAX, &max_tokens, answer) ||
+        !ask_integer(c, j, "n", 1, 1, &n, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
         !ask_stop(c, j, "stop", asked, answer) || !ask_sampling(c, j, asked, answer) || !ask_no_grammar(c, j, answer))
         return NULL;
     /* Chats say true and how many; completions say how many. */
@@ -166,9 +167,10 @@ int openai_chat(struct call *c)
     struct asked asked = {0};
     struct buf kwargs = {0};
     int answer = 0;
+    const struct json *extra;
     struct job *job = read_request(c, true, &asked, &answer);
-    if (!job) return answer;
-    const struct json *extra = json_find(c->json, "chat_template_kwargs"), *tools = json_find(c->json, "tools");
+    if (!job || !ask_object(c, c->json, "chat_template_kwargs", &extra, &answer)) return answer;
+    const struct json *tools = json_find(c->json, "tools");
     struct str choice = {0};
     if (json_opt_str(c->json, "tool_choice", &choice) && str_is(choice, "none")) tools = NULL;
     if (extra && (json_write(&kwargs, extra) < 0 || buf_c(&kwargs, 0) < 0)) return serve_error(c, 500, "out of memory");

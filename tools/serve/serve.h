@@ -113,6 +113,9 @@ struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream);
 /* A member of obj by name with a range; false with an error on *answer (that was given) where it has another kind or is out of
  * range. */
 bool ask_number(struct call *c, const struct json *obj, const char *key, double min, double max, double *io, int *answer);
+bool ask_integer(struct call *c, const struct json *obj, const char *key, double min, double max, double *io, int *answer);
+/* *out: NULL where there is none. */
+bool ask_object(struct call *c, const struct json *obj, const char *key, const struct json **out, int *answer);
 bool ask_bool(struct call *c, const struct json *obj, const char *key, bool *io, int *answer);
 /* A string or an array of them. */
 bool ask_stop(struct call *c, const struct json *obj, const char *key, struct asked *out, int *answer);
@@ -121,6 +124,8 @@ bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int
 /* The prompt of a conversation: messages with content parts joined, arguments of tool calls as objects. */
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer);
+/* An array of token ids; what: how the message begins. *out is owned by the caller. */
+bool ask_ids(struct call *c, const struct json *array, const char *what, quern_tokens *out, int *answer);
 /* A string, tokenized with special tokens, or an array of token ids. */
 bool ask_prompt(struct call *c, const struct json *prompt, bool parse_special, struct asked *out, int *answer);
 /* What cannot be had yet: a grammar. */
