@@ -91,6 +91,14 @@ verdict((await raised(openai.chat.completions.create({ ...greedy, temperature: -
 const over = await raised(openai.chat.completions.create({ ...greedy, messages: ask("boat ".repeat(3000)) }));
 verdict(over instanceof OpenAI.BadRequestError && /\d+ tokens.*1024/.test(over.message), "too long: with the counts", over?.message);
 
+// What begins like a call of a tool, and is none, is text; whole and in a stream.
+const brace = (await (await fetch(`${server.url}/tokenize`, { method: "POST", body: '{"content":"{"}' })).json()).tokens.at(-1);
+const tools = [{ type: "function", function: { name: "f", parameters: { type: "object", properties: {} } } }];
+const braces = { ...greedy, tools, max_tokens: 3, logit_bias: { [brace]: 100 } };
+const text = (await openai.chat.completions.create(braces)).choices[0];
+equal("no call of a tool", [text.message.content, text.finish_reason, text.message.tool_calls], ["{{{", "length", undefined]);
+equal("nor in a stream", (await streamed(braces)).text, "{{{");
+
 // ---- Ollama ----
 
 const chat = { model: "demo", messages: question, options: { num_predict: 24, temperature: 0 } };

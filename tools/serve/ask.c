@@ -232,6 +232,12 @@ static bool put_message(struct call *c, struct buf *b, const struct json *m)
     return ok && buf_c(b, '}') == 0;
 }
 
+static bool opens_thinking(struct str prompt)
+{
+    while (prompt.n && (prompt.p[prompt.n - 1] == '\n' || prompt.p[prompt.n - 1] == ' ')) prompt.n--;
+    return str_ends(prompt, STR("<think>"));
+}
+
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer)
 {
@@ -263,6 +269,9 @@ bool ask_chat(struct call *c, const struct json *messages, const struct json *to
         ok = false, *answer = serve_failure(c, &err);
     else
         ok = tokenize(c, (struct str){prompt.text, prompt.length}, QUERN_PARSE_SPECIAL, out, answer);
+    out->split = true;
+    out->tools = has_tools;
+    out->opened = ok && opens_thinking((struct str){prompt.text, prompt.length});
     quern_string_free(&prompt);
     buf_fini(&text);
     buf_fini(&tools_text);

@@ -21,8 +21,21 @@ static int put_time(struct buf *b, int64_t seconds)
     return buf_printf(b, "\"%s\"", text);
 }
 
+static int put_calls(const struct job *j, struct buf *b)
+{
+    int rc = buf_z(b, ",\"tool_calls\":[");
+    for (size_t i = 0; i < j->n_calls; i++) {
+        rc |= buf_printf(b, "%s{\"function\":{\"index\":%zu,\"name\":", i ? "," : "", i);
+        rc |= json_write_string(b, j->calls[i].name);
+        rc |= buf_z(b, ",\"arguments\":");
+        rc |= json_write(b, j->calls[i].arguments);
+        rc |= buf_z(b, "}}");
+    }
+    return rc | buf_c(b, ']');
+}
+
 /* {"model":..,"created_at":.., and the text where this kind of answer has it. */
-static int put_line(struct job *j, struct buf *b, struct str text)
+static int put_line(struct job *j, struct buf *b, struct str thinking, struct str text, bool calls)
 {
     int rc = buf_z(b, "{\"model\":");
     rc |= json_write_string(b, str_of(j->call->server->name));
@@ -30,6 +43,8 @@ static int put_line(struct job *j, struct buf *b, struct str text)
     rc |= put_time(b, clock_utc());
     rc |= buf_z(b, j->chat ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"response\":");
     rc |= json_write_string(b, text);
+    if (thinking.n) rc |= buf_z(b, ",\"thinking\":") | json_write_string(b, thinking);
+    if (calls) rc |= put_calls(j, b);
     if (j->chat) rc |= buf_c(b, '}');
     if (!j->logprobs) return rc;
     const char *from = j->probs.p + j->probs_sent;
@@ -41,10 +56,11 @@ static int put_line(struct job *j, struct buf *b, struct str text)
     return rc | buf_c(b, ']');
 }
 
-static int token(struct job *j, struct buf *b, struct str text)
+static int token(struct job *j, struct buf *b, enum part part, struct str text)
 {
+    const bool thinking = part == PART_THINKING;
     j->n_chunks++;
-    return put_line(j, b, text) | buf_z(b, ",\"done\":false}\n");
+    return put_line(j, b, thinking ? text : STR(""), thinking ? STR("") : text, false) | buf_z(b, ",\"done\":false}\n");
 }
 
 static unsigned long long ns(double seconds)
@@ -52,11 +68,11 @@ static unsigned long long ns(double seconds)
     return (unsigned long long)(seconds * 1e9);
 }
 
-static int put_end(struct job *j, struct buf *b, const quern_request_result *r, struct str text)
+static int put_end(struct job *j, struct buf *b, const quern_request_result *r, struct str thinking, struct str text)
 {
     const quern_result *x = &r->result;
     const bool length = x->stop == QUERN_STOP_LENGTH || x->stop == QUERN_STOP_CONTEXT;
-    int rc = put_line(j, b, text);
+    int rc = put_line(j, b, thinking, text, j->n_calls && !j->stream);
     rc |=
         buf_printf(b,
                    ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%llu,\"load_duration\":0,\"prompt_eval_count\":%u,"
@@ -68,13 +84,15 @@ static int put_end(struct job *j, struct buf *b, const quern_request_result *r, 
 
 static int end(struct job *j, struct buf *b, const quern_request_result *r)
 {
-    if (!r->error) return put_end(j, b, r, STR("")) | buf_c(b, '\n');
+    int rc = 0;
+    if (!r->error && j->n_calls) rc |= put_line(j, b, STR(""), STR(""), true) | buf_z(b, ",\"done\":false}\n");
+    if (!r->error) return rc | put_end(j, b, r, STR(""), STR("")) | buf_c(b, '\n');
     return ollama_error(b, j->status, r->message) | buf_z(b, j->n_chunks ? "\n" : "");
 }
 
 static int whole(struct job *j, struct buf *b, const quern_request_result *r)
 {
-    return r->error ? ollama_error(b, j->status, r->message) : put_end(j, b, r, buf_view(&j->text));
+    return r->error ? ollama_error(b, j->status, r->message) : put_end(j, b, r, buf_view(&j->thinking), buf_view(&j->text));
 }
 
 static const struct dialect dialect = {"application/x-ndjson", token, end, whole};

@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 #include "quern.h"
+#include "parts.h"
 
 struct serve_options {
     const char *host;
@@ -64,10 +65,10 @@ int serve_failure(struct call *c, const quern_error *err);
 
 /* How a dialect says what happens. All run on the engine's thread, append to out, and return 0 or ERR_NOMEM. */
 struct dialect {
-    const char *stream_type;                                                     /* Content-Type of a stream */
-    int (*token)(struct job *j, struct buf *out, struct str text);               /* some more of the answer; streams only */
-    int (*end)(struct job *j, struct buf *out, const quern_request_result *r);   /* the last of a stream */
-    int (*whole)(struct job *j, struct buf *out, const quern_request_result *r); /* the answer at once */
+    const char *stream_type;                                                       /* Content-Type of a stream */
+    int (*token)(struct job *j, struct buf *out, enum part part, struct str text); /* some more of the answer; streams only */
+    int (*end)(struct job *j, struct buf *out, const quern_request_result *r);     /* the last of a stream */
+    int (*whole)(struct job *j, struct buf *out, const quern_request_result *r);   /* the answer at once */
 };
 
 struct job {
@@ -80,7 +81,11 @@ struct job {
     int64_t created;
     bool include_usage, logprobs;
     uint32_t n_top;
-    struct buf text;  /* all of the answer so far */
+    struct buf text, thinking; /* all so far */
+    bool split;                /* thinking and calls of tools are told from the answer */
+    struct parts parts;
+    struct tool_call *calls; /* [n_calls] at the end */
+    size_t n_calls;
     struct buf probs; /* logprobs in the dialect's form, so far; those of the token under way come last */
     size_t probs_sent;
     uint64_t n_chunks;
@@ -99,7 +104,8 @@ struct asked {
     const char *stop[16];
     size_t n_stop;
     bool ignore_eos;
-    quern_logit_bias *bias; /* in the call's arena */
+    bool split, tools, opened; /* a chat; which has tools; whose prompt opens the thinking */
+    quern_logit_bias *bias;    /* in the call's arena */
     size_t n_bias;
 };
 
