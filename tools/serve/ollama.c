@@ -9,7 +9,9 @@
 int ollama_error(struct buf *b, unsigned status, const char *message)
 {
     (void)status;
-    return buf_z(b, "{\"error\":") | json_write_string(b, str_of(message)) | buf_c(b, '}');
+    int rc = buf_z(b, "{\"error\":");
+    rc |= json_write_string(b, str_of(message));
+    return rc | buf_c(b, '}');
 }
 
 static int put_time(struct buf *b, int64_t seconds)
@@ -43,7 +45,10 @@ static int put_line(struct job *j, struct buf *b, struct str thinking, struct st
     rc |= put_time(b, clock_utc());
     rc |= buf_z(b, j->chat ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"response\":");
     rc |= json_write_string(b, text);
-    if (thinking.n) rc |= buf_z(b, ",\"thinking\":") | json_write_string(b, thinking);
+    if (thinking.n) {
+        rc |= buf_z(b, ",\"thinking\":");
+        rc |= json_write_string(b, thinking);
+    }
     if (calls) rc |= put_calls(j, b);
     if (j->chat) rc |= buf_c(b, '}');
     if (!j->logprobs) return rc;
@@ -60,7 +65,8 @@ static int token(struct job *j, struct buf *b, enum part part, struct str text)
 {
     const bool thinking = part == PART_THINKING;
     j->n_chunks++;
-    return put_line(j, b, thinking ? text : STR(""), thinking ? STR("") : text, false) | buf_z(b, ",\"done\":false}\n");
+    const int rc = put_line(j, b, thinking ? text : STR(""), thinking ? STR("") : text, false);
+    return rc | buf_z(b, ",\"done\":false}\n");
 }
 
 static unsigned long long ns(double seconds)
@@ -85,9 +91,16 @@ static int put_end(struct job *j, struct buf *b, const quern_request_result *r, 
 static int end(struct job *j, struct buf *b, const quern_request_result *r)
 {
     int rc = 0;
-    if (!r->error && j->n_calls) rc |= put_line(j, b, STR(""), STR(""), true) | buf_z(b, ",\"done\":false}\n");
-    if (!r->error) return rc | put_end(j, b, r, STR(""), STR("")) | buf_c(b, '\n');
-    return ollama_error(b, j->status, r->message) | buf_z(b, j->n_chunks ? "\n" : "");
+    if (r->error) {
+        rc = ollama_error(b, j->status, r->message);
+        return rc | buf_z(b, j->n_chunks ? "\n" : "");
+    }
+    if (j->n_calls) {
+        rc |= put_line(j, b, STR(""), STR(""), true);
+        rc |= buf_z(b, ",\"done\":false}\n");
+    }
+    rc |= put_end(j, b, r, STR(""), STR(""));
+    return rc | buf_c(b, '\n');
 }
 
 static int whole(struct job *j, struct buf *b, const quern_request_result *r)

@@ -89,12 +89,19 @@ static int put_thinking(struct buf *b, struct str text)
     return rc | json_write_string(b, text);
 }
 
+static int put_content(struct buf *b, struct str text)
+{
+    const int rc = buf_z(b, "\"content\":");
+    return rc | json_write_string(b, text);
+}
+
 /* ---- streams ----------------------------------------------------------------------------------------------------------- */
 
 static int put_chunk_head(struct job *j, struct buf *b)
 {
     j->n_chunks++;
-    return buf_z(b, "data: ") | put_head(b, j, j->chat ? "chat.completion.chunk" : "text_completion");
+    const int rc = buf_z(b, "data: ");
+    return rc | put_head(b, j, j->chat ? "chat.completion.chunk" : "text_completion");
 }
 
 static int token(struct job *j, struct buf *b, enum part part, struct str text)
@@ -103,7 +110,7 @@ static int token(struct job *j, struct buf *b, enum part part, struct str text)
     int rc = put_chunk_head(j, b);
     if (j->chat) {
         rc |= buf_printf(b, ",\"choices\":[{\"index\":0,\"delta\":{%s", first ? "\"role\":\"assistant\"," : "");
-        rc |= part == PART_THINKING ? put_thinking(b, text) : buf_z(b, "\"content\":") | json_write_string(b, text);
+        rc |= part == PART_THINKING ? put_thinking(b, text) : put_content(b, text);
         rc |= buf_c(b, '}');
     } else {
         rc |= buf_z(b, ",\"choices\":[{\"index\":0,\"text\":");
@@ -148,8 +155,14 @@ static int whole(struct job *j, struct buf *b, const quern_request_result *r)
     rc |= buf_printf(b, ",\"choices\":[{\"index\":0,%s",
                      j->chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
     rc |= j->n_calls && j->text.n == 0 ? buf_z(b, "null") : json_write_string(b, buf_view(&j->text));
-    if (j->thinking.n) rc |= buf_c(b, ',') | put_thinking(b, buf_view(&j->thinking));
-    if (j->n_calls) rc |= buf_c(b, ',') | put_calls(j, b);
+    if (j->thinking.n) {
+        rc |= buf_c(b, ',');
+        rc |= put_thinking(b, buf_view(&j->thinking));
+    }
+    if (j->n_calls) {
+        rc |= buf_c(b, ',');
+        rc |= put_calls(j, b);
+    }
     if (j->chat) rc |= buf_z(b, ",\"refusal\":null}");
     rc |= put_logprobs(j, b);
     rc |= buf_printf(b, ",\"finish_reason\":\"%s\"}]", finish_reason(j, r));
