@@ -125,6 +125,19 @@ verdict(/^\d+\.\d+\.\d+$/.test((await ollama.version()).version), "version");
 const wrong = await raised(ollama.chat({ ...chat, options: { temperature: "warm" } }));
 verdict(wrong?.status_code === 400 && /temperature/.test(wrong.message), "an error is raised", wrong?.message);
 
+// ---- vectors ----
+
+const texts = ["A red boat.", "A boat that is red.", "Seven."];
+const vectors = (await openai.embeddings.create({ model: "demo", input: texts })).data.map((d) => d.embedding);
+const plain = await openai.embeddings.create({ model: "demo", input: texts[1], encoding_format: "float" });
+equal("vectors as bytes are those as numbers", vectors[1].map(Math.fround), plain.data[0].embedding.map(Math.fround));
+verdict(plain.usage.prompt_tokens > 0, "with usage", plain.usage);
+const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
+verdict(Math.abs(dot(vectors[0], vectors[0]) - 1) < 1e-5, "of length 1");
+verdict(dot(vectors[0], vectors[1]) > dot(vectors[0], vectors[2]), "near where the texts are");
+equal("Ollama's are the same", (await ollama.embed({ model: "demo", input: texts })).embeddings[2].map(Math.fround),
+    vectors[2].map(Math.fround));
+
 // ---- many at once ----
 
 const crowd = Array.from({ length: CROWD }, (_, i) =>

@@ -24,11 +24,13 @@ static const struct route {
 } routes[] = {
     {"POST", "/v1/chat/completions", openai_chat, OPENAI},
     {"POST", "/v1/completions", openai_completions, OPENAI},
+    {"POST", "/v1/embeddings", openai_embeddings, OPENAI},
     {"GET", "/v1/models", openai_models, OPENAI},
     {"GET", "/v1/models/", openai_models, OPENAI},
     {"GET", "/", ollama_root, OLLAMA},
     {"POST", "/api/chat", ollama_chat, OLLAMA},
     {"POST", "/api/generate", ollama_generate, OLLAMA},
+    {"POST", "/api/embed", ollama_embed, OLLAMA},
     {"GET", "/api/tags", ollama_tags, OLLAMA},
     {"GET", "/api/ps", ollama_ps, OLLAMA},
     {"POST", "/api/show", ollama_show, OLLAMA},
@@ -152,7 +154,9 @@ struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream)
     if (!j) return NULL;
     *j = (struct job){.call = c, .dialect = d, .stream = stream, .created = clock_utc(), .status = 200};
     struct err e;
-    return monitor_new(&j->lock, &e) < 0 ? NULL : j;
+    if (monitor_new(&j->lock, &e) < 0) return NULL;
+    c->job = j;
+    return j;
 }
 
 static void job_fini(struct job *j)
@@ -318,7 +322,6 @@ int serve_job(struct call *c, struct job *j, struct asked *asked)
                                      .user = j};
     asked->sampling.logit_bias = asked->bias;
     asked->sampling.n_logit_bias = asked->n_bias;
-    c->job = j;
     j->split = asked->split;
     parts_init(&j->parts, asked->tools, asked->opened);
     monitor_enter(j->lock); /* callbacks wait until request is set */

@@ -33,6 +33,9 @@ struct server {
     uint64_t n_calls;   /* for ids */
     struct serve_options o;
     struct monitor *lock; /* of n_calls */
+    quern_embed_options embed_options;
+    struct monitor *embed_lock; /* of embedder: NULL until the first use; used by one thread at a time */
+    quern_embedder *embedder;
 };
 
 /* One HTTP request with its body. */
@@ -111,7 +114,7 @@ struct asked {
 
 /* Starts the job and answers when it begins to speak (streams) or is done. asked->prompt is freed. */
 int serve_job(struct call *c, struct job *j, struct asked *asked);
-/* A job in the call's arena. */
+/* The job of a call, in its arena, which ends with the call. */
 struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream);
 
 /* ---- reading requests -------------------------------------------------------------------------------------------------- */
@@ -145,6 +148,9 @@ int openai_chat(struct call *c);
 int openai_completions(struct call *c);
 int openai_models(struct call *c);
 int openai_error(struct buf *b, unsigned status, const char *message);
+
+int openai_embeddings(struct call *c);
+int ollama_embed(struct call *c);
 
 int ollama_root(struct call *c);
 int ollama_chat(struct call *c);
