@@ -55,6 +55,8 @@ const wrong = [
     ["no input", "/v1/embeddings", "{}", 400, /input/],
     ["input of another type", "/v1/embeddings", '{"input":[[{}]]}', 400, /token ids/],
     ["too many dimensions", "/v1/embeddings", '{"input":"x","dimensions":99999}', 400, /dimensions/],
+    ["documents of another type", "/v1/rerank", '{"query":"x","documents":[1]}', 400, /documents/],
+    ["no query", "/rerank", '{"documents":["x"]}', 400, /query/],
     ["an unknown path", "/v1/nothing", "{}", 404, /nothing/],
     ["another model", "/v1/models/x", undefined, 404, /"x"/, "GET"],
     ["a wrong method", CHAT, undefined, 405, /GET/, "GET"],

@@ -1,6 +1,8 @@
-/* embed: vectors of texts, in the dialects of OpenAI and Ollama. One embedder, made on first use,
- * serves all calls, one after the other. */
+/* embed: vectors of texts, in the dialects of OpenAI and Ollama, and scores of documents, in that of Jina. One embedder, made
+ * on first use, serves all calls, one after the other. */
 #include "serve.h"
+
+#include <stdlib.h>
 
 #define MAX_TEXTS 2048
 
@@ -138,4 +140,59 @@ int ollama_embed(struct call *c)
     rc |= buf_printf(&b, "],\"total_duration\":%llu,\"load_duration\":0,\"prompt_eval_count\":%llu}",
                      (unsigned long long)(clock_ns() - c->start), (unsigned long long)w.n_tokens);
     return serve_json(c, 200, &b, rc);
+}
+
+/* ---- scores ------------------------------------------------------------------------------------------------------------ */
+
+struct scored {
+    size_t index;
+    float score;
+};
+
+/* The best first; equals in the order in which they came. */
+static int by_score(const void *pa, const void *pb)
+{
+    const struct scored *a = pa, *b = pb;
+    if (a->score != b->score) return a->score > b->score ? -1 : 1;
+    return a->index < b->index ? -1 : a->index > b->index;
+}
+
+static bool score_all(struct call *c, struct str query, const struct json *documents, struct scored *out, int *answer)
+{
+    quern_error err;
+    quern_embedder *m = take_embedder(c, answer);
+    const char *q = serve_copy(c, query);
+    bool ok = m && q;
+    for (size_t i = 0; ok && i < documents->n; i++) {
+        const char *document = serve_copy(c, documents->v[i].s);
+        out[i].index = i;
+        ok = document && quern_rerank(m, q, document, &out[i].score, &err) == 0;
+        if (!ok) *answer = document ? serve_failure(c, &err) : serve_error(c, 500, "out of memory");
+    }
+    if (m) give_embedder(c);
+    return ok;
+}
+
+int native_rerank(struct call *c)
+{
+    struct str query = {0};
+    struct buf b = {0};
+    double top_n = INT32_MAX;
+    int answer = 0;
+    const struct json *documents = json_find(c->json, "documents");
+    bool ok = json_opt_str(c->json, "query", &query) && query.n && documents && documents->type == JSON_ARRAY &&
+              documents->n > 0 && documents->n <= MAX_TEXTS;
+    for (size_t i = 0; ok && i < documents->n; i++) ok = documents->v[i].type == JSON_STRING;
+    if (!ok) return serve_error(c, 400, "\"query\" must be a string, \"documents\" an array of at most %d strings", MAX_TEXTS);
+    if (!ask_integer(c, c->json, "top_n", 1, INT32_MAX, &top_n, &answer)) return answer;
+    struct scored *all = arena_array(&c->arena, documents->n, sizeof *all);
+    if (!all) return serve_error(c, 500, "out of memory");
+    if (!score_all(c, query, documents, all, &answer)) return answer;
+    qsort(all, documents->n, sizeof *all, by_score);
+    int rc = buf_z(&b, "{\"object\":\"list\",\"model\":");
+    rc |= json_write_string(&b, str_of(c->server->name));
+    rc |= buf_z(&b, ",\"results\":[");
+    for (size_t i = 0; i < documents->n && (double)i < top_n; i++)
+        rc |= buf_printf(&b, "%s{\"index\":%zu,\"relevance_score\":%.9g}", i ? "," : "", all[i].index, (double)all[i].score);
+    return serve_json(c, 200, &b, rc | buf_z(&b, "]}"));
 }
