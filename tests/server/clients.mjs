@@ -125,6 +125,16 @@ verdict(/^\d+\.\d+\.\d+$/.test((await ollama.version()).version), "version");
 const wrong = await raised(ollama.chat({ ...chat, options: { temperature: "warm" } }));
 verdict(wrong?.status_code === 400 && /temperature/.test(wrong.message), "an error is raised", wrong?.message);
 
+// ---- llama-server ----
+
+const native = (more) => fetch(`${server.url}/completion`, { method: "POST",
+    body: JSON.stringify({ prompt: "Once upon a time", n_predict: 8, temperature: 0, ...more }) }).then((r) => r.text());
+const finished = JSON.parse(await native());
+equal("its completion", [finished.content, finished.stop_type, finished.tokens_predicted], [completion.choices[0].text, "limit", 8]);
+const events = (await native({ stream: true })).trim().split("\n\n").map((line) => JSON.parse(line.slice("data: ".length)));
+equal("a stream of it", events.map((e) => e.content).join(""), finished.content);
+equal("and its end", events.map((e) => e.stop).indexOf(true), events.length - 1);
+
 // ---- vectors ----
 
 const texts = ["A red boat.", "A boat that is red.", "Seven."];

@@ -57,6 +57,7 @@ const wrong = [
     ["too many dimensions", "/v1/embeddings", '{"input":"x","dimensions":99999}', 400, /dimensions/],
     ["documents of another type", "/v1/rerank", '{"query":"x","documents":[1]}', 400, /documents/],
     ["no query", "/rerank", '{"documents":["x"]}', 400, /query/],
+    ["n_predict of another type", "/completion", '{"prompt":"x","n_predict":"x"}', 400, /n_predict/],
     ["an unknown path", "/v1/nothing", "{}", 404, /nothing/],
     ["another model", "/v1/models/x", undefined, 404, /"x"/, "GET"],
     ["a wrong method", CHAT, undefined, 405, /GET/, "GET"],

@@ -189,7 +189,7 @@ const struct command command_serve = {
         "does, "
         "/api/chat, "
         "/api/generate, /api/embed, /api/tags, /api/ps, /api/show and /api/version as Ollama does, /health, /metrics, /props, "
-        "/v1/rerank, "
+        "/completion, /v1/rerank, "
         "/tokenize and "
         "/detokenize as llama-server does. Requests are computed together, and those that begin alike share what was "
         "computed. What a "

@@ -35,6 +35,7 @@ static const struct route {
     {"GET", "/api/ps", ollama_ps, OLLAMA},
     {"POST", "/api/show", ollama_show, OLLAMA},
     {"GET", "/api/version", ollama_version, OLLAMA},
+    {"POST", "/completion", native_completion, OPENAI},
     {"POST", "/v1/rerank", native_rerank, OPENAI},
     {"POST", "/rerank", native_rerank, OPENAI},
     {"GET", "/health", native_health, OPENAI},

@@ -161,6 +161,7 @@ int ollama_show(struct call *c);
 int ollama_version(struct call *c);
 int ollama_error(struct buf *b, unsigned status, const char *message);
 
+int native_completion(struct call *c);
 int native_rerank(struct call *c);
 int native_health(struct call *c);
 int native_metrics(struct call *c);
