@@ -1,4 +1,4 @@
-/* embed: vectors of texts, in the dialects of OpenAI and Ollama, and scores of documents, in that of Jina. One embedder, made
+/* vectors: vectors of texts, in the dialects of OpenAI and Ollama, and scores of documents, in that of Jina. One embedder, made
  * on first use, serves all calls, one after the other. */
 #include "serve.h"
 
