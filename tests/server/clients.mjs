@@ -148,6 +148,8 @@ verdict(dot(vectors[0], vectors[1]) > dot(vectors[0], vectors[2]), "near where t
 equal("Ollama's are the same", (await ollama.embed({ model: "demo", input: texts })).embeddings[2].map(Math.fround),
     vectors[2].map(Math.fround));
 
+equal("and in its older form", (await ollama.embeddings({ model: "demo", prompt: texts[2] })).embedding.map(Math.fround),
+    vectors[2].map(Math.fround));
 const ranked = await (await fetch(`${server.url}/v1/rerank`, { method: "POST",
     body: JSON.stringify({ query: texts[0], documents: [texts[2], texts[1], texts[0]], top_n: 2 }) })).json();
 equal("documents by their scores", ranked.results.map((r) => r.index), [2, 1]);

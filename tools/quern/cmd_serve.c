@@ -184,16 +184,11 @@ const struct command command_serve = {
     .name = "serve",
     .usage = "[MODEL]",
     .summary = "answer requests of OpenAI's, Ollama's and llama.cpp's clients",
-    .text =
-        "Listens on 127.0.0.1:11434 and answers /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models as OpenAI "
-        "does, "
-        "/api/chat, "
-        "/api/generate, /api/embed, /api/tags, /api/ps, /api/show and /api/version as Ollama does, /health, /metrics, /props, "
-        "/completion, /v1/rerank, "
-        "/tokenize and "
-        "/detokenize as llama-server does. Requests are computed together, and those that begin alike share what was "
-        "computed. What a "
-        "request gets does not depend on the others.\n",
+    .text = "Listens on 127.0.0.1:11434 and answers /v1/chat/completions, /v1/completions, /v1/embeddings and "
+            "/v1/models as OpenAI does, /api/chat, /api/generate, /api/embed, /api/tags, /api/ps, /api/show and "
+            "/api/version as Ollama does, /health, /metrics, /props, /completion, /v1/rerank, /tokenize and "
+            "/detokenize as llama-server does. Requests are computed together, and those that begin alike share "
+            "what was computed. What a request gets does not depend on the others.\n",
     .groups = serve_groups,
     .max_words = 1,
     .run = run,

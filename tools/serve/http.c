@@ -31,6 +31,7 @@ static const struct route {
     {"POST", "/api/chat", ollama_chat, OLLAMA},
     {"POST", "/api/generate", ollama_generate, OLLAMA},
     {"POST", "/api/embed", ollama_embed, OLLAMA},
+    {"POST", "/api/embeddings", ollama_embeddings, OLLAMA},
     {"GET", "/api/tags", ollama_tags, OLLAMA},
     {"GET", "/api/ps", ollama_ps, OLLAMA},
     {"POST", "/api/show", ollama_show, OLLAMA},

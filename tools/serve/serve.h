@@ -151,6 +151,7 @@ int openai_error(struct buf *b, unsigned status, const char *message);
 
 int openai_embeddings(struct call *c);
 int ollama_embed(struct call *c);
+int ollama_embeddings(struct call *c);
 
 int ollama_root(struct call *c);
 int ollama_chat(struct call *c);

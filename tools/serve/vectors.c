@@ -142,6 +142,19 @@ int ollama_embed(struct call *c)
     return serve_json(c, 200, &b, rc);
 }
 
+/* Ollama's older form: one text. */
+int ollama_embeddings(struct call *c)
+{
+    struct wanted w;
+    struct buf b = {0};
+    int answer = 0;
+    if (!read_input(c, "prompt", &w, &answer)) return answer;
+    if (w.many) return serve_error(c, 400, "\"prompt\" must be one text");
+    const int rc = buf_z(&b, "{\"embedding\":");
+    if (!put_vectors(c, &w, "", "", &b, &answer)) return answer;
+    return serve_json(c, 200, &b, rc | buf_c(&b, '}'));
+}
+
 /* ---- scores ------------------------------------------------------------------------------------------------------------ */
 
 struct scored {
