@@ -182,6 +182,7 @@ int quern_engine_submit(quern_engine *engine, const quern_request_options *o, qu
     }
     arena_fini(&a);
     if (rc == 0) return 0;
+    *out = NULL;
     mem_free(r);
     return api_fail(err, &e);
 }

@@ -4,7 +4,7 @@
 
 ran "quern --help" 0 "$QUERN" --help
 sed -n 's/^  \([a-z]*\)  *[a-z].*/\1/p' "$W/out" >"$W/commands"
-for name in run show doctor tokenize detokenize render logits perplexity bench convert quantize imatrix; do
+for name in run show doctor tokenize detokenize render logits perplexity bench serve convert quantize imatrix; do
     grep -qx $name "$W/commands"
     verdict $? "the list of commands has $name" "$W/commands"
 done

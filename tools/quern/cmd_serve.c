@@ -137,6 +137,7 @@ static int serve_model(const struct serve_args *args, const quern_model *model)
     quern_string description = {0};
     struct err e = {0};
     struct server s = {.model = model, .started = clock_utc(), .digest = digest};
+    s.embed_options = (quern_embed_options){.n_threads = (uint32_t)args->compute.n_threads, .cpu_level = args->compute.cpu};
     read_ollama_host(host, &port);
     quern_model_get_info(model, &s.info);
     s.name = args->alias ? args->alias : s.info.name;
@@ -153,11 +154,14 @@ static int serve_model(const struct serve_args *args, const quern_model *model)
                                  .max_connections = (unsigned)(args->n_parallel + args->n_queue + 64),
                                  .verbose = args->verbose};
     int exit_code = start_engine(args, model, &s.engine);
+    if (exit_code == CLI_OK && monitor_new(&s.embed_lock, &e) < 0) exit_code = cli_fail("%s", e.msg);
     if (exit_code == CLI_OK && quern_model_describe(model, &description, &err) < 0) exit_code = cli_fail("%s", err.message);
     s.description = description.text;
     if (exit_code == CLI_OK && !catch_stop()) exit_code = cli_fail("signals cannot be caught");
     if (exit_code == CLI_OK && serve_run(&s, stop_pipe[0], say_ready, &e) < 0) exit_code = cli_fail("%s", e.msg);
     quern_engine_free(&s.engine);
+    quern_embedder_free(&s.embedder);
+    monitor_free(&s.embed_lock);
     quern_string_free(&description);
     return exit_code;
 }
@@ -180,13 +184,11 @@ const struct command command_serve = {
     .name = "serve",
     .usage = "[MODEL]",
     .summary = "answer requests of OpenAI's, Ollama's and llama.cpp's clients",
-    .text = "Listens on 127.0.0.1:11434 and answers /v1/chat/completions, /v1/completions and /v1/models as OpenAI does, "
-            "/api/chat, "
-            "/api/generate, /api/tags, /api/ps, /api/show and /api/version as Ollama does, /health, /metrics, /props, "
-            "/tokenize and "
-            "/detokenize as llama-server does. Requests are computed together, and those that begin alike share what was "
-            "computed. What a "
-            "request gets does not depend on the others.\n",
+    .text = "Listens on 127.0.0.1:11434 and answers /v1/chat/completions, /v1/completions, /v1/embeddings and "
+            "/v1/models as OpenAI does, /api/chat, /api/generate, /api/embed, /api/tags, /api/ps, /api/show and "
+            "/api/version as Ollama does, /health, /metrics, /props, /completion, /v1/rerank, /tokenize and "
+            "/detokenize as llama-server does. Requests are computed together, and those that begin alike share "
+            "what was computed. What a request gets does not depend on the others.\n",
     .groups = serve_groups,
     .max_words = 1,
     .run = run,

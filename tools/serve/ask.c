@@ -16,6 +16,27 @@ bool ask_number(struct call *c, const struct json *obj, const char *key, double 
     return false;
 }
 
+bool ask_integer(struct call *c, const struct json *obj, const char *key, double min, double max, double *io, int *answer)
+{
+    double v = *io;
+    if (!ask_number(c, obj, key, min, max, &v, answer)) return false;
+    if (v != floor(v)) {
+        *answer = serve_error(c, 400, "\"%s\" must be a whole number", key);
+        return false;
+    }
+    *io = v;
+    return true;
+}
+
+bool ask_object(struct call *c, const struct json *obj, const char *key, const struct json **out, int *answer)
+{
+    const struct json *j = json_find(obj, key);
+    *out = j && j->type != JSON_NULL ? j : NULL;
+    if (!*out || j->type == JSON_OBJECT) return true;
+    *answer = serve_error(c, 400, "\"%s\" must be an object", key);
+    return false;
+}
+
 bool ask_bool(struct call *c, const struct json *obj, const char *key, bool *io, int *answer)
 {
     if (json_opt_bool(obj, key, io)) return true;
@@ -83,9 +104,9 @@ bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int
         if (!isnan(v)) *(float *)(void *)((uint8_t *)s + floats[i].at) = (float)v;
     }
     double top_k = -1, last_n = -1, seed = -1;
-    if (!ask_number(c, obj, "top_k", -1, INT32_MAX, &top_k, answer)) return false;
-    if (!ask_number(c, obj, "repeat_last_n", -1, INT32_MAX, &last_n, answer)) return false;
-    if (!ask_number(c, obj, "seed", -1, 9007199254740992.0, &seed, answer)) return false;
+    if (!ask_integer(c, obj, "top_k", -1, INT32_MAX, &top_k, answer)) return false;
+    if (!ask_integer(c, obj, "repeat_last_n", -1, INT32_MAX, &last_n, answer)) return false;
+    if (!ask_integer(c, obj, "seed", -1, 9007199254740992.0, &seed, answer)) return false;
     if (top_k >= 0) s->top_k = (int32_t)top_k;
     if (last_n >= 0) s->penalty_last_n = (int32_t)last_n;
     s->seed = seed >= 0 ? (uint64_t)seed : clock_ns() * 0x9e3779b97f4a7c15u;
@@ -118,31 +139,37 @@ static bool tokenize(struct call *c, struct str text, unsigned flags, struct ask
     return false;
 }
 
+bool ask_ids(struct call *c, const struct json *array, const char *what, quern_tokens *out, int *answer)
+{
+    bool ok = array && array->type == JSON_ARRAY && array->n > 0;
+    for (size_t i = 0; ok && i < array->n; i++)
+        ok = array->v[i].type == JSON_INT && array->v[i].i >= 0 && array->v[i].i < c->server->info.n_vocab;
+    if (!ok) {
+        *answer = serve_error(c, 400, "%s of token ids below %u", what, c->server->info.n_vocab);
+        return false;
+    }
+    *out = (quern_tokens){mem_array(array->n, sizeof *out->ids), array->n};
+    for (size_t i = 0; out->ids && i < array->n; i++) out->ids[i] = (int32_t)array->v[i].i;
+    if (!out->ids) *answer = serve_error(c, 500, "out of memory");
+    return out->ids != NULL;
+}
+
 bool ask_prompt(struct call *c, const struct json *prompt, bool parse_special, struct asked *out, int *answer)
 {
     if (prompt && prompt->type == JSON_STRING)
         return tokenize(c, prompt->s, QUERN_ADD_SPECIAL | (parse_special ? QUERN_PARSE_SPECIAL : 0), out, answer);
     if (prompt && prompt->type == JSON_ARRAY && prompt->n == 1 && prompt->v[0].type == JSON_STRING)
         return ask_prompt(c, &prompt->v[0], parse_special, out, answer);
-    bool ok = prompt && prompt->type == JSON_ARRAY && prompt->n > 0;
-    for (size_t i = 0; ok && i < prompt->n; i++)
-        ok = prompt->v[i].type == JSON_INT && prompt->v[i].i >= 0 && prompt->v[i].i < c->server->info.n_vocab;
-    if (!ok) {
-        *answer = serve_error(c, 400, "\"prompt\" must be a string or an array of token ids below %u", c->server->info.n_vocab);
-        return false;
-    }
-    out->prompt = (quern_tokens){mem_array(prompt->n, sizeof *out->prompt.ids), prompt->n};
-    for (size_t i = 0; out->prompt.ids && i < prompt->n; i++) out->prompt.ids[i] = (int32_t)prompt->v[i].i;
-    if (!out->prompt.ids) *answer = serve_error(c, 500, "out of memory");
-    return out->prompt.ids != NULL;
+    return ask_ids(c, prompt, "\"prompt\" must be a string or an array", &out->prompt, answer);
 }
 
-/* Content as one string: text parts joined. False: a part that is not text. */
+/* Content as one string: text parts joined; null where a message has only tool calls. False: a part that is not text. */
 static bool put_content(struct buf *b, const struct json *content)
 {
     struct buf text = {0};
     bool ok = true;
-    if (content->type != JSON_ARRAY) return json_write(b, content) == 0;
+    if (content->type == JSON_STRING || content->type == JSON_NULL) return json_write(b, content) == 0;
+    ok = content->type == JSON_ARRAY;
     for (size_t i = 0; ok && i < content->n; i++) {
         struct str type = {0}, part = {0};
         ok = json_opt_str(&content->v[i], "type", &type) && str_is(type, "text") &&
@@ -205,15 +232,26 @@ static bool put_message(struct call *c, struct buf *b, const struct json *m)
     return ok && buf_c(b, '}') == 0;
 }
 
+static bool opens_thinking(struct str prompt)
+{
+    while (prompt.n && (prompt.p[prompt.n - 1] == '\n' || prompt.p[prompt.n - 1] == ' ')) prompt.n--;
+    return str_ends(prompt, STR("<think>"));
+}
+
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer)
 {
     struct buf text = {0}, tools_text = {0};
     quern_string prompt = {0};
     quern_error err;
+    if (tools && tools->type == JSON_NULL) tools = NULL;
+    if (tools && tools->type != JSON_ARRAY) {
+        *answer = serve_error(c, 400, "\"tools\" must be an array");
+        return false;
+    }
     bool ok = messages && messages->type == JSON_ARRAY && messages->n > 0 && buf_c(&text, '[') == 0;
     size_t i = 0;
-    for (; ok && i < messages->n; i++) ok = (i == 0 || buf_c(&text, ',') == 0) && put_message(c, &text, &messages->v[i]);
+    for (; ok && i < messages->n; i += ok) ok = (i == 0 || buf_c(&text, ',') == 0) && put_message(c, &text, &messages->v[i]);
     if (!ok) {
         buf_fini(&text);
         *answer = serve_error(
@@ -221,7 +259,7 @@ bool ask_chat(struct call *c, const struct json *messages, const struct json *to
         return false;
     }
     ok = buf_c(&text, ']') == 0 && buf_c(&text, 0) == 0;
-    const bool has_tools = tools && tools->type == JSON_ARRAY && tools->n > 0;
+    const bool has_tools = tools && tools->n > 0;
     if (has_tools) ok = ok && json_write(&tools_text, tools) == 0 && buf_c(&tools_text, 0) == 0;
     const quern_render_options ro = {
         .add_generation_prompt = true, .tools_json = has_tools ? tools_text.p : NULL, .kwargs_json = kwargs};
@@ -231,6 +269,9 @@ bool ask_chat(struct call *c, const struct json *messages, const struct json *to
         ok = false, *answer = serve_failure(c, &err);
     else
         ok = tokenize(c, (struct str){prompt.text, prompt.length}, QUERN_PARSE_SPECIAL, out, answer);
+    out->split = true;
+    out->tools = has_tools;
+    out->opened = ok && opens_thinking((struct str){prompt.text, prompt.length});
     quern_string_free(&prompt);
     buf_fini(&text);
     buf_fini(&tools_text);

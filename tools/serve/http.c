@@ -24,15 +24,21 @@ static const struct route {
 } routes[] = {
     {"POST", "/v1/chat/completions", openai_chat, OPENAI},
     {"POST", "/v1/completions", openai_completions, OPENAI},
+    {"POST", "/v1/embeddings", openai_embeddings, OPENAI},
     {"GET", "/v1/models", openai_models, OPENAI},
     {"GET", "/v1/models/", openai_models, OPENAI},
     {"GET", "/", ollama_root, OLLAMA},
     {"POST", "/api/chat", ollama_chat, OLLAMA},
     {"POST", "/api/generate", ollama_generate, OLLAMA},
+    {"POST", "/api/embed", ollama_embed, OLLAMA},
+    {"POST", "/api/embeddings", ollama_embeddings, OLLAMA},
     {"GET", "/api/tags", ollama_tags, OLLAMA},
     {"GET", "/api/ps", ollama_ps, OLLAMA},
     {"POST", "/api/show", ollama_show, OLLAMA},
     {"GET", "/api/version", ollama_version, OLLAMA},
+    {"POST", "/completion", native_completion, OPENAI},
+    {"POST", "/v1/rerank", native_rerank, OPENAI},
+    {"POST", "/rerank", native_rerank, OPENAI},
     {"GET", "/health", native_health, OPENAI},
     {"GET", "/v1/health", native_health, OPENAI},
     {"GET", "/metrics", native_metrics, OPENAI},
@@ -152,7 +158,9 @@ struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream)
     if (!j) return NULL;
     *j = (struct job){.call = c, .dialect = d, .stream = stream, .created = clock_utc(), .status = 200};
     struct err e;
-    return monitor_new(&j->lock, &e) < 0 ? NULL : j;
+    if (monitor_new(&j->lock, &e) < 0) return NULL;
+    c->job = j;
+    return j;
 }
 
 static void job_fini(struct job *j)
@@ -161,6 +169,8 @@ static void job_fini(struct job *j)
     monitor_free(&j->lock);
     buf_fini(&j->pending);
     buf_fini(&j->text);
+    buf_fini(&j->thinking);
+    parts_fini(&j->parts);
     buf_fini(&j->probs);
 }
 
@@ -175,14 +185,36 @@ static void leave(struct job *j, int rc, bool done)
 
 static int put_prob(struct job *j, const quern_token *t);
 
+static int put_part(void *user, enum part part, struct str text)
+{
+    struct job *j = user;
+    const int rc = buf_str(part == PART_THINKING ? &j->thinking : &j->text, text);
+    return rc == 0 && j->stream ? j->dialect->token(j, &j->pending, part, text) : rc;
+}
+
+static int put_text(struct job *j, struct str text)
+{
+    if (j->gone || text.n == 0) return 0;
+    return j->split ? parts_put(&j->parts, text, put_part, j) : put_part(j, PART_ANSWER, text);
+}
+
+/* What was held back is calls of tools, or text after all. */
+static int end_text(struct job *j)
+{
+    struct str held;
+    if (j->gone || !j->split) return 0;
+    const int rc = parts_end(&j->parts, put_part, j, &held);
+    if (rc < 0 || held.n == 0 || tool_calls_parse(&j->call->arena, held, &j->calls, &j->n_calls)) return rc;
+    return put_part(j, PART_ANSWER, held);
+}
+
 static void on_token(void *user, const quern_token *t)
 {
     struct job *j = user;
     const struct str text = {t->text, t->length};
     monitor_enter(j->lock);
-    int rc = j->gone ? 0 : buf_str(&j->text, text);
-    if (rc == 0 && j->logprobs) rc = put_prob(j, t);
-    if (rc == 0 && j->stream && !j->gone && text.n) rc = j->dialect->token(j, &j->pending, text);
+    int rc = j->logprobs ? put_prob(j, t) : 0;
+    if (rc == 0) rc = put_text(j, text);
     leave(j, rc, false);
 }
 
@@ -190,10 +222,9 @@ static void on_end(void *user, const quern_request_result *r)
 {
     struct job *j = user;
     const struct str tail = {r->tail, r->tail_length};
-    int rc = 0;
     monitor_enter(j->lock);
-    if (!j->gone && tail.n) rc = buf_str(&j->text, tail);
-    if (!j->gone && tail.n && rc == 0 && j->stream) rc = j->dialect->token(j, &j->pending, tail);
+    int rc = put_text(j, tail);
+    if (rc == 0) rc = end_text(j);
     if (r->error && !(j->stream && j->n_chunks)) j->status = status_of(r->error);
     if (!j->gone && rc == 0) rc = (j->stream ? j->dialect->end : j->dialect->whole)(j, &j->pending, r);
     leave(j, rc, true);
@@ -295,7 +326,8 @@ int serve_job(struct call *c, struct job *j, struct asked *asked)
                                      .user = j};
     asked->sampling.logit_bias = asked->bias;
     asked->sampling.n_logit_bias = asked->n_bias;
-    c->job = j;
+    j->split = asked->split;
+    parts_init(&j->parts, asked->tools, asked->opened);
     monitor_enter(j->lock); /* callbacks wait until request is set */
     const int rc = quern_engine_submit(c->server->engine, &o, &j->request, &err);
     monitor_leave(j->lock);

@@ -68,16 +68,16 @@ int native_tokenize(struct call *c)
 
 int native_detokenize(struct call *c)
 {
-    struct asked asked = {0};
+    quern_tokens ids = {0};
     quern_string s = {0};
     quern_error err;
     struct buf b = {0};
     int answer = 0;
     const struct json *tokens = json_find(c->json, "tokens");
     if (!tokens || tokens->type != JSON_ARRAY) return serve_error(c, 400, "\"tokens\" must be an array of token ids");
-    if (tokens->n && !ask_prompt(c, tokens, false, &asked, &answer)) return answer;
-    const int failed = quern_detokenize(c->server->model, asked.prompt.ids, asked.prompt.count, false, &s, &err);
-    quern_tokens_free(&asked.prompt);
+    if (tokens->n && !ask_ids(c, tokens, "\"tokens\" must be an array", &ids, &answer)) return answer;
+    const int failed = quern_detokenize(c->server->model, ids.ids, ids.count, false, &s, &err);
+    quern_tokens_free(&ids);
     if (failed < 0) return serve_failure(c, &err);
     int rc = buf_z(&b, "{\"content\":");
     rc |= json_write_string(&b, (struct str){s.text, s.length});

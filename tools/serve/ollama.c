@@ -9,7 +9,9 @@
 int ollama_error(struct buf *b, unsigned status, const char *message)
 {
     (void)status;
-    return buf_z(b, "{\"error\":") | json_write_string(b, str_of(message)) | buf_c(b, '}');
+    int rc = buf_z(b, "{\"error\":");
+    rc |= json_write_string(b, str_of(message));
+    return rc | buf_c(b, '}');
 }
 
 static int put_time(struct buf *b, int64_t seconds)
@@ -21,8 +23,21 @@ static int put_time(struct buf *b, int64_t seconds)
     return buf_printf(b, "\"%s\"", text);
 }
 
+static int put_calls(const struct job *j, struct buf *b)
+{
+    int rc = buf_z(b, ",\"tool_calls\":[");
+    for (size_t i = 0; i < j->n_calls; i++) {
+        rc |= buf_printf(b, "%s{\"function\":{\"index\":%zu,\"name\":", i ? "," : "", i);
+        rc |= json_write_string(b, j->calls[i].name);
+        rc |= buf_z(b, ",\"arguments\":");
+        rc |= json_write(b, j->calls[i].arguments);
+        rc |= buf_z(b, "}}");
+    }
+    return rc | buf_c(b, ']');
+}
+
 /* {"model":..,"created_at":.., and the text where this kind of answer has it. */
-static int put_line(struct job *j, struct buf *b, struct str text)
+static int put_line(struct job *j, struct buf *b, struct str thinking, struct str text, bool calls)
 {
     int rc = buf_z(b, "{\"model\":");
     rc |= json_write_string(b, str_of(j->call->server->name));
@@ -30,6 +45,11 @@ static int put_line(struct job *j, struct buf *b, struct str text)
     rc |= put_time(b, clock_utc());
     rc |= buf_z(b, j->chat ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"response\":");
     rc |= json_write_string(b, text);
+    if (thinking.n) {
+        rc |= buf_z(b, ",\"thinking\":");
+        rc |= json_write_string(b, thinking);
+    }
+    if (calls) rc |= put_calls(j, b);
     if (j->chat) rc |= buf_c(b, '}');
     if (!j->logprobs) return rc;
     const char *from = j->probs.p + j->probs_sent;
@@ -41,10 +61,12 @@ static int put_line(struct job *j, struct buf *b, struct str text)
     return rc | buf_c(b, ']');
 }
 
-static int token(struct job *j, struct buf *b, struct str text)
+static int token(struct job *j, struct buf *b, enum part part, struct str text)
 {
+    const bool thinking = part == PART_THINKING;
     j->n_chunks++;
-    return put_line(j, b, text) | buf_z(b, ",\"done\":false}\n");
+    const int rc = put_line(j, b, thinking ? text : STR(""), thinking ? STR("") : text, false);
+    return rc | buf_z(b, ",\"done\":false}\n");
 }
 
 static unsigned long long ns(double seconds)
@@ -52,11 +74,11 @@ static unsigned long long ns(double seconds)
     return (unsigned long long)(seconds * 1e9);
 }
 
-static int put_end(struct job *j, struct buf *b, const quern_request_result *r, struct str text)
+static int put_end(struct job *j, struct buf *b, const quern_request_result *r, struct str thinking, struct str text)
 {
     const quern_result *x = &r->result;
     const bool length = x->stop == QUERN_STOP_LENGTH || x->stop == QUERN_STOP_CONTEXT;
-    int rc = put_line(j, b, text);
+    int rc = put_line(j, b, thinking, text, j->n_calls && !j->stream);
     rc |=
         buf_printf(b,
                    ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%llu,\"load_duration\":0,\"prompt_eval_count\":%u,"
@@ -68,13 +90,22 @@ static int put_end(struct job *j, struct buf *b, const quern_request_result *r, 
 
 static int end(struct job *j, struct buf *b, const quern_request_result *r)
 {
-    if (!r->error) return put_end(j, b, r, STR("")) | buf_c(b, '\n');
-    return ollama_error(b, j->status, r->message) | buf_z(b, j->n_chunks ? "\n" : "");
+    int rc = 0;
+    if (r->error) {
+        rc = ollama_error(b, j->status, r->message);
+        return rc | buf_z(b, j->n_chunks ? "\n" : "");
+    }
+    if (j->n_calls) {
+        rc |= put_line(j, b, STR(""), STR(""), true);
+        rc |= buf_z(b, ",\"done\":false}\n");
+    }
+    rc |= put_end(j, b, r, STR(""), STR(""));
+    return rc | buf_c(b, '\n');
 }
 
 static int whole(struct job *j, struct buf *b, const quern_request_result *r)
 {
-    return r->error ? ollama_error(b, j->status, r->message) : put_end(j, b, r, buf_view(&j->text));
+    return r->error ? ollama_error(b, j->status, r->message) : put_end(j, b, r, buf_view(&j->thinking), buf_view(&j->text));
 }
 
 static const struct dialect dialect = {"application/x-ndjson", token, end, whole};
@@ -85,10 +116,10 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
 {
     bool stream = true, logprobs = false;
     double num_predict = -1, top = 0;
-    const struct json *j = c->json, *options = json_find(j, "options");
-    if (!ask_bool(c, j, "stream", &stream, answer) || !ask_bool(c, j, "logprobs", &logprobs, answer) ||
-        !ask_number(c, j, "top_logprobs", 0, 20, &top, answer) ||
-        !ask_number(c, options, "num_predict", -2, INT32_MAX, &num_predict, answer) ||
+    const struct json *j = c->json, *options;
+    if (!ask_object(c, j, "options", &options, answer) || !ask_bool(c, j, "stream", &stream, answer) ||
+        !ask_bool(c, j, "logprobs", &logprobs, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
+        !ask_integer(c, options, "num_predict", -2, INT32_MAX, &num_predict, answer) ||
         !ask_stop(c, options, "stop", asked, answer) || !ask_sampling(c, options, asked, answer) ||
         !ask_no_grammar(c, j, answer))
         return NULL;

@@ -17,8 +17,9 @@ int openai_error(struct buf *b, unsigned status, const char *message)
     return rc | buf_printf(b, ",\"type\":\"%s\",\"param\":null,\"code\":%u}}", type, status);
 }
 
-static const char *finish_reason(const quern_request_result *r)
+static const char *finish_reason(const struct job *j, const quern_request_result *r)
 {
+    if (j->n_calls) return "tool_calls";
     return r->result.stop == QUERN_STOP_LENGTH || r->result.stop == QUERN_STOP_CONTEXT ? "length" : "stop";
 }
 
@@ -59,21 +60,57 @@ static int put_logprobs(struct job *j, struct buf *b)
     return rc | buf_z(b, "]}");
 }
 
+/* "tool_calls":[..]; those of a stream have an index. */
+static int put_calls(struct job *j, struct buf *b)
+{
+    int rc = buf_z(b, "\"tool_calls\":[");
+    for (size_t i = 0; i < j->n_calls; i++) {
+        struct buf arguments = {0};
+        if (i) rc |= buf_c(b, ',');
+        rc |= j->stream ? buf_printf(b, "{\"index\":%zu,", i) : buf_c(b, '{');
+        rc |= buf_printf(b, "\"id\":\"call_%llx_%zu\",\"type\":\"function\",\"function\":{\"name\":",
+                         (unsigned long long)j->call->number, i);
+        rc |= json_write_string(b, j->calls[i].name);
+        rc |= json_write(&arguments, j->calls[i].arguments);
+        rc |= buf_z(b, ",\"arguments\":");
+        rc |= json_write_string(b, buf_view(&arguments));
+        rc |= buf_z(b, "}}");
+        buf_fini(&arguments);
+    }
+    return rc | buf_c(b, ']');
+}
+
+/* Thinking, under both names that clients read. */
+static int put_thinking(struct buf *b, struct str text)
+{
+    int rc = buf_z(b, "\"reasoning_content\":");
+    rc |= json_write_string(b, text);
+    rc |= buf_z(b, ",\"reasoning\":");
+    return rc | json_write_string(b, text);
+}
+
+static int put_content(struct buf *b, struct str text)
+{
+    const int rc = buf_z(b, "\"content\":");
+    return rc | json_write_string(b, text);
+}
+
 /* ---- streams ----------------------------------------------------------------------------------------------------------- */
 
 static int put_chunk_head(struct job *j, struct buf *b)
 {
     j->n_chunks++;
-    return buf_z(b, "data: ") | put_head(b, j, j->chat ? "chat.completion.chunk" : "text_completion");
+    const int rc = buf_z(b, "data: ");
+    return rc | put_head(b, j, j->chat ? "chat.completion.chunk" : "text_completion");
 }
 
-static int token(struct job *j, struct buf *b, struct str text)
+static int token(struct job *j, struct buf *b, enum part part, struct str text)
 {
     const bool first = j->n_chunks == 0;
     int rc = put_chunk_head(j, b);
     if (j->chat) {
-        rc |= buf_printf(b, ",\"choices\":[{\"index\":0,\"delta\":{%s\"content\":", first ? "\"role\":\"assistant\"," : "");
-        rc |= json_write_string(b, text);
+        rc |= buf_printf(b, ",\"choices\":[{\"index\":0,\"delta\":{%s", first ? "\"role\":\"assistant\"," : "");
+        rc |= part == PART_THINKING ? put_thinking(b, text) : put_content(b, text);
         rc |= buf_c(b, '}');
     } else {
         rc |= buf_z(b, ",\"choices\":[{\"index\":0,\"text\":");
@@ -92,10 +129,16 @@ static int end(struct job *j, struct buf *b, const quern_request_result *r)
         rc |= openai_error(b, 500, r->message);
         return rc | buf_z(b, "\n\ndata: [DONE]\n\n");
     }
-    if (j->n_chunks == 0) rc |= token(j, b, STR(""));
+    if (j->n_chunks == 0) rc |= token(j, b, PART_ANSWER, STR(""));
+    if (j->n_calls) {
+        rc |= put_chunk_head(j, b);
+        rc |= buf_z(b, ",\"choices\":[{\"index\":0,\"delta\":{");
+        rc |= put_calls(j, b);
+        rc |= buf_z(b, "},\"logprobs\":null,\"finish_reason\":null}]}\n\n");
+    }
     rc |= put_chunk_head(j, b);
     rc |= buf_printf(b, ",\"choices\":[{\"index\":0,%s,\"logprobs\":null,\"finish_reason\":\"%s\"}]}\n\n",
-                     j->chat ? "\"delta\":{}" : "\"text\":\"\"", finish_reason(r));
+                     j->chat ? "\"delta\":{}" : "\"text\":\"\"", finish_reason(j, r));
     if (j->include_usage) {
         rc |= put_chunk_head(j, b);
         rc |= buf_z(b, ",\"choices\":[]");
@@ -111,10 +154,18 @@ static int whole(struct job *j, struct buf *b, const quern_request_result *r)
     int rc = put_head(b, j, j->chat ? "chat.completion" : "text_completion");
     rc |= buf_printf(b, ",\"choices\":[{\"index\":0,%s",
                      j->chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
-    rc |= json_write_string(b, buf_view(&j->text));
+    rc |= j->n_calls && j->text.n == 0 ? buf_z(b, "null") : json_write_string(b, buf_view(&j->text));
+    if (j->thinking.n) {
+        rc |= buf_c(b, ',');
+        rc |= put_thinking(b, buf_view(&j->thinking));
+    }
+    if (j->n_calls) {
+        rc |= buf_c(b, ',');
+        rc |= put_calls(j, b);
+    }
     if (j->chat) rc |= buf_z(b, ",\"refusal\":null}");
     rc |= put_logprobs(j, b);
-    rc |= buf_printf(b, ",\"finish_reason\":\"%s\"}]", finish_reason(r));
+    rc |= buf_printf(b, ",\"finish_reason\":\"%s\"}]", finish_reason(j, r));
     rc |= put_usage(b, r);
     return rc | buf_c(b, '}');
 }
@@ -128,11 +179,12 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
 {
     bool stream = false, usage = false, logprobs = false;
     double max_tokens = 0, n = 1, top = 0, probs = -1;
-    const struct json *j = c->json, *options = json_find(j, "stream_options"), *flag = json_find(j, "logprobs");
-    if (!ask_bool(c, j, "stream", &stream, answer) || !ask_bool(c, options, "include_usage", &usage, answer) ||
-        !ask_number(c, j, "max_tokens", 0, INT32_MAX, &max_tokens, answer) ||
-        !ask_number(c, j, "max_completion_tokens", 0, INT32_MAX, &max_tokens, answer) ||
-        !ask_number(c, j, "n", 1, 1, &n, answer) || !ask_number(c, j, "top_logprobs", 0, 20, &top, answer) ||
+    const struct json *j = c->json, *options, *flag = json_find(j, "logprobs");
+    if (!ask_object(c, j, "stream_options", &options, answer) || !ask_bool(c, j, "stream", &stream, answer) ||
+        !ask_bool(c, options, "include_usage", &usage, answer) ||
+        !ask_integer(c, j, "max_tokens", 0, INT32_MAX, &max_tokens, answer) ||
+        !ask_integer(c, j, "max_completion_tokens", 0, INT32_MAX, &max_tokens, answer) ||
+        !ask_integer(c, j, "n", 1, 1, &n, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
         !ask_stop(c, j, "stop", asked, answer) || !ask_sampling(c, j, asked, answer) || !ask_no_grammar(c, j, answer))
         return NULL;
     /* Chats say true and how many; completions say how many. */
@@ -166,9 +218,10 @@ int openai_chat(struct call *c)
     struct asked asked = {0};
     struct buf kwargs = {0};
     int answer = 0;
+    const struct json *extra;
     struct job *job = read_request(c, true, &asked, &answer);
-    if (!job) return answer;
-    const struct json *extra = json_find(c->json, "chat_template_kwargs"), *tools = json_find(c->json, "tools");
+    if (!job || !ask_object(c, c->json, "chat_template_kwargs", &extra, &answer)) return answer;
+    const struct json *tools = json_find(c->json, "tools");
     struct str choice = {0};
     if (json_opt_str(c->json, "tool_choice", &choice) && str_is(choice, "none")) tools = NULL;
     if (extra && (json_write(&kwargs, extra) < 0 || buf_c(&kwargs, 0) < 0)) return serve_error(c, 500, "out of memory");

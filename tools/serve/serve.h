@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 #include "quern.h"
+#include "parts.h"
 
 struct serve_options {
     const char *host;
@@ -32,6 +33,9 @@ struct server {
     uint64_t n_calls;   /* for ids */
     struct serve_options o;
     struct monitor *lock; /* of n_calls */
+    quern_embed_options embed_options;
+    struct monitor *embed_lock; /* of embedder: NULL until the first use; used by one thread at a time */
+    quern_embedder *embedder;
 };
 
 /* One HTTP request with its body. */
@@ -64,10 +68,10 @@ int serve_failure(struct call *c, const quern_error *err);
 
 /* How a dialect says what happens. All run on the engine's thread, append to out, and return 0 or ERR_NOMEM. */
 struct dialect {
-    const char *stream_type;                                                     /* Content-Type of a stream */
-    int (*token)(struct job *j, struct buf *out, struct str text);               /* some more of the answer; streams only */
-    int (*end)(struct job *j, struct buf *out, const quern_request_result *r);   /* the last of a stream */
-    int (*whole)(struct job *j, struct buf *out, const quern_request_result *r); /* the answer at once */
+    const char *stream_type;                                                       /* Content-Type of a stream */
+    int (*token)(struct job *j, struct buf *out, enum part part, struct str text); /* some more of the answer; streams only */
+    int (*end)(struct job *j, struct buf *out, const quern_request_result *r);     /* the last of a stream */
+    int (*whole)(struct job *j, struct buf *out, const quern_request_result *r);   /* the answer at once */
 };
 
 struct job {
@@ -80,7 +84,11 @@ struct job {
     int64_t created;
     bool include_usage, logprobs;
     uint32_t n_top;
-    struct buf text;  /* all of the answer so far */
+    struct buf text, thinking; /* all so far */
+    bool split;                /* thinking and calls of tools are told from the answer */
+    struct parts parts;
+    struct tool_call *calls; /* [n_calls] at the end */
+    size_t n_calls;
     struct buf probs; /* logprobs in the dialect's form, so far; those of the token under way come last */
     size_t probs_sent;
     uint64_t n_chunks;
@@ -99,13 +107,14 @@ struct asked {
     const char *stop[16];
     size_t n_stop;
     bool ignore_eos;
-    quern_logit_bias *bias; /* in the call's arena */
+    bool split, tools, opened; /* a chat; which has tools; whose prompt opens the thinking */
+    quern_logit_bias *bias;    /* in the call's arena */
     size_t n_bias;
 };
 
 /* Starts the job and answers when it begins to speak (streams) or is done. asked->prompt is freed. */
 int serve_job(struct call *c, struct job *j, struct asked *asked);
-/* A job in the call's arena. */
+/* The job of a call, in its arena, which ends with the call. */
 struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream);
 
 /* ---- reading requests -------------------------------------------------------------------------------------------------- */
@@ -113,6 +122,9 @@ struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream);
 /* A member of obj by name with a range; false with an error on *answer (that was given) where it has another kind or is out of
  * range. */
 bool ask_number(struct call *c, const struct json *obj, const char *key, double min, double max, double *io, int *answer);
+bool ask_integer(struct call *c, const struct json *obj, const char *key, double min, double max, double *io, int *answer);
+/* *out: NULL where there is none. */
+bool ask_object(struct call *c, const struct json *obj, const char *key, const struct json **out, int *answer);
 bool ask_bool(struct call *c, const struct json *obj, const char *key, bool *io, int *answer);
 /* A string or an array of them. */
 bool ask_stop(struct call *c, const struct json *obj, const char *key, struct asked *out, int *answer);
@@ -121,6 +133,8 @@ bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int
 /* The prompt of a conversation: messages with content parts joined, arguments of tool calls as objects. */
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer);
+/* An array of token ids; what: how the message begins. *out is owned by the caller. */
+bool ask_ids(struct call *c, const struct json *array, const char *what, quern_tokens *out, int *answer);
 /* A string, tokenized with special tokens, or an array of token ids. */
 bool ask_prompt(struct call *c, const struct json *prompt, bool parse_special, struct asked *out, int *answer);
 /* What cannot be had yet: a grammar. */
@@ -135,6 +149,10 @@ int openai_completions(struct call *c);
 int openai_models(struct call *c);
 int openai_error(struct buf *b, unsigned status, const char *message);
 
+int openai_embeddings(struct call *c);
+int ollama_embed(struct call *c);
+int ollama_embeddings(struct call *c);
+
 int ollama_root(struct call *c);
 int ollama_chat(struct call *c);
 int ollama_generate(struct call *c);
@@ -144,6 +162,8 @@ int ollama_show(struct call *c);
 int ollama_version(struct call *c);
 int ollama_error(struct buf *b, unsigned status, const char *message);
 
+int native_completion(struct call *c);
+int native_rerank(struct call *c);
 int native_health(struct call *c);
 int native_metrics(struct call *c);
 int native_props(struct call *c);

@@ -1,0 +1,221 @@
+import { createRequire } from "node:module";
+import { equal, metric, plan, serve, sleep, verdict } from "./served.mjs";
+
+const require = createRequire(`${process.env.CLIENTS}/`);
+const OpenAI = require("openai");
+const { Ollama } = require("ollama");
+
+const CROWD = 32;
+const HEALTH_MS = 250;
+
+const server = await serve("--parallel", "8", "--ctx", "1024");
+const openai = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 });
+const ollama = new Ollama({ host: server.url });
+
+const ask = (text) => [{ role: "user", content: text }];
+const question = ask("Tell me about a red boat.");
+const greedy = { model: "demo", messages: question, max_tokens: 24, temperature: 0 };
+
+async function raised(promise) {
+    try {
+        await promise;
+    } catch (e) {
+        return e;
+    }
+    return null;
+}
+
+async function streamed(request) {
+    let text = "", finish = null, usage = null, chunks = 0;
+    for await (const chunk of await openai.chat.completions.create({ ...request, stream: true })) {
+        text += chunk.choices[0]?.delta?.content ?? "";
+        finish = chunk.choices[0]?.finish_reason ?? finish;
+        usage = chunk.usage ?? usage;
+        chunks++;
+    }
+    return { text, finish, usage, chunks };
+}
+
+// ---- OpenAI ----
+
+const models = (await openai.models.list()).data;
+equal("one model", models.length, 1);
+equal("the model by its name", (await openai.models.retrieve(models[0].id)).id, models[0].id);
+verdict((await raised(openai.models.retrieve("another"))) instanceof OpenAI.NotFoundError, "another model is not found");
+
+const whole = await openai.chat.completions.create(greedy);
+equal("role", whole.choices[0].message.role, "assistant");
+verdict(whole.choices[0].message.content.length > 0, "an answer", whole);
+equal("usage adds up", whole.usage.total_tokens, whole.usage.prompt_tokens + whole.usage.completion_tokens);
+const stream = await streamed({ ...greedy, stream_options: { include_usage: true } });
+equal("a stream has the same text", stream.text, whole.choices[0].message.content);
+equal("and the same end", stream.finish, whole.choices[0].finish_reason);
+equal("and the same usage", stream.usage.completion_tokens, whole.usage.completion_tokens);
+verdict(stream.chunks > 2, "in several pieces", stream);
+equal("no usage unless asked", (await streamed(greedy)).usage, null);
+
+const long = ask("Once upon a time there was a little boat. ".repeat(20));
+const first = await openai.chat.completions.create({ ...greedy, messages: long });
+const again = await openai.chat.completions.create({ ...greedy, messages: long });
+verdict(again.usage.prompt_tokens_details.cached_tokens > 0, "tokens of a prompt that was seen are cached", again.usage);
+equal("with the same answer", again.choices[0].message.content, first.choices[0].message.content);
+
+const seeded = { ...greedy, temperature: 1, seed: 7 };
+const draws = await Promise.all([7, 7, 8].map((seed) => openai.chat.completions.create({ ...seeded, seed })));
+equal("same seed, same text", draws[0].choices[0].message.content, draws[1].choices[0].message.content);
+verdict(draws[0].choices[0].message.content !== draws[2].choices[0].message.content, "another seed, another text");
+
+const word = whole.choices[0].message.content.trim().split(/\s+/)[2];
+const stopped = await openai.chat.completions.create({ ...greedy, stop: [word] });
+equal("ends before a stop string", stopped.choices[0].message.content, whole.choices[0].message.content.split(word)[0]);
+equal("and says so", stopped.choices[0].finish_reason, "stop");
+const short = await openai.chat.completions.create({ ...greedy, max_tokens: 2 });
+equal("ends at max_tokens", [short.choices[0].finish_reason, short.usage.completion_tokens], ["length", 2]);
+
+const probs = (await openai.chat.completions.create({ ...greedy, max_tokens: 4, logprobs: true, top_logprobs: 3 })).choices[0];
+equal("a logprob for each token", probs.logprobs.content.length, 4);
+verdict(probs.logprobs.content.every((p) => p.top_logprobs.length === 3 && p.top_logprobs[0].token === p.token),
+    "greedy takes the likeliest", probs.logprobs);
+equal("tokens are the text", probs.logprobs.content.map((p) => p.token).join("").trim(), probs.message.content.trim());
+
+const completion = await openai.completions.create({ model: "demo", prompt: "Once upon a time", max_tokens: 8, temperature: 0 });
+equal("a completion", completion.usage.completion_tokens, 8);
+let completed = "";
+for await (const chunk of await openai.completions.create(
+    { model: "demo", prompt: "Once upon a time", max_tokens: 8, temperature: 0, stream: true }))
+    completed += chunk.choices[0].text;
+equal("a stream of it", completed, completion.choices[0].text);
+
+verdict((await raised(openai.chat.completions.create({ ...greedy, temperature: -1 }))) instanceof OpenAI.BadRequestError,
+    "a bad request is raised as one");
+const over = await raised(openai.chat.completions.create({ ...greedy, messages: ask("boat ".repeat(3000)) }));
+verdict(over instanceof OpenAI.BadRequestError && /\d+ tokens.*1024/.test(over.message), "too long: with the counts", over?.message);
+
+// What begins like a call of a tool, and is none, is text; whole and in a stream.
+const brace = (await (await fetch(`${server.url}/tokenize`, { method: "POST", body: '{"content":"{"}' })).json()).tokens.at(-1);
+const tools = [{ type: "function", function: { name: "f", parameters: { type: "object", properties: {} } } }];
+const braces = { ...greedy, tools, max_tokens: 3, logit_bias: { [brace]: 100 } };
+const text = (await openai.chat.completions.create(braces)).choices[0];
+equal("no call of a tool", [text.message.content, text.finish_reason, text.message.tool_calls], ["{{{", "length", undefined]);
+equal("nor in a stream", (await streamed(braces)).text, "{{{");
+
+// ---- Ollama ----
+
+const chat = { model: "demo", messages: question, options: { num_predict: 24, temperature: 0 } };
+const told = await ollama.chat(chat);
+equal("Ollama's chat has the text of OpenAI's", told.message.content, whole.choices[0].message.content);
+equal("with its counts", [told.done, told.prompt_eval_count, told.eval_count],
+    [true, whole.usage.prompt_tokens, whole.usage.completion_tokens]);
+let pieces = "", last = null;
+for await (const part of await ollama.chat({ ...chat, stream: true })) pieces += part.message.content, last = part;
+equal("a stream has the same text", pieces, told.message.content);
+equal("and ends", last.done, true);
+const generate = { model: "demo", prompt: question[0].content, options: chat.options };
+equal("generate, with the template", (await ollama.generate(generate)).response, told.message.content);
+pieces = "";
+for await (const part of await ollama.generate({ ...generate, stream: true })) pieces += part.response;
+equal("a stream of it", pieces, told.message.content);
+const raw = await ollama.generate({ model: "demo", prompt: "Once upon a time", raw: true, options: { num_predict: 8, temperature: 0 } });
+equal("raw, as a completion", raw.response, completion.choices[0].text);
+equal("list", (await ollama.list()).models[0].name, models[0].id);
+equal("ps", (await ollama.ps()).models[0].context_length, 1024);
+const show = await ollama.show({ model: models[0].id });
+verdict(show.details.format === "gguf" && show.template.length > 0 && show.capabilities.includes("completion"), "show", show.details);
+verdict(/^\d+\.\d+\.\d+$/.test((await ollama.version()).version), "version");
+const wrong = await raised(ollama.chat({ ...chat, options: { temperature: "warm" } }));
+verdict(wrong?.status_code === 400 && /temperature/.test(wrong.message), "an error is raised", wrong?.message);
+
+// ---- llama-server ----
+
+const native = (more) => fetch(`${server.url}/completion`, { method: "POST",
+    body: JSON.stringify({ prompt: "Once upon a time", n_predict: 8, temperature: 0, ...more }) }).then((r) => r.text());
+const finished = JSON.parse(await native());
+equal("its completion", [finished.content, finished.stop_type, finished.tokens_predicted], [completion.choices[0].text, "limit", 8]);
+const events = (await native({ stream: true })).trim().split("\n\n").map((line) => JSON.parse(line.slice("data: ".length)));
+equal("a stream of it", events.map((e) => e.content).join(""), finished.content);
+equal("and its end", events.map((e) => e.stop).indexOf(true), events.length - 1);
+
+// ---- vectors ----
+
+const texts = ["A red boat.", "A boat that is red.", "Seven."];
+const vectors = (await openai.embeddings.create({ model: "demo", input: texts })).data.map((d) => d.embedding);
+const plain = await openai.embeddings.create({ model: "demo", input: texts[1], encoding_format: "float" });
+equal("vectors as bytes are those as numbers", vectors[1].map(Math.fround), plain.data[0].embedding.map(Math.fround));
+verdict(plain.usage.prompt_tokens > 0, "with usage", plain.usage);
+const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
+verdict(Math.abs(dot(vectors[0], vectors[0]) - 1) < 1e-5, "of length 1");
+verdict(dot(vectors[0], vectors[1]) > dot(vectors[0], vectors[2]), "near where the texts are");
+equal("Ollama's are the same", (await ollama.embed({ model: "demo", input: texts })).embeddings[2].map(Math.fround),
+    vectors[2].map(Math.fround));
+
+equal("and in its older form", (await ollama.embeddings({ model: "demo", prompt: texts[2] })).embedding.map(Math.fround),
+    vectors[2].map(Math.fround));
+const ranked = await (await fetch(`${server.url}/v1/rerank`, { method: "POST",
+    body: JSON.stringify({ query: texts[0], documents: [texts[2], texts[1], texts[0]], top_n: 2 }) })).json();
+equal("documents by their scores", ranked.results.map((r) => r.index), [2, 1]);
+
+// ---- many at once ----
+
+const crowd = Array.from({ length: CROWD }, (_, i) =>
+    ({ ...greedy, messages: ask(`Tell me story number ${i}.`), max_tokens: 16 + i, temperature: 1, seed: i }));
+const alone = [];
+for (const request of crowd) alone.push((await streamed(request)).text);
+const waits = [];
+let busy = true;
+const watch = (async () => {
+    while (busy) {
+        const start = performance.now();
+        await (await fetch(`${server.url}/health`)).text();
+        waits.push(performance.now() - start);
+        await sleep(5);
+    }
+})();
+const together = (await Promise.all(crowd.map(streamed))).map((s) => s.text);
+busy = false;
+await watch;
+verdict(together.every((text, i) => text === alone[i]), `${CROWD} clients together get what each gets alone`);
+waits.sort((a, b) => a - b);
+const p99 = waits[Math.floor(waits.length * 0.99)];
+console.log(`# /health: ${waits.length} calls, median ${waits[waits.length >> 1].toFixed(1)} ms, p99 ${p99.toFixed(1)} ms`);
+verdict(p99 < HEALTH_MS, `/health answers meanwhile within ${HEALTH_MS} ms`, p99);
+
+// ---- clients that leave ----
+
+const endless = { ...greedy, max_tokens: 900, ignore_eos: true };
+
+async function processing(n, ms) {
+    for (const until = performance.now() + ms; performance.now() < until; await sleep(10))
+        if ((await metric(server, "llamacpp:requests_processing")) === n) return true;
+    return false;
+}
+
+const left = await openai.chat.completions.create({ ...endless, stream: true });
+for await (const chunk of left) if (chunk.choices[0].delta.content) break;
+verdict(await processing(0, 1000), "a client that leaves a stream frees its place");
+const leaving = new AbortController();
+const waiting = raised(openai.chat.completions.create({ ...endless, stream: false }, { signal: leaving.signal }));
+verdict(await processing(1, 2000), "one that waits takes a place");
+leaving.abort();
+verdict((await waiting) instanceof OpenAI.APIUserAbortError && (await processing(0, 1000)), "and frees it when it leaves");
+
+// ---- a full queue, and the end ----
+
+const small = await serve("--parallel", "1", "--queue", "1", "--ctx", "4096");
+const post = (body) => fetch(`${small.url}/v1/chat/completions`, { method: "POST", body: JSON.stringify(body) });
+const hold = { ...greedy, max_tokens: 3900, ignore_eos: true };
+const running = await post({ ...hold, stream: true });
+const queued = raised(post(hold).then((r) => r.text()));
+while ((await metric(small, "llamacpp:requests_deferred")) !== 1) await sleep(5);
+const refused = await post(hold);
+equal("a full queue is 503", refused.status, 503);
+equal("with Retry-After", refused.headers.get("retry-after"), "1");
+equal("and its type", (await refused.json()).error.type, "unavailable_error");
+const streaming = raised(running.text());
+const stopping = performance.now();
+const end = await Promise.race([small.stop(), sleep(5000)]);
+equal("SIGTERM ends it", end, { code: 0, signal: null });
+console.log(`# ended after ${(performance.now() - stopping).toFixed(0)} ms`);
+await Promise.all([streaming, queued]);
+equal("and the other", await Promise.race([server.stop(), sleep(5000)]), { code: 0, signal: null });
+plan();
+process.exit(0);

@@ -1,0 +1,43 @@
+// What the tests of the server share: TAP, and a quern serve of the demo model on a free port.
+import { spawn } from "node:child_process";
+
+let count = 0;
+
+export function verdict(ok, name, ...shown) {
+    console.log(`${ok ? "ok" : "not ok"} ${++count} - ${name}`);
+    if (!ok) for (const s of shown) console.log(`# ${JSON.stringify(s)}`.slice(0, 500));
+}
+
+export function equal(name, got, want) {
+    verdict(JSON.stringify(got) === JSON.stringify(want), name, { got, want });
+}
+
+export function plan() {
+    console.log(`1..${count}`);
+}
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// { url, port, exited: promise of { code, signal }, stop() }
+export function serve(...options) {
+    const child = spawn(process.env.QUERN, ["serve", process.env.DEMO, "--port", "0", ...options],
+        { stdio: ["ignore", "ignore", "pipe"] });
+    const exited = new Promise((resolve) => child.on("exit", (code, signal) => resolve({ code, signal })));
+    process.on("exit", () => child.kill("SIGKILL"));
+    return new Promise((resolve, reject) => {
+        let said = "";
+        exited.then(() => reject(new Error(`the server ended: ${said}`)));
+        child.stderr.on("data", (data) => {
+            said += data;
+            const at = /listens on (http:\/\/[^\s]*:(\d+))/.exec(said);
+            if (!at) return;
+            const stop = () => (child.kill("SIGTERM"), exited);
+            resolve({ url: at[1], port: Number(at[2]), exited, stop });
+        });
+    });
+}
+
+export async function metric(server, name) {
+    const text = await (await fetch(`${server.url}/metrics`)).text();
+    return Number(new RegExp(`^${name} (\\S+)$`, "m").exec(text)?.[1]);
+}

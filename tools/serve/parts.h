@@ -1,0 +1,38 @@
+/* parts: what a model writes, as thinking, answer and calls of tools, while it is written. */
+#ifndef QUERN_SERVE_PARTS_H
+#define QUERN_SERVE_PARTS_H
+
+#include "base/base.h"
+
+enum part { PART_ANSWER, PART_THINKING };
+
+struct parts {
+    enum { PARTS_START, PARTS_THINKING, PARTS_GAP, PARTS_ANSWER, PARTS_CALLS } at;
+    bool tools;      /* the request has some: text that calls them is held back until the end */
+    bool blank;      /* nothing of the answer was handed out yet */
+    struct buf held; /* not handed out yet: what may become a mark, or calls of tools */
+};
+
+/* Gets text in order; returns 0 or an error, which ends the call. */
+typedef int parts_out(void *user, enum part part, struct str text);
+
+/* thinking: the prompt ends with the mark that opens it. */
+void parts_init(struct parts *p, bool tools, bool thinking);
+void parts_fini(struct parts *p);
+int parts_put(struct parts *p, struct str text, parts_out *out, void *user);
+/* The end of the text. *calls gets what may be calls of tools, held back whole; empty where there are none. It lives as long as
+ * p. */
+int parts_end(struct parts *p, parts_out *out, void *user, struct str *calls);
+
+struct tool_call {
+    struct str name;
+    const struct json *arguments; /* an object */
+};
+
+/* The first place in text from which on it may be calls; text.n: none. *sure: it is whole, and not only the beginning of a mark
+ * that goes on in text to come. blank: text is the beginning of the answer. */
+size_t tool_calls_find(struct str text, bool blank, bool *sure);
+/* All calls of text, in the arena; false where it is something else. */
+bool tool_calls_parse(struct arena *a, struct str text, struct tool_call **out, size_t *n);
+
+#endif
