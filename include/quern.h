@@ -110,6 +110,7 @@ typedef struct quern_model_info {
     uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
     uint32_t n_ctx_train; /* context length that the model was trained for */
     bool has_chat_template;
+    bool embeds_only;    /* makes vectors of texts and does not write: sessions and engines refuse it */
     double load_seconds; /* wall time of quern_model_open */
 } quern_model_info;
 
@@ -293,6 +294,7 @@ typedef struct quern_engine_info {
     double prefill_seconds, decode_seconds;                            /* that steps with and without prompt pieces took */
     const char *k_type, *v_type, *cpu_level;
 } quern_engine_info;
+/* Of NULL, zeros. */
 QUERN_API void quern_engine_get_info(quern_engine *engine, quern_engine_info *out);
 
 /* A token and what may be shown of the text so far: whole characters, no part of a stop string. */

@@ -98,6 +98,8 @@ void quern_engine_free(quern_engine **engine)
 void quern_engine_get_info(quern_engine *engine, quern_engine_info *out)
 {
     struct engine_info i;
+    *out = (quern_engine_info){0};
+    if (!engine) return;
     engine_info(engine->en, &i);
     *out = (quern_engine_info){.n_ctx = i.options.n_ctx,
                                .n_parallel = i.options.n_parallel,

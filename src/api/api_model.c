@@ -310,6 +310,7 @@ void quern_model_get_info(const quern_model *m, quern_model_info *out)
     out->n_ff = hp->n_ff;
     out->n_vocab = hp->n_vocab;
     out->n_ctx_train = hp->n_ctx_train;
+    out->embeds_only = hp->bidirectional;
 }
 
 int quern_model_describe(const quern_model *model, quern_string *json, quern_error *err)

@@ -167,22 +167,18 @@ static void put_experts(struct gguf_writer *w, const struct model *m)
     put_u32(w, m, "interleave_moe_layer_step", step);
 }
 
-/* GGUF's numbers of the ways of pooling. */
-static uint32_t pooling_type(const struct files *src, const struct model *m)
+/* GGUF's numbers of the ways of pooling; the last one is for heads that read what they usually do. */
+static uint32_t pooling_type(const struct model *m)
 {
-    const struct json *said = files_hf(src)->pooling;
-    bool cls = false, last = false;
-    (void)json_opt_bool(said, "pooling_mode_cls_token", &cls);
-    (void)json_opt_bool(said, "pooling_mode_lasttoken", &last);
-    return m->cls_out ? 4 : cls ? 2 : last ? 3 : 1;
+    static const uint32_t types[] = {[POOL_MEAN] = 1, [POOL_CLS] = 2, [POOL_LAST] = 3};
+    return m->cls_out && m->hp.pooling != POOL_MEAN ? 4 : types[m->hp.pooling];
 }
 
 static void put_encoder(struct gguf_writer *w, const struct files *src, const struct model *m)
 {
-    if (!(m->hp.arch->features & ENCODER) && !files_hf(src)->pooling) return;
-    put_u32(w, m, "pooling_type", pooling_type(src, m));
-    if (!(m->hp.arch->features & ENCODER)) return;
-    gguf_put_bool(w, arch_key(m, "attention.causal").text, false);
+    if (!m->hp.bidirectional && !m->cls_out && !files_hf(src)->pooling) return;
+    put_u32(w, m, "pooling_type", pooling_type(m));
+    if (m->hp.bidirectional) gguf_put_bool(w, arch_key(m, "attention.causal").text, false);
     if (m->type_embd) gguf_put_u32(w, "tokenizer.ggml.token_type_count", (uint32_t)m->type_embd->ne[1]);
 }
 

@@ -153,18 +153,36 @@ static int open_gguf(struct files *f, struct err *e)
 
 /* ---- Hugging Face folder -------------------------------------------------------------------------------------- */
 
+/* Modules of sentence-transformers have the same names of tensors, so these get that of the module before them. */
+static int name_after(struct files *f, struct part *p, const char *module, struct err *e)
+{
+    for (size_t i = 0; i < p->n; i++) {
+        struct buf b = {0};
+        const bool ok = buf_printf(&b, "%s.%.*s", module, STR_ARG(p->tensors[i].name)) == 0;
+        const struct str s = buf_view(&b);
+        char *name = ok ? arena_dup(&f->a, s.p, s.n) : NULL;
+        buf_fini(&b);
+        if (!name) return fail_nomem(e, p->path, s.n);
+        p->tensors[i].name = (struct str){name, s.n};
+    }
+    return 0;
+}
+
 static int open_hf(struct files *f, char **index, struct err *e)
 {
+    struct hf_module modules[HF_MODULES_MAX];
     char **paths;
-    size_t n = 0;
+    size_t n = 0, n_modules;
     f->kind = FILES_HF;
     TRY(hf_open(f->path, &f->hf, e));
     TRY(hf_weight_files(f->path, &f->a, &paths, &n, index, e));
-    TRY(alloc_parts(f, n, e));
-    for (size_t i = 0; i < n; i++) {
+    TRY(hf_modules(f->path, &f->a, modules, &n_modules, e));
+    TRY(alloc_parts(f, n + n_modules, e));
+    for (size_t i = 0; i < f->n_parts; i++) {
         struct part *p = &f->parts[i];
-        TRY(map_part(f, p, paths[i], e));
+        TRY(map_part(f, p, i < n ? paths[i] : modules[i - n].path, e));
         TRY(safetensors_parse(bytes_of(p), p->path, &f->a, &p->tensors, &p->n, e));
+        if (i >= n) TRY(name_after(f, p, modules[i - n].name, e));
     }
     return 0;
 }

@@ -57,6 +57,13 @@ int hf_open(const char *dir, struct hf_files *h, struct err *e);
 void hf_close(struct hf_files *h);
 /* Paths of the folder's weight files, in order, in a. index is the path of the index file that names them, NULL without one. */
 int hf_weight_files(const char *dir, struct arena *a, char ***paths, size_t *n, char **index, struct err *e);
+/* The matrices that sentence-transformers puts behind the pooling, in their order: out [HF_MODULES_MAX], paths in a. */
+#define HF_MODULES_MAX 2
+struct hf_module {
+    const char *name; /* of its folder, and before the names of its tensors */
+    char *path;
+};
+int hf_modules(const char *dir, struct arena *a, struct hf_module *out, size_t *n, struct err *e);
 /* Checks that each tensor of the index at path lies in the file that it names; in_file(ctx, name) gives the file's base name, n
  * 0 where there is no such tensor. */
 int hf_check_index(const char *path, struct str (*in_file)(const void *ctx, struct str name), const void *ctx, struct err *e);

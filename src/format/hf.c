@@ -311,3 +311,29 @@ int hf_weight_files(const char *dir, struct arena *a, char ***paths, size_t *n, 
     TRY(numbered_files(dir, a, paths, n, e));
     return *n ? 0 : fail_no_weights(dir, e);
 }
+
+int hf_modules(const char *dir, struct arena *a, struct hf_module *out, size_t *n, struct err *e)
+{
+    static const struct {
+        const char *name, *config, *weights;
+    } known[HF_MODULES_MAX] = {{"2_Dense", "2_Dense/config.json", "2_Dense/model.safetensors"},
+                               {"3_Dense", "3_Dense/config.json", "3_Dense/model.safetensors"}};
+    *n = 0;
+    for (size_t i = 0; i < HF_MODULES_MAX; i++) {
+        struct hf_files h = {.json.limit = limits.trees};
+        const struct json *config = NULL;
+        struct str act = STR("");
+        int rc = read_object(&h, dir, known[i].config, &config, e);
+        (void)json_opt_str(config, "activation_function", &act);
+        if (rc == 0 && config && act.n && !str_ends(act, STR("Identity")))
+            rc = fail(e, ERR_UNSUPPORTED, "%s: %s: activation_function %.*s is not supported; expected Identity", dir,
+                      known[i].config, STR_ARG(act));
+        arena_fini(&h.json);
+        TRY(rc);
+        if (!config) continue;
+        TRY(find_file(a, dir, known[i].weights, &out[*n].path, e));
+        if (!out[*n].path) return fail(e, ERR_NOTFOUND, "%s: %s is missing", dir, known[i].weights);
+        out[(*n)++].name = known[i].name;
+    }
+    return 0;
+}

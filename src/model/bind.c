@@ -102,18 +102,21 @@ enum {
 #define L(m) offsetof(struct layer, m)
 static const struct slot layer_slots[] = {
     {"attn_norm", "input_layernorm|operator_norm|attn_norm", L(attn_norm), NO_SLOT, D_EMBD, 0, P_PRE, VECTOR | NORM},
-    {"attn_output_norm", "/encoder.layer.%u.attention.output.LayerNorm", L(attn_post_norm), NO_SLOT, D_EMBD, 0, P_SUM, VECTOR},
-    {"attn_output_norm", "/encoder.layer.%u.attention.output.LayerNorm", L(attn_post_bias), NO_SLOT, D_EMBD, 0, P_SUM,
-     VECTOR | BIAS | HF_BIAS},
-    {"layer_output_norm", "/encoder.layer.%u.output.LayerNorm", L(ffn_post_norm), NO_SLOT, D_EMBD, 0, P_SUM, VECTOR},
-    {"layer_output_norm", "/encoder.layer.%u.output.LayerNorm", L(ffn_post_bias), NO_SLOT, D_EMBD, 0, P_SUM,
-     VECTOR | BIAS | HF_BIAS},
+    {"attn_output_norm", "/encoder.layer.%u.attention.output.LayerNorm|/encoder.layers.%u.norm1", L(attn_post_norm), NO_SLOT,
+     D_EMBD, 0, P_SUM, VECTOR},
+    {"attn_output_norm", "/encoder.layer.%u.attention.output.LayerNorm|/encoder.layers.%u.norm1", L(attn_post_bias), NO_SLOT,
+     D_EMBD, 0, P_SUM, VECTOR | BIAS | HF_BIAS},
+    {"layer_output_norm", "/encoder.layer.%u.output.LayerNorm|/encoder.layers.%u.norm2", L(ffn_post_norm), NO_SLOT, D_EMBD, 0,
+     P_SUM, VECTOR},
+    {"layer_output_norm", "/encoder.layer.%u.output.LayerNorm|/encoder.layers.%u.norm2", L(ffn_post_bias), NO_SLOT, D_EMBD, 0,
+     P_SUM, VECTOR | BIAS | HF_BIAS},
     {"attn_q", "self_attn.q_proj|/encoder.layer.%u.attention.self.query", L(q), L(q_bias), D_EMBD, D_Q_ROWS, P_ATTN, 0},
     {"attn_k", "self_attn.k_proj|/encoder.layer.%u.attention.self.key", L(k), L(k_bias), D_EMBD, D_KV, P_KV, 0},
     {"attn_v", "self_attn.v_proj|/encoder.layer.%u.attention.self.value", L(v), L(v_bias), D_EMBD, D_KV, P_V, 0},
     {"attn_v", "self_attn.v_proj", L(v), L(v_bias), D_EMBD, D_KV, P_V_OR_K, OPTIONAL},
-    {"attn_output", "self_attn.o_proj|self_attn.out_proj|attn.Wo|/encoder.layer.%u.attention.output.dense", L(o), L(o_bias),
-     D_O, D_EMBD, P_ATTN, 0},
+    {"attn_output",
+     "self_attn.o_proj|self_attn.out_proj|attn.Wo|/encoder.layer.%u.attention.output.dense|/encoder.layers.%u.attn.out_proj",
+     L(o), L(o_bias), D_O, D_EMBD, P_ATTN, 0},
     {"attn_q_norm", "self_attn.q_norm|self_attn.q_layernorm", L(q_norm), L(q_norm_len), D_HEAD_OR_Q, 0, P_ATTN,
      VECTOR | NORM | OPTIONAL},
     {"attn_k_norm", "self_attn.k_norm|self_attn.k_layernorm", L(k_norm), L(k_norm_len), D_HEAD_OR_KV, 0, P_KV,
@@ -126,11 +129,14 @@ static const struct slot layer_slots[] = {
     {"post_attention_norm", "post_attention_layernorm", L(ffn_norm), NO_SLOT, D_EMBD, 0, P_FFN_NORM_LATE, VECTOR | NORM},
     {"post_ffw_norm", "post_feedforward_layernorm|post_mlp_layernorm", L(ffn_post_norm), NO_SLOT, D_EMBD, 0, P_POST,
      VECTOR | NORM},
-    {"ffn_gate", "mlp.gate_proj|feed_forward.gate_proj|feed_forward.w1", L(gate), L(gate_bias), D_EMBD, D_FF, P_GATE, 0},
-    {"ffn_up", "mlp.up_proj|feed_forward.up_proj|feed_forward.w3|/encoder.layer.%u.intermediate.dense", L(up), L(up_bias),
-     D_EMBD, D_FF, P_DENSE, 0},
-    {"ffn_down", "mlp.down_proj|feed_forward.down_proj|feed_forward.w2|mlp.Wo|/encoder.layer.%u.output.dense", L(down),
-     L(down_bias), D_FF, D_EMBD, P_DENSE, 0},
+    {"ffn_gate", "mlp.gate_proj|feed_forward.gate_proj|feed_forward.w1|/encoder.layers.%u.mlp.fc12", L(gate), L(gate_bias),
+     D_EMBD, D_FF, P_GATE, 0},
+    {"ffn_up",
+     "mlp.up_proj|feed_forward.up_proj|feed_forward.w3|/encoder.layer.%u.intermediate.dense|/encoder.layers.%u.mlp.fc11", L(up),
+     L(up_bias), D_EMBD, D_FF, P_DENSE, 0},
+    {"ffn_down",
+     "mlp.down_proj|feed_forward.down_proj|feed_forward.w2|mlp.Wo|/encoder.layer.%u.output.dense|/encoder.layers.%u.mlp.fc2",
+     L(down), L(down_bias), D_FF, D_EMBD, P_DENSE, 0},
     {"exp_probs_b", "mlp.gate.e_score_correction_bias|feed_forward.expert_bias", L(route.bias), NO_SLOT, D_EXPERTS, 0, P_MOE,
      VECTOR | OPTIONAL | BARE | BIAS},
     {"ffn_gate_shexp", "mlp.shared_expert.gate_proj|mlp.shared_experts.gate_proj|feed_forward.shared_expert.gate_proj",
@@ -165,8 +171,8 @@ static const struct slot model_slots[] = {
     {"per_layer_model_proj", "model.per_layer_model_projection", M(layer_proj), NO_SLOT, D_EMBD, D_ALL_EMBD, P_LAYER_EMBD, 0},
     {"per_layer_proj_norm", "model.per_layer_projection_norm", M(layer_proj_norm), NO_SLOT, D_LAYER_EMBD, 0, P_LAYER_EMBD,
      VECTOR | NORM},
-    {"token_embd_norm", "embeddings.LayerNorm|embeddings.norm", M(embd_norm), NO_SLOT, D_EMBD, 0, P_ENCODER, VECTOR},
-    {"token_embd_norm", "embeddings.LayerNorm|embeddings.norm", M(embd_norm_bias), NO_SLOT, D_EMBD, 0, P_ENCODER,
+    {"token_embd_norm", "embeddings.LayerNorm|embeddings.norm|emb_ln", M(embd_norm), NO_SLOT, D_EMBD, 0, P_ENCODER, VECTOR},
+    {"token_embd_norm", "embeddings.LayerNorm|embeddings.norm|emb_ln", M(embd_norm_bias), NO_SLOT, D_EMBD, 0, P_ENCODER,
      VECTOR | OPTIONAL | BIAS | HF_BIAS},
 };
 #undef M
@@ -556,7 +562,8 @@ static int bind_fused_layer(struct model *m, uint32_t layer, bool *qkv, bool *ga
     const struct tensor **const qkv_at[] = {&l->q, &l->k, &l->v}, **const up_at[] = {&l->gate, &l->up};
     const bool attention = h->mixer == MIX_ATTENTION;
     if (attention)
-        TRY(bind_fused(m, "blk.%u.attn_qkv", "model.layers.%u.self_attn.qkv_proj|model.layers.%u.attn.Wqkv", layer,
+        TRY(bind_fused(m, "blk.%u.attn_qkv",
+                       "model.layers.%u.self_attn.qkv_proj|model.layers.%u.attn.Wqkv|encoder.layers.%u.attn.Wqkv", layer,
                        (const uint64_t[]){q, kv, kv}, qkv_at, 3, qkv, e));
     return bind_fused(m, "blk.%u.ffn_up", "model.layers.%u.mlp.gate_up_proj|model.layers.%u.mlp.Wi", layer,
                       (const uint64_t[]){h->n_ff, h->n_ff}, up_at, 2, gate_up, e);
@@ -605,7 +612,7 @@ static int bind_table(struct model *m, const char *gguf, const char *hf, uint64_
 static int bind_head(struct model *m, struct err *e)
 {
     static const char *const dense = "pooler.dense|bert.pooler.dense|classifier.dense|head.dense",
-                             *const out = "classifier.out_proj|classifier";
+                             *const out = "classifier.out_proj|classifier|score";
     const bool hf = files_kind(m->files) == FILES_HF;
     const uint64_t n = m->hp.n_embd;
     m->cls_out = bind_find(m, hf ? out : "cls.output", ".weight", 0);
@@ -633,13 +640,35 @@ static int bind_encoder(struct model *m, struct err *e)
         const struct json *pad = config_find(m->files, "pad_token_id");
         first = pad && pad->type == JSON_INT && pad->i >= 0 && pad->i < 1 << 20 ? (uint64_t)pad->i + 1 : 2;
     }
+    TRY(bind_table(m, "token_types", "embeddings.token_type_embeddings", 0, &m->type_embd, e));
     if (hp->arch->features & ABSOLUTE) {
         TRY(bind_table(m, "position_embd", "embeddings.position_embeddings", first, &m->position_embd, e));
-        TRY(bind_table(m, "token_types", "embeddings.token_type_embeddings", 0, &m->type_embd, e));
         if (!m->position_embd) return bind_missing(m, "position_embd", 0, e);
         m->hp.n_ctx_train = (uint32_t)size_min(m->hp.n_ctx_train, m->position_embd->ne[1]);
     }
-    return bind_head(m, e);
+    return 0;
+}
+
+/* Of sentence-transformers: matrices behind the pooling, each as wide as the one before it. */
+static int bind_dense(struct model *m, struct err *e)
+{
+    static const char *const names[DENSE_MAX][2] = {{"dense_2", "2_Dense.linear"}, {"dense_3", "3_Dense.linear"}};
+    const bool hf = files_kind(m->files) == FILES_HF;
+    uint64_t n = m->hp.n_embd;
+    for (size_t i = 0, at = 0; i < DENSE_MAX; i++) {
+        const struct tensor *t = bind_find(m, names[i][hf], ".weight", 0);
+        char name[TENSOR_NAME_MAX];
+        if (!t) continue;
+        if (t->ne[0] != n || t->n_dims != 2) return bind_wrong_shape(m, t, n, t->ne[1], e);
+        if (bind_find(m, names[i][hf], ".bias", 0))
+            return fail(e, ERR_UNSUPPORTED, "%s: a bias behind the pooling (%s.bias) is not supported", files_path(m->files),
+                        names[i][hf]);
+        (void)snprintf(name, sizeof name, "%s.weight", names[i][0]);
+        TRY(note_one(m, name, 0, t, 0, e));
+        m->dense[at++] = t;
+        n = t->ne[1];
+    }
+    return 0;
 }
 
 /* The table of the layers' own embeddings, of which a token reads one row, as of the other. */
@@ -652,6 +681,20 @@ static int bind_layer_embd(struct model *m, struct err *e)
     if (!t) return bind_missing(m, name, 0, e);
     if (t->ne[0] != n || t->ne[1] != m->hp.n_vocab || t->n_dims != 2) return bind_wrong_shape(m, t, n, m->hp.n_vocab, e);
     return note_one(m, "per_layer_token_embd.weight", 0, t, 0, e);
+}
+
+/* Such models come without an output matrix. */
+static bool embeds_only(const struct arch *a)
+{
+    const struct str name = str_of(a->hf_class);
+    return str_ends(name, STR("Model")) || str_ends(name, STR("ForSequenceClassification"));
+}
+
+static bool untied(const struct files *f)
+{
+    const char *used = "";
+    const struct json *tied = config_any(f, "tie_word_embeddings|tie_embedding", &used);
+    return tied && tied->type == JSON_FALSE;
 }
 
 static int bind_all(struct model *m, struct err *e)
@@ -679,11 +722,13 @@ static int bind_all(struct model *m, struct err *e)
     const bool tied = foreign && hp->tied;
     for (size_t i = 0; i < COUNT_OF(model_slots); i++) {
         const struct slot *s = &model_slots[i];
-        if (has(m, NULL, s->part) && !(tied && s->flags & OPTIONAL)) TRY(bind_slot(m, s, s->gguf, s->hf, 0, m, e));
+        if (has(m, NULL, s->part) && !(tied && s->part == P_LM)) TRY(bind_slot(m, s, s->gguf, s->hf, 0, m, e));
     }
+    TRY(bind_head(m, e));
+    TRY(bind_dense(m, e));
     if (hp->arch->features & ENCODER) return bind_encoder(m, e);
     if (!m->output) {
-        if (foreign && !hp->tied)
+        if (foreign && untied(m->files) && !embeds_only(hp->arch))
             return fail(e, ERR_FORMAT, "%s: tensor lm_head.weight is missing, and config.json does not tie it to the embedding",
                         files_path(m->files));
         m->output = m->token_embd;

@@ -36,7 +36,7 @@ static struct attn_params attn_params(const struct recording *r)
                                 .softcap = hp->attn_softcap,
                                 .window = r->hp->local ? hp->window : 0,
                                 .chunked = hp->chunked,
-                                .bidirectional = (hp->arch->features & ENCODER) != 0,
+                                .bidirectional = hp->bidirectional,
                                 .sinks = r->l->sinks,
                                 .temp = temp ? hp->temp : 0,
                                 .temp_length = hp->temp_length,
@@ -248,6 +248,14 @@ value_id model_record(const struct model *m, const struct rope *ropes, bool hidd
     x = graph_matmul(g, x, m->output, m->output_bias);
     if (hp->logit_scale != 1.0f) x = graph_scale(g, x, hp->logit_scale);
     return hp->final_softcap > 0 ? graph_softcap(g, x, hp->final_softcap) : x;
+}
+
+int model_check_generates(const struct model *m, struct err *e)
+{
+    if (!m->hp.bidirectional) return 0;
+    return fail(e, ERR_UNSUPPORTED,
+                "%s: a model of the architecture %s makes vectors of texts and does not write; use quern embed or quern rerank",
+                files_path(m->files), m->hp.arch->gguf);
 }
 
 uint32_t model_outputs(const struct model *m, bool hidden)

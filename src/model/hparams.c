@@ -7,16 +7,16 @@
 
 #define H(m) offsetof(struct hparams, m)
 static const struct number_row rows[] = {
-    {"block_count", "num_hidden_layers", H(n_layers), NUM_U32, 1, MAX_LAYERS},
-    {"embedding_length", "hidden_size", H(n_embd), NUM_U32, 1, 1 << 20},
-    {"feed_forward_length", "block_ff_dim|intermediate_size_mlp|intermediate_size", H(n_ff), NUM_U32, 1, 1 << 24},
-    {"attention.head_count", "num_attention_heads", H(n_heads), NUM_U32, 1, 65536},
+    {"block_count", "num_hidden_layers|n_layer", H(n_layers), NUM_U32, 1, MAX_LAYERS},
+    {"embedding_length", "hidden_size|n_embd", H(n_embd), NUM_U32, 1, 1 << 20},
+    {"feed_forward_length", "block_ff_dim|intermediate_size_mlp|intermediate_size|n_inner", H(n_ff), NUM_U32, 1, 1 << 24},
+    {"attention.head_count", "num_attention_heads|n_head", H(n_heads), NUM_U32, 1, 65536},
     {"attention.head_count_kv", "num_key_value_heads", H(n_kv_heads), NUM_U32, 0, 65536},
     {"attention.key_length", "head_dim", H(head_dim), NUM_U32, 1, ATTN_DIM_MAX},
     {"attention.key_length_swa", NULL, H(head_dim_local), NUM_U32, 1, ATTN_DIM_MAX},
     {"attention.shared_kv_layers", "num_kv_shared_layers", H(n_shared_kv), NUM_U32, 0, MAX_LAYERS},
     {"embedding_length_per_layer_input", "hidden_size_per_layer_input", H(n_embd_layer), NUM_U32, 0, 1 << 16},
-    {"context_length", "max_position_embeddings", H(n_ctx_train), NUM_U32, 1, 1 << 28},
+    {"context_length", "max_position_embeddings|n_positions", H(n_ctx_train), NUM_U32, 1, 1 << 28},
     {"attention.layer_norm_rms_epsilon", "rms_norm_eps|norm_eps", H(norm_eps), NUM_F32, 0, 1},
     {"attention.sliding_window", "sliding_window|local_attention", H(window), NUM_U32, 0, 1 << 28},
     {"attention.chunk_size", "attention_chunk_size", H(chunk), NUM_U32, 1, 1 << 28},
@@ -76,6 +76,21 @@ const struct json *config_any(const struct files *f, const char *names, const ch
     return NULL;
 }
 
+/* What none of the names says, not even that it is null. */
+static bool unsaid_number(const struct files *f, const struct arch *arch, const char *names, double *out)
+{
+    const struct json *config = files_hf(f)->config, *text = json_find(config, "text_config");
+    bool known = false;
+    for (size_t n; *names; names += n + (names[n] == '|')) {
+        char key[64];
+        n = strcspn(names, "|");
+        (void)snprintf(key, sizeof key, "%.*s", (int)n, names);
+        if (json_find(config, key) || json_find(text, key)) return false;
+        known = known || arch_unsaid(arch, str_of(key), out);
+    }
+    return known;
+}
+
 /* A number by either name; found is false where the file has none. Lists, one entry a layer, count by their first: layers.c
  * reads the others. */
 static int number(const struct files *f, const struct arch *arch, const struct number_row *r, double *out, bool *found,
@@ -95,7 +110,10 @@ static int number(const struct files *f, const struct arch *arch, const struct n
                                        : gguf_get_f64(files_gguf(f), key, out);
     } else {
         const struct json *j = r->hf ? config_any(f, r->hf, &used) : NULL;
-        if (!j) return 0;
+        if (!j) {
+            *found = r->hf && unsaid_number(f, arch, r->hf, out);
+            return 0;
+        }
         (void)snprintf(key, sizeof key, "%.*s", (int)strcspn(used, "|"), used);
         if (j->type == JSON_ARRAY && j->n) j = &j->v[0];
         known =
@@ -219,16 +237,18 @@ static const struct {
     const char *name;
     enum act_fn act;
 } acts[] = {
-    {"silu", ACT_SILU},          {"swish", ACT_SILU},          {"gelu_pytorch_tanh", ACT_GELU_TANH},
-    {"gelu_new", ACT_GELU_TANH}, {"gelu_tanh", ACT_GELU_TANH}, {"gelu_fast", ACT_GELU_TANH},
-    {"gelu", ACT_GELU},          {"relu2", ACT_RELU2},
+    {"silu", ACT_SILU},           {"swish", ACT_SILU},
+    {"swiglu", ACT_SILU},         {"gelu_pytorch_tanh", ACT_GELU_TANH},
+    {"gelu_new", ACT_GELU_TANH},  {"gelu_tanh", ACT_GELU_TANH},
+    {"gelu_fast", ACT_GELU_TANH}, {"gelu", ACT_GELU},
+    {"relu2", ACT_RELU2},
 };
 
 /* Things of config.json that change the arithmetic must not pass silently. */
 static int check_config(const struct files *f, struct hparams *hp, struct err *e)
 {
     const char *used = "";
-    const struct json *act = config_any(f, "hidden_activation|hidden_act", &used);
+    const struct json *act = config_any(f, "hidden_activation|hidden_act|activation_function", &used);
     size_t i = 0;
     if (act && act->type != JSON_STRING)
         return fail(e, ERR_FORMAT, "%s: the value of hidden_act has the wrong kind", files_path(f));
@@ -252,16 +272,35 @@ static int check_config(const struct files *f, struct hparams *hp, struct err *e
     return 0;
 }
 
+/* What sentence-transformers says; else ModernBERT's heads read what its configuration says, BERT's the first token, decoders'
+ * the last one. */
+static enum pooling config_pooling(const struct files *f, const struct hparams *hp)
+{
+    static const struct {
+        const char *key;
+        enum pooling kind;
+    } keys[] = {
+        {"pooling_mode_cls_token", POOL_CLS}, {"pooling_mode_mean_tokens", POOL_MEAN}, {"pooling_mode_lasttoken", POOL_LAST}};
+    const struct json *said = files_hf(f)->pooling, *head = config_find(f, "classifier_pooling");
+    for (size_t i = 0; said && i < COUNT_OF(keys); i++) {
+        bool on = false;
+        if (json_opt_bool(said, keys[i].key, &on) && on) return keys[i].kind;
+    }
+    if (!hp->bidirectional) return POOL_LAST;
+    const bool ranks = str_ends(str_of(hp->arch->hf_class), STR("ForSequenceClassification"));
+    return ranks && !(head && head->type == JSON_STRING && str_is(head->s, "mean")) ? POOL_CLS : POOL_MEAN;
+}
+
 /* Numbers of which only folders know, or which they say in another way. */
 static int more_of_config(const struct files *f, struct hparams *hp, struct err *e)
 {
     struct {
         float layer_norm_eps, query_scalar, logits_scaling, temp_scale, beta;
-        bool temp_on, use_window, interleave, experts;
+        bool temp_on, use_window, interleave, experts, bidirectional;
     } x = {.temp_on = true, .use_window = true, .interleave = true, .experts = true};
 #define X(m) (size_t)((uint8_t *)&x.m - (uint8_t *)&x)
     const struct number_row more[] = {
-        {NULL, "layer_norm_eps", X(layer_norm_eps), NUM_F32, 0, 1},
+        {NULL, "layer_norm_eps|layer_norm_epsilon", X(layer_norm_eps), NUM_F32, 0, 1},
         {NULL, "query_pre_attn_scalar", X(query_scalar), NUM_F32, 1e-6, 1e6},
         {NULL, "logits_scaling", X(logits_scaling), NUM_F32, 1e-6, 1e6},
         {NULL, "attn_scale", X(temp_scale), NUM_F32, 0, 1e3},
@@ -269,6 +308,7 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
         {NULL, "use_sliding_window", X(use_window), NUM_BOOL, 0, 1},
         {NULL, "rope_interleave", X(interleave), NUM_BOOL, 0, 1},
         {NULL, "enable_moe_block", X(experts), NUM_BOOL, 0, 1},
+        {NULL, "use_bidirectional_attention", X(bidirectional), NUM_BOOL, 0, 1},
     };
 #undef X
     TRY(numbers_read(f, hp->arch, more, COUNT_OF(more), &x, e));
@@ -279,6 +319,8 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
     if (!x.use_window) hp->window = 0;
     if (!x.interleave) hp->rope_neox = true;
     if (!x.experts) hp->route.n_experts = 0;
+    if (x.bidirectional) hp->bidirectional = true;
+    hp->pooling = config_pooling(f, hp);
     if (hp->arch->features & CONV_LAYERS) TRY(conv_config(f, hp, e));
     return check_config(f, hp, e);
 }
@@ -287,19 +329,26 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
 static int more_of_gguf(const struct files *f, struct hparams *hp, struct err *e)
 {
     struct {
-        uint32_t gating, key_mla, rope_dim, n_ahead;
+        uint32_t gating, key_mla, rope_dim, n_ahead, pooling;
         float layer_norm_eps;
-    } x = {0};
+        bool causal;
+    } x = {.causal = true};
 #define X(m) (size_t)((uint8_t *)&x.m - (uint8_t *)&x)
     const struct number_row more[] = {
         {"expert_gating_func", NULL, X(gating), NUM_U32, 0, 3},
         {"attention.key_length_mla", NULL, X(key_mla), NUM_U32, 1, ATTN_DIM_MAX},
         {"rope.dimension_count", NULL, X(rope_dim), NUM_U32, 2, ATTN_DIM_MAX},
         {"attention.layer_norm_epsilon", NULL, X(layer_norm_eps), NUM_F32, 0, 1},
+        {"pooling_type", NULL, X(pooling), NUM_U32, 0, 4},
+        {"attention.causal", NULL, X(causal), NUM_BOOL, 0, 1},
         {"nextn_predict_layers", NULL, X(n_ahead), NUM_U32, 0, hp->n_layers - 1},
     };
 #undef X
     TRY(numbers_read(f, hp->arch, more, COUNT_OF(more), &x, e));
+    if (!x.causal) hp->bidirectional = true;
+    const enum pooling head = hp->bidirectional ? POOL_CLS : POOL_LAST, usual = hp->bidirectional ? POOL_MEAN : POOL_LAST;
+    const enum pooling types[] = {usual, POOL_MEAN, POOL_CLS, POOL_LAST, head}; /* none, mean, cls, last, rank */
+    hp->pooling = types[x.pooling];
     hp->n_layers -= x.n_ahead; /* the last ones guess further tokens */
     /* Maverick, which has 128 experts, is the Llama 4 without these norms; its files do not say so. */
     char name[64];
@@ -369,6 +418,7 @@ int hparams_read(const struct files *f, struct arena *a, struct hparams *hp, str
     TRY(read_arch(f, hp, e));
     const unsigned features = hp->arch->features;
     hp->act = hp->arch->act;
+    hp->bidirectional = (features & ENCODER) != 0;
     hp->act_limit = 7; /* of gpt-oss, whatever its config.json says (swiglu_limit): transformers does not read that */
     hp->residual_scale = 1;
     hp->temp_length = 8192;

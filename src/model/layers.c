@@ -126,7 +126,7 @@ static int config_windows(const struct files *f, struct hparams *hp, struct err 
     } x = {hp->arch->full_every, 0};
     static const struct number_row rows[] = {
         {NULL, "sliding_window_pattern|_sliding_window_pattern|no_rope_layer_interval|global_attn_every_n_layers", 0, NUM_U32,
-         1, MAX_LAYERS},
+         0, MAX_LAYERS},
         {NULL, "max_window_layers", sizeof(uint32_t), NUM_U32, 0, MAX_LAYERS},
     };
     TRY(numbers_read(f, hp->arch, rows, COUNT_OF(rows), &x, e));

@@ -34,7 +34,7 @@ enum feature {
     DELTA_LAYERS = 1 << 19,      /* layers are gated delta nets, but for the last of every so many, */
     TILED_VALUES = 1 << 20,      /* whose heads of values GGUF puts in another order */
     CONV_LAYERS = 1 << 21,       /* layers without KV heads are short convolutions */
-    ENCODER = 1 << 22,           /* tokens see all others; what comes out are vectors */
+    ENCODER = 1 << 22,           /* what comes out are vectors, and embeddings are normed */
     SUM_NORMS = 1 << 23,         /* what is normed are the sums, with what attention and feed-forward made */
     ABSOLUTE = 1 << 24,          /* positions are a table */
     PLAIN_FFN = 1 << 25,         /* no gate */
@@ -52,8 +52,13 @@ struct arch {
     unsigned features;
     enum act_fn act;
     uint32_t full_every; /* of so many layers the last has no window, if the file does not say otherwise; 0: all have it */
+    double local_theta;  /* base frequency of layers with a window, whose positions are then not scaled, likewise; 0: they
+                          * rotate as the others do */
 };
+#define THETA_OF_ALL (-1.0)
 const struct arch *arch_at(size_t i); /* NULL past the end */
+/* The number that config.json means by leaving out a key; false where there is none. */
+bool arch_unsaid(const struct arch *arch, struct str key, double *value);
 
 /* ---- hyper-parameters ------------------------------------------------------------------------------ */
 
@@ -95,13 +100,17 @@ struct layer_hp {
     uint32_t kv_layer; /* whose keys and values it reads: an earlier layer's, or its own */
 };
 
+/* How the hidden states of a text's tokens become one vector: the mean, that of the first or of the last token. */
+enum pooling { POOL_MEAN, POOL_CLS, POOL_LAST };
+
 struct hparams {
     const struct arch *arch;
     uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx_train;
     struct layer_hp *layers; /* [n_layers] */
     float norm_eps;
-    bool tied;      /* the output matrix is the embedding table */
-    bool rope_neox; /* rotary pairs are half a head apart, else neighbours */
+    bool tied;          /* the output matrix is the embedding table */
+    bool bidirectional; /* tokens see all others, those of windows half of it on each side */
+    bool rope_neox;     /* rotary pairs are half a head apart, else neighbours */
     struct rope_hp rope[ROPE_SETS];
     uint32_t n_ropes;
     enum act_fn act;
@@ -121,6 +130,7 @@ struct hparams {
     struct route_params route; /* of all layers with experts; n_experts 0: there are none */
     uint32_t n_ff_expert, n_ff_shared, n_shared;
     struct delta_hp delta;
+    enum pooling pooling;
     uint32_t conv_taps;                                    /* of short convolutions */
     uint32_t q_lora, kv_lora, rope_part, nope_part, v_dim; /* multi-head latent attention; kv_lora 0: another kind */
 };
@@ -211,6 +221,7 @@ struct bound {
 };
 
 /* Immutable after model_open. */
+#define DENSE_MAX 2
 struct model {
     const struct files *files;
     struct hparams hp;
@@ -222,6 +233,7 @@ struct model {
     const struct tensor *cls, *cls_out; /* the head of a model that ranks: [n_embd -> n_embd], [n_embd -> labels]; NULL */
     const float *cls_bias, *cls_out_bias, *cls_norm;
     uint32_t n_labels;
+    const struct tensor *dense[DENSE_MAX]; /* what a pooled vector goes through: [n_embd -> ...]; NULL at the end */
     const float *output_norm, *output_norm_bias, *output_bias;
     struct layer *layers; /* [n_layers] */
     const float *ones;    /* [ATTN_DIM_MAX] weights of norms that have none */
@@ -257,6 +269,8 @@ struct kv_shape model_kv_shape(const struct model *m, uint32_t layer);
 /* Records the pass from tokens to logits, or where `hidden` to the vectors behind the last norm, as encoders always do; ropes
  * [n_ropes] are the session's and outlive the graph. */
 value_id model_record(const struct model *m, const struct rope *ropes, bool hidden, struct graph *g);
+/* An error for models whose tokens see those behind them, of which nothing can be asked but vectors. */
+int model_check_generates(const struct model *m, struct err *e);
 /* Numbers in a row of its result. */
 uint32_t model_outputs(const struct model *m, bool hidden);
 

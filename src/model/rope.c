@@ -161,7 +161,7 @@ static int ropes_from_config(const struct files *f, struct arena *a, struct hpar
     struct rope_hp *all = &hp->rope[0], *local = &hp->rope[1];
     double part = 1;
     float local_theta = 0;
-    static const struct number_row theta = {NULL, "rope_theta|global_rope_theta", 0, NUM_F64, 1e-3, 1e15};
+    static const struct number_row theta = {NULL, "rope_theta|global_rope_theta|rotary_emb_base", 0, NUM_F64, 1e-3, 1e15};
     static const struct number_row partial = {NULL, "partial_rotary_factor|rotary_pct", 0, NUM_F64, 0, 1};
     static const struct number_row base = {NULL, "rope_local_base_freq|local_rope_theta", 0, NUM_F32, 1e-3, 1e15};
     TRY(numbers_read(f, hp->arch, &theta, 1, &all->theta, e));
@@ -178,7 +178,7 @@ static int ropes_from_config(const struct files *f, struct arena *a, struct hpar
     if (!full && !sliding) full = parameters ? parameters : scaling;
     if (full) TRY(read_scaling(f, full, a, hp, all, heads[0], e));
     if (sliding) TRY(read_scaling(f, sliding, a, hp, local, heads[1], e));
-    hp->n_ropes = sliding || local_theta > 0 || heads[0] != heads[1] ? 2 : 1;
+    hp->n_ropes = sliding || local_theta > 0 || hp->arch->local_theta != 0 || heads[0] != heads[1] ? 2 : 1;
     return 0;
 }
 
@@ -245,9 +245,10 @@ static int ropes_from_gguf(const struct files *f, struct arena *a, struct hparam
     TRY(numbers_read(f, hp->arch, keys, COUNT_OF(keys), r, e));
     TRY(numbers_read(f, hp->arch, extra, COUNT_OF(extra), &x, e));
     r->truncate = x.truncate;
+    if (hp->arch->local_theta == THETA_OF_ALL) local->theta = r->theta;
     if (x.theta > 0) local->theta = x.theta;
     if (x.dim > 0) local->dim = x.dim;
-    hp->n_ropes = x.theta > 0 || x.dim > 0 || hp->head_dim_local || strcmp(hp->arch->gguf, "gemma3") == 0 ? 2 : 1;
+    hp->n_ropes = x.theta > 0 || x.dim > 0 || hp->head_dim_local || hp->arch->local_theta != 0 ? 2 : 1;
     /* llama3 scaling travels as a tensor of divisors; the type then says nothing of it. */
     TRY(factor_tensor(f, "rope_freqs.weight", r->dim / 2, a, &r->divisors, e));
     TRY(factor_tensor(f, "rope_factors_short.weight", r->dim / 2, a, &r->divisors, e));

@@ -60,6 +60,31 @@ static void multiply(const struct tensor *w, const float *bias, const float *x, 
     }
 }
 
+size_t embed_dimensions(const struct model *m)
+{
+    size_t n = m->hp.n_embd;
+    for (size_t i = 0; i < DENSE_MAX && m->dense[i]; i++) n = m->dense[i]->ne[1];
+    return n;
+}
+
+int embed_dense(const struct model *m, const float *v, float *out, struct err *e)
+{
+    struct arena a = {0};
+    size_t n = m->hp.n_embd;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < DENSE_MAX && m->dense[i]; i++) {
+        const struct tensor *w = m->dense[i];
+        float *row = arena_array(&a, n, sizeof *row), *y = arena_array(&a, w->ne[1], sizeof *y);
+        if (!row || !y) rc = fail_nomem(e, "a vector", n * sizeof *row);
+        if (rc == 0) multiply(w, NULL, v, y, row);
+        v = y;
+        n = w->ne[1];
+    }
+    if (rc == 0) memcpy(out, v, n * sizeof *out);
+    arena_fini(&a);
+    return rc;
+}
+
 int embed_score(const struct session *s, const float *v, float *score, struct err *e)
 {
     const struct model *m = session_model(s);
@@ -86,7 +111,8 @@ int embed_score(const struct session *s, const float *v, float *score, struct er
     }
     if (rc == 0) {
         multiply(m->cls_out, m->cls_out_bias, h, labels, row);
-        *score = labels[0];
+        const bool answers = m->n_labels == 2 && !m->hp.bidirectional; /* yes and no */
+        *score = answers ? (float)(1.0 / (1.0 + num_exp_f64((double)labels[1] - (double)labels[0]))) : labels[0];
     }
     arena_fini(&a);
     return rc;

@@ -460,6 +460,7 @@ int engine_new(const struct model *m, const struct tok *t, const struct engine_o
         return fail(e, ERR_ARG,
                     "a KV cache of %u pages of %d tokens cannot hold one request of %u tokens; a smaller context needs less",
                     o->n_pages, KV_PAGE, o->n_ctx);
+    TRY(model_check_generates(m, e));
     struct engine *en = mem_zalloc(sizeof *en);
     if (!en) return fail_nomem(e, "the engine", sizeof *en);
     en->m = m;

@@ -183,14 +183,15 @@ bool session_cancelled(const struct session *s);
 
 /* ---- vectors of texts ------------------------------------------------------------------------------------- */
 
-/* How the hidden states of a text's tokens become one vector: the mean, that of the first or of the last token. */
-enum pooling { POOL_MEAN, POOL_CLS, POOL_LAST };
 /* s was opened with `hidden` and a batch as large as its context, for the tokens of an encoder see one another. types: [n] 1
  * for tokens of the second text of a pair, NULL: all are of one. out: [n_embd]. */
 int embed_tokens(struct session *s, const int32_t *ids, const uint8_t *types, size_t n, enum pooling kind, float *out,
                  struct err *e);
+/* What a pooled vector v [n_embd] is in the end: out [embed_dimensions(m)]; not v. */
+size_t embed_dimensions(const struct model *m);
+int embed_dense(const struct model *m, const float *v, float *out, struct err *e);
 void embed_normalise(float *v, size_t n); /* to length 1 */
-/* What the model's head makes of a vector pooled from the first token (ModernBERT: as its configuration says). */
+/* What the model's head makes of a pooled vector: its first label, or of a decoder's two labels the probability of the first. */
 int embed_score(const struct session *s, const float *v, float *score, struct err *e);
 
 /* ---- sampler ---------------------------------------------------------------------------------------------- */

@@ -67,6 +67,7 @@ int session_new(const struct model *m, const struct session_options *o, struct s
     if (!attn_bits(o->k_type) || !attn_bits(o->v_type))
         return fail(e, ERR_UNSUPPORTED, "a KV cache cannot be of type %s; expected f32, f16, bf16, q8_0 or q4_0",
                     qtypes[attn_bits(o->k_type) ? o->v_type : o->k_type].name);
+    if (!o->hidden) TRY(model_check_generates(m, e));
     struct session *s = mem_zalloc(sizeof *s);
     if (!s) return fail_nomem(e, "the session", sizeof *s);
     s->m = m;

@@ -82,11 +82,13 @@ static void say_ready(const struct server *s, uint16_t port)
     quern_engine_info i;
     char kv[AMOUNT_MAX];
     quern_engine_get_info(s->engine, &i);
-    (void)fprintf(stderr,
-                  "quern: %s listens on http://%s:%u\n"
-                  "       %u requests of %u tokens together, KV cache %s in %s, %u threads, %s\n",
-                  s->name, s->o.host, port, i.n_parallel, i.n_ctx, amount_bytes(i.kv_bytes, kv), i.k_type, i.n_threads,
-                  i.cpu_level);
+    (void)fprintf(stderr, "quern: %s listens on http://%s:%u\n", s->name, s->o.host, port);
+    if (!s->engine) {
+        (void)fprintf(stderr, "       embeddings and scores only: the model does not write\n");
+        return;
+    }
+    (void)fprintf(stderr, "       %u requests of %u tokens together, KV cache %s in %s, %u threads, %s\n", i.n_parallel,
+                  i.n_ctx, amount_bytes(i.kv_bytes, kv), i.k_type, i.n_threads, i.cpu_level);
 }
 
 /* "host:port", "host", ":port", with or without http://, as Ollama reads it. */
@@ -153,7 +155,7 @@ static int serve_model(const struct serve_args *args, const quern_model *model)
                                  .timeout_seconds = (unsigned)args->timeout,
                                  .max_connections = (unsigned)(args->n_parallel + args->n_queue + 64),
                                  .verbose = args->verbose};
-    int exit_code = start_engine(args, model, &s.engine);
+    int exit_code = s.info.embeds_only ? CLI_OK : start_engine(args, model, &s.engine);
     if (exit_code == CLI_OK && monitor_new(&s.embed_lock, &e) < 0) exit_code = cli_fail("%s", e.msg);
     if (exit_code == CLI_OK && quern_model_describe(model, &description, &err) < 0) exit_code = cli_fail("%s", err.message);
     s.description = description.text;

@@ -312,6 +312,11 @@ static int answer_whole(struct call *c, struct job *j)
 int serve_job(struct call *c, struct job *j, struct asked *asked)
 {
     quern_error err;
+    if (!c->server->engine) {
+        quern_tokens_free(&asked->prompt);
+        return serve_error(c, 400, "%s makes vectors of texts and does not write; ask for embeddings or a rerank",
+                           c->server->name);
+    }
     const quern_request_options o = {.prompt = asked->prompt.ids,
                                      .n_prompt = asked->prompt.count,
                                      .sampling = &asked->sampling,

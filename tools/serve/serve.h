@@ -24,7 +24,7 @@ struct serve_options {
 
 struct server {
     const quern_model *model;
-    quern_engine *engine;
+    quern_engine *engine; /* NULL: the model only embeds */
     quern_model_info info;
     const char *name;   /* that clients call the model */
     const char *digest; /* 64 hexadecimal digits, made of its name and size */
