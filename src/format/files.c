@@ -158,7 +158,7 @@ static int name_after(struct files *f, struct part *p, const char *module, struc
 {
     for (size_t i = 0; i < p->n; i++) {
         struct buf b = {0};
-        const bool ok = buf_printf(&b, "%s.%.*s", module, STR_ARG(p->tensors[i].name)) == 0;
+        const bool ok = buf_printf(&b, "%s.", module) == 0 && buf_str(&b, p->tensors[i].name) == 0;
         const struct str s = buf_view(&b);
         char *name = ok ? arena_dup(&f->a, s.p, s.n) : NULL;
         buf_fini(&b);

@@ -191,7 +191,8 @@ int embed_tokens(struct session *s, const int32_t *ids, const uint8_t *types, si
 size_t embed_dimensions(const struct model *m);
 int embed_dense(const struct model *m, const float *v, float *out, struct err *e);
 void embed_normalise(float *v, size_t n); /* to length 1 */
-/* What the model's head makes of a pooled vector: its first label, or of a decoder's two labels the probability of the first. */
+/* What the model's head makes of a pooled vector: its first label, or of a decoder's two labels the probability of the first.
+ */
 int embed_score(const struct session *s, const float *v, float *score, struct err *e);
 
 /* ---- sampler ---------------------------------------------------------------------------------------------- */

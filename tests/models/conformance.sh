@@ -12,6 +12,5 @@ for data in "$SOURCE_ROOT/tests/data/conformance.tar.xz" "$shared"; do
     if [ -f "$data" ]; then tar xJf "$data" -C "$work"; fi
 done
 cd "$work/conformance"
-# Folders with logits are language models.
-"$program" "$QUERN" . "$work" $(grep -l '"logits"' */reference.json | xargs -n1 dirname)
+"$program" "$QUERN" . "$work" $(ls -d */reference.json | xargs -n1 dirname)
 [ -f "$shared" ] || echo "ok - the other models # SKIP no shared reference data"

@@ -1052,7 +1052,7 @@ static void refusals_name_their_reason(void **state)
         struct recipe r;
         const char *says;
     } rows[] = {
-        {{.pre = "{\"type\":\"BertPreTokenizer\"}"}, "pre_tokenizer of type 'BertPreTokenizer'"},
+        {{.pre = "{\"type\":\"Other\"}"}, "pre_tokenizer of type 'Other'"},
         {{.pre = SEQ(BYTES_ONLY ",{\"type\":\"Digits\"}")}, "behind ByteLevel"},
         {{.pre = SPLIT("\"Regex\":\"(\"", "Isolated", "false")}, "'('"},
         {{.pre = SPLIT("\"Regex\":\"a\"", "MergedWithNext", "true")}, "MergedWithNext"},
@@ -1083,7 +1083,7 @@ static void refusals_name_their_reason(void **state)
         {"", "tokenizer.json"},
         {"[]", "object"},
         {"{}", "no vocab"},
-        {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "WordPiece"},
+        {"{\"model\":{\"type\":\"Other\",\"vocab\":{}}}", "'Other'"},
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b\"]},\"decoder\":{\"type\":\"Fuse\"}}",
          "'b' is not in the vocabulary"},
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"ab\"]},\"decoder\":{\"type\":\"Fuse\"}}", "space"},
