@@ -276,6 +276,14 @@ typedef struct quern_engine_options {
     const char *k_type, *v_type; /* as in quern_session_options */
     const char *cpu_level;
     bool no_prefix; /* requests do not use again what others computed */
+    /* A folder where the beginnings of ended requests are kept, too, and found again after a restart, a crash, or another
+     * model; processes may share it. NULL: they are kept in memory alone. It is made, for this user alone: its files hold what
+     * was said, as tokens. */
+    const char *prefix_folder;
+    uint64_t prefix_bytes; /* of its files, and at most half of what the disk has left; 0: 8 GiB */
+    /* Told one line when a file there cannot be used (it is then ignored) or written. On a thread of the engine. */
+    void (*on_message)(void *user, const char *line);
+    void *user;
 } quern_engine_options;
 
 QUERN_API int quern_engine_new(const quern_model *model, const quern_engine_options *options, quern_engine **out,
@@ -290,6 +298,7 @@ typedef struct quern_engine_info {
     uint64_t kv_token_bytes, compute_bytes;
     uint64_t state_bytes; /* of recurrent layers: of running requests, and kept from ended ones */
     uint64_t prompt_tokens, reused_tokens, generated_tokens, requests; /* since the start */
+    uint64_t restored_tokens;                                          /* of reused ones, from prefix_folder */
     double prefill_seconds, decode_seconds;                            /* that steps with and without prompt pieces took */
     const char *k_type, *v_type, *cpu_level;
 } quern_engine_info;
@@ -317,6 +326,7 @@ typedef struct quern_request_result {
      * tokens are reused. */
     uint32_t miss_position;
     int32_t miss_expected, miss_found;
+    uint32_t n_restored; /* of the reused tokens, from prefix_folder */
 } quern_request_result;
 
 typedef struct quern_request_options {

@@ -7,6 +7,7 @@
 #define DEFAULT_PARALLEL 4
 #define DEFAULT_QUEUE 64
 #define MAX_PARALLEL 4096
+#define DEFAULT_PREFIX_BYTES ((uint64_t)8 << 30)
 
 struct quern_engine {
     const quern_model *model;
@@ -66,6 +67,10 @@ static int make_options(const quern_model *model, const quern_engine_options *o,
         .v_type = so.v_type,
         .cpu_level = o->cpu_level,
         .no_prefix = o->no_prefix,
+        .park_folder = o->prefix_folder,
+        .park_bytes = o->prefix_bytes ? o->prefix_bytes : DEFAULT_PREFIX_BYTES,
+        .on_message = o->on_message,
+        .user = o->user,
     };
     return count_pages(model, o, eo, e);
 }
@@ -113,6 +118,7 @@ void quern_engine_get_info(quern_engine *engine, quern_engine_info *out)
                                .state_bytes = i.state_bytes,
                                .prompt_tokens = i.counters.prompt_tokens,
                                .reused_tokens = i.counters.reused_tokens,
+                               .restored_tokens = i.counters.parked_tokens,
                                .generated_tokens = i.counters.generated_tokens,
                                .requests = i.counters.requests,
                                .prefill_seconds = i.counters.prefill_seconds,
@@ -147,7 +153,8 @@ static void tell_end(void *user, const struct request_result *x)
                                     .tail_length = x->tail.n,
                                     .miss_position = x->miss.pos,
                                     .miss_expected = x->miss.expected,
-                                    .miss_found = x->miss.found};
+                                    .miss_found = x->miss.found,
+                                    .n_restored = x->n_parked};
     r->o.on_end(r->o.user, &q);
 }
 

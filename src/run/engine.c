@@ -31,6 +31,8 @@ struct request {
     uint8_t **addresses;              /* [n_pages] */
     uint32_t n_pages, n_kept, parent; /* in the tree, from the first on; the last of them */
     uint32_t rope_class;
+    uint64_t key;          /* of the tree */
+    struct parcel *parcel; /* NULL: there is no disk */
     struct kv_view view;
     /* Of models with recurrent layers: the state that it works with; the one to go on from instead, at first; the one to be
      * kept of this step, and its position; the page behind which the last one of the answer is kept. */
@@ -45,6 +47,9 @@ struct engine {
     struct engine_options o;
     struct runner runner;
     struct prefix prefix;
+    struct park *park;     /* NULL: none */
+    uint64_t n_disk, seen; /* parcels that the disk is done with; the same when the queue was last looked at */
+    bool blocked;          /* the first in the queue waits for the disk, with none running */
     struct sampler sampler;
     struct worker_thread *thread;
     struct monitor *lock;
@@ -100,12 +105,22 @@ static void mark_ended(struct request *q)
     monitor_leave(en->lock);
 }
 
+/* The pages of q that others may use go to the disk, too, which gives them back later. */
+static void park_pages(struct engine *en, struct request *q)
+{
+    if (!q->parcel || q->n_kept == 0) return;
+    park_store(en->park, &en->prefix, &q->parcel, q->tokens, q->pages, q->n_kept);
+    q->n_pages -= q->n_kept;
+    memmove(q->pages, q->pages + q->n_kept, q->n_pages * sizeof *q->pages);
+}
+
 /* Takes a running request out. */
 static void retire(struct engine *en, uint32_t i, int error, const char *message)
 {
     struct request *q = en->running[i];
     finish(q, error, message);
     give_states(q);
+    park_pages(en, q);
     give_pages(q);
     monitor_enter(en->lock);
     en->n_running--;
@@ -131,14 +146,47 @@ static bool reserve_states(struct request *q)
     return prefix_take_state(t, &q->state); /* there are enough for all that run */
 }
 
-/* Gives q its pages; false where there are not enough now. */
+/* Pages of q's beginning that are known in memory and can be gone on from. */
+static uint32_t usable_pages(struct prefix *t, const struct request *q)
+{
+    uint32_t n = q->n_pages;
+    for (uint32_t state; t->state_floats && n > 0; n--) {
+        if ((state = prefix_find_state(t, q->pages[n - 1])) == NO_STATE) continue;
+        prefix_give_state(t, state);
+        break;
+    }
+    return n;
+}
+
+/* Takes the pages of q's beginning that are known; false while the disk is searched for more. */
+static bool find_beginning(struct engine *en, struct request *q)
+{
+    struct prefix *t = &en->prefix;
+    const uint32_t n = q->n_tokens - 1; /* the last one is computed in any case */
+    if (en->o.no_prefix) return true;
+    if (q->parcel && q->parcel->asked && park_searches(en->park, q->parcel)) return false;
+    q->n_pages = prefix_match(t, q->tokens, n, q->key, q->pages);
+    if (!q->parcel) return true;
+    const uint32_t before = usable_pages(t, q);
+    if (!q->parcel->asked && before < n / KV_PAGE) {
+        park_search(en->park, q->parcel, q->tokens, n / KV_PAGE, q->n_pages, before);
+        give_pages(q);
+        return false;
+    }
+    q->n_pages = park_unpack(t, q->parcel, q->pages, q->n_pages);
+    q->r.n_parked += (usable_pages(t, q) - before) * KV_PAGE;
+    return true;
+}
+
+/* Gives q its pages; false where it must wait: for the disk, or for pages. */
 static bool reserve(struct engine *en, struct request *q)
 {
     const uint32_t want = pages_for(q->cap);
-    q->n_pages = en->o.no_prefix ? 0 : prefix_match(&en->prefix, q->tokens, q->o.n_prompt - 1, q->rope_class, q->pages);
+    if (!find_beginning(en, q)) return false;
     if (!reserve_states(q) || want - q->n_pages > prefix_available(&en->prefix)) {
         give_states(q);
         give_pages(q);
+        if (en->park) park_hurry(en->park);
         return false;
     }
     q->n_kept = q->n_pages;
@@ -158,12 +206,18 @@ static bool reserve(struct engine *en, struct request *q)
     return true;
 }
 
-/* The oldest request first; those behind it wait until it fits. */
+/* The oldest request first; those behind it wait until it fits. The lock, which is held, is left for the work: only this thread
+ * takes from the queue. */
 static void admit(struct engine *en)
 {
+    en->blocked = false;
     while (en->waiting && en->n_running < en->o.n_parallel) {
         struct request *q = en->waiting;
-        if (!reserve(en, q)) return;
+        monitor_leave(en->lock);
+        const bool ready = reserve(en, q);
+        monitor_enter(en->lock);
+        en->blocked = !ready && !en->n_running;
+        if (!ready) return;
         en->waiting = q->next;
         if (!en->waiting) en->waiting_end = &en->waiting;
         en->n_waiting--;
@@ -172,6 +226,7 @@ static void admit(struct engine *en)
         en->running[en->n_running++] = q;
         en->counters.prompt_tokens += q->o.n_prompt;
         en->counters.reused_tokens += q->n_done;
+        en->counters.parked_tokens += q->r.n_parked;
         en->counters.requests++;
     }
 }
@@ -276,7 +331,7 @@ static void keep_pages(struct engine *en, struct request *q)
     if (en->o.no_prefix) return;
     for (; (q->n_kept + 1) * KV_PAGE <= q->n_done; q->n_kept++) {
         const uint32_t i = q->n_kept;
-        q->pages[i] = q->parent = prefix_keep(&en->prefix, q->parent, q->tokens + i * KV_PAGE, q->rope_class, q->pages[i]);
+        q->pages[i] = q->parent = prefix_keep(&en->prefix, q->parent, q->tokens + i * KV_PAGE, q->key, q->pages[i]);
         q->addresses[i] = prefix_page(&en->prefix, q->pages[i]);
     }
 }
@@ -394,11 +449,36 @@ static void step(struct engine *en)
     }
 }
 
+static void disk_done(void *engine)
+{
+    struct engine *en = engine;
+    monitor_enter(en->lock);
+    en->n_disk++;
+    monitor_wake(en->lock);
+    monitor_leave(en->lock);
+}
+
+static bool idle(const struct engine *en)
+{
+    return !en->n_running && !en->stopping && (!en->waiting || (en->blocked && en->n_disk == en->seen));
+}
+
+/* Inside the lock, which is left for it. */
+static void collect_pages(struct engine *en)
+{
+    en->seen = en->n_disk;
+    if (!en->park) return;
+    monitor_leave(en->lock);
+    park_collect(en->park, &en->prefix);
+    monitor_enter(en->lock);
+}
+
 static void work(void *arg)
 {
     struct engine *en = arg;
     monitor_enter(en->lock);
     for (;;) {
+        collect_pages(en);
         struct request *cancelled = take_cancelled(en);
         const bool stopping = en->stopping;
         if (!stopping) admit(en);
@@ -416,7 +496,7 @@ static void work(void *arg)
         if (en->n_running) step(en);
         monitor_enter(en->lock);
         if (stopping && !en->waiting && !en->n_running) break;
-        if (!en->n_running && !en->waiting && !en->stopping) monitor_wait(en->lock);
+        if (idle(en)) monitor_wait(en->lock);
     }
     monitor_leave(en->lock);
 }
@@ -442,14 +522,23 @@ static int open_parts(struct engine *en, struct err *e)
     if (!en->running || !en->who || !en->seqs || !en->out || !en->tokens)
         return fail_nomem(e, "the engine", o->n_batch * sizeof *en->tokens);
     TRY(sampler_init(&en->sampler, en->m->hp.n_vocab, e));
-    /* Of each that runs: the state that it works with, the one that it began from, one to keep. */
+    /* Of each that runs: the state that it works with, the one that it began from, one to keep. Two that go to the disk. */
     const struct prefix_options po = {.k_type = o->k_type,
                                       .v_type = o->v_type,
                                       .n_pages = o->n_pages,
                                       .state_floats = en->runner.graph.state_floats,
-                                      .n_states = (o->no_prefix ? 1 : 3) * o->n_parallel};
+                                      .n_states = (o->no_prefix ? 1 : 3) * o->n_parallel + (o->park_folder ? 2 : 0)};
     TRY(prefix_init(&en->prefix, en->m, &po, e));
     TRY(monitor_new(&en->lock, e));
+    const struct park_options ko = {.folder = o->park_folder,
+                                    .max_bytes = o->park_bytes,
+                                    .k_type = o->k_type,
+                                    .v_type = o->v_type,
+                                    .on_message = o->on_message,
+                                    .user = o->user,
+                                    .on_done = disk_done,
+                                    .engine = en};
+    if (o->park_folder && !o->no_prefix) TRY(park_open(&ko, en->m, &en->prefix, &en->park, e));
     return worker_start(work, en, &en->thread, e);
 }
 
@@ -487,6 +576,7 @@ void engine_free(struct engine **ep)
         monitor_leave(en->lock);
         worker_join(&en->thread);
     }
+    park_close(&en->park);
     monitor_free(&en->lock);
     prefix_fini(&en->prefix);
     sampler_fini(&en->sampler);
@@ -531,6 +621,7 @@ static int prepare(struct request *q, const struct request_options *o, struct er
     q->o = *o;
     q->cap = o->max_tokens && o->max_tokens < most - o->n_prompt ? o->n_prompt + o->max_tokens : most;
     q->rope_class = model_rope_class(en->m, q->cap);
+    q->key = prefix_key(q->rope_class, 0);
     q->n_tokens = o->n_prompt;
     q->state = q->from = q->kept = q->answer_page = NO_STATE;
     q->tokens = arena_array(a, q->cap, sizeof *q->tokens);
@@ -551,6 +642,10 @@ static int prepare(struct request *q, const struct request_options *o, struct er
     q->view =
         (struct kv_view){.k_type = en->o.k_type, .v_type = en->o.v_type, .layers = en->prefix.layers, .pages = q->addresses};
     q->r.generated.n_prompt = o->n_prompt;
+    if (en->park) {
+        TRY(parcel_new(en->park, q->cap, &q->parcel, e));
+        q->parcel->key = q->key;
+    }
     return stream_init(&q->stream, en->tok, o->show_special, q->o.stop, o->n_stop, e);
 }
 
@@ -572,6 +667,7 @@ static int check(const struct engine *en, const struct request_options *o, struc
 
 static void discard(struct request **qp)
 {
+    if ((*qp)->parcel) parcel_free((*qp)->en->park, &(*qp)->parcel);
     stream_fini(&(*qp)->stream);
     arena_fini(&(*qp)->arena);
     mem_free(*qp);
