@@ -272,7 +272,8 @@ typedef struct quern_engine_options {
     uint32_t n_batch;    /* most tokens computed in one step; 0: 512 */
     uint32_t n_threads;  /* 0: what the machine and its limits allow */
     uint64_t kv_bytes;   /* of the cache that all requests share, and that keeps the beginnings of ended ones; 0: room for
-                          * n_parallel requests of n_ctx tokens, but at most half of the machine's memory */
+                          * n_parallel requests of n_ctx tokens, or less where weights and engine would take more than 70 % of
+                          * the machine's memory, but always for one */
     const char *k_type, *v_type; /* as in quern_session_options */
     const char *cpu_level;
     bool no_prefix; /* requests do not use again what others computed */

@@ -20,7 +20,7 @@ struct quern_request {
     quern_request_options o;
 };
 
-/* Pages of the cache: of kv_bytes, or for all requests at once as long as half of the memory holds them. */
+/* Pages of the cache: of kv_bytes, or for all requests at once as long as the whole stays below 70 % of the memory. */
 static int count_pages(const quern_model *model, const quern_engine_options *o, struct engine_options *eo, struct err *e)
 {
     const struct model *m = model->model;
@@ -36,9 +36,10 @@ static int count_pages(const quern_model *model, const quern_engine_options *o, 
         n = o->kv_bytes / size_max(page, 1);
     } else {
         uint64_t memory, available;
+        const uint64_t weights = files_bytes(m->files);
         machine_memory_under("", &memory, &available);
-        const uint64_t half = memory / 2 / size_max(page, 1);
-        if (n > half) n = half > one ? half : one;
+        memory = memory / 10 * 7;
+        eo->memory_bytes = memory > weights ? memory - weights : 1;
     }
     if (n >= UINT32_MAX) return fail(e, ERR_ARG, "a KV cache of %llu pages; at most %u", (unsigned long long)n, UINT32_MAX - 1);
     eo->n_pages = (uint32_t)n;

@@ -503,6 +503,20 @@ static void work(void *arg)
 
 /* ---- opening ----------------------------------------------------------------------------------------------------------- */
 
+/* Beside activations and recurrent states the pages must fit the memory. */
+static int limit_pages(struct engine *en, uint32_t n_states, struct err *e)
+{
+    struct engine_options *o = &en->o;
+    size_t page;
+    struct kv_layer *layers = arena_array(&en->runner.arena, en->m->hp.n_layers, sizeof *layers);
+    if (!layers) return fail_nomem(e, "the engine", en->m->hp.n_layers * sizeof *layers);
+    if (!kv_layout(en->m, o->k_type, o->v_type, layers, &page)) return fail(e, ERR_LIMIT, "pages of an impossible size");
+    const uint64_t others = backend_info(en->runner.be).bytes + en->runner.graph.state_floats * sizeof(float) * n_states;
+    const uint64_t most = others < o->memory_bytes ? (o->memory_bytes - others) / page : 0;
+    if (o->memory_bytes && most < o->n_pages) o->n_pages = (uint32_t)size_max(most, pages_for(o->n_ctx));
+    return 0;
+}
+
 static int open_parts(struct engine *en, struct err *e)
 {
     struct engine_options *o = &en->o;
@@ -523,11 +537,13 @@ static int open_parts(struct engine *en, struct err *e)
         return fail_nomem(e, "the engine", o->n_batch * sizeof *en->tokens);
     TRY(sampler_init(&en->sampler, en->m->hp.n_vocab, e));
     /* Of each that runs: the state that it works with, the one that it began from, one to keep. Two that go to the disk. */
+    const uint32_t n_states = (o->no_prefix ? 1 : 3) * o->n_parallel + (o->park_folder ? 2 : 0);
+    TRY(limit_pages(en, n_states, e));
     const struct prefix_options po = {.k_type = o->k_type,
                                       .v_type = o->v_type,
                                       .n_pages = o->n_pages,
                                       .state_floats = en->runner.graph.state_floats,
-                                      .n_states = (o->no_prefix ? 1 : 3) * o->n_parallel + (o->park_folder ? 2 : 0)};
+                                      .n_states = n_states};
     TRY(prefix_init(&en->prefix, en->m, &po, e));
     TRY(monitor_new(&en->lock, e));
     const struct park_options ko = {.folder = o->park_folder,

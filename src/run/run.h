@@ -324,6 +324,7 @@ int generate(struct session *s, const struct tok *t, struct sampler *sampler, co
 struct engine_options {
     uint32_t n_ctx, n_parallel, n_queue, n_batch, n_threads; /* n_threads 0: cpu_threads(); the others at least 1 */
     uint32_t n_pages;                                        /* of the cache, at least those of n_ctx tokens */
+    uint64_t memory_bytes; /* fewer pages, but never fewer than that, where all would take more than this; 0: no limit */
     enum qtype k_type, v_type;
     const char *cpu_level;
     bool no_prefix;          /* requests do not use again what others computed */
