@@ -144,6 +144,25 @@ typedef struct quern_render_options {
 QUERN_API int quern_render(const quern_model *model, const char *messages_json, const quern_render_options *options,
                            quern_string *out, quern_error *err);
 
+/* What becomes of a conversation that is longer than its context. Nothing is ever left out but by a policy that was chosen, and
+ * then results say how much. */
+typedef enum quern_context_policy {
+    QUERN_CONTEXT_ERROR,            /* QUERN_ERR_CONTEXT with the counts; an answer ends where the context is full */
+    QUERN_CONTEXT_DROP_OLDEST_TURN, /* the oldest turns of a conversation are left out; for what has messages */
+    QUERN_CONTEXT_SHIFT,            /* when an answer fills the context, half of what lies behind the first n_keep tokens is
+                                     * left out, the rest is computed anew, and the answer goes on. With any model */
+} quern_context_policy;
+/* "error", "drop-oldest-turn", "shift"; false: none of these. */
+QUERN_API bool quern_context_policy_named(const char *name, quern_context_policy *out);
+
+/* Leaves out the oldest turns of a conversation until it has no more than n_max tokens, rendered as options say (NULL: zeroed)
+ * and tokenized as quern_chat does. A turn goes from a message of the user to the next one; the last turn, what stands before
+ * the first, and all that the system says stay: QUERN_ERR_CONTEXT with the counts where these are too long. *out gets the
+ * messages as JSON; the numbers, where not NULL, what was left out. */
+QUERN_API int quern_fit_messages(const quern_model *model, const char *messages_json, const quern_render_options *options,
+                                 size_t n_max, quern_string *out, uint32_t *dropped_messages, uint32_t *dropped_tokens,
+                                 quern_error *err);
+
 /* ---- session -------------------------------------------------------------------------------------------- */
 
 typedef struct quern_session quern_session;
@@ -233,6 +252,9 @@ typedef struct quern_generate_options {
     size_t n_stop;
     bool ignore_eos;   /* go on after end-of-text tokens */
     bool show_special; /* control tokens by name in the text */
+    /* Dropping turns is for quern_chat: they go until max_tokens have room, or where that is 0 a quarter of the context. */
+    quern_context_policy context_policy;
+    uint32_t n_keep; /* QUERN_CONTEXT_SHIFT: first tokens that stay; at least 1, at most half of the context */
     /* Called with each piece of text (whole characters, maybe several tokens after one another); non-zero ends the generation.
      */
     int (*on_text)(void *user, const char *text, size_t length);
@@ -248,6 +270,7 @@ typedef struct quern_result {
     uint32_t n_generated;                                        /* the end-of-text token included */
     double prefill_seconds, first_token_seconds, decode_seconds; /* decode: after the first token */
     uint64_t decode_bytes;                                       /* weights and KV cache read by the decode steps */
+    uint32_t dropped_messages, dropped_tokens;                   /* that the context policy left out */
 } quern_result;
 
 /* Makes the session hold exactly prompt (what it already holds of its beginning is kept, not recomputed), then generates after
@@ -340,6 +363,9 @@ typedef struct quern_request_options {
     bool ignore_eos, show_special;
     bool logprobs;
     uint32_t n_top; /* likeliest tokens to report with each, at most 20 */
+    /* Messages are the caller's to drop, with quern_fit_messages. For QUERN_CONTEXT_SHIFT max_tokens may be beyond n_ctx. */
+    quern_context_policy context_policy;
+    uint32_t n_keep; /* as in quern_generate_options */
     /* Called on the engine's thread, one after the other; they must be quick and may not call the engine but for
      * quern_request_cancel. on_end is the last. */
     void (*on_token)(void *user, const quern_token *token);

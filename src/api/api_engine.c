@@ -182,6 +182,8 @@ int quern_engine_submit(quern_engine *engine, const quern_request_options *o, qu
                                            .show_special = o->show_special,
                                            .logprobs = o->logprobs,
                                            .n_top = o->n_top,
+                                           .shift = o->context_policy == QUERN_CONTEXT_SHIFT,
+                                           .n_keep = o->n_keep,
                                            .on_token = o->on_token ? tell_token : NULL,
                                            .on_end = o->on_end ? tell_end : NULL,
                                            .user = r};

@@ -192,8 +192,10 @@ static bool reserve(struct engine *en, struct request *q)
     q->n_kept = q->n_pages;
     q->parent = q->n_pages ? q->pages[q->n_pages - 1] : PREFIX_ROOT;
     q->n_done = q->n_pages * KV_PAGE;
-    q->r.generated.n_reused = q->n_done;
-    prefix_miss(&en->prefix, q->tokens, q->o.n_prompt, q->pages, q->n_pages, &q->r.miss);
+    if (!q->admitted) {
+        q->r.generated.n_reused = q->n_done;
+        prefix_miss(&en->prefix, q->tokens, q->o.n_prompt, q->pages, q->n_pages, &q->r.miss);
+    }
     while (q->n_pages < want) {
         if (!prefix_take(&en->prefix, &q->pages[q->n_pages])) { /* cannot be: they were counted */
             give_states(q);
@@ -222,8 +224,9 @@ static void admit(struct engine *en)
         if (!en->waiting) en->waiting_end = &en->waiting;
         en->n_waiting--;
         q->stage = RUNNING;
-        q->admitted = clock_ns();
         en->running[en->n_running++] = q;
+        if (q->admitted) continue; /* it comes back from a shift */
+        q->admitted = clock_ns();
         en->counters.prompt_tokens += q->o.n_prompt;
         en->counters.reused_tokens += q->n_done;
         en->counters.parked_tokens += q->r.n_parked;
@@ -384,6 +387,37 @@ static bool is_eog(const struct request *q, int32_t id)
     return false;
 }
 
+static uint32_t index_of(const struct engine *en, const struct request *q)
+{
+    uint32_t i = 0;
+    while (en->running[i] != q) i++;
+    return i;
+}
+
+/* A full q goes on as if the tokens that stay and id were a new prompt: it gives back what it holds, and is the next to be
+ * admitted. So whatever it needs, no page is ever missing. */
+static void shift(struct engine *en, struct request *q, int32_t id)
+{
+    const uint32_t gone = shift_tokens(q->tokens, q->n_tokens, q->o.n_keep);
+    q->r.generated.n_shifted += gone;
+    q->n_tokens -= gone;
+    q->tokens[q->n_tokens++] = id;
+    q->o.n_prompt = q->n_tokens;
+    q->answer_page = NO_STATE;
+    give_states(q);
+    give_pages(q);
+    monitor_enter(en->lock);
+    const uint32_t i = index_of(en, q);
+    en->n_running--;
+    memmove(en->running + i, en->running + i + 1, (en->n_running - i) * sizeof(*en->running));
+    q->stage = WAITING;
+    q->next = en->waiting;
+    if (!en->waiting) en->waiting_end = &q->next;
+    en->waiting = q;
+    en->n_waiting++;
+    monitor_leave(en->lock);
+}
+
 /* Draws the next token of q and hands out what it made; true where the request ends, with its error. */
 static bool draw(struct engine *en, struct request *q, const float *logits, int *error, struct err *e)
 {
@@ -406,19 +440,16 @@ static bool draw(struct engine *en, struct request *q, const float *logits, int 
     if (q->o.on_token) q->o.on_token(q->o.user, &t);
     r->stop = end ? STOP_EOS : q->stream.stopped ? STOP_STRING : STOP_LENGTH;
     if (end || q->stream.stopped || (q->o.max_tokens && r->n_generated == q->o.max_tokens)) return true;
+    if (q->n_tokens == q->cap && q->o.shift && q->cap > 1) {
+        shift(en, q, t.id);
+        return false;
+    }
     if (q->n_tokens == q->cap) {
         r->stop = STOP_CONTEXT;
         return true;
     }
     q->tokens[q->n_tokens++] = t.id;
     return false;
-}
-
-static uint32_t index_of(const struct engine *en, const struct request *q)
-{
-    uint32_t i = 0;
-    while (en->running[i] != q) i++;
-    return i;
 }
 
 static void step(struct engine *en)
@@ -671,7 +702,7 @@ static int check(const struct engine *en, const struct request_options *o, struc
     if (o->n_prompt >= en->o.n_ctx)
         return fail(e, ERR_CONTEXT, "the prompt has %u tokens, but the context holds %u with at least one of the answer",
                     o->n_prompt, en->o.n_ctx);
-    if (o->max_tokens && o->max_tokens > en->o.n_ctx - o->n_prompt)
+    if (!o->shift && o->max_tokens && o->max_tokens > en->o.n_ctx - o->n_prompt)
         return fail(e, ERR_CONTEXT, "%u tokens of prompt and up to %u of answer do not fit: the context holds %u", o->n_prompt,
                     o->max_tokens, en->o.n_ctx);
     for (uint32_t i = 0; i < o->n_prompt; i++)

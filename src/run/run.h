@@ -299,9 +299,14 @@ struct str stream_end(struct stream *s);
 
 enum stop_reason { STOP_EOS, STOP_LENGTH, STOP_CONTEXT, STOP_STRING, STOP_CALLBACK };
 
+/* The first n_keep of n tokens stay, at least one and at most half, and half of the others goes; returns how many. */
+uint32_t shift_tokens(int32_t *tokens, uint32_t n, uint32_t n_keep);
+
 struct generate_options {
     struct sampling sampling;
     uint32_t max_tokens; /* 0: no limit but the context */
+    bool shift;          /* a full context is no end: shift_tokens, and what is left is computed anew */
+    uint32_t n_keep;
     const struct str *stop;
     size_t n_stop;
     const int32_t *eog; /* ids that end the generation, unless ignore_eos */
@@ -313,7 +318,7 @@ struct generate_options {
 };
 struct generate_result {
     enum stop_reason stop;
-    uint32_t n_prompt, n_reused, n_generated;
+    uint32_t n_prompt, n_reused, n_generated, n_shifted; /* shifted: tokens that went */
     uint64_t prefill_ns, first_token_ns, decode_ns, decode_bytes;
 };
 int generate(struct session *s, const struct tok *t, struct sampler *sampler, const int32_t *prompt, size_t n,
@@ -372,6 +377,8 @@ struct request_options {
     size_t n_eog;
     bool ignore_eos, show_special, logprobs;
     uint32_t n_top; /* at most TOP_MAX */
+    bool shift;     /* as in struct generate_options; max_tokens may then be beyond the context */
+    uint32_t n_keep;
     /* On the engine's thread; on_end is the last, and neither may call the engine but for request_cancel. */
     void (*on_token)(void *user, const struct token_event *t);
     void (*on_end)(void *user, const struct request_result *r);

@@ -91,7 +91,7 @@ static int teardown(void **state)
 
 struct job {
     int32_t prompt[N_CTX];
-    uint32_t n_prompt, max_tokens;
+    uint32_t n_prompt, max_tokens, n_keep, n_shifted; /* n_keep: of a full context; 0: it is not shifted */
     struct sampling sampling;
     int32_t want[MAX_NEW], got[MAX_NEW];
     uint32_t n_want, n_got;
@@ -115,6 +115,7 @@ static void on_end(void *user, const struct request_result *r)
     struct job *j = user;
     j->error = r->error;
     j->n_reused = r->generated.n_reused;
+    j->n_shifted = r->generated.n_shifted;
     j->miss = r->miss;
     atomic_store(&j->ended, true);
 }
@@ -142,12 +143,18 @@ static void make_job(struct job *j)
 
 static void run_solo(struct job *j, struct session *s)
 {
-    const struct generate_options o = {
-        .sampling = j->sampling, .max_tokens = j->max_tokens, .ignore_eos = true, .on_token = keep_id, .user = j};
+    const struct generate_options o = {.sampling = j->sampling,
+                                       .max_tokens = j->max_tokens,
+                                       .ignore_eos = true,
+                                       .shift = j->n_keep > 0,
+                                       .n_keep = j->n_keep,
+                                       .on_token = keep_id,
+                                       .user = j};
     struct generate_result r;
     struct err e;
     session_truncate(s, 0);
     if (generate(s, fx.tok, &fx.sampler, j->prompt, j->n_prompt, &o, &r, &e) < 0) fail_msg("%s", e.msg);
+    j->n_shifted = r.n_shifted;
 }
 
 static int submit(struct engine *en, struct job *j, struct err *e)
@@ -157,6 +164,8 @@ static int submit(struct engine *en, struct job *j, struct err *e)
                                       .max_tokens = j->max_tokens,
                                       .sampling = j->sampling,
                                       .ignore_eos = true,
+                                      .shift = j->n_keep > 0,
+                                      .n_keep = j->n_keep,
                                       .on_token = on_token,
                                       .on_end = on_end,
                                       .user = j};
@@ -307,6 +316,40 @@ static void a_conversation_goes_on_from_a_state(void **state)
     engine_free(&en);
 }
 
+/* Requests that fill their context go on behind what a run by itself would keep, however few pages there are for all. */
+static void a_full_context_goes_on_when_asked(void **state)
+{
+    static struct job jobs[12];
+    struct session *s = new_session();
+    struct engine *en = new_engine(4, 64, 18, false, 1);
+    struct err e;
+    (void)state;
+    for (size_t k = 0; k < COUNT_OF(jobs); k++) {
+        struct job *j = &jobs[k];
+        make_job(j);
+        j->n_prompt = N_CTX - 1 - below(30);
+        for (uint32_t i = 0; i < j->n_prompt; i++) j->prompt[i] = (int32_t)((i * 7919 + k % 3 * 31) % 300);
+        j->max_tokens = MAX_NEW;
+        j->n_keep = 1 + below(N_CTX);
+        j->cancel_after = k % 4 == 3 ? 1 + below(MAX_NEW) : 0;
+        run_solo(j, s);
+        assert_int_equal(j->n_want, MAX_NEW);
+        assert_in_range(j->n_shifted, N_CTX / 4, N_CTX / 2);
+        if (submit(en, j, &e) < 0) fail_msg("%s", e.msg);
+    }
+    for (size_t k = 0; k < COUNT_OF(jobs); k++) {
+        const struct job *j = &jobs[k];
+        while (!atomic_load(&j->ended)) usleep(200);
+        const bool cut = j->cancel_after && j->cancel_after < MAX_NEW;
+        assert_int_equal(j->error, cut ? ERR_CANCELLED : 0);
+        assert_int_equal(j->n_got, cut ? j->cancel_after : MAX_NEW);
+        assert_memory_equal(j->got, j->want, j->n_got * sizeof *j->got);
+    }
+    settle(en, jobs, COUNT_OF(jobs));
+    engine_free(&en);
+    session_free(&s);
+}
+
 static void aborted_requests_leave_nothing(void **state)
 {
     struct engine *en = new_engine(4, 64, 16, false, 1);
@@ -359,14 +402,14 @@ static void what_cannot_be_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_gets_what_it_gets_alone),
-        cmocka_unit_test(a_beginning_is_computed_once),
-        cmocka_unit_test(aborted_requests_leave_nothing),
+        cmocka_unit_test(each_gets_what_it_gets_alone),      cmocka_unit_test(a_beginning_is_computed_once),
+        cmocka_unit_test(a_full_context_goes_on_when_asked), cmocka_unit_test(aborted_requests_leave_nothing),
         cmocka_unit_test(what_cannot_be_is_refused),
     };
     const struct CMUnitTest recurrent[] = {
         cmocka_unit_test(each_gets_what_it_gets_alone),
         cmocka_unit_test(a_conversation_goes_on_from_a_state),
+        cmocka_unit_test(a_full_context_goes_on_when_asked),
         cmocka_unit_test(aborted_requests_leave_nothing),
     };
     return cmocka_run_group_tests_name("engine", tests, setup, teardown) +

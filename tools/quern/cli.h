@@ -164,11 +164,17 @@ struct compute_args {
 };
 extern const struct opt compute_opts[];
 
+/* What becomes of more than the context holds, in the words of quern_context_policy_named. */
+#define CONTEXT_POLICIES "error drop-oldest-turn shift"
+#define CONTEXT_POLICY_HELP                                                                                       \
+    "error (default) refuses what is longer than the context, drop-oldest-turn leaves out the oldest turns of a " \
+    "conversation, shift half of what stands behind the first tokens when an answer fills the context"
+
 /* How to draw tokens and when to stop. Start with SAMPLING_UNSET. */
 struct sampling_args {
     double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
-    int64_t top_k, repeat_last_n, n_predict;
-    const char *seed;
+    int64_t top_k, repeat_last_n, n_predict, n_keep;
+    const char *seed, *context_policy;
     struct opt_list logit_bias, stop;
     bool ignore_eos;
 };

@@ -12,7 +12,7 @@
 struct serve_args {
     struct model_args model;
     struct compute_args compute;
-    const char *host, *api_key, *alias, *prefix_cache;
+    const char *host, *api_key, *alias, *prefix_cache, *context_policy;
     int64_t port, n_ctx, n_parallel, n_queue, kv_size, prefix_size, body_limit, timeout;
     struct opt_list hosts, origins;
     bool verbose, no_prefix;
@@ -27,6 +27,8 @@ static const struct opt serve_opts[] = {
     {"-c --ctx-size --ctx", "N",
      "tokens that one request may take, prompt and answer; default, or 0: what the model was trained for, at most 4096",
      .kind = OPT_INT, .min = 0, .max = 1 << 24, SERVE(n_ctx)},
+    {"--context-policy", "POLICY", "of requests that ask for none: " CONTEXT_POLICY_HELP, .kind = OPT_CHOICE,
+     .choices = CONTEXT_POLICIES, SERVE(context_policy)},
     {"-np --parallel", "N", "requests that are computed together; default 4", .kind = OPT_INT, .min = 1, .max = 1024,
      SERVE(n_parallel)},
     {"--queue", "N", "requests that may wait; more get 503. Default 64", .kind = OPT_INT, .min = 1, .max = 100000,
@@ -180,6 +182,7 @@ static int serve_model(const struct serve_args *args, const quern_model *model)
                                  .timeout_seconds = (unsigned)args->timeout,
                                  .max_connections = (unsigned)(args->n_parallel + args->n_queue + 64),
                                  .verbose = args->verbose};
+    if (args->context_policy) (void)quern_context_policy_named(args->context_policy, &s.o.context_policy);
     int exit_code = start_engine(args, model, &s.engine);
     if (exit_code == CLI_OK && monitor_new(&s.embed_lock, &e) < 0) exit_code = cli_fail("%s", e.msg);
     if (exit_code == CLI_OK && quern_model_describe(model, &description, &err) < 0) exit_code = cli_fail("%s", err.message);

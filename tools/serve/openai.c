@@ -35,7 +35,7 @@ static int put_token(const struct job *j, struct buf *b, const char *key, int32_
     return rc;
 }
 
-/* ,"usage":{..}: with what was found in the cache, and why no more. */
+/* ,"usage":{..}: with what was found in the cache, and why no more, and what did not fit the context. */
 static int put_usage(const struct job *j, struct buf *b, const quern_request_result *r)
 {
     const quern_result *x = &r->result;
@@ -50,7 +50,10 @@ static int put_usage(const struct job *j, struct buf *b, const quern_request_res
                      r->n_restored, r->miss_position);
     rc |= put_token(j, b, "cached", r->miss_expected);
     rc |= put_token(j, b, "prompt", r->miss_found);
-    return rc | buf_c(b, '}');
+    rc |= buf_c(b, '}');
+    if (j->context_policy == QUERN_CONTEXT_ERROR) return rc;
+    return rc | buf_printf(b, ",\"context\":{\"dropped_messages\":%u,\"dropped_tokens\":%u}", j->dropped_messages,
+                           j->dropped_tokens + x->dropped_tokens);
 }
 
 static int put_head(struct buf *b, const struct job *j, const char *object)
@@ -199,7 +202,8 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
         !ask_integer(c, j, "max_tokens", 0, INT32_MAX, &max_tokens, answer) ||
         !ask_integer(c, j, "max_completion_tokens", 0, INT32_MAX, &max_tokens, answer) ||
         !ask_integer(c, j, "n", 1, 1, &n, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
-        !ask_stop(c, j, "stop", asked, answer) || !ask_sampling(c, j, asked, answer) || !ask_no_grammar(c, j, answer))
+        !ask_stop(c, j, "stop", asked, answer) || !ask_sampling(c, j, asked, answer) || !ask_context(c, j, asked, answer) ||
+        !ask_no_grammar(c, j, answer))
         return NULL;
     /* Chats say true and how many; completions say how many. */
     if (flag && flag->type == JSON_INT) {
