@@ -9,6 +9,7 @@
  * requests. */
 #include "run/run.h"
 
+#include <assert.h>
 #include <math.h>
 
 #define PIECE_SECONDS 0.25        /* of a step: how long answers wait for a piece of a prompt at most */
@@ -478,6 +479,7 @@ static void step(struct engine *en)
         if (atomic_load(&q->cancel)) continue; /* seen before the next step */
         if (draw(en, q, row, &error, &e)) retire(en, index_of(en, q), error, e.msg);
     }
+    assert(prefix_consistent(&en->prefix));
 }
 
 static void disk_done(void *engine)

@@ -268,3 +268,40 @@ uint32_t prefix_find_state(struct prefix *t, uint32_t page)
     if (state != NO_STATE) t->state_refs[state]++;
     return state;
 }
+
+/* ---- invariants -------------------------------------------------------------------------------------------------------- */
+
+/* Numbers on a list of free ones have no holder, all others have one. */
+static bool list_consistent(const uint32_t *refs, uint32_t n, const uint32_t *free, uint32_t n_free)
+{
+    uint32_t unheld = 0;
+    for (uint32_t i = 0; i < n; i++) unheld += refs[i] == 0;
+    for (uint32_t i = 0; i < n_free; i++)
+        if (free[i] >= n || refs[free[i]] != 0) return false;
+    return unheld == n_free;
+}
+
+/* Nodes below parent's first child, all of which say that it is their parent. */
+static uint32_t count_children(const struct prefix *t, uint32_t parent, uint32_t first)
+{
+    uint32_t n = 0;
+    for (uint32_t c = first; c != NONE; c = t->nodes[c].next_sibling, n++)
+        if (n > t->n_pages || t->nodes[c].parent != parent || !t->nodes[c].in_tree) return UINT32_MAX / 2;
+    return n;
+}
+
+bool prefix_consistent(const struct prefix *t)
+{
+    uint64_t kept = 0, children = count_children(t, NONE, t->first_root);
+    for (uint32_t p = 0; p < t->n_pages; p++) {
+        const struct node *x = &t->nodes[p];
+        if (!x->in_tree) continue;
+        const bool held = t->refs[p] > 0 && (x->parent == NONE || t->refs[x->parent] > 0);
+        const bool found = find(t, x->parent, x->key, x->tokens) == p;
+        if (!held || !found || (x->state != NO_STATE && t->state_refs[x->state] == 0)) return false;
+        kept++;
+        children += count_children(t, p, x->first_child);
+    }
+    return kept == t->n_kept && children == kept && list_consistent(t->refs, t->n_pages, t->free, t->n_free) &&
+           list_consistent(t->state_refs, t->n_states, t->free_states, t->n_free_states);
+}

@@ -80,6 +80,10 @@ void prefix_miss(struct prefix *t, const int32_t *tokens, uint32_t n, const uint
  * holds from now on in place of its own: the same one, or one that was kept before. It is the parent for the next page. */
 uint32_t prefix_keep(struct prefix *t, uint32_t parent, const int32_t *tokens, uint64_t key, uint32_t page);
 
+/* Whether every page and state is what exactly one of them says: free, kept in the tree, or in use by someone. Debug builds ask
+ * after each step of the engine. */
+bool prefix_consistent(const struct prefix *t);
+
 float *prefix_state(const struct prefix *t, uint32_t state); /* NULL for NO_STATE */
 /* A state for the caller alone; where none is free the least recently used kept one. False: all are in use. */
 bool prefix_take_state(struct prefix *t, uint32_t *state);

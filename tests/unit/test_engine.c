@@ -31,6 +31,9 @@ static const struct synth_shape tiny_delta = {.name = "tiny-delta",
                                               .delta_dim = 16,
                                               .traits = S_DENSE | S_QK_NORM | S_LATE_NORM | S_DELTA};
 
+/* The smallest, for many runs. */
+static const struct synth_shape tiniest = {"tiniest", "llama", 1, 32, 32, 2, 1, 16, 300, 1024, 10000, true, .traits = S_DENSE};
+
 #define N_CTX 512
 #define MAX_NEW 40
 
@@ -76,6 +79,12 @@ static int setup_recurrent(void **state)
     return setup_with(&tiny_delta);
 }
 
+static int setup_tiniest(void **state)
+{
+    (void)state;
+    return setup_with(&tiniest);
+}
+
 static int teardown(void **state)
 {
     (void)state;
@@ -101,12 +110,14 @@ struct job {
     struct prefix_miss miss;
     atomic_bool ended;
     uint32_t cancel_after; /* 0: never */
+    size_t calls[2];       /* of the allocator, at the second token and at the last so far */
 };
 
 static void on_token(void *user, const struct token_event *t)
 {
     struct job *j = user;
     j->got[j->n_got++] = t->id;
+    if (j->n_got > 1) j->calls[j->n_got > 2] = mem_stats().calls;
     if (j->n_got == j->cancel_after) request_cancel(j->q);
 }
 
@@ -350,6 +361,76 @@ static void a_full_context_goes_on_when_asked(void **state)
     session_free(&s);
 }
 
+static void answers_need_no_memory(void **state)
+{
+    struct engine *en = new_engine(2, 64, 64, false, 2);
+    struct job j = {.n_prompt = 100, .max_tokens = MAX_NEW, .sampling = {.temperature = 1, .top_p = 0.9f, .repeat_penalty = 1}};
+    struct err e;
+    (void)state;
+    for (uint32_t i = 0; i < j.n_prompt; i++) j.prompt[i] = (int32_t)(i % 300);
+    if (submit(en, &j, &e) < 0) fail_msg("%s", e.msg);
+    while (!atomic_load(&j.ended)) usleep(100);
+    assert_int_equal(j.n_got, MAX_NEW);
+    assert_int_equal(j.calls[1] - j.calls[0], 0);
+    request_free(&j.q);
+    engine_free(&en);
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define N_SCHEDULES 500
+#else
+#define N_SCHEDULES 10000
+#endif
+#define N_POOL 48    /* requests that schedules choose from */
+#define N_TOGETHER 5 /* at most in one */
+
+/* One schedule: some requests, submitted and cancelled at any time, on an engine that has seen others. */
+static void run_schedule(struct engine *en, struct job *pool)
+{
+    struct job *chosen[N_TOGETHER];
+    const uint32_t n = 1 + below(N_TOGETHER), first = below(N_POOL);
+    struct err e;
+    for (uint32_t k = 0; k < n; k++) {
+        struct job *j = chosen[k] = &pool[(first + k * 7) % N_POOL];
+        j->n_got = 0;
+        j->cancel_after = below(4) ? 0 : 1 + below(j->max_tokens);
+        atomic_store(&j->ended, false);
+        if (submit(en, j, &e) < 0) fail_msg("%s", e.msg);
+        if (below(8) == 0) usleep(below(300));
+        if (below(8) == 0) request_cancel(chosen[below(k + 1)]->q);
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        const struct job *j = chosen[k];
+        while (!atomic_load(&j->ended)) usleep(20);
+        if (j->error ? j->error != ERR_CANCELLED : j->n_got != j->n_want) fail_msg("error %d, %u tokens", j->error, j->n_got);
+        assert_memory_equal(j->got, j->want, j->n_got * sizeof *j->got);
+    }
+    for (uint32_t k = 0; k < n; k++) request_free(&chosen[k]->q);
+    settle(en, NULL, 0);
+}
+
+static void ten_thousand_schedules(void **state)
+{
+    static struct job pool[N_POOL];
+    struct session *s = new_session();
+    (void)state;
+    for (size_t k = 0; k < N_POOL; k++) {
+        make_job(&pool[k]);
+        pool[k].max_tokens = 1 + below(8);
+        run_solo(&pool[k], s);
+    }
+    session_free(&s);
+    struct engine *en = NULL;
+    for (uint32_t i = 0; i < N_SCHEDULES; i++) {
+        if (i % 100 == 0) {
+            engine_free(&en);
+            en = new_engine(1 + below(4), 8 + below(100), 8 + below(16), below(8) == 0, 1);
+        }
+        run_schedule(en, pool);
+    }
+    engine_free(&en);
+}
+
 static void aborted_requests_leave_nothing(void **state)
 {
     struct engine *en = new_engine(4, 64, 16, false, 1);
@@ -402,16 +483,19 @@ static void what_cannot_be_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_gets_what_it_gets_alone),      cmocka_unit_test(a_beginning_is_computed_once),
-        cmocka_unit_test(a_full_context_goes_on_when_asked), cmocka_unit_test(aborted_requests_leave_nothing),
-        cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(each_gets_what_it_gets_alone),   cmocka_unit_test(a_beginning_is_computed_once),
+        cmocka_unit_test(answers_need_no_memory),         cmocka_unit_test(a_full_context_goes_on_when_asked),
+        cmocka_unit_test(aborted_requests_leave_nothing), cmocka_unit_test(what_cannot_be_is_refused),
     };
+    const struct CMUnitTest many[] = {cmocka_unit_test(ten_thousand_schedules)};
     const struct CMUnitTest recurrent[] = {
+        cmocka_unit_test(answers_need_no_memory),
         cmocka_unit_test(each_gets_what_it_gets_alone),
         cmocka_unit_test(a_conversation_goes_on_from_a_state),
         cmocka_unit_test(a_full_context_goes_on_when_asked),
         cmocka_unit_test(aborted_requests_leave_nothing),
     };
     return cmocka_run_group_tests_name("engine", tests, setup, teardown) +
+           cmocka_run_group_tests_name("engine, many runs", many, setup_tiniest, teardown) +
            cmocka_run_group_tests_name("engine, recurrent layers", recurrent, setup_recurrent, teardown);
 }
