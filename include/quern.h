@@ -145,6 +145,25 @@ typedef struct quern_render_options {
 QUERN_API int quern_render(const quern_model *model, const char *messages_json, const quern_render_options *options,
                            quern_string *out, quern_error *err);
 
+/* What becomes of a conversation that is longer than its context. Nothing is ever left out but by a policy that was chosen, and
+ * then results say how much. */
+typedef enum quern_context_policy {
+    QUERN_CONTEXT_ERROR,            /* QUERN_ERR_CONTEXT with the counts; an answer ends where the context is full */
+    QUERN_CONTEXT_DROP_OLDEST_TURN, /* the oldest turns of a conversation are left out; for what has messages */
+    QUERN_CONTEXT_SHIFT,            /* when an answer fills the context, half of what lies behind the first n_keep tokens is
+                                     * left out, the rest is computed anew, and the answer goes on. With any model */
+} quern_context_policy;
+/* "error", "drop-oldest-turn", "shift"; false: none of these. */
+QUERN_API bool quern_context_policy_named(const char *name, quern_context_policy *out);
+
+/* Leaves out the oldest turns of a conversation until it has no more than n_max tokens, rendered as options say (NULL: zeroed)
+ * and tokenized as quern_chat does. A turn goes from a message of the user to the next one; the last turn, what stands before
+ * the first, and all that the system says stay: QUERN_ERR_CONTEXT with the counts where these are too long. *out gets the
+ * messages as JSON; the numbers, where not NULL, what was left out. */
+QUERN_API int quern_fit_messages(const quern_model *model, const char *messages_json, const quern_render_options *options,
+                                 size_t n_max, quern_string *out, uint32_t *dropped_messages, uint32_t *dropped_tokens,
+                                 quern_error *err);
+
 /* ---- session -------------------------------------------------------------------------------------------- */
 
 typedef struct quern_session quern_session;
@@ -234,6 +253,9 @@ typedef struct quern_generate_options {
     size_t n_stop;
     bool ignore_eos;   /* go on after end-of-text tokens */
     bool show_special; /* control tokens by name in the text */
+    /* Dropping turns is for quern_chat: they go until max_tokens have room, or where that is 0 a quarter of the context. */
+    quern_context_policy context_policy;
+    uint32_t n_keep; /* QUERN_CONTEXT_SHIFT: first tokens that stay; at least 1, at most half of the context */
     /* Called with each piece of text (whole characters, maybe several tokens after one another); non-zero ends the generation.
      */
     int (*on_text)(void *user, const char *text, size_t length);
@@ -249,6 +271,7 @@ typedef struct quern_result {
     uint32_t n_generated;                                        /* the end-of-text token included */
     double prefill_seconds, first_token_seconds, decode_seconds; /* decode: after the first token */
     uint64_t decode_bytes;                                       /* weights and KV cache read by the decode steps */
+    uint32_t dropped_messages, dropped_tokens;                   /* that the context policy left out */
 } quern_result;
 
 /* Makes the session hold exactly prompt (what it already holds of its beginning is kept, not recomputed), then generates after
@@ -273,10 +296,19 @@ typedef struct quern_engine_options {
     uint32_t n_batch;    /* most tokens computed in one step; 0: 512 */
     uint32_t n_threads;  /* 0: what the machine and its limits allow */
     uint64_t kv_bytes;   /* of the cache that all requests share, and that keeps the beginnings of ended ones; 0: room for
-                          * n_parallel requests of n_ctx tokens, but at most half of the machine's memory */
+                          * n_parallel requests of n_ctx tokens, or less where weights and engine would take more than 70 % of
+                          * the machine's memory, but always for one */
     const char *k_type, *v_type; /* as in quern_session_options */
     const char *cpu_level;
     bool no_prefix; /* requests do not use again what others computed */
+    /* A folder where the beginnings of ended requests are kept, too, and found again after a restart, a crash, or another
+     * model; processes may share it. NULL: they are kept in memory alone. It is made, for this user alone: its files hold what
+     * was said, as tokens. */
+    const char *prefix_folder;
+    uint64_t prefix_bytes; /* of its files, and at most half of what the disk has left; 0: 8 GiB */
+    /* Told one line when a file there cannot be used (it is then ignored) or written. On a thread of the engine. */
+    void (*on_message)(void *user, const char *line);
+    void *user;
 } quern_engine_options;
 
 QUERN_API int quern_engine_new(const quern_model *model, const quern_engine_options *options, quern_engine **out,
@@ -291,6 +323,7 @@ typedef struct quern_engine_info {
     uint64_t kv_token_bytes, compute_bytes;
     uint64_t state_bytes; /* of recurrent layers: of running requests, and kept from ended ones */
     uint64_t prompt_tokens, reused_tokens, generated_tokens, requests; /* since the start */
+    uint64_t restored_tokens;                                          /* of reused ones, from prefix_folder */
     double prefill_seconds, decode_seconds;                            /* that steps with and without prompt pieces took */
     const char *k_type, *v_type, *cpu_level;
 } quern_engine_info;
@@ -319,6 +352,7 @@ typedef struct quern_request_result {
      * tokens are reused. */
     uint32_t miss_position;
     int32_t miss_expected, miss_found;
+    uint32_t n_restored; /* of the reused tokens, from prefix_folder */
 } quern_request_result;
 
 typedef struct quern_request_options {
@@ -331,6 +365,9 @@ typedef struct quern_request_options {
     bool ignore_eos, show_special;
     bool logprobs;
     uint32_t n_top; /* likeliest tokens to report with each, at most 20 */
+    /* Messages are the caller's to drop, with quern_fit_messages. For QUERN_CONTEXT_SHIFT max_tokens may be beyond n_ctx. */
+    quern_context_policy context_policy;
+    uint32_t n_keep; /* as in quern_generate_options */
     /* Called on the engine's thread, one after the other; they must be quick and may not call the engine but for
      * quern_request_cancel. on_end is the last. */
     void (*on_token)(void *user, const quern_token *token);

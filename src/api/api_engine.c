@@ -7,6 +7,7 @@
 #define DEFAULT_PARALLEL 4
 #define DEFAULT_QUEUE 64
 #define MAX_PARALLEL 4096
+#define DEFAULT_PREFIX_BYTES ((uint64_t)8 << 30)
 
 struct quern_engine {
     const quern_model *model;
@@ -19,7 +20,7 @@ struct quern_request {
     quern_request_options o;
 };
 
-/* Pages of the cache: of kv_bytes, or for all requests at once as long as half of the memory holds them. */
+/* Pages of the cache: of kv_bytes, or for all requests at once as long as the whole stays below 70 % of the memory. */
 static int count_pages(const quern_model *model, const quern_engine_options *o, struct engine_options *eo, struct err *e)
 {
     const struct model *m = model->model;
@@ -35,9 +36,10 @@ static int count_pages(const quern_model *model, const quern_engine_options *o, 
         n = o->kv_bytes / size_max(page, 1);
     } else {
         uint64_t memory, available;
+        const uint64_t weights = files_bytes(m->files);
         machine_memory_under("", &memory, &available);
-        const uint64_t half = memory / 2 / size_max(page, 1);
-        if (n > half) n = half > one ? half : one;
+        memory = memory / 10 * 7;
+        eo->memory_bytes = memory > weights ? memory - weights : 1;
     }
     if (n >= UINT32_MAX) return fail(e, ERR_ARG, "a KV cache of %llu pages; at most %u", (unsigned long long)n, UINT32_MAX - 1);
     eo->n_pages = (uint32_t)n;
@@ -66,6 +68,10 @@ static int make_options(const quern_model *model, const quern_engine_options *o,
         .v_type = so.v_type,
         .cpu_level = o->cpu_level,
         .no_prefix = o->no_prefix,
+        .park_folder = o->prefix_folder,
+        .park_bytes = o->prefix_bytes ? o->prefix_bytes : DEFAULT_PREFIX_BYTES,
+        .on_message = o->on_message,
+        .user = o->user,
     };
     return count_pages(model, o, eo, e);
 }
@@ -115,6 +121,7 @@ void quern_engine_get_info(quern_engine *engine, quern_engine_info *out)
                                .state_bytes = i.state_bytes,
                                .prompt_tokens = i.counters.prompt_tokens,
                                .reused_tokens = i.counters.reused_tokens,
+                               .restored_tokens = i.counters.parked_tokens,
                                .generated_tokens = i.counters.generated_tokens,
                                .requests = i.counters.requests,
                                .prefill_seconds = i.counters.prefill_seconds,
@@ -149,7 +156,8 @@ static void tell_end(void *user, const struct request_result *x)
                                     .tail_length = x->tail.n,
                                     .miss_position = x->miss.pos,
                                     .miss_expected = x->miss.expected,
-                                    .miss_found = x->miss.found};
+                                    .miss_found = x->miss.found,
+                                    .n_restored = x->n_parked};
     r->o.on_end(r->o.user, &q);
 }
 
@@ -176,6 +184,8 @@ int quern_engine_submit(quern_engine *engine, const quern_request_options *o, qu
                                            .show_special = o->show_special,
                                            .logprobs = o->logprobs,
                                            .n_top = o->n_top,
+                                           .shift = o->context_policy == QUERN_CONTEXT_SHIFT,
+                                           .n_keep = o->n_keep,
                                            .on_token = o->on_token ? tell_token : NULL,
                                            .on_end = o->on_end ? tell_end : NULL,
                                            .user = r};

@@ -41,6 +41,12 @@ int api_fail(quern_error *err, const struct err *e);
 /* b's bytes as an owned string with a NUL behind; b is empty afterwards. */
 int api_give_string(struct buf *b, quern_string *out, struct err *e);
 int api_render(const quern_model *m, const char *messages_json, const quern_render_options *o, struct buf *out, struct err *e);
+/* See quern_fit_messages; out gets the conversation with a NUL. */
+struct api_fit {
+    uint32_t messages, tokens; /* left out */
+};
+int api_fit_messages(const quern_model *m, const char *messages_json, const quern_render_options *o, size_t n_max,
+                     struct buf *out, struct api_fit *fit, struct err *e);
 int api_describe(const quern_model *m, struct buf *out);
 /* Checks o and puts what it says into so. */
 int api_session_options(const quern_session_options *o, struct session_options *so, struct err *e);

@@ -180,7 +180,8 @@ quern_result api_result(const struct generate_result *r)
                           .prefill_seconds = (double)r->prefill_ns * 1e-9,
                           .first_token_seconds = (double)r->first_token_ns * 1e-9,
                           .decode_seconds = (double)r->decode_ns * 1e-9,
-                          .decode_bytes = r->decode_bytes};
+                          .decode_bytes = r->decode_bytes,
+                          .dropped_tokens = r->n_shifted};
 }
 
 static int run_generate(quern_session *q, const int32_t *prompt, size_t count, const quern_generate_options *o,
@@ -191,6 +192,8 @@ static int run_generate(quern_session *q, const int32_t *prompt, size_t count, c
     if (!o) o = &none;
     struct generate_options go = {.sampling = api_sampling(q->model, o->sampling),
                                   .max_tokens = o->max_tokens,
+                                  .shift = o->context_policy == QUERN_CONTEXT_SHIFT,
+                                  .n_keep = o->n_keep,
                                   .n_stop = o->n_stop,
                                   .eog = q->model->eog,
                                   .n_eog = q->model->n_eog,
@@ -218,17 +221,35 @@ int quern_generate(quern_session *q, const int32_t *prompt, size_t count, const 
     return run_generate(q, prompt, count, options, result, &e) < 0 ? api_fail(err, &e) : 0;
 }
 
+/* Tokens that a prompt may have beside the answer. */
+static size_t prompt_room(const quern_session *q, const quern_generate_options *o)
+{
+    const uint32_t n_ctx = session_n_ctx(q->s), answer = o->max_tokens ? o->max_tokens : n_ctx / 4;
+    return answer < n_ctx ? n_ctx - answer : 0;
+}
+
 int quern_chat(quern_session *q, const char *messages_json, const quern_generate_options *options, quern_result *result,
                quern_error *err)
 {
     struct err e = {0};
-    struct buf text = {0};
+    struct buf fitted = {0}, text = {0};
     struct ids ids = {0};
+    struct api_fit fit = {0};
     const quern_render_options ro = {.add_generation_prompt = true};
     session_cancel_clear(q->s);
-    int rc = api_render(q->model, messages_json, &ro, &text, &e);
+    int rc = 0;
+    if (options && options->context_policy == QUERN_CONTEXT_DROP_OLDEST_TURN) {
+        rc = api_fit_messages(q->model, messages_json, &ro, prompt_room(q, options), &fitted, &fit, &e);
+        messages_json = fitted.p;
+    }
+    if (rc == 0) rc = api_render(q->model, messages_json, &ro, &text, &e);
     if (rc == 0) rc = tok_encode(q->model->tok, buf_view(&text), TOK_PARSE_SPECIAL, &ids, &e);
     if (rc == 0) rc = run_generate(q, ids.p, ids.n, options, result, &e);
+    if (rc == 0 && result) {
+        result->dropped_messages = fit.messages;
+        result->dropped_tokens += fit.tokens;
+    }
+    buf_fini(&fitted);
     buf_fini(&text);
     ids_fini(&ids);
     return rc < 0 ? api_fail(err, &e) : 0;

@@ -177,6 +177,9 @@ bool str_has(struct str s, struct str part);
 bool str_is_any_case(struct str a, const char *z); /* ASCII letters of either case are alike */
 /* Seeded hash of bytes (the seed is drawn once per process): for hash tables over untrusted keys. */
 uint64_t str_hash(struct str s);
+/* Hash of bytes that is the same everywhere and always, at the speed of memory: for checksums, and names of what is kept. It
+ * finds damage, not forgery. */
+uint64_t bytes_hash(uint64_t seed, const void *p, size_t n);
 
 /* Whole-string number parsers: no sign for u64, no white space, no partial match. */
 bool str_u64(struct str s, uint64_t *out);
@@ -368,6 +371,18 @@ int vfs_read(const char *path, size_t max, struct arena *a, struct str *out, str
 long read_small(const char *path, char *out, size_t cap);
 bool vfs_is_dir(const char *path);
 bool vfs_exists(const char *path);
+/* A folder and those above it, where they are not there yet, for this user alone. */
+int vfs_make_folder(const char *path, struct err *e);
+/* Calls each for every regular file in a folder, in no order, until it returns an error. ns: of the last change, since 1970. */
+struct vfs_entry {
+    const char *name;
+    uint64_t bytes, ns;
+};
+int vfs_list(const char *folder, int (*each)(void *ctx, const struct vfs_entry *f), void *ctx, struct err *e);
+int vfs_remove(const char *path, struct err *e);
+int vfs_touch(const char *path, uint64_t ns, struct err *e); /* sets the time of the last change; ERR_NOTFOUND */
+/* Bytes that can still be written on the disk where path lies; UINT64_MAX where that is not known. */
+uint64_t vfs_free_bytes(const char *path);
 /* dir/name in arena. */
 int vfs_join(struct arena *a, const char *dir, const char *name, char **out, struct err *e);
 
@@ -386,9 +401,10 @@ void out_abort(struct out **o); /* NULL and already-committed are fine */
 
 /* ---- time and log ----------------------------------------------------------------------------------- */
 
-uint64_t clock_ns(void);   /* monotonic */
-int64_t clock_utc(void);   /* seconds since 1970 of the wall clock */
-int64_t clock_local(void); /* seconds since 1970 of the wall clock in local time: what a calendar on the wall says */
+uint64_t clock_ns(void);     /* monotonic */
+uint64_t clock_utc_ns(void); /* the wall clock, since 1970 */
+int64_t clock_utc(void);     /* seconds since 1970 of the wall clock */
+int64_t clock_local(void);   /* seconds since 1970 of the wall clock in local time: what a calendar on the wall says */
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 typedef void log_fn(void *ctx, enum log_level level, const char *line);

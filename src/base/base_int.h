@@ -9,6 +9,11 @@
 /* True when a test wants this call to fail. */
 bool fault_hit(enum fault_kind kind);
 
+/* The same for a call of the system that works on files, with errno set. */
+bool vfs_injected(void);
+/* Fails with the system's error in plain words: "path: cannot action: reason". */
+int vfs_fail(struct err *e, const char *path, const char *action, int code);
+
 /* Turns s into one printable line in place, and returns its new length: white space becomes a space, other control
  * characters and bytes that are not UTF-8 become '?'. Texts from files end up in messages, and messages in terminals. */
 size_t plain_line(char *s, size_t n);

@@ -1,4 +1,5 @@
-/* clock and log. Durations come from the monotonic clock only; the wall clock may jump and serves chat templates alone. The log
+/* clock and log. Durations come from the monotonic clock only; the wall clock may jump and serves chat templates and
+ * times of files alone. The log
  * goes to stderr unless the host program takes it; lines are made plain because they may quote a file. */
 #include "base/base_int.h"
 
@@ -9,6 +10,13 @@ uint64_t clock_ns(void)
 {
     struct timespec t;
     if (clock_gettime(CLOCK_MONOTONIC, &t) != 0) return 0;
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t clock_utc_ns(void)
+{
+    struct timespec t;
+    if (clock_gettime(CLOCK_REALTIME, &t) != 0 || t.tv_sec < 0) return 0;
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 

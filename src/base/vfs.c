@@ -43,7 +43,7 @@ static const struct {
     {ENXIO, "no such device"},
 };
 
-static int sys_fail(struct err *e, const char *path, const char *action, int code)
+int vfs_fail(struct err *e, const char *path, const char *action, int code)
 {
     int rc = code == ENOENT || code == ENOTDIR ? ERR_NOTFOUND : code == ENOMEM ? ERR_NOMEM : ERR_IO;
     for (size_t i = 0; i < COUNT_OF(reasons); i++)
@@ -53,7 +53,7 @@ static int sys_fail(struct err *e, const char *path, const char *action, int cod
 
 /* ---- system calls that repeat when a signal interrupts them, and fail when a test says so: -1 and errno ---- */
 
-static bool injected(void)
+bool vfs_injected(void)
 {
     if (!fault_hit(FAULT_IO)) return false;
     errno = EIO;
@@ -63,7 +63,7 @@ static bool injected(void)
 static int sys_open(const char *path, int flags, mode_t mode)
 {
     int fd = -1;
-    if (injected()) return -1;
+    if (vfs_injected()) return -1;
     do fd = open(path, flags | O_CLOEXEC, mode);
     while (fd < 0 && errno == EINTR);
     return fd;
@@ -72,7 +72,7 @@ static int sys_open(const char *path, int flags, mode_t mode)
 static ssize_t sys_read(int fd, void *p, size_t n)
 {
     ssize_t got = -1;
-    if (injected()) return -1;
+    if (vfs_injected()) return -1;
     do got = read(fd, p, size_min(n, (size_t)1 << 30));
     while (got < 0 && errno == EINTR);
     return got;
@@ -81,7 +81,7 @@ static ssize_t sys_read(int fd, void *p, size_t n)
 static ssize_t sys_write(int fd, const void *p, size_t n)
 {
     ssize_t put = -1;
-    if (injected()) return -1;
+    if (vfs_injected()) return -1;
     do put = write(fd, p, size_min(n, (size_t)1 << 30));
     while (put < 0 && errno == EINTR);
     return put;
@@ -90,7 +90,7 @@ static ssize_t sys_write(int fd, const void *p, size_t n)
 static ssize_t sys_pwrite(int fd, const void *p, size_t n, off_t at)
 {
     ssize_t put = -1;
-    if (injected()) return -1;
+    if (vfs_injected()) return -1;
     do put = pwrite(fd, p, n, at);
     while (put < 0 && errno == EINTR);
     return put;
@@ -99,7 +99,7 @@ static ssize_t sys_pwrite(int fd, const void *p, size_t n, off_t at)
 static int sys_sync(int fd)
 {
     int rc = -1;
-    if (injected()) return -1;
+    if (vfs_injected()) return -1;
 #ifdef F_FULLFSYNC
     if (fcntl(fd, F_FULLFSYNC) == 0) return 0; /* macOS: fsync alone stops at the drive's cache */
 #endif
@@ -114,11 +114,11 @@ static int sys_sync(int fd)
 static int open_regular(const char *path, int *out, size_t *n, struct err *e)
 {
     int fd = sys_open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
-    if (fd < 0) return sys_fail(e, path, "open", errno);
+    if (fd < 0) return vfs_fail(e, path, "open", errno);
     struct stat st;
     int rc = 0;
-    if (injected() || fstat(fd, &st) != 0)
-        rc = sys_fail(e, path, "look at", errno);
+    if (vfs_injected() || fstat(fd, &st) != 0)
+        rc = vfs_fail(e, path, "look at", errno);
     else if (S_ISDIR(st.st_mode))
         rc = fail(e, ERR_IO, "%s: expected a file, found a folder", path);
     else if (!S_ISREG(st.st_mode))
@@ -143,8 +143,8 @@ int vfs_map(const char *path, struct map *out, struct err *e)
     void *p = NULL;
     int rc = 0;
     if (n) {
-        p = injected() ? MAP_FAILED : mmap(NULL, n, PROT_READ, MAP_SHARED, fd, 0);
-        if (p == MAP_FAILED) rc = sys_fail(e, path, "map", errno);
+        p = vfs_injected() ? MAP_FAILED : mmap(NULL, n, PROT_READ, MAP_SHARED, fd, 0);
+        if (p == MAP_FAILED) rc = vfs_fail(e, path, "map", errno);
 #ifdef MADV_HUGEPAGE
         /* What is not in the page cache yet is then read in huge pages, where the file system can. */
         if (rc == 0) (void)madvise(p, n, MADV_HUGEPAGE);
@@ -181,7 +181,7 @@ static ssize_t read_full(int fd, char *p, size_t n)
 static int read_exactly(int fd, const char *path, char *p, size_t n, struct err *e)
 {
     ssize_t got = read_full(fd, p, n);
-    if (got < 0) return sys_fail(e, path, "read", errno);
+    if (got < 0) return vfs_fail(e, path, "read", errno);
     if ((size_t)got == n) return 0;
     return fail(e, ERR_IO, "%s: the file became shorter while it was read (%zd of %zu bytes)", path, got, n);
 }
@@ -206,10 +206,10 @@ int vfs_lock(const struct map *m, const char *path, struct err *e)
 {
     struct rlimit limit = {0};
     if (m->n == 0) return 0;
-    if (!injected() && mlock(m->p, m->n) == 0) return 0;
+    if (!vfs_injected() && mlock(m->p, m->n) == 0) return 0;
     int code = errno;
     getrlimit(RLIMIT_MEMLOCK, &limit);
-    if (limit.rlim_cur >= m->n) return sys_fail(e, path, "lock it in memory", code);
+    if (limit.rlim_cur >= m->n) return vfs_fail(e, path, "lock it in memory", code);
     return fail(e, ERR_LIMIT,
                 "%s: cannot lock its %zu MiB in memory: this process may lock %llu MiB; raise the limit (ulimit -l, or "
                 "LimitMEMLOCK of a service) or do without locking",
@@ -248,13 +248,13 @@ long read_small(const char *path, char *out, size_t cap)
 bool vfs_is_dir(const char *path)
 {
     struct stat st;
-    return !injected() && stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+    return !vfs_injected() && stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
 bool vfs_exists(const char *path)
 {
     struct stat st;
-    return !injected() && stat(path, &st) == 0;
+    return !vfs_injected() && stat(path, &st) == 0;
 }
 
 int vfs_join(struct arena *a, const char *dir, const char *name, char **out, struct err *e)
@@ -304,9 +304,9 @@ static int resolve(struct out *o, const char *path, struct err *e)
 {
     struct stat st;
     char real[PATH_MAX];
-    if (injected()) return sys_fail(e, path, "look at", errno);
+    if (vfs_injected()) return vfs_fail(e, path, "look at", errno);
     if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) {
-        if (!realpath(path, real)) return sys_fail(e, path, "follow the symbolic link", errno);
+        if (!realpath(path, real)) return vfs_fail(e, path, "follow the symbolic link", errno);
         path = real;
     }
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
@@ -326,7 +326,7 @@ static int open_tmp(struct out *o, struct err *e)
     char *dir = arena_dup(&o->arena, dir_n ? o->path : "./", dir_n ? dir_n : 2);
     if (!o->tmp || !dir) return fail_nomem(e, "a path", dir_n + name_n);
     o->dir = sys_open(dir, O_RDONLY | O_DIRECTORY, 0);
-    if (o->dir < 0) return sys_fail(e, dir, "open the folder", errno);
+    if (o->dir < 0) return vfs_fail(e, dir, "open the folder", errno);
     memcpy(o->tmp, o->path, dir_n);
     for (int i = 0; i < TMP_TRIES; i++) {
         uint64_t id;
@@ -335,7 +335,7 @@ static int open_tmp(struct out *o, struct err *e)
         o->fd = sys_open(o->tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
         if (o->fd >= 0 || errno != EEXIST) break;
     }
-    if (o->fd < 0) return sys_fail(e, o->path, "create a temporary file beside it", errno);
+    if (o->fd < 0) return vfs_fail(e, o->path, "create a temporary file beside it", errno);
     o->exists = true;
     return 0;
 }
@@ -362,7 +362,7 @@ static int write_full(struct out *o, const char *p, size_t n, struct err *e)
         ssize_t put = sys_write(o->fd, p, n);
         if (put < 0 || put == 0) {
             o->broken = true;
-            return sys_fail(e, o->path, "write", put < 0 ? errno : ENOSPC);
+            return vfs_fail(e, o->path, "write", put < 0 ? errno : ENOSPC);
         }
         p += put;
         n -= (size_t)put;
@@ -412,25 +412,25 @@ int out_patch(struct out *o, uint64_t pos, const void *p, size_t n, struct err *
     TRY(flush(o, e));
     if (sys_pwrite(o->fd, p, n, (off_t)pos) == (ssize_t)n) return 0;
     o->broken = true;
-    return sys_fail(e, o->path, "write", errno ? errno : ENOSPC);
+    return vfs_fail(e, o->path, "write", errno ? errno : ENOSPC);
 }
 
 /* Some file systems cannot sync a folder and say so with EINVAL: their renames are as durable as they get. */
 static int sync_folder(struct out *o, struct err *e)
 {
     if (sys_sync(o->dir) == 0 || errno == EINVAL || errno == ENOTSUP) return 0;
-    return sys_fail(e, o->path, "make the new name durable", errno);
+    return vfs_fail(e, o->path, "make the new name durable", errno);
 }
 
 static int commit(struct out *o, struct err *e)
 {
     if (o->broken) return fail(e, ERR_IO, "%s: an earlier write failed", o->path);
     TRY(flush(o, e));
-    if (sys_sync(o->fd) != 0) return sys_fail(e, o->path, "make the file durable", errno);
+    if (sys_sync(o->fd) != 0) return vfs_fail(e, o->path, "make the file durable", errno);
     int fd = o->fd;
     o->fd = -1;
-    if (close(fd) != 0 && errno != EINTR) return sys_fail(e, o->path, "close", errno);
-    if (injected() || rename(o->tmp, o->path) != 0) return sys_fail(e, o->path, "rename the temporary file", errno);
+    if (close(fd) != 0 && errno != EINTR) return vfs_fail(e, o->path, "close", errno);
+    if (vfs_injected() || rename(o->tmp, o->path) != 0) return vfs_fail(e, o->path, "rename the temporary file", errno);
     o->exists = false;
     return sync_folder(o, e);
 }

@@ -31,6 +31,9 @@ const char *cpu_level(unsigned i);
 
 /* ---- activations ---------------------------------------------------------------------------------- */
 
+/* Rises with every change of docs/arithmetic.md that changes a result: what was computed and kept before is then not used. */
+#define ARITHMETIC_VERSION 1
+
 #define ACT_BLOCK 32 /* activations that share a scale, for ARITH_32 */
 
 /* n_rows rows of K activations, K the row length of the weights, as the weights' arithmetic wants them. */

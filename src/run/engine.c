@@ -9,6 +9,7 @@
  * requests. */
 #include "run/run.h"
 
+#include <assert.h>
 #include <math.h>
 
 #define PIECE_SECONDS 0.25        /* of a step: how long answers wait for a piece of a prompt at most */
@@ -31,6 +32,8 @@ struct request {
     uint8_t **addresses;              /* [n_pages] */
     uint32_t n_pages, n_kept, parent; /* in the tree, from the first on; the last of them */
     uint32_t rope_class;
+    uint64_t key;          /* of the tree */
+    struct parcel *parcel; /* NULL: there is no disk */
     struct kv_view view;
     /* Of models with recurrent layers: the state that it works with; the one to go on from instead, at first; the one to be
      * kept of this step, and its position; the page behind which the last one of the answer is kept. */
@@ -45,6 +48,9 @@ struct engine {
     struct engine_options o;
     struct runner runner;
     struct prefix prefix;
+    struct park *park;     /* NULL: none */
+    uint64_t n_disk, seen; /* parcels that the disk is done with; the same when the queue was last looked at */
+    bool blocked;          /* the first in the queue waits for the disk, with none running */
     struct sampler sampler;
     struct worker_thread *thread;
     struct monitor *lock;
@@ -100,12 +106,22 @@ static void mark_ended(struct request *q)
     monitor_leave(en->lock);
 }
 
+/* The pages of q that others may use go to the disk, too, which gives them back later. */
+static void park_pages(struct engine *en, struct request *q)
+{
+    if (!q->parcel || q->n_kept == 0) return;
+    park_store(en->park, &en->prefix, &q->parcel, q->tokens, q->pages, q->n_kept);
+    q->n_pages -= q->n_kept;
+    memmove(q->pages, q->pages + q->n_kept, q->n_pages * sizeof *q->pages);
+}
+
 /* Takes a running request out. */
 static void retire(struct engine *en, uint32_t i, int error, const char *message)
 {
     struct request *q = en->running[i];
     finish(q, error, message);
     give_states(q);
+    park_pages(en, q);
     give_pages(q);
     monitor_enter(en->lock);
     en->n_running--;
@@ -131,21 +147,56 @@ static bool reserve_states(struct request *q)
     return prefix_take_state(t, &q->state); /* there are enough for all that run */
 }
 
-/* Gives q its pages; false where there are not enough now. */
+/* Pages of q's beginning that are known in memory and can be gone on from. */
+static uint32_t usable_pages(struct prefix *t, const struct request *q)
+{
+    uint32_t n = q->n_pages;
+    for (uint32_t state; t->state_floats && n > 0; n--) {
+        if ((state = prefix_find_state(t, q->pages[n - 1])) == NO_STATE) continue;
+        prefix_give_state(t, state);
+        break;
+    }
+    return n;
+}
+
+/* Takes the pages of q's beginning that are known; false while the disk is searched for more. */
+static bool find_beginning(struct engine *en, struct request *q)
+{
+    struct prefix *t = &en->prefix;
+    const uint32_t n = q->n_tokens - 1; /* the last one is computed in any case */
+    if (en->o.no_prefix) return true;
+    if (q->parcel && q->parcel->asked && park_searches(en->park, q->parcel)) return false;
+    q->n_pages = prefix_match(t, q->tokens, n, q->key, q->pages);
+    if (!q->parcel) return true;
+    const uint32_t before = usable_pages(t, q);
+    if (!q->parcel->asked && before < n / KV_PAGE) {
+        park_search(en->park, q->parcel, q->tokens, n / KV_PAGE, q->n_pages, before);
+        give_pages(q);
+        return false;
+    }
+    q->n_pages = park_unpack(t, q->parcel, q->pages, q->n_pages);
+    q->r.n_parked += (usable_pages(t, q) - before) * KV_PAGE;
+    return true;
+}
+
+/* Gives q its pages; false where it must wait: for the disk, or for pages. */
 static bool reserve(struct engine *en, struct request *q)
 {
     const uint32_t want = pages_for(q->cap);
-    q->n_pages = en->o.no_prefix ? 0 : prefix_match(&en->prefix, q->tokens, q->o.n_prompt - 1, q->rope_class, q->pages);
+    if (!find_beginning(en, q)) return false;
     if (!reserve_states(q) || want - q->n_pages > prefix_available(&en->prefix)) {
         give_states(q);
         give_pages(q);
+        if (en->park) park_hurry(en->park);
         return false;
     }
     q->n_kept = q->n_pages;
     q->parent = q->n_pages ? q->pages[q->n_pages - 1] : PREFIX_ROOT;
     q->n_done = q->n_pages * KV_PAGE;
-    q->r.generated.n_reused = q->n_done;
-    prefix_miss(&en->prefix, q->tokens, q->o.n_prompt, q->pages, q->n_pages, &q->r.miss);
+    if (!q->admitted) {
+        q->r.generated.n_reused = q->n_done;
+        prefix_miss(&en->prefix, q->tokens, q->o.n_prompt, q->pages, q->n_pages, &q->r.miss);
+    }
     while (q->n_pages < want) {
         if (!prefix_take(&en->prefix, &q->pages[q->n_pages])) { /* cannot be: they were counted */
             give_states(q);
@@ -158,20 +209,28 @@ static bool reserve(struct engine *en, struct request *q)
     return true;
 }
 
-/* The oldest request first; those behind it wait until it fits. */
+/* The oldest request first; those behind it wait until it fits. The lock, which is held, is left for the work: only this thread
+ * takes from the queue. */
 static void admit(struct engine *en)
 {
+    en->blocked = false;
     while (en->waiting && en->n_running < en->o.n_parallel) {
         struct request *q = en->waiting;
-        if (!reserve(en, q)) return;
+        monitor_leave(en->lock);
+        const bool ready = reserve(en, q);
+        monitor_enter(en->lock);
+        en->blocked = !ready && !en->n_running;
+        if (!ready) return;
         en->waiting = q->next;
         if (!en->waiting) en->waiting_end = &en->waiting;
         en->n_waiting--;
         q->stage = RUNNING;
-        q->admitted = clock_ns();
         en->running[en->n_running++] = q;
+        if (q->admitted) continue; /* it comes back from a shift */
+        q->admitted = clock_ns();
         en->counters.prompt_tokens += q->o.n_prompt;
         en->counters.reused_tokens += q->n_done;
+        en->counters.parked_tokens += q->r.n_parked;
         en->counters.requests++;
     }
 }
@@ -276,7 +335,7 @@ static void keep_pages(struct engine *en, struct request *q)
     if (en->o.no_prefix) return;
     for (; (q->n_kept + 1) * KV_PAGE <= q->n_done; q->n_kept++) {
         const uint32_t i = q->n_kept;
-        q->pages[i] = q->parent = prefix_keep(&en->prefix, q->parent, q->tokens + i * KV_PAGE, q->rope_class, q->pages[i]);
+        q->pages[i] = q->parent = prefix_keep(&en->prefix, q->parent, q->tokens + i * KV_PAGE, q->key, q->pages[i]);
         q->addresses[i] = prefix_page(&en->prefix, q->pages[i]);
     }
 }
@@ -329,6 +388,37 @@ static bool is_eog(const struct request *q, int32_t id)
     return false;
 }
 
+static uint32_t index_of(const struct engine *en, const struct request *q)
+{
+    uint32_t i = 0;
+    while (en->running[i] != q) i++;
+    return i;
+}
+
+/* A full q goes on as if the tokens that stay and id were a new prompt: it gives back what it holds, and is the next to be
+ * admitted. So whatever it needs, no page is ever missing. */
+static void shift(struct engine *en, struct request *q, int32_t id)
+{
+    const uint32_t gone = shift_tokens(q->tokens, q->n_tokens, q->o.n_keep);
+    q->r.generated.n_shifted += gone;
+    q->n_tokens -= gone;
+    q->tokens[q->n_tokens++] = id;
+    q->o.n_prompt = q->n_tokens;
+    q->answer_page = NO_STATE;
+    give_states(q);
+    give_pages(q);
+    monitor_enter(en->lock);
+    const uint32_t i = index_of(en, q);
+    en->n_running--;
+    memmove(en->running + i, en->running + i + 1, (en->n_running - i) * sizeof(*en->running));
+    q->stage = WAITING;
+    q->next = en->waiting;
+    if (!en->waiting) en->waiting_end = &q->next;
+    en->waiting = q;
+    en->n_waiting++;
+    monitor_leave(en->lock);
+}
+
 /* Draws the next token of q and hands out what it made; true where the request ends, with its error. */
 static bool draw(struct engine *en, struct request *q, const float *logits, int *error, struct err *e)
 {
@@ -351,19 +441,16 @@ static bool draw(struct engine *en, struct request *q, const float *logits, int 
     if (q->o.on_token) q->o.on_token(q->o.user, &t);
     r->stop = end ? STOP_EOS : q->stream.stopped ? STOP_STRING : STOP_LENGTH;
     if (end || q->stream.stopped || (q->o.max_tokens && r->n_generated == q->o.max_tokens)) return true;
+    if (q->n_tokens == q->cap && q->o.shift && q->cap > 1) {
+        shift(en, q, t.id);
+        return false;
+    }
     if (q->n_tokens == q->cap) {
         r->stop = STOP_CONTEXT;
         return true;
     }
     q->tokens[q->n_tokens++] = t.id;
     return false;
-}
-
-static uint32_t index_of(const struct engine *en, const struct request *q)
-{
-    uint32_t i = 0;
-    while (en->running[i] != q) i++;
-    return i;
 }
 
 static void step(struct engine *en)
@@ -392,6 +479,31 @@ static void step(struct engine *en)
         if (atomic_load(&q->cancel)) continue; /* seen before the next step */
         if (draw(en, q, row, &error, &e)) retire(en, index_of(en, q), error, e.msg);
     }
+    assert(prefix_consistent(&en->prefix));
+}
+
+static void disk_done(void *engine)
+{
+    struct engine *en = engine;
+    monitor_enter(en->lock);
+    en->n_disk++;
+    monitor_wake(en->lock);
+    monitor_leave(en->lock);
+}
+
+static bool idle(const struct engine *en)
+{
+    return !en->n_running && !en->stopping && (!en->waiting || (en->blocked && en->n_disk == en->seen));
+}
+
+/* Inside the lock, which is left for it. */
+static void collect_pages(struct engine *en)
+{
+    en->seen = en->n_disk;
+    if (!en->park) return;
+    monitor_leave(en->lock);
+    park_collect(en->park, &en->prefix);
+    monitor_enter(en->lock);
 }
 
 static void work(void *arg)
@@ -399,6 +511,7 @@ static void work(void *arg)
     struct engine *en = arg;
     monitor_enter(en->lock);
     for (;;) {
+        collect_pages(en);
         struct request *cancelled = take_cancelled(en);
         const bool stopping = en->stopping;
         if (!stopping) admit(en);
@@ -416,12 +529,26 @@ static void work(void *arg)
         if (en->n_running) step(en);
         monitor_enter(en->lock);
         if (stopping && !en->waiting && !en->n_running) break;
-        if (!en->n_running && !en->waiting && !en->stopping) monitor_wait(en->lock);
+        if (idle(en)) monitor_wait(en->lock);
     }
     monitor_leave(en->lock);
 }
 
 /* ---- opening ----------------------------------------------------------------------------------------------------------- */
+
+/* Beside activations and recurrent states the pages must fit the memory. */
+static int limit_pages(struct engine *en, uint32_t n_states, struct err *e)
+{
+    struct engine_options *o = &en->o;
+    size_t page;
+    struct kv_layer *layers = arena_array(&en->runner.arena, en->m->hp.n_layers, sizeof *layers);
+    if (!layers) return fail_nomem(e, "the engine", en->m->hp.n_layers * sizeof *layers);
+    if (!kv_layout(en->m, o->k_type, o->v_type, layers, &page)) return fail(e, ERR_LIMIT, "pages of an impossible size");
+    const uint64_t others = backend_info(en->runner.be).bytes + en->runner.graph.state_floats * sizeof(float) * n_states;
+    const uint64_t most = others < o->memory_bytes ? (o->memory_bytes - others) / page : 0;
+    if (o->memory_bytes && most < o->n_pages) o->n_pages = (uint32_t)size_max(most, pages_for(o->n_ctx));
+    return 0;
+}
 
 static int open_parts(struct engine *en, struct err *e)
 {
@@ -442,14 +569,25 @@ static int open_parts(struct engine *en, struct err *e)
     if (!en->running || !en->who || !en->seqs || !en->out || !en->tokens)
         return fail_nomem(e, "the engine", o->n_batch * sizeof *en->tokens);
     TRY(sampler_init(&en->sampler, en->m->hp.n_vocab, e));
-    /* Of each that runs: the state that it works with, the one that it began from, one to keep. */
+    /* Of each that runs: the state that it works with, the one that it began from, one to keep. Two that go to the disk. */
+    const uint32_t n_states = (o->no_prefix ? 1 : 3) * o->n_parallel + (o->park_folder ? 2 : 0);
+    TRY(limit_pages(en, n_states, e));
     const struct prefix_options po = {.k_type = o->k_type,
                                       .v_type = o->v_type,
                                       .n_pages = o->n_pages,
                                       .state_floats = en->runner.graph.state_floats,
-                                      .n_states = (o->no_prefix ? 1 : 3) * o->n_parallel};
+                                      .n_states = n_states};
     TRY(prefix_init(&en->prefix, en->m, &po, e));
     TRY(monitor_new(&en->lock, e));
+    const struct park_options ko = {.folder = o->park_folder,
+                                    .max_bytes = o->park_bytes,
+                                    .k_type = o->k_type,
+                                    .v_type = o->v_type,
+                                    .on_message = o->on_message,
+                                    .user = o->user,
+                                    .on_done = disk_done,
+                                    .engine = en};
+    if (o->park_folder && !o->no_prefix) TRY(park_open(&ko, en->m, &en->prefix, &en->park, e));
     return worker_start(work, en, &en->thread, e);
 }
 
@@ -488,6 +626,7 @@ void engine_free(struct engine **ep)
         monitor_leave(en->lock);
         worker_join(&en->thread);
     }
+    park_close(&en->park);
     monitor_free(&en->lock);
     prefix_fini(&en->prefix);
     sampler_fini(&en->sampler);
@@ -532,6 +671,7 @@ static int prepare(struct request *q, const struct request_options *o, struct er
     q->o = *o;
     q->cap = o->max_tokens && o->max_tokens < most - o->n_prompt ? o->n_prompt + o->max_tokens : most;
     q->rope_class = model_rope_class(en->m, q->cap);
+    q->key = prefix_key(q->rope_class, 0);
     q->n_tokens = o->n_prompt;
     q->state = q->from = q->kept = q->answer_page = NO_STATE;
     q->tokens = arena_array(a, q->cap, sizeof *q->tokens);
@@ -552,6 +692,10 @@ static int prepare(struct request *q, const struct request_options *o, struct er
     q->view =
         (struct kv_view){.k_type = en->o.k_type, .v_type = en->o.v_type, .layers = en->prefix.layers, .pages = q->addresses};
     q->r.generated.n_prompt = o->n_prompt;
+    if (en->park) {
+        TRY(parcel_new(en->park, q->cap, &q->parcel, e));
+        q->parcel->key = q->key;
+    }
     return stream_init(&q->stream, en->tok, o->show_special, q->o.stop, o->n_stop, e);
 }
 
@@ -561,7 +705,7 @@ static int check(const struct engine *en, const struct request_options *o, struc
     if (o->n_prompt >= en->o.n_ctx)
         return fail(e, ERR_CONTEXT, "the prompt has %u tokens, but the context holds %u with at least one of the answer",
                     o->n_prompt, en->o.n_ctx);
-    if (o->max_tokens && o->max_tokens > en->o.n_ctx - o->n_prompt)
+    if (!o->shift && o->max_tokens && o->max_tokens > en->o.n_ctx - o->n_prompt)
         return fail(e, ERR_CONTEXT, "%u tokens of prompt and up to %u of answer do not fit: the context holds %u", o->n_prompt,
                     o->max_tokens, en->o.n_ctx);
     for (uint32_t i = 0; i < o->n_prompt; i++)
@@ -573,6 +717,7 @@ static int check(const struct engine *en, const struct request_options *o, struc
 
 static void discard(struct request **qp)
 {
+    if ((*qp)->parcel) parcel_free((*qp)->en->park, &(*qp)->parcel);
     stream_fini(&(*qp)->stream);
     arena_fini(&(*qp)->arena);
     mem_free(*qp);

@@ -14,6 +14,29 @@ static bool emit(const struct generate_options *o, struct str text)
     return text.n > 0 && o->on_text && o->on_text(o->user, text.p, text.n) != 0;
 }
 
+uint32_t shift_tokens(int32_t *tokens, uint32_t n, uint32_t n_keep)
+{
+    const uint32_t keep = (uint32_t)size_max(1, size_min(n_keep, n / 2)), drop = (uint32_t)size_max(1, (n - keep) / 2);
+    memmove(tokens + keep, tokens + keep + drop, (n - keep - drop) * sizeof *tokens);
+    return drop;
+}
+
+/* Appends id to a session that is full. */
+static int shift(struct session *s, const struct generate_options *o, int32_t id, struct generate_result *r, struct err *e)
+{
+    const uint32_t n = session_n_tokens(s);
+    uint32_t reused;
+    int32_t *tokens = mem_array(n, sizeof *tokens);
+    if (!tokens) return fail_nomem(e, "the shifted context", n * sizeof *tokens);
+    memcpy(tokens, session_tokens(s), n * sizeof *tokens);
+    const uint32_t gone = shift_tokens(tokens, n, o->n_keep);
+    tokens[n - gone] = id;
+    const int rc = session_sync(s, tokens, n - gone + 1, &reused, e);
+    mem_free(tokens);
+    if (rc == 0) r->n_shifted += gone;
+    return rc;
+}
+
 static int loop(struct session *s, struct sampler *sampler, const struct generate_options *o, struct stream *st,
                 struct generate_result *r, uint64_t start, struct err *e)
 {
@@ -50,13 +73,14 @@ static int loop(struct session *s, struct sampler *sampler, const struct generat
             r->stop = STOP_LENGTH;
             return 0;
         }
-        if (session_n_tokens(s) == session_n_ctx(s)) {
+        const bool full = session_n_tokens(s) == session_n_ctx(s);
+        if (full && (!o->shift || session_n_ctx(s) < 2)) {
             r->stop = STOP_CONTEXT;
             return 0;
         }
         r->decode_bytes += m->decode_bytes + (uint64_t)(session_n_tokens(s) + 1) * session_kv(s)->token_bytes;
         r->decode_bytes += states_step_bytes(session_states(s));
-        TRY(session_eval(s, &id, 1, NULL, NULL, e));
+        TRY(full ? shift(s, o, id, r, e) : session_eval(s, &id, 1, NULL, NULL, e));
     }
 }
 

@@ -60,8 +60,14 @@ uint8_t *prefix_page(const struct prefix *t, uint32_t page);
 bool prefix_take(struct prefix *t, uint32_t *page);
 void prefix_give(struct prefix *t, uint32_t page); /* the caller holds it no more */
 uint32_t prefix_available(const struct prefix *t); /* pages that prefix_take could give */
+/* What pages depend on beside their tokens: the rotary class, and the weights that an adapter adds (a hash of them; 0: none).
+ */
+static inline uint64_t prefix_key(uint32_t rope_class, uint64_t adapter)
+{
+    return adapter ^ rope_class * (uint64_t)0x9e3779b97f4a7c15u;
+}
 /* The pages of the longest known beginning of tokens [n], whole pages only, which the caller then holds; their number. */
-uint32_t prefix_match(struct prefix *t, const int32_t *tokens, uint32_t n, uint32_t rope_class, uint32_t *pages);
+uint32_t prefix_match(struct prefix *t, const int32_t *tokens, uint32_t n, uint64_t key, uint32_t *pages);
 /* Where tokens leave what the tree knows after the n_pages that matched: the position, the token that the nearest known
  * sequence has there and the one that was found; both -1 where it knows nothing further. */
 struct prefix_miss {
@@ -72,7 +78,11 @@ void prefix_miss(struct prefix *t, const int32_t *tokens, uint32_t n, const uint
                  struct prefix_miss *out);
 /* Keeps a full page behind its parent, which is in the tree. Returns the page that stands for these tokens, which the caller
  * holds from now on in place of its own: the same one, or one that was kept before. It is the parent for the next page. */
-uint32_t prefix_keep(struct prefix *t, uint32_t parent, const int32_t *tokens, uint32_t rope_class, uint32_t page);
+uint32_t prefix_keep(struct prefix *t, uint32_t parent, const int32_t *tokens, uint64_t key, uint32_t page);
+
+/* Whether every page and state is what exactly one of them says: free, kept in the tree, or in use by someone. Debug builds ask
+ * after each step of the engine. */
+bool prefix_consistent(const struct prefix *t);
 
 float *prefix_state(const struct prefix *t, uint32_t state); /* NULL for NO_STATE */
 /* A state for the caller alone; where none is free the least recently used kept one. False: all are in use. */
@@ -82,6 +92,51 @@ void prefix_give_state(struct prefix *t, uint32_t state);
 uint32_t prefix_find_state(struct prefix *t, uint32_t page);
 /* Keeps the caller's state, which it holds no more, behind a page in the tree; NO_STATE: takes away the one that is there. */
 void prefix_keep_state(struct prefix *t, uint32_t page, uint32_t state);
+
+/* ---- pages on disk (park.c) ------------------------------------------------------------------------------- */
+
+/* Files of pages in a folder, and the thread that searches and stores them. */
+struct park;
+struct park_options {
+    const char *folder; /* made where it is not there */
+    uint64_t max_bytes; /* of its files */
+    enum qtype k_type, v_type;
+    void (*on_message)(void *user, const char *line); /* what was wrong with a file; on the thread; may be NULL */
+    void *user;
+    void (*on_done)(void *engine); /* a parcel is done; on the thread */
+    void *engine;
+};
+/* What a request has to do with the disk: first a search for the beginning of its prompt, at its end pages to be stored. Of its
+ * owner, but for the time of these. */
+struct parcel {
+    struct parcel *next;
+    struct arena arena;
+    uint64_t key;
+    int32_t *tokens; /* [n_pages * KV_PAGE] */
+    uint32_t n_pages;
+    bool asked, busy, orphan; /* a search was asked for, and goes on; nobody waits for it any more */
+    uint32_t from, usable;    /* pages in memory; of these to be used (recurrent models: up to where a state is) */
+    uint32_t n_found;         /* maps [from .. n_found) are files of pages */
+    struct map *maps, state;  /* state: behind state_at pages; 0: none */
+    uint32_t state_at;
+    uint32_t *pages, *states; /* held to be stored; states NULL: the model has none */
+    uint64_t *names;          /* of the pages' files */
+    uint32_t n_stored;
+    uint64_t time;
+};
+int park_open(const struct park_options *o, const struct model *m, const struct prefix *t, struct park **out, struct err *e);
+void park_close(struct park **p); /* goes on storing what waits for some seconds; t is still there */
+int parcel_new(const struct park *p, uint32_t n_tokens, struct parcel **out, struct err *e);
+void parcel_free(struct park *p, struct parcel **x); /* also while it is searched for */
+void park_search(struct park *p, struct parcel *x, const int32_t *tokens, uint32_t n_pages, uint32_t from, uint32_t usable);
+bool park_searches(struct park *p, const struct parcel *x); /* still */
+/* Puts what was found into the tree, behind the n_pages that matched there; returns how many pages are held then. */
+uint32_t park_unpack(struct prefix *t, struct parcel *x, uint32_t *pages, uint32_t n_pages);
+/* Takes the parcel, and the caller's hold of the pages, which are in the tree. Nothing is allocated. */
+void park_store(struct park *p, struct prefix *t, struct parcel **x, const int32_t *tokens, const uint32_t *pages,
+                uint32_t n_pages);
+void park_collect(struct park *p, struct prefix *t); /* gives back the pages of parcels that are stored */
+bool park_hurry(struct park *p);                     /* storing ends soon, for pages are wanted; false: it holds none */
 
 /* A model ready to compute (runner.c). */
 struct runner {
@@ -250,9 +305,14 @@ struct str stream_end(struct stream *s);
 
 enum stop_reason { STOP_EOS, STOP_LENGTH, STOP_CONTEXT, STOP_STRING, STOP_CALLBACK };
 
+/* The first n_keep of n tokens stay, at least one and at most half, and half of the others goes; returns how many. */
+uint32_t shift_tokens(int32_t *tokens, uint32_t n, uint32_t n_keep);
+
 struct generate_options {
     struct sampling sampling;
     uint32_t max_tokens; /* 0: no limit but the context */
+    bool shift;          /* a full context is no end: shift_tokens, and what is left is computed anew */
+    uint32_t n_keep;
     const struct str *stop;
     size_t n_stop;
     const int32_t *eog; /* ids that end the generation, unless ignore_eos */
@@ -264,7 +324,7 @@ struct generate_options {
 };
 struct generate_result {
     enum stop_reason stop;
-    uint32_t n_prompt, n_reused, n_generated;
+    uint32_t n_prompt, n_reused, n_generated, n_shifted; /* shifted: tokens that went */
     uint64_t prefill_ns, first_token_ns, decode_ns, decode_bytes;
 };
 int generate(struct session *s, const struct tok *t, struct sampler *sampler, const int32_t *prompt, size_t n,
@@ -275,12 +335,17 @@ int generate(struct session *s, const struct tok *t, struct sampler *sampler, co
 struct engine_options {
     uint32_t n_ctx, n_parallel, n_queue, n_batch, n_threads; /* n_threads 0: cpu_threads(); the others at least 1 */
     uint32_t n_pages;                                        /* of the cache, at least those of n_ctx tokens */
+    uint64_t memory_bytes; /* fewer pages, but never fewer than that, where all would take more than this; 0: no limit */
     enum qtype k_type, v_type;
     const char *cpu_level;
-    bool no_prefix; /* requests do not use again what others computed */
+    bool no_prefix;          /* requests do not use again what others computed */
+    const char *park_folder; /* NULL: pages are kept in memory alone */
+    uint64_t park_bytes;
+    void (*on_message)(void *user, const char *line); /* see struct park_options */
+    void *user;
 };
 struct engine_counters {
-    uint64_t prompt_tokens, reused_tokens, generated_tokens, requests;
+    uint64_t prompt_tokens, reused_tokens, parked_tokens, generated_tokens, requests; /* parked: reused, from disk */
     double prefill_seconds, decode_seconds; /* of steps with and without pieces of prompts */
 };
 struct engine_info {
@@ -306,6 +371,7 @@ struct request_result {
     struct generate_result generated;
     struct str tail; /* text that was held back as the possible beginning of a stop string */
     struct prefix_miss miss;
+    uint32_t n_parked; /* tokens that were reused from disk */
 };
 struct request_options {
     const int32_t *prompt;
@@ -317,6 +383,8 @@ struct request_options {
     size_t n_eog;
     bool ignore_eos, show_special, logprobs;
     uint32_t n_top; /* at most TOP_MAX */
+    bool shift;     /* as in struct generate_options; max_tokens may then be beyond the context */
+    uint32_t n_keep;
     /* On the engine's thread; on_end is the last, and neither may call the engine but for request_cancel. */
     void (*on_token)(void *user, const struct token_event *t);
     void (*on_end)(void *user, const struct request_result *r);

@@ -18,9 +18,10 @@ export function plan() {
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-// { url, port, exited: promise of { code, signal }, stop() }
+// { url, port, exited: promise of { code, signal }, stop(), kill(): at once, said(): standard error so far }. Nothing is kept on
+// disk but with --prefix-cache.
 export function serve(...options) {
-    const child = spawn(process.env.QUERN, ["serve", process.env.DEMO, "--port", "0", ...options],
+    const child = spawn(process.env.QUERN, ["serve", process.env.DEMO, "--port", "0", "--prefix-cache", "none", ...options],
         { stdio: ["ignore", "ignore", "pipe"] });
     const exited = new Promise((resolve) => child.on("exit", (code, signal) => resolve({ code, signal })));
     process.on("exit", () => child.kill("SIGKILL"));
@@ -32,7 +33,8 @@ export function serve(...options) {
             const at = /listens on (http:\/\/[^\s]*:(\d+))/.exec(said);
             if (!at) return;
             const stop = () => (child.kill("SIGTERM"), exited);
-            resolve({ url: at[1], port: Number(at[2]), exited, stop });
+            const kill = () => (child.kill("SIGKILL"), exited);
+            resolve({ url: at[1], port: Number(at[2]), exited, stop, kill, said: () => said });
         });
     });
 }

@@ -31,6 +31,9 @@ static const struct synth_shape tiny_delta = {.name = "tiny-delta",
                                               .delta_dim = 16,
                                               .traits = S_DENSE | S_QK_NORM | S_LATE_NORM | S_DELTA};
 
+/* The smallest, for many runs. */
+static const struct synth_shape tiniest = {"tiniest", "llama", 1, 32, 32, 2, 1, 16, 300, 1024, 10000, true, .traits = S_DENSE};
+
 #define N_CTX 512
 #define MAX_NEW 40
 
@@ -76,6 +79,12 @@ static int setup_recurrent(void **state)
     return setup_with(&tiny_delta);
 }
 
+static int setup_tiniest(void **state)
+{
+    (void)state;
+    return setup_with(&tiniest);
+}
+
 static int teardown(void **state)
 {
     (void)state;
@@ -91,7 +100,7 @@ static int teardown(void **state)
 
 struct job {
     int32_t prompt[N_CTX];
-    uint32_t n_prompt, max_tokens;
+    uint32_t n_prompt, max_tokens, n_keep, n_shifted; /* n_keep: of a full context; 0: it is not shifted */
     struct sampling sampling;
     int32_t want[MAX_NEW], got[MAX_NEW];
     uint32_t n_want, n_got;
@@ -101,12 +110,14 @@ struct job {
     struct prefix_miss miss;
     atomic_bool ended;
     uint32_t cancel_after; /* 0: never */
+    size_t calls[2];       /* of the allocator, at the second token and at the last so far */
 };
 
 static void on_token(void *user, const struct token_event *t)
 {
     struct job *j = user;
     j->got[j->n_got++] = t->id;
+    if (j->n_got > 1) j->calls[j->n_got > 2] = mem_stats().calls;
     if (j->n_got == j->cancel_after) request_cancel(j->q);
 }
 
@@ -115,6 +126,7 @@ static void on_end(void *user, const struct request_result *r)
     struct job *j = user;
     j->error = r->error;
     j->n_reused = r->generated.n_reused;
+    j->n_shifted = r->generated.n_shifted;
     j->miss = r->miss;
     atomic_store(&j->ended, true);
 }
@@ -142,12 +154,18 @@ static void make_job(struct job *j)
 
 static void run_solo(struct job *j, struct session *s)
 {
-    const struct generate_options o = {
-        .sampling = j->sampling, .max_tokens = j->max_tokens, .ignore_eos = true, .on_token = keep_id, .user = j};
+    const struct generate_options o = {.sampling = j->sampling,
+                                       .max_tokens = j->max_tokens,
+                                       .ignore_eos = true,
+                                       .shift = j->n_keep > 0,
+                                       .n_keep = j->n_keep,
+                                       .on_token = keep_id,
+                                       .user = j};
     struct generate_result r;
     struct err e;
     session_truncate(s, 0);
     if (generate(s, fx.tok, &fx.sampler, j->prompt, j->n_prompt, &o, &r, &e) < 0) fail_msg("%s", e.msg);
+    j->n_shifted = r.n_shifted;
 }
 
 static int submit(struct engine *en, struct job *j, struct err *e)
@@ -157,6 +175,8 @@ static int submit(struct engine *en, struct job *j, struct err *e)
                                       .max_tokens = j->max_tokens,
                                       .sampling = j->sampling,
                                       .ignore_eos = true,
+                                      .shift = j->n_keep > 0,
+                                      .n_keep = j->n_keep,
                                       .on_token = on_token,
                                       .on_end = on_end,
                                       .user = j};
@@ -307,6 +327,110 @@ static void a_conversation_goes_on_from_a_state(void **state)
     engine_free(&en);
 }
 
+/* Requests that fill their context go on behind what a run by itself would keep, however few pages there are for all. */
+static void a_full_context_goes_on_when_asked(void **state)
+{
+    static struct job jobs[12];
+    struct session *s = new_session();
+    struct engine *en = new_engine(4, 64, 18, false, 1);
+    struct err e;
+    (void)state;
+    for (size_t k = 0; k < COUNT_OF(jobs); k++) {
+        struct job *j = &jobs[k];
+        make_job(j);
+        j->n_prompt = N_CTX - 1 - below(30);
+        for (uint32_t i = 0; i < j->n_prompt; i++) j->prompt[i] = (int32_t)((i * 7919 + k % 3 * 31) % 300);
+        j->max_tokens = MAX_NEW;
+        j->n_keep = 1 + below(N_CTX);
+        j->cancel_after = k % 4 == 3 ? 1 + below(MAX_NEW) : 0;
+        run_solo(j, s);
+        assert_int_equal(j->n_want, MAX_NEW);
+        assert_in_range(j->n_shifted, N_CTX / 4, N_CTX / 2);
+        if (submit(en, j, &e) < 0) fail_msg("%s", e.msg);
+    }
+    for (size_t k = 0; k < COUNT_OF(jobs); k++) {
+        const struct job *j = &jobs[k];
+        while (!atomic_load(&j->ended)) usleep(200);
+        const bool cut = j->cancel_after && j->cancel_after < MAX_NEW;
+        assert_int_equal(j->error, cut ? ERR_CANCELLED : 0);
+        assert_int_equal(j->n_got, cut ? j->cancel_after : MAX_NEW);
+        assert_memory_equal(j->got, j->want, j->n_got * sizeof *j->got);
+    }
+    settle(en, jobs, COUNT_OF(jobs));
+    engine_free(&en);
+    session_free(&s);
+}
+
+static void answers_need_no_memory(void **state)
+{
+    struct engine *en = new_engine(2, 64, 64, false, 2);
+    struct job j = {.n_prompt = 100, .max_tokens = MAX_NEW, .sampling = {.temperature = 1, .top_p = 0.9f, .repeat_penalty = 1}};
+    struct err e;
+    (void)state;
+    for (uint32_t i = 0; i < j.n_prompt; i++) j.prompt[i] = (int32_t)(i % 300);
+    if (submit(en, &j, &e) < 0) fail_msg("%s", e.msg);
+    while (!atomic_load(&j.ended)) usleep(100);
+    assert_int_equal(j.n_got, MAX_NEW);
+    assert_int_equal(j.calls[1] - j.calls[0], 0);
+    request_free(&j.q);
+    engine_free(&en);
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define N_SCHEDULES 500
+#else
+#define N_SCHEDULES 10000
+#endif
+#define N_POOL 48    /* requests that schedules choose from */
+#define N_TOGETHER 5 /* at most in one */
+
+/* One schedule: some requests, submitted and cancelled at any time, on an engine that has seen others. */
+static void run_schedule(struct engine *en, struct job *pool)
+{
+    struct job *chosen[N_TOGETHER];
+    const uint32_t n = 1 + below(N_TOGETHER), first = below(N_POOL);
+    struct err e;
+    for (uint32_t k = 0; k < n; k++) {
+        struct job *j = chosen[k] = &pool[(first + k * 7) % N_POOL];
+        j->n_got = 0;
+        j->cancel_after = below(4) ? 0 : 1 + below(j->max_tokens);
+        atomic_store(&j->ended, false);
+        if (submit(en, j, &e) < 0) fail_msg("%s", e.msg);
+        if (below(8) == 0) usleep(below(300));
+        if (below(8) == 0) request_cancel(chosen[below(k + 1)]->q);
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        const struct job *j = chosen[k];
+        while (!atomic_load(&j->ended)) usleep(20);
+        if (j->error ? j->error != ERR_CANCELLED : j->n_got != j->n_want) fail_msg("error %d, %u tokens", j->error, j->n_got);
+        assert_memory_equal(j->got, j->want, j->n_got * sizeof *j->got);
+    }
+    for (uint32_t k = 0; k < n; k++) request_free(&chosen[k]->q);
+    settle(en, NULL, 0);
+}
+
+static void ten_thousand_schedules(void **state)
+{
+    static struct job pool[N_POOL];
+    struct session *s = new_session();
+    (void)state;
+    for (size_t k = 0; k < N_POOL; k++) {
+        make_job(&pool[k]);
+        pool[k].max_tokens = 1 + below(8);
+        run_solo(&pool[k], s);
+    }
+    session_free(&s);
+    struct engine *en = NULL;
+    for (uint32_t i = 0; i < N_SCHEDULES; i++) {
+        if (i % 100 == 0) {
+            engine_free(&en);
+            en = new_engine(1 + below(4), 8 + below(100), 8 + below(16), below(8) == 0, 1);
+        }
+        run_schedule(en, pool);
+    }
+    engine_free(&en);
+}
+
 static void aborted_requests_leave_nothing(void **state)
 {
     struct engine *en = new_engine(4, 64, 16, false, 1);
@@ -359,16 +483,19 @@ static void what_cannot_be_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_gets_what_it_gets_alone),
-        cmocka_unit_test(a_beginning_is_computed_once),
-        cmocka_unit_test(aborted_requests_leave_nothing),
-        cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(each_gets_what_it_gets_alone),   cmocka_unit_test(a_beginning_is_computed_once),
+        cmocka_unit_test(answers_need_no_memory),         cmocka_unit_test(a_full_context_goes_on_when_asked),
+        cmocka_unit_test(aborted_requests_leave_nothing), cmocka_unit_test(what_cannot_be_is_refused),
     };
+    const struct CMUnitTest many[] = {cmocka_unit_test(ten_thousand_schedules)};
     const struct CMUnitTest recurrent[] = {
+        cmocka_unit_test(answers_need_no_memory),
         cmocka_unit_test(each_gets_what_it_gets_alone),
         cmocka_unit_test(a_conversation_goes_on_from_a_state),
+        cmocka_unit_test(a_full_context_goes_on_when_asked),
         cmocka_unit_test(aborted_requests_leave_nothing),
     };
     return cmocka_run_group_tests_name("engine", tests, setup, teardown) +
+           cmocka_run_group_tests_name("engine, many runs", many, setup_tiniest, teardown) +
            cmocka_run_group_tests_name("engine, recurrent layers", recurrent, setup_recurrent, teardown);
 }

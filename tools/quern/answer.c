@@ -49,7 +49,11 @@ static int on_token(void *user, int32_t id)
 
 quern_generate_options answer_options(struct answer *a, const struct sampling_args *args, const struct sampling *sampling)
 {
+    quern_context_policy policy = QUERN_CONTEXT_ERROR;
+    if (args->context_policy) (void)quern_context_policy_named(args->context_policy, &policy);
     return (quern_generate_options){
+        .context_policy = policy,
+        .n_keep = (uint32_t)args->n_keep,
         .sampling = &sampling->values,
         .max_tokens = args->n_predict < 0 ? 0 : (uint32_t)args->n_predict,
         .stop = args->stop.p,
@@ -65,6 +69,9 @@ void answer_end(const struct answer *a, const quern_session *session, const quer
 {
     bool line_open = a->print_ids || (a->text.n > 0 && a->text.p[a->text.n - 1] != '\n');
     if (line_open) cli_write("\n", 1, true);
+    if (result->dropped_tokens)
+        cli_note("%u messages and %u tokens were left out, for the context is full", result->dropped_messages,
+                 result->dropped_tokens);
     if (result->stop != QUERN_STOP_CONTEXT) return;
     quern_session_info info;
     quern_session_get_info(session, &info);

@@ -19,6 +19,7 @@ enum opt_kind {
     OPT_FLAG,   /* bool: given or not */
     OPT_INT,    /* int64_t in min..max */
     OPT_REAL,   /* double in min..max */
+    OPT_SIZE,   /* int64_t bytes, typed as 4GiB, 600M or a number; at least 1 */
     OPT_TEXT,   /* const char * */
     OPT_CHOICE, /* const char *, one of choices */
     OPT_LIST,   /* struct opt_list: may be given several times */
@@ -102,6 +103,9 @@ int cli_read_stdin(struct buf *out, struct err *e);
 int cli_read_file(const char *path, struct buf *out, struct err *e); /* "-" is stdin */
 /* Makes the folders that path, the name of a file, lies in; for the owner only. path is as before afterwards. */
 bool cli_make_folders(char *path);
+/* The folder `name` of quern's in the user's cache, which need not be there yet; out [PATH_MAX]. False: HOME is not set, or too
+ * long. */
+bool cli_cache_folder(const char *name, char *out);
 bool cli_same_file(const char *a, const char *b);
 bool cli_is_model(const char *path); /* an existing file of weights, which nothing but a model should replace */
 
@@ -138,6 +142,7 @@ void progress_end(struct progress *p); /* wipes the line */
 #define AMOUNT_MAX 24
 const char *amount_bytes(uint64_t n, char out[AMOUNT_MAX]);
 const char *amount_count(uint64_t n, char out[AMOUNT_MAX]);
+bool read_size(struct str text, uint64_t *bytes); /* "600M", "0.8G", "512MiB", "123456"; at least 1 */
 
 /* Prints a buffer and frees it. rc: what the appends returned, several of them or'ed; below 0 the memory ran out. */
 int cli_print(struct buf *b, int rc);
@@ -159,11 +164,17 @@ struct compute_args {
 };
 extern const struct opt compute_opts[];
 
+/* What becomes of more than the context holds, in the words of quern_context_policy_named. */
+#define CONTEXT_POLICIES "error drop-oldest-turn shift"
+#define CONTEXT_POLICY_HELP                                                                                       \
+    "error (default) refuses what is longer than the context, drop-oldest-turn leaves out the oldest turns of a " \
+    "conversation, shift half of what stands behind the first tokens when an answer fills the context"
+
 /* How to draw tokens and when to stop. Start with SAMPLING_UNSET. */
 struct sampling_args {
     double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
-    int64_t top_k, repeat_last_n, n_predict;
-    const char *seed;
+    int64_t top_k, repeat_last_n, n_predict, n_keep;
+    const char *seed, *context_policy;
     struct opt_list logit_bias, stop;
     bool ignore_eos;
 };

@@ -76,6 +76,15 @@ static int assign_int(const struct opt *o, struct str name, struct str value, in
     return 0;
 }
 
+static int assign_size(struct str name, struct str value, int64_t *out, struct err *e)
+{
+    uint64_t v;
+    if (!read_size(value, &v))
+        return fail(e, ERR_ARG, "%.*s takes a size as 4G, 0.5GiB or 600M, not '%.*s'", STR_ARG(name), STR_ARG(value));
+    *out = (int64_t)v;
+    return 0;
+}
+
 static int assign_real(const struct opt *o, struct str name, struct str value, double *out, struct err *e)
 {
     double v;
@@ -97,6 +106,8 @@ static int assign(const struct opt *o, void *base, struct str name, const char *
         return 0;
     case OPT_INT:
         return assign_int(o, name, str_of(value), member, e);
+    case OPT_SIZE:
+        return assign_size(name, str_of(value), member, e);
     case OPT_REAL:
         return assign_real(o, name, str_of(value), member, e);
     case OPT_CHOICE:

@@ -5,6 +5,7 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -140,6 +141,22 @@ bool cli_make_folders(char *path)
     return true;
 }
 
+#ifdef __APPLE__
+#define CACHE_BELOW_HOME "Library/Caches"
+#else
+#define CACHE_BELOW_HOME ".cache"
+#endif
+
+bool cli_cache_folder(const char *name, char *out)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const bool own = cache && cache[0] == '/';
+    if (!own && (!home || home[0] != '/')) return false;
+    const int n =
+        snprintf(out, PATH_MAX, "%s%s/quern%s%s", own ? cache : home, own ? "" : "/" CACHE_BELOW_HOME, *name ? "/" : "", name);
+    return n > 0 && n < PATH_MAX;
+}
+
 bool cli_same_file(const char *a, const char *b)
 {
     struct stat sa, sb;
@@ -237,6 +254,22 @@ const char *amount_bytes(uint64_t n, char out[AMOUNT_MAX])
 const char *amount_count(uint64_t n, char out[AMOUNT_MAX])
 {
     return amount(n, "", out);
+}
+
+bool read_size(struct str text, uint64_t *bytes)
+{
+    static const struct {
+        const char *suffix;
+        double unit;
+    } units[] = {{"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}, {"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9},
+                 {"TB", 1e12},    {"K", 1e3},      {"M", 1e6},      {"G", 1e9},      {"T", 1e12}, {"", 1}};
+    size_t i = 0;
+    double v;
+    while (!str_ends(text, str_of(units[i].suffix))) i++;
+    text.n -= strlen(units[i].suffix);
+    if (!str_f64(text, &v) || v * units[i].unit < 1 || v * units[i].unit >= 0x1p60) return false;
+    *bytes = (uint64_t)(v * units[i].unit);
+    return true;
 }
 
 void progress_start(struct progress *p, const char *what, bool bytes)

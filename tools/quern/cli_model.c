@@ -228,6 +228,10 @@ const struct opt sampling_opts[] = {
     {"-l --logit-bias", "ID+X", "adds X to the logit of token ID; ID-X subtracts, ID-inf forbids it; may be repeated",
      .kind = OPT_LIST, SAMPLING(logit_bias)},
     {"--stop", "TEXT", "ends the answer before TEXT; may be repeated", .kind = OPT_LIST, SAMPLING(stop)},
+    {"--context-policy", "POLICY", CONTEXT_POLICY_HELP, .kind = OPT_CHOICE, .choices = CONTEXT_POLICIES,
+     SAMPLING(context_policy)},
+    {"--keep", "N", "first tokens that a shift leaves in place; default 1", .kind = OPT_INT, .min = 0, .max = INT32_MAX,
+     SAMPLING(n_keep)},
     {"--ignore-eos", NULL, "go on after the model ended its text", .kind = OPT_FLAG, SAMPLING(ignore_eos)},
     {0},
 };

@@ -254,27 +254,18 @@ static int bench_model(const struct command *c, const struct bench_args *args, q
 
 /* ---- models of a shape ----------------------------------------------------------------------------------------- */
 
-#ifdef __APPLE__
-#define CACHE_BELOW_HOME "Library/Caches"
-#else
-#define CACHE_BELOW_HOME ".cache"
-#endif
-
 static int cache_folder(const struct bench_args *args, char out[PATH_MAX], struct err *e)
 {
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME"), *tmp = getenv("TMPDIR");
-    int n = -1;
+    const char *tmp = getenv("TMPDIR");
+    int n = 0;
     if (args->no_cache) {
         n = snprintf(out, PATH_MAX, "%s/quern-bench.XXXXXX", tmp && *tmp ? tmp : "/tmp");
         if (n < PATH_MAX && !mkdtemp(out)) return fail(e, ERR_IO, "%s: the folder cannot be made", out);
     } else if (args->cache_dir) {
         n = snprintf(out, PATH_MAX, "%s", args->cache_dir);
-    } else if (cache && cache[0] == '/') {
-        n = snprintf(out, PATH_MAX, "%s/quern", cache);
-    } else if (home && home[0] == '/') {
-        n = snprintf(out, PATH_MAX, "%s/" CACHE_BELOW_HOME "/quern", home);
+    } else if (!cli_cache_folder("", out)) {
+        return fail(e, ERR_NOTFOUND, "no folder for the weights: HOME is not set; give one with --cache-dir");
     }
-    if (n < 0) return fail(e, ERR_NOTFOUND, "no folder for the weights: HOME is not set; give one with --cache-dir");
     return n < PATH_MAX ? 0 : fail(e, ERR_ARG, "the path of the cache is too long");
 }
 

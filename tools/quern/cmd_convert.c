@@ -157,25 +157,17 @@ static bool would_overwrite(const char *in, const char *out)
     return same;
 }
 
-/* "600M", "0.8G", "512MiB", "123456", "4.5bpw" */
+/* A size, or "4.5bpw". */
 static int parse_target(const char *text, uint64_t *bytes, double *bits, struct err *e)
 {
-    static const struct {
-        const char *suffix;
-        double unit; /* bytes; 0: bits per weight */
-    } units[] = {{"bpw", 0},  {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"kB", 1e3}, {"MB", 1e6},
-                 {"GB", 1e9}, {"K", 1e3},      {"M", 1e6},      {"G", 1e9},      {"T", 1e12}, {"", 1}};
     struct str s = str_of(text);
-    size_t i = 0;
     double v;
-    while (!str_ends(s, str_of(units[i].suffix))) i++;
-    s.n -= strlen(units[i].suffix);
-    bool ok = str_f64(s, &v) && v > 0 && v * units[i].unit < 0x1p60 && (units[i].unit > 0 || v <= 32);
-    if (!ok) return fail(e, ERR_ARG, "--target-size takes a size as 600M, 0.8G, 600MiB or 4.5bpw, not '%.100s'", text);
-    if (units[i].unit > 0)
-        *bytes = (uint64_t)(v * units[i].unit);
-    else
-        *bits = v;
+    if (read_size(s, bytes)) return 0;
+    const bool per_weight = str_ends(s, STR("bpw"));
+    if (per_weight) s.n -= 3;
+    if (!per_weight || !str_f64(s, &v) || v <= 0 || v > 32)
+        return fail(e, ERR_ARG, "--target-size takes a size as 600M, 0.8G, 600MiB or 4.5bpw, not '%.100s'", text);
+    *bits = v;
     return 0;
 }
 

@@ -12,8 +12,8 @@
 struct serve_args {
     struct model_args model;
     struct compute_args compute;
-    const char *host, *api_key, *alias;
-    int64_t port, n_ctx, n_parallel, n_queue, kv_size, body_limit, timeout;
+    const char *host, *api_key, *alias, *prefix_cache, *context_policy;
+    int64_t port, n_ctx, n_parallel, n_queue, kv_size, prefix_size, body_limit, timeout;
     struct opt_list hosts, origins;
     bool verbose, no_prefix;
 };
@@ -27,15 +27,23 @@ static const struct opt serve_opts[] = {
     {"-c --ctx-size --ctx", "N",
      "tokens that one request may take, prompt and answer; default, or 0: what the model was trained for, at most 4096",
      .kind = OPT_INT, .min = 0, .max = 1 << 24, SERVE(n_ctx)},
+    {"--context-policy", "POLICY", "of requests that ask for none: " CONTEXT_POLICY_HELP, .kind = OPT_CHOICE,
+     .choices = CONTEXT_POLICIES, SERVE(context_policy)},
     {"-np --parallel", "N", "requests that are computed together; default 4", .kind = OPT_INT, .min = 1, .max = 1024,
      SERVE(n_parallel)},
     {"--queue", "N", "requests that may wait; more get 503. Default 64", .kind = OPT_INT, .min = 1, .max = 100000,
      SERVE(n_queue)},
-    {"--kv-size", "MIB",
-     "memory of the KV cache, which also keeps the beginnings of ended requests; default: all requests at their longest, at "
-     "most half of "
-     "the machine's memory",
-     .kind = OPT_INT, .min = 1, .max = 1 << 24, SERVE(kv_size)},
+    {"--kv-size", "SIZE",
+     "memory of the KV cache, which also keeps the beginnings of ended requests; default: all requests at their longest, as "
+     "long "
+     "as everything together stays below 70% of the machine's memory",
+     .kind = OPT_SIZE, SERVE(kv_size)},
+    {"--prefix-cache", "FOLDER",
+     "where these beginnings are kept on disk, too, to be found after a restart; none: nowhere; default: quern/prefix in the "
+     "user's cache folder",
+     .kind = OPT_TEXT, SERVE(prefix_cache)},
+    {"--prefix-cache-size", "SIZE", "of the files there, and at most half of what the disk has left; default 8GiB",
+     .kind = OPT_SIZE, SERVE(prefix_size)},
     {"--no-prefix", NULL, "requests do not use again what others computed", .kind = OPT_FLAG, SERVE(no_prefix)},
     {"--api-key", "KEY", "ask for this key (Authorization: Bearer KEY); default: none, or QUERN_API_KEY", .kind = OPT_TEXT,
      SERVE(api_key)},
@@ -113,9 +121,27 @@ static void make_digest(const struct server *s, char digest[65])
     }
 }
 
+static void say_line(void *user, const char *line)
+{
+    (void)user;
+    (void)fprintf(stderr, "quern: %s\n", line);
+}
+
+/* NULL: beginnings are kept in memory alone. A folder that was not asked for may be missing. */
+static const char *prefix_folder(const struct serve_args *args, char out[PATH_MAX])
+{
+    struct err e;
+    if (args->prefix_cache) return strcmp(args->prefix_cache, "none") == 0 ? NULL : args->prefix_cache;
+    if (args->no_prefix || !cli_cache_folder("prefix", out)) return NULL;
+    if (vfs_make_folder(out, &e) == 0) return out;
+    cli_note("%s; what was computed is not kept on disk", e.msg);
+    return NULL;
+}
+
 static int start_engine(const struct serve_args *args, const quern_model *model, quern_engine **out)
 {
     quern_error err;
+    char folder[PATH_MAX];
     const struct compute_args *c = &args->compute;
     const int64_t n_batch = c->n_ubatch && (!c->n_batch || c->n_ubatch < c->n_batch) ? c->n_ubatch : c->n_batch;
     const quern_engine_options o = {.n_ctx = (uint32_t)args->n_ctx,
@@ -123,7 +149,10 @@ static int start_engine(const struct serve_args *args, const quern_model *model,
                                     .n_queue = (uint32_t)args->n_queue,
                                     .n_batch = (uint32_t)n_batch,
                                     .n_threads = (uint32_t)c->n_threads,
-                                    .kv_bytes = (uint64_t)args->kv_size << 20,
+                                    .kv_bytes = (uint64_t)args->kv_size,
+                                    .prefix_folder = prefix_folder(args, folder),
+                                    .prefix_bytes = (uint64_t)args->prefix_size,
+                                    .on_message = say_line,
                                     .k_type = c->cache_k ? c->cache_k : c->kv,
                                     .v_type = c->cache_v ? c->cache_v : c->kv,
                                     .cpu_level = c->cpu,
@@ -155,6 +184,7 @@ static int serve_model(const struct serve_args *args, const quern_model *model)
                                  .timeout_seconds = (unsigned)args->timeout,
                                  .max_connections = (unsigned)(args->n_parallel + args->n_queue + 64),
                                  .verbose = args->verbose};
+    if (args->context_policy) (void)quern_context_policy_named(args->context_policy, &s.o.context_policy);
     int exit_code = s.info.embeds_only ? CLI_OK : start_engine(args, model, &s.engine);
     if (exit_code == CLI_OK && monitor_new(&s.embed_lock, &e) < 0) exit_code = cli_fail("%s", e.msg);
     if (exit_code == CLI_OK && quern_model_describe(model, &description, &err) < 0) exit_code = cli_fail("%s", err.message);

@@ -113,6 +113,22 @@ bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int
     return ask_bias(c, obj, out, answer);
 }
 
+bool ask_context(struct call *c, const struct json *obj, struct asked *out, int *answer)
+{
+    struct str name = {0};
+    double n_keep = 0;
+    char text[32];
+    out->context_policy = c->server->o.context_policy;
+    if (!ask_integer(c, obj, "n_keep", -1, INT32_MAX, &n_keep, answer)) return false;
+    out->n_keep = n_keep < 0 ? UINT32_MAX : (uint32_t)n_keep;
+    bool ok = json_opt_str(obj, "context_policy", &name) && name.n < sizeof text;
+    if (ok && name.n == 0) return true;
+    (void)snprintf(text, sizeof text, "%.*s", STR_ARG(name));
+    ok = ok && quern_context_policy_named(text, &out->context_policy);
+    if (!ok) *answer = serve_error(c, 400, "\"context_policy\" must be \"error\", \"drop-oldest-turn\" or \"shift\"");
+    return ok;
+}
+
 bool ask_no_grammar(struct call *c, const struct json *obj, int *answer)
 {
     static const char *const keys[] = {"grammar", "json_schema", "format"};
@@ -238,6 +254,30 @@ static bool opens_thinking(struct str prompt)
     return str_ends(prompt, STR("<think>"));
 }
 
+/* Tokens that a conversation may have beside its answer, for which a quarter of the context is kept where it has no limit. */
+static size_t prompt_room(const struct call *c, const struct asked *a)
+{
+    quern_engine_info i;
+    quern_engine_get_info(c->server->engine, &i);
+    const uint32_t answer = a->max_tokens ? a->max_tokens : i.n_ctx / 4;
+    return answer < i.n_ctx ? i.n_ctx - answer : 0;
+}
+
+/* Leaves turns out where that is asked for; text is the conversation with a NUL. */
+static int fit_messages(struct call *c, struct buf *text, const quern_render_options *ro, struct asked *a, quern_error *err)
+{
+    quern_string fitted;
+    if (a->context_policy != QUERN_CONTEXT_DROP_OLDEST_TURN) return 0;
+    const int rc = quern_fit_messages(c->server->model, text->p, ro, prompt_room(c, a), &fitted, &a->dropped_messages,
+                                      &a->dropped_tokens, err);
+    if (rc < 0) return rc;
+    text->n = 0;
+    const int put = buf_put(text, fitted.text, fitted.length + 1);
+    quern_string_free(&fitted);
+    *err = (quern_error){.code = put, .message = "out of memory"};
+    return put;
+}
+
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer)
 {
@@ -265,7 +305,7 @@ bool ask_chat(struct call *c, const struct json *messages, const struct json *to
         .add_generation_prompt = true, .tools_json = has_tools ? tools_text.p : NULL, .kwargs_json = kwargs};
     if (!ok)
         *answer = serve_error(c, 500, "out of memory");
-    else if (quern_render(c->server->model, text.p, &ro, &prompt, &err) < 0)
+    else if (fit_messages(c, &text, &ro, out, &err) < 0 || quern_render(c->server->model, text.p, &ro, &prompt, &err) < 0)
         ok = false, *answer = serve_failure(c, &err);
     else
         ok = tokenize(c, (struct str){prompt.text, prompt.length}, QUERN_PARSE_SPECIAL, out, answer);

@@ -30,9 +30,9 @@ static int put_end(struct job *j, struct buf *b, const quern_request_result *r, 
     rc |= buf_z(b, ",\"stop\":true,\"model\":");
     rc |= json_write_string(b, str_of(j->call->server->name));
     rc |= buf_printf(b,
-                     ",\"stop_type\":\"%s\",\"truncated\":false,\"tokens_predicted\":%u,\"tokens_evaluated\":%u,"
+                     ",\"stop_type\":\"%s\",\"truncated\":%s,\"tokens_predicted\":%u,\"tokens_evaluated\":%u,"
                      "\"tokens_cached\":%u,",
-                     stop_type(r), x->n_generated, x->n_prompt, x->n_reused);
+                     stop_type(r), x->dropped_tokens ? "true" : "false", x->n_generated, x->n_prompt, x->n_reused);
     return rc | buf_printf(b,
                            "\"timings\":{\"cache_n\":%u,\"prompt_n\":%u,\"prompt_ms\":%.3f,\"predicted_n\":%u,"
                            "\"predicted_ms\":%.3f}}",
@@ -64,7 +64,7 @@ int native_completion(struct call *c)
     const struct json *j = c->json;
     if (!ask_bool(c, j, "stream", &stream, &answer) || !ask_integer(c, j, "n_predict", -1, INT32_MAX, &n_predict, &answer) ||
         !ask_bool(c, j, "ignore_eos", &asked.ignore_eos, &answer) || !ask_stop(c, j, "stop", &asked, &answer) ||
-        !ask_sampling(c, j, &asked, &answer) || !ask_no_grammar(c, j, &answer))
+        !ask_sampling(c, j, &asked, &answer) || !ask_context(c, j, &asked, &answer) || !ask_no_grammar(c, j, &answer))
         return answer;
     if (n_predict > 0) asked.max_tokens = (uint32_t)n_predict;
     struct job *job = serve_new_job(c, &dialect, stream);

@@ -326,12 +326,17 @@ int serve_job(struct call *c, struct job *j, struct asked *asked)
                                      .ignore_eos = asked->ignore_eos,
                                      .logprobs = j->logprobs,
                                      .n_top = j->n_top,
+                                     .context_policy = asked->context_policy,
+                                     .n_keep = asked->n_keep,
                                      .on_token = on_token,
                                      .on_end = on_end,
                                      .user = j};
     asked->sampling.logit_bias = asked->bias;
     asked->sampling.n_logit_bias = asked->n_bias;
     j->split = asked->split;
+    j->context_policy = asked->context_policy;
+    j->dropped_messages = asked->dropped_messages;
+    j->dropped_tokens = asked->dropped_tokens;
     parts_init(&j->parts, asked->tools, asked->opened);
     monitor_enter(j->lock); /* callbacks wait until request is set */
     const int rc = quern_engine_submit(c->server->engine, &o, &j->request, &err);

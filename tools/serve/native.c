@@ -25,6 +25,7 @@ int native_metrics(struct call *c)
         {"llamacpp:requests_deferred", "gauge", "Requests that wait.", i.n_waiting},
         {"quern:requests_total", "counter", "Requests admitted.", (double)i.requests},
         {"quern:prompt_tokens_reused_total", "counter", "Prompt tokens found in the cache.", (double)i.reused_tokens},
+        {"quern:prompt_tokens_restored_total", "counter", "Of them, read back from disk.", (double)i.restored_tokens},
         {"quern:kv_bytes", "gauge", "Memory of the KV cache.", (double)i.kv_bytes},
         {"quern:kv_used_bytes", "gauge", "Of it, in use or kept.", (double)i.kv_used_bytes},
         {"quern:kv_cached_bytes", "gauge", "Of it, kept for prompts that begin alike.", (double)i.kv_cached_bytes},

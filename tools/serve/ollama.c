@@ -85,7 +85,11 @@ static int put_end(struct job *j, struct buf *b, const quern_request_result *r, 
                    "\"prompt_eval_duration\":%llu,\"eval_count\":%u,\"eval_duration\":%llu",
                    length ? "length" : "stop", (unsigned long long)(clock_ns() - j->call->start), x->n_prompt,
                    ns(x->prefill_seconds), x->n_generated, ns(x->decode_seconds));
-    return rc | buf_printf(b, ",\"prompt_eval_cached\":%u}", x->n_reused);
+    rc |= buf_printf(b, ",\"prompt_eval_cached\":%u", x->n_reused);
+    if (j->context_policy != QUERN_CONTEXT_ERROR)
+        rc |= buf_printf(b, ",\"dropped_messages\":%u,\"dropped_tokens\":%u", j->dropped_messages,
+                         j->dropped_tokens + x->dropped_tokens);
+    return rc | buf_c(b, '}');
 }
 
 static int end(struct job *j, struct buf *b, const quern_request_result *r)
@@ -112,18 +116,32 @@ static const struct dialect dialect = {"application/x-ndjson", token, end, whole
 
 /* ---- requests ---------------------------------------------------------------------------------------------------------- */
 
+/* "truncate" and "shift" mean the policies where they are true; what is not said, or "context_policy", is as everywhere. */
+static bool ask_policy(struct call *c, struct asked *asked, int *answer)
+{
+    bool truncate = false, shift = false;
+    if (!ask_context(c, c->json, asked, answer) || !ask_bool(c, c->json, "truncate", &truncate, answer) ||
+        !ask_bool(c, c->json, "shift", &shift, answer))
+        return false;
+    if (shift) asked->context_policy = QUERN_CONTEXT_SHIFT;
+    if (truncate) asked->context_policy = QUERN_CONTEXT_DROP_OLDEST_TURN;
+    return true;
+}
+
 static struct job *read_request(struct call *c, bool chat, struct asked *asked, int *answer)
 {
     bool stream = true, logprobs = false;
-    double num_predict = -1, top = 0;
+    double num_predict = -1, top = 0, keep = 0;
     const struct json *j = c->json, *options;
     if (!ask_object(c, j, "options", &options, answer) || !ask_bool(c, j, "stream", &stream, answer) ||
         !ask_bool(c, j, "logprobs", &logprobs, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
         !ask_integer(c, options, "num_predict", -2, INT32_MAX, &num_predict, answer) ||
         !ask_stop(c, options, "stop", asked, answer) || !ask_sampling(c, options, asked, answer) ||
+        !ask_policy(c, asked, answer) || !ask_integer(c, options, "num_keep", -1, INT32_MAX, &keep, answer) ||
         !ask_no_grammar(c, j, answer))
         return NULL;
     if (num_predict > 0) asked->max_tokens = (uint32_t)num_predict;
+    if (keep) asked->n_keep = keep < 0 ? UINT32_MAX : (uint32_t)keep;
     struct job *job = serve_new_job(c, &dialect, stream);
     if (!job) {
         *answer = serve_error(c, 500, "out of memory");

@@ -23,8 +23,20 @@ static const char *finish_reason(const struct job *j, const quern_request_result
     return r->result.stop == QUERN_STOP_LENGTH || r->result.stop == QUERN_STOP_CONTEXT ? "length" : "stop";
 }
 
-/* ,"usage":{..}: with what was found in the cache, and why no more. */
-static int put_usage(struct buf *b, const quern_request_result *r)
+/* "key":ID,"key_text":"..": a token by number and as text; null where id is none. */
+static int put_token(const struct job *j, struct buf *b, const char *key, int32_t id)
+{
+    quern_string text = {0};
+    if (id < 0) return buf_printf(b, ",\"%s_token\":null,\"%s_text\":null", key, key);
+    int rc = buf_printf(b, ",\"%s_token\":%d,\"%s_text\":", key, id, key);
+    if (quern_detokenize(j->call->server->model, &id, 1, true, &text, NULL) < 0) return ERR_NOMEM;
+    rc |= json_write_string(b, (struct str){text.text, text.length});
+    quern_string_free(&text);
+    return rc;
+}
+
+/* ,"usage":{..}: with what was found in the cache, and why no more, and what did not fit the context. */
+static int put_usage(const struct job *j, struct buf *b, const quern_request_result *r)
 {
     const quern_result *x = &r->result;
     int rc = buf_printf(b,
@@ -34,9 +46,14 @@ static int put_usage(struct buf *b, const quern_request_result *r)
     rc |= buf_printf(
         b, ",\"timings\":{\"cache_n\":%u,\"prompt_n\":%u,\"prompt_ms\":%.3f,\"predicted_n\":%u,\"predicted_ms\":%.3f}",
         x->n_reused, x->n_prompt - x->n_reused, x->prefill_seconds * 1e3, x->n_generated, x->decode_seconds * 1e3);
-    rc |= buf_printf(b, ",\"prefix\":{\"reused_tokens\":%u,\"first_difference\":%u,", x->n_reused, r->miss_position);
-    if (r->miss_expected < 0) return rc | buf_z(b, "\"cached_token\":null,\"prompt_token\":null}");
-    return rc | buf_printf(b, "\"cached_token\":%d,\"prompt_token\":%d}", r->miss_expected, r->miss_found);
+    rc |= buf_printf(b, ",\"prefix\":{\"reused_tokens\":%u,\"restored_tokens\":%u,\"first_difference\":%u", x->n_reused,
+                     r->n_restored, r->miss_position);
+    rc |= put_token(j, b, "cached", r->miss_expected);
+    rc |= put_token(j, b, "prompt", r->miss_found);
+    rc |= buf_c(b, '}');
+    if (j->context_policy == QUERN_CONTEXT_ERROR) return rc;
+    return rc | buf_printf(b, ",\"context\":{\"dropped_messages\":%u,\"dropped_tokens\":%u}", j->dropped_messages,
+                           j->dropped_tokens + x->dropped_tokens);
 }
 
 static int put_head(struct buf *b, const struct job *j, const char *object)
@@ -142,7 +159,7 @@ static int end(struct job *j, struct buf *b, const quern_request_result *r)
     if (j->include_usage) {
         rc |= put_chunk_head(j, b);
         rc |= buf_z(b, ",\"choices\":[]");
-        rc |= put_usage(b, r);
+        rc |= put_usage(j, b, r);
         rc |= buf_z(b, "}\n\n");
     }
     return rc | buf_z(b, "data: [DONE]\n\n");
@@ -166,7 +183,7 @@ static int whole(struct job *j, struct buf *b, const quern_request_result *r)
     if (j->chat) rc |= buf_z(b, ",\"refusal\":null}");
     rc |= put_logprobs(j, b);
     rc |= buf_printf(b, ",\"finish_reason\":\"%s\"}]", finish_reason(j, r));
-    rc |= put_usage(b, r);
+    rc |= put_usage(j, b, r);
     return rc | buf_c(b, '}');
 }
 
@@ -185,7 +202,8 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
         !ask_integer(c, j, "max_tokens", 0, INT32_MAX, &max_tokens, answer) ||
         !ask_integer(c, j, "max_completion_tokens", 0, INT32_MAX, &max_tokens, answer) ||
         !ask_integer(c, j, "n", 1, 1, &n, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
-        !ask_stop(c, j, "stop", asked, answer) || !ask_sampling(c, j, asked, answer) || !ask_no_grammar(c, j, answer))
+        !ask_stop(c, j, "stop", asked, answer) || !ask_sampling(c, j, asked, answer) || !ask_context(c, j, asked, answer) ||
+        !ask_no_grammar(c, j, answer))
         return NULL;
     /* Chats say true and how many; completions say how many. */
     if (flag && flag->type == JSON_INT) {

@@ -19,7 +19,8 @@ struct serve_options {
     size_t body_limit;        /* bytes */
     unsigned timeout_seconds; /* of a connection on which nothing moves */
     unsigned max_connections;
-    bool verbose; /* a line on stderr for each request */
+    bool verbose;                        /* a line on stderr for each request */
+    quern_context_policy context_policy; /* of requests that ask for none */
 };
 
 struct server {
@@ -89,6 +90,8 @@ struct job {
     struct parts parts;
     struct tool_call *calls; /* [n_calls] at the end */
     size_t n_calls;
+    quern_context_policy context_policy;
+    uint32_t dropped_messages, dropped_tokens; /* of the conversation, to fit the context */
     struct buf probs; /* logprobs in the dialect's form, so far; those of the token under way come last */
     size_t probs_sent;
     uint64_t n_chunks;
@@ -110,6 +113,8 @@ struct asked {
     bool split, tools, opened; /* a chat; which has tools; whose prompt opens the thinking */
     quern_logit_bias *bias;    /* in the call's arena */
     size_t n_bias;
+    quern_context_policy context_policy;
+    uint32_t n_keep, dropped_messages, dropped_tokens;
 };
 
 /* Starts the job and answers when it begins to speak (streams) or is done. asked->prompt is freed. */
@@ -130,6 +135,8 @@ bool ask_bool(struct call *c, const struct json *obj, const char *key, bool *io,
 bool ask_stop(struct call *c, const struct json *obj, const char *key, struct asked *out, int *answer);
 /* temperature, top_p, top_k, min_p, penalties, seed of obj. */
 bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int *answer);
+/* "context_policy" and "n_keep". Before the prompt, which depends on them. */
+bool ask_context(struct call *c, const struct json *obj, struct asked *out, int *answer);
 /* The prompt of a conversation: messages with content parts joined, arguments of tool calls as objects. */
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer);
