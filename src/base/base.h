@@ -177,6 +177,9 @@ bool str_has(struct str s, struct str part);
 bool str_is_any_case(struct str a, const char *z); /* ASCII letters of either case are alike */
 /* Seeded hash of bytes (the seed is drawn once per process): for hash tables over untrusted keys. */
 uint64_t str_hash(struct str s);
+/* Hash of bytes that is the same everywhere and always, at the speed of memory: for checksums, and names of what is kept. It
+ * finds damage, not forgery. */
+uint64_t bytes_hash(uint64_t seed, const void *p, size_t n);
 
 /* Whole-string number parsers: no sign for u64, no white space, no partial match. */
 bool str_u64(struct str s, uint64_t *out);
