@@ -19,17 +19,17 @@
 struct node {
     int32_t tokens[KV_PAGE];
     uint32_t parent; /* NONE: a root */
-    uint32_t rope_class;
+    uint64_t key;
     uint32_t first_child, next_sibling, next_in_bucket;
     uint64_t used;  /* tick of the last use */
     uint32_t state; /* behind the page; NO_STATE: none */
     bool in_tree;
 };
 
-static uint32_t *bucket_of(const struct prefix *t, uint32_t parent, uint32_t rope_class, const int32_t *tokens)
+static uint32_t *bucket_of(const struct prefix *t, uint32_t parent, uint64_t key, const int32_t *tokens)
 {
     const struct str bytes = {(const char *)(const void *)tokens, KV_PAGE * sizeof *tokens};
-    uint64_t h = str_hash(bytes) ^ (parent * 0x9e3779b97f4a7c15u) ^ (rope_class * 0xc2b2ae3d27d4eb4fu);
+    uint64_t h = str_hash(bytes) ^ (parent * 0x9e3779b97f4a7c15u) ^ (key * 0xc2b2ae3d27d4eb4fu);
     return &t->buckets[(h ^ h >> 32) & t->mask];
 }
 
@@ -107,10 +107,10 @@ static uint32_t *children_of(struct prefix *t, uint32_t parent)
     return parent == NONE ? &t->first_root : &t->nodes[parent].first_child;
 }
 
-static uint32_t find(const struct prefix *t, uint32_t parent, uint32_t rope_class, const int32_t *tokens)
+static uint32_t find(const struct prefix *t, uint32_t parent, uint64_t key, const int32_t *tokens)
 {
-    uint32_t n = *bucket_of(t, parent, rope_class, tokens);
-    while (n != NONE && !(t->nodes[n].parent == parent && t->nodes[n].rope_class == rope_class &&
+    uint32_t n = *bucket_of(t, parent, key, tokens);
+    while (n != NONE && !(t->nodes[n].parent == parent && t->nodes[n].key == key &&
                           memcmp(t->nodes[n].tokens, tokens, sizeof t->nodes[n].tokens) == 0))
         n = t->nodes[n].next_in_bucket;
     return n;
@@ -125,7 +125,7 @@ static void unlink_from(uint32_t *head, const struct prefix *t, uint32_t n, size
 static void remove_node(struct prefix *t, uint32_t n)
 {
     struct node *x = &t->nodes[n];
-    unlink_from(bucket_of(t, x->parent, x->rope_class, x->tokens), t, n, offsetof(struct node, next_in_bucket));
+    unlink_from(bucket_of(t, x->parent, x->key, x->tokens), t, n, offsetof(struct node, next_in_bucket));
     unlink_from(children_of(t, x->parent), t, n, offsetof(struct node, next_sibling));
     if (x->state != NO_STATE) prefix_give_state(t, x->state);
     x->in_tree = false;
@@ -172,11 +172,11 @@ uint32_t prefix_available(const struct prefix *t)
     return n;
 }
 
-uint32_t prefix_match(struct prefix *t, const int32_t *tokens, uint32_t n, uint32_t rope_class, uint32_t *pages)
+uint32_t prefix_match(struct prefix *t, const int32_t *tokens, uint32_t n, uint64_t key, uint32_t *pages)
 {
     uint32_t parent = NONE, n_pages = 0;
     for (; (n_pages + 1) * KV_PAGE <= n; n_pages++) {
-        const uint32_t page = find(t, parent, rope_class, tokens + n_pages * KV_PAGE);
+        const uint32_t page = find(t, parent, key, tokens + n_pages * KV_PAGE);
         if (page == NONE) break;
         t->refs[page]++;
         t->nodes[page].used = ++t->tick;
@@ -201,9 +201,9 @@ void prefix_miss(struct prefix *t, const int32_t *tokens, uint32_t n, const uint
     }
 }
 
-uint32_t prefix_keep(struct prefix *t, uint32_t parent, const int32_t *tokens, uint32_t rope_class, uint32_t page)
+uint32_t prefix_keep(struct prefix *t, uint32_t parent, const int32_t *tokens, uint64_t key, uint32_t page)
 {
-    const uint32_t same = find(t, parent, rope_class, tokens);
+    const uint32_t same = find(t, parent, key, tokens);
     if (same != NONE) { /* computed twice, with the same bytes: one is enough */
         t->nodes[same].used = ++t->tick;
         t->refs[same]++;
@@ -211,9 +211,9 @@ uint32_t prefix_keep(struct prefix *t, uint32_t parent, const int32_t *tokens, u
         return same;
     }
     struct node *x = &t->nodes[page];
-    uint32_t *bucket = bucket_of(t, parent, rope_class, tokens), *children = children_of(t, parent);
+    uint32_t *bucket = bucket_of(t, parent, key, tokens), *children = children_of(t, parent);
     *x = (struct node){.parent = parent,
-                       .rope_class = rope_class,
+                       .key = key,
                        .first_child = NONE,
                        .next_sibling = *children,
                        .next_in_bucket = *bucket,

@@ -60,8 +60,14 @@ uint8_t *prefix_page(const struct prefix *t, uint32_t page);
 bool prefix_take(struct prefix *t, uint32_t *page);
 void prefix_give(struct prefix *t, uint32_t page); /* the caller holds it no more */
 uint32_t prefix_available(const struct prefix *t); /* pages that prefix_take could give */
+/* What pages depend on beside their tokens: the rotary class, and the weights that an adapter adds (a hash of them; 0: none).
+ */
+static inline uint64_t prefix_key(uint32_t rope_class, uint64_t adapter)
+{
+    return adapter ^ rope_class * (uint64_t)0x9e3779b97f4a7c15u;
+}
 /* The pages of the longest known beginning of tokens [n], whole pages only, which the caller then holds; their number. */
-uint32_t prefix_match(struct prefix *t, const int32_t *tokens, uint32_t n, uint32_t rope_class, uint32_t *pages);
+uint32_t prefix_match(struct prefix *t, const int32_t *tokens, uint32_t n, uint64_t key, uint32_t *pages);
 /* Where tokens leave what the tree knows after the n_pages that matched: the position, the token that the nearest known
  * sequence has there and the one that was found; both -1 where it knows nothing further. */
 struct prefix_miss {
@@ -72,7 +78,7 @@ void prefix_miss(struct prefix *t, const int32_t *tokens, uint32_t n, const uint
                  struct prefix_miss *out);
 /* Keeps a full page behind its parent, which is in the tree. Returns the page that stands for these tokens, which the caller
  * holds from now on in place of its own: the same one, or one that was kept before. It is the parent for the next page. */
-uint32_t prefix_keep(struct prefix *t, uint32_t parent, const int32_t *tokens, uint32_t rope_class, uint32_t page);
+uint32_t prefix_keep(struct prefix *t, uint32_t parent, const int32_t *tokens, uint64_t key, uint32_t page);
 
 float *prefix_state(const struct prefix *t, uint32_t state); /* NULL for NO_STATE */
 /* A state for the caller alone; where none is free the least recently used kept one. False: all are in use. */
@@ -99,6 +105,8 @@ struct runner_options {
     uint32_t n_threads;               /* 0: cpu_threads() */
     uint32_t n_expected;              /* length that sequences will reach, where known: see model_rope_class */
     const char *cpu_level;
+    const struct lora *loras; /* [n_loras] adapters that sequences may use */
+    uint32_t n_loras;
 };
 int runner_init(struct runner *r, const struct model *m, const struct runner_options *o, struct err *e);
 void runner_fini(struct runner *r);
@@ -144,6 +152,8 @@ struct session_options {
     enum qtype k_type, v_type; /* of the cache */
     bool hidden;               /* rows are not logits but what the last norm gives (model_outputs) */
     const char *cpu_level;
+    const struct lora *loras; /* [n_loras] adapters that may be used (session_use); none is at first */
+    uint32_t n_loras;
 };
 
 /* One thread at a time, but for session_cancel. */
@@ -171,6 +181,9 @@ int session_eval(struct session *s, const int32_t *ids, size_t n, session_row_fn
 const float *session_logits(const struct session *s); /* of the last token; NULL when empty. Valid until the next eval */
 const int32_t *session_tokens(const struct session *s);
 void session_truncate(struct session *s, uint32_t n_keep);
+/* What each adapter is multiplied by from now on, [n_loras]; 0: it is not used. Where that differs from before, all tokens are
+ * forgotten. */
+void session_use(struct session *s, const float *lora_scales);
 /* Kinds of the tokens of the next evaluation, [n], borrowed (struct batch); NULL: all 0. */
 void session_types(struct session *s, const uint8_t *types);
 /* Makes the session hold exactly ids, whose common beginning with what it holds is kept (all but the last token, whose
@@ -276,7 +289,9 @@ struct engine_options {
     uint32_t n_pages;                                        /* of the cache, at least those of n_ctx tokens */
     enum qtype k_type, v_type;
     const char *cpu_level;
-    bool no_prefix; /* requests do not use again what others computed */
+    bool no_prefix;           /* requests do not use again what others computed */
+    const struct lora *loras; /* [n_loras] adapters that requests may use */
+    uint32_t n_loras;
 };
 struct engine_counters {
     uint64_t prompt_tokens, reused_tokens, generated_tokens, requests;
@@ -315,7 +330,8 @@ struct request_options {
     const int32_t *eog; /* ids that end the generation, unless ignore_eos */
     size_t n_eog;
     bool ignore_eos, show_special, logprobs;
-    uint32_t n_top; /* at most TOP_MAX */
+    uint32_t n_top;           /* at most TOP_MAX */
+    const float *lora_scales; /* [n_loras] what each adapter is multiplied by; NULL: none is used */
     /* On the engine's thread; on_end is the last, and neither may call the engine but for request_cancel. */
     void (*on_token)(void *user, const struct token_event *t);
     void (*on_end)(void *user, const struct request_result *r);
