@@ -307,8 +307,11 @@ static int bind_pair(struct adapter *x, const struct model *m, const struct grap
     uint64_t first;
     const struct tensor *t = gguf ? bind_by_gguf(m, p->module, &heads) : bind_by_hf(m, p->module, &heads);
     if (!t)
-        return fail(e, ERR_ARG, "%s: %.*s: %s has no such matrix; the adapter is for another model", path, STR_ARG(p->module),
-                    files_path(m->files));
+        return fail(e, ERR_ARG, "%s: %.*s: %s has no matrix that is known by this name%s", path, STR_ARG(p->module),
+                    files_path(m->files),
+                    gguf == (files_kind(m->files) == FILES_GGUF)
+                        ? "; the adapter is for another model"
+                        : ": the adapter is for another model, or needs the model as the kind of file that it was made for");
     if (t->ne[0] != p->a->ne[0] || t->ne[1] != p->b->ne[1])
         return fail(e, ERR_ARG,
                     "%s: %.*s is for a matrix of %llu rows of %llu, but in %s it has %llu rows of %llu; the adapter "
