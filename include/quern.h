@@ -163,6 +163,20 @@ QUERN_API bool quern_context_policy_named(const char *name, quern_context_policy
 QUERN_API int quern_fit_messages(const quern_model *model, const char *messages_json, const quern_render_options *options,
                                  size_t n_max, quern_string *out, uint32_t *dropped_messages, uint32_t *dropped_tokens,
                                  quern_error *err);
+/* ---- adapters ------------------------------------------------------------------------------------------- */
+
+/* A LoRA adapter: a folder as PEFT saves it (adapter_config.json, adapter_model.safetensors), or a GGUF file; either goes with
+ * a model of either kind. Sessions and engines open the adapters that they are given and close them. What an adapter adds is
+ * computed beside the model's weights, which stay as they are. */
+typedef struct quern_lora {
+    const char *path;
+    float scale; /* what it adds is multiplied by this, beside its own scale; 0: it is not used until that is changed */
+} quern_lora;
+
+QUERN_API bool quern_is_adapter(const char *path);
+/* Everything about an adapter as one JSON object: rank, alpha, its model's name, tensors, metadata. QUERN_ERR_UNSUPPORTED where
+ * it asks for more than plain LoRA. */
+QUERN_API int quern_adapter_describe(const char *path, quern_string *json, quern_error *err);
 
 /* ---- session -------------------------------------------------------------------------------------------- */
 
@@ -176,6 +190,8 @@ typedef struct quern_session_options {
                                   * length (LongRoPE, dynamic) then use the right one from the start. 0: as tokens come */
     const char *k_type, *v_type; /* of the cached keys and values: "f16" (NULL), "f32", "bf16", "q8_0", "q4_0" */
     const char *cpu_level;       /* "scalar", "avx2", ...; NULL: the best. The results are the same */
+    const quern_lora *loras;     /* adapters; copied */
+    size_t n_loras;
 } quern_session_options;
 
 /* Reserves everything that later calls need: the KV cache, activations, logits, threads. */
@@ -197,6 +213,9 @@ QUERN_API void quern_session_get_info(const quern_session *session, quern_sessio
 QUERN_API int quern_session_eval(quern_session *session, const int32_t *ids, size_t count, float *logits, quern_error *err);
 /* Forgets all tokens from position n_keep on. */
 QUERN_API void quern_session_truncate(quern_session *session, uint32_t n_keep);
+/* Changes the scales of the session's adapters, [n_loras] of its options, for all tokens: where they differ from before, the
+ * session forgets what it holds. QUERN_ERR_ARG where one is not finite. */
+QUERN_API int quern_session_set_loras(quern_session *session, const float *scales, quern_error *err);
 /* Makes a running quern_session_eval or quern_generate return soon; callable from any thread and from a signal handler.
  * The next call starts afresh. */
 QUERN_API void quern_session_cancel(quern_session *session);
@@ -309,6 +328,8 @@ typedef struct quern_engine_options {
     /* Told one line when a file there cannot be used (it is then ignored) or written. On a thread of the engine. */
     void (*on_message)(void *user, const char *line);
     void *user;
+    const quern_lora *loras; /* adapters that requests may use, with scales for those that say nothing; copied */
+    size_t n_loras;
 } quern_engine_options;
 
 QUERN_API int quern_engine_new(const quern_model *model, const quern_engine_options *options, quern_engine **out,
@@ -367,7 +388,9 @@ typedef struct quern_request_options {
     uint32_t n_top; /* likeliest tokens to report with each, at most 20 */
     /* Messages are the caller's to drop, with quern_fit_messages. For QUERN_CONTEXT_SHIFT max_tokens may be beyond n_ctx. */
     quern_context_policy context_policy;
-    uint32_t n_keep; /* as in quern_generate_options */
+    uint32_t n_keep;          /* as in quern_generate_options */
+    const float *lora_scales; /* [n_loras] of the engine's adapters for this request, 0: not used; NULL: those of its options.
+                               * Requests with different ones are computed together */
     /* Called on the engine's thread, one after the other; they must be quick and may not call the engine but for
      * quern_request_cancel. on_end is the last. */
     void (*on_token)(void *user, const quern_token *token);

@@ -337,3 +337,28 @@ int api_describe(const quern_model *m, struct buf *out)
     close(&w, "}");
     return w.rc;
 }
+
+int api_describe_adapter(const struct adapter *x, struct buf *out)
+{
+    struct writer w = {.b = out};
+    const struct adapter_info *i = adapter_info(x);
+    const struct gguf *g = files_gguf(adapter_files(x));
+    open(&w, "{");
+    member_str(&w, "path", str_of(i->path));
+    member_str(&w, "file_kind", g ? STR("GGUF LoRA adapter") : STR("PEFT LoRA adapter"));
+    if (i->architecture.n) member_str(&w, "architecture", i->architecture);
+    if (i->base.n) member_str(&w, "base_model", i->base);
+    member_u64(&w, "rank", i->rank);
+    key(&w, "alpha");
+    put_f64(&w, i->alpha);
+    member_u64(&w, "modules", i->n_modules);
+    member_u64(&w, "parameters", i->parameters);
+    member_u64(&w, "weight_bytes", i->bytes);
+    if (g)
+        metadata(&w, g);
+    else
+        hf_metadata(&w, files_hf(adapter_files(x)));
+    tensors(&w, adapter_files(x));
+    close(&w, "}");
+    return w.rc;
+}

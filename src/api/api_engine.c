@@ -11,6 +11,7 @@
 
 struct quern_engine {
     const quern_model *model;
+    struct api_loras loras;
     struct engine *en;
 };
 
@@ -83,8 +84,14 @@ int quern_engine_new(const quern_model *model, const quern_engine_options *optio
     struct engine_options eo;
     quern_engine *en = mem_zalloc(sizeof *en);
     int rc = en ? make_options(model, options ? options : &none, &eo, &e) : fail_nomem(&e, "the engine", sizeof *en);
-    if (rc == 0) rc = engine_new(model->model, model->tok, &eo, &en->en, &e);
+    if (rc == 0 && options) rc = api_loras_open(model, options->loras, options->n_loras, &en->loras, &e);
+    if (rc == 0) {
+        eo.loras = en->loras.loras;
+        eo.n_loras = en->loras.n;
+        rc = engine_new(model->model, model->tok, &eo, &en->en, &e);
+    }
     if (rc < 0) {
+        if (en) api_loras_close(&en->loras);
         mem_free(en);
         return api_fail(err, &e);
     }
@@ -97,6 +104,7 @@ void quern_engine_free(quern_engine **engine)
 {
     if (!*engine) return;
     engine_free(&(*engine)->en);
+    api_loras_close(&(*engine)->loras);
     mem_free(*engine);
     *engine = NULL;
 }
@@ -186,6 +194,7 @@ int quern_engine_submit(quern_engine *engine, const quern_request_options *o, qu
                                            .n_top = o->n_top,
                                            .shift = o->context_policy == QUERN_CONTEXT_SHIFT,
                                            .n_keep = o->n_keep,
+                                           .lora_scales = o->lora_scales ? o->lora_scales : engine->loras.scales,
                                            .on_token = o->on_token ? tell_token : NULL,
                                            .on_end = o->on_end ? tell_end : NULL,
                                            .user = r};

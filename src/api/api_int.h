@@ -30,9 +30,18 @@ struct quern_model {
     uint64_t load_ns;
 };
 
+/* Open adapters of a model. */
+struct api_loras {
+    struct adapter **adapters; /* [n] */
+    struct lora *loras;        /* [n] */
+    float *scales;             /* [n] */
+    uint32_t n;
+};
+
 struct quern_session {
     const quern_model *model;
     struct session *s;
+    struct api_loras loras;
     struct sampler sampler;
 };
 
@@ -48,6 +57,9 @@ struct api_fit {
 int api_fit_messages(const quern_model *m, const char *messages_json, const quern_render_options *o, size_t n_max,
                      struct buf *out, struct api_fit *fit, struct err *e);
 int api_describe(const quern_model *m, struct buf *out);
+int api_describe_adapter(const struct adapter *x, struct buf *out);
+int api_loras_open(const quern_model *m, const quern_lora *list, size_t n, struct api_loras *out, struct err *e);
+void api_loras_close(struct api_loras *l); /* a zeroed one is fine */
 /* Checks o and puts what it says into so. */
 int api_session_options(const quern_session_options *o, struct session_options *so, struct err *e);
 /* What the caller left open is the model's. The biases are borrowed. */

@@ -1,4 +1,6 @@
 /* api_session: quern.h's session functions. */
+#include <math.h>
+
 #include "api/api_int.h"
 #include "machine/machine.h"
 
@@ -41,7 +43,10 @@ int quern_session_new(const quern_model *model, const quern_session_options *opt
     quern_session *q = mem_zalloc(sizeof *q);
     int rc = q ? 0 : fail_nomem(&e, "the session", sizeof *q);
     if (rc == 0 && options) rc = api_session_options(options, &so, &e);
+    if (rc == 0 && options) rc = api_loras_open(model, options->loras, options->n_loras, &q->loras, &e);
+    if (rc == 0) so.loras = q->loras.loras, so.n_loras = q->loras.n;
     if (rc == 0) rc = session_new(model->model, &so, &q->s, &e);
+    if (rc == 0) session_use(q->s, q->loras.scales);
     if (rc == 0) rc = sampler_init(&q->sampler, model->model->hp.n_vocab, &e);
     if (rc < 0) {
         quern_session_free(&q);
@@ -57,6 +62,7 @@ void quern_session_free(quern_session **session)
     if (!*session) return;
     sampler_fini(&(*session)->sampler);
     session_free(&(*session)->s);
+    api_loras_close(&(*session)->loras);
     mem_free(*session);
     *session = NULL;
 }
@@ -111,6 +117,17 @@ int quern_session_eval(quern_session *q, const int32_t *ids, size_t count, float
 void quern_session_truncate(quern_session *q, uint32_t n_keep)
 {
     session_truncate(q->s, n_keep);
+}
+int quern_session_set_loras(quern_session *q, const float *scales, quern_error *err)
+{
+    struct err e = {0};
+    for (uint32_t i = 0; i < q->loras.n; i++) {
+        if (isfinite(scales[i])) continue;
+        (void)fail(&e, ERR_ARG, "the scale of adapter %u is not finite", i);
+        return api_fail(err, &e);
+    }
+    session_use(q->s, scales);
+    return 0;
 }
 void quern_session_cancel(quern_session *q)
 {

@@ -35,9 +35,10 @@ struct state_step {
 /* Rows of a batch that are tokens of one sequence at consecutive positions. */
 struct batch_seq {
     const struct kv_view *kv;
-    uint32_t row, n_rows;    /* first row in the batch; how many */
-    uint32_t pos;            /* position of the first */
-    struct state_step state; /* where the graph has one */
+    uint32_t row, n_rows;     /* first row in the batch; how many */
+    uint32_t pos;             /* position of the first */
+    struct state_step state;  /* where the graph has one */
+    const float *lora_scales; /* [n_loras] what each adapter is multiplied by, 0: not at all; NULL: no adapter */
 };
 
 /* One run of the graph. */
@@ -55,11 +56,13 @@ struct batch {
 struct backend;
 
 struct backend_options {
-    uint32_t n_threads;     /* 0: cpu_threads() */
-    uint32_t max_rows;      /* largest batch */
-    uint32_t max_out;       /* most rows with logits in one batch, 1.. max_rows */
-    uint32_t max_positions; /* of the sequences: decode steps split their attention up to here */
-    const char *cpu_level;  /* NULL: the best */
+    uint32_t n_threads;       /* 0: cpu_threads() */
+    uint32_t max_rows;        /* largest batch */
+    uint32_t max_out;         /* most rows with logits in one batch, 1.. max_rows */
+    uint32_t max_positions;   /* of the sequences: decode steps split their attention up to here */
+    const char *cpu_level;    /* NULL: the best */
+    const struct lora *loras; /* [n_loras] adapters that sequences may use; their matrices outlive the backend */
+    uint32_t n_loras;
 };
 
 /* Opens the CPU for the graph (which must outlive it) and reserves all memory that runs will need. */

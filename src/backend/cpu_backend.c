@@ -1,5 +1,5 @@
 /* cpu_backend: runs the phases of a graph on the threads of one pool (cpu_int.h says how). Here are the walk, the operations
- * that work row by row, and the memory; products, attention and experts have files of their own. */
+ * that work row by row, and the memory; products, adapters, attention and experts have files of their own. */
 #include "backend/cpu_int.h"
 
 float *value_rows(const struct backend *b, value_id v, uint32_t *n_rows)
@@ -221,6 +221,7 @@ static void run_thread(void *ctx, unsigned ith, unsigned nth)
 int backend_run(struct backend *b, const struct batch *batch)
 {
     b->batch = batch;
+    lora_begin(b);
     atomic_store(&b->stop, 0);
     pool_run(b->pool, run_thread, b);
     return atomic_load(&b->stop) ? ERR_CANCELLED : 0;
@@ -356,6 +357,12 @@ static void carve_all(struct backend *b, struct carve *c, const struct widths *w
         wk->expert_first = carve(c, w->n_experts + 1, sizeof *wk->expert_first);
         wk->expert_slot = carve(c, choices, sizeof *wk->expert_slot);
         wk->expert_at = carve(c, choices, sizeof *wk->expert_at);
+        if (b->n_loras) wk->lora_part = carve(c, LORA_ROWS, LORA_COLS * sizeof(float));
+    }
+    if (b->n_loras) {
+        b->lora_low = carve(c, b->lora_ranks, b->max_rows * sizeof(float));
+        b->lora_rows.p = carve(c, b->max_rows, sizeof *b->lora_rows.p);
+        b->lora_outs.p = carve(c, b->max_out, sizeof *b->lora_outs.p);
     }
     b->attn_states = carve(c, b->max_chunks, b->state_floats * sizeof(float));
     b->attn_done = carve(c, w->n_heads, sizeof *b->attn_done);
@@ -374,6 +381,7 @@ int backend_open_cpu(const struct graph *g, const struct backend_options *opts, 
     struct carve c = {0};
     int rc = kernels_init(&b->k, opts->cpu_level, e);
     if (rc == 0) rc = survey(b, &widths, e);
+    if (rc == 0) rc = lora_init(b, opts->loras, opts->n_loras, e);
     if (rc == 0) rc = pool_new(n_threads, &b->pool, e);
     if (rc == 0) {
         b->workers = mem_array(n_threads, sizeof *b->workers);
@@ -402,6 +410,7 @@ void backend_close(struct backend **bp)
     pool_free(&b->pool);
     if (b->memory) mem_pages_free(b->memory, b->memory_bytes);
     mem_free(b->workers);
+    lora_fini(b);
     mem_free(b);
     *bp = NULL;
 }

@@ -11,6 +11,8 @@
 #define ATTN_ROWS 64   /* query rows (tokens x heads that share a KV head) per attention task at most */
 #define EXPERT_ROWS 48 /* tokens of an expert that are multiplied at once at most; a multiple of every pack_cols */
 #define MAX_ROPES 4
+#define LORA_ROWS 48  /* the part of an adapter's product that is made at once: tokens, */
+#define LORA_COLS 256 /* and rows of the model's matrix */
 
 /* Prepared activations of some rows: the buffers behind struct act. */
 struct act_buf {
@@ -32,6 +34,18 @@ struct worker {
     uint32_t *expert_first;                               /* [n_experts + 1] in the order by experts: where each begins */
     uint32_t *expert_slot;                                /* [max_rows * n_used] row * n_used + choice, in that order, */
     uint32_t *expert_at;                                  /* and where each choice stands in it */
+    float *lora_part;                                     /* [LORA_ROWS][LORA_COLS] */
+};
+
+/* Rows of a value that use the same adapters. */
+struct lora_run {
+    uint32_t row, n_rows;
+    const float *scales; /* [n_loras] */
+};
+/* Those of a batch; rows without an adapter are in none. */
+struct lora_runs {
+    struct lora_run *p; /* [n] */
+    uint32_t n;
 };
 
 struct backend {
@@ -52,7 +66,13 @@ struct backend {
     const struct rope *ropes[MAX_ROPES];
     float *angles[MAX_ROPES]; /* [max_rows][2][n_pairs]: cosines, sines */
     size_t n_ropes;
-    uint8_t *memory; /* one block that holds all of the above buffers */
+    /* Adapters (cpu_lora.c). */
+    uint32_t n_loras;
+    const struct lora_matrix **loras; /* [n_ops][n_loras] what each adds to a MATMUL; NULL: nothing */
+    size_t lora_ranks;                /* most ranks that the matrices of a phase have together */
+    float *lora_low;                  /* [lora_ranks][max_rows] products with `a`: [rows][rank] for each matrix and adapter */
+    struct lora_runs lora_rows, lora_outs; /* of the batch: of all rows, and of gathered ones */
+    uint8_t *memory;                       /* one block that holds all of the above buffers */
     size_t memory_bytes;
     const struct batch *batch; /* the running one */
     observe_fn *observe;       /* NULL: nobody watches */
@@ -106,6 +126,19 @@ struct row {
     float *dst;
     size_t n;
 };
+
+/* Adapters. Opening: the table, which lora_fini frees. */
+int lora_init(struct backend *b, const struct lora *loras, uint32_t n, struct err *e);
+void lora_fini(struct backend *b);
+void lora_begin(struct backend *b); /* of a batch: makes the runs */
+/* The runs of the n products op, which read the same rows, where an adapter adds something to them; else NULL. */
+const struct lora_runs *lora_of(const struct backend *b, const struct op *op, uint32_t n);
+/* The products of x [rows][k] with `a`; every thread makes a share, and all must be done before lora_add. */
+void lora_lower(struct backend *b, const struct lora_runs *runs, const struct op *op, uint32_t n, const float *x, unsigned ith,
+                unsigned nth);
+/* Adds what adapters add to rows [r0, r1) of product number i of op. */
+void lora_add(struct backend *b, struct worker *w, const struct lora_runs *runs, const struct op *op, uint32_t i, size_t r0,
+              size_t r1);
 
 /* Phases, for thread ith of nth (cpu_products.c, cpu_attention.c, cpu_experts.c, cpu_recurrent.c). */
 void run_products(struct backend *b, const struct op *op, uint32_t n_ops, unsigned ith, unsigned nth);

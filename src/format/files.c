@@ -248,6 +248,8 @@ static int open_path(struct files *f, struct err *e)
     if (vfs_is_dir(f->path)) {
         char *config;
         TRY(vfs_join(&f->a, f->path, "config.json", &config, e));
+        if (!vfs_exists(config) && files_is_adapter(f->path))
+            return fail(e, ERR_UNSUPPORTED, "%s is a LoRA adapter; give it beside its model (--lora)", f->path);
         if (!vfs_exists(config)) return fail(e, ERR_UNSUPPORTED, "%s: a folder without config.json; %s", f->path, WHAT_OPENS);
         TRY(open_hf(f, &index, e));
     } else {
@@ -258,10 +260,57 @@ static int open_path(struct files *f, struct err *e)
     return f->kind == FILES_HF ? join_matrices(f, e) : 0;
 }
 
+/* The folder of a file named as PEFT names it. */
+static int adapter_folder(struct files *f, struct err *e)
+{
+    static const char name[] = "adapter_model.safetensors";
+    struct str path = str_of(f->path);
+    if (vfs_is_dir(f->path) || !str_ends(path, STR("adapter_model.safetensors"))) return 0;
+    path.n -= sizeof name - 1;
+    while (path.n > 1 && path.p[path.n - 1] == '/') path.n--;
+    f->path = path.n ? arena_dup(&f->a, path.p, path.n) : ".";
+    return f->path ? 0 : fail_nomem(e, name, path.n);
+}
+
+static int open_adapter(struct files *f, struct err *e)
+{
+    char *weights;
+    if (!vfs_exists(f->path)) return fail(e, ERR_NOTFOUND, "%s: no such file or folder", f->path);
+    TRY(adapter_folder(f, e));
+    if (!vfs_is_dir(f->path)) {
+        TRY(open_gguf(f, e));
+        return collect(f, e);
+    }
+    f->kind = FILES_HF;
+    TRY(hf_open_adapter(f->path, &f->hf, &f->a, &weights, e));
+    TRY(alloc_parts(f, 1, e));
+    struct part *p = &f->parts[0];
+    TRY(map_part(f, p, weights, e));
+    TRY(safetensors_parse(bytes_of(p), p->path, &f->a, &p->tensors, &p->n, e));
+    TRY(collect(f, e));
+    return join_matrices(f, e);
+}
+
 static int lock_parts(const struct files *f, struct err *e)
 {
     for (size_t i = 0; i < f->n_parts; i++) TRY(vfs_lock(&f->parts[i].map, f->parts[i].path, e));
     return 0;
+}
+
+static int open_with(const char *path, const struct files_options *opts, int (*fn)(struct files *f, struct err *e),
+                     struct files **out, struct err *e)
+{
+    *out = NULL;
+    struct files *f = mem_zalloc(sizeof *f);
+    if (!f) return fail_nomem(e, path, sizeof *f);
+    f->opts = *opts;
+    f->a.limit = (size_t)16 << 20;
+    f->path = arena_dup(&f->a, path, strlen(path));
+    int rc = f->path ? fn(f, e) : fail_nomem(e, path, strlen(path));
+    if (rc == 0 && opts->lock) rc = lock_parts(f, e);
+    if (rc < 0) files_close(&f);
+    *out = f;
+    return rc;
 }
 
 int files_open(const char *path, struct files **out, struct err *e)
@@ -271,17 +320,34 @@ int files_open(const char *path, struct files **out, struct err *e)
 
 int files_open_as(const char *path, const struct files_options *opts, struct files **out, struct err *e)
 {
-    *out = NULL;
-    struct files *f = mem_zalloc(sizeof *f);
-    if (!f) return fail_nomem(e, path, sizeof *f);
-    f->opts = *opts;
-    f->a.limit = (size_t)16 << 20;
-    f->path = arena_dup(&f->a, path, strlen(path));
-    int rc = f->path ? open_path(f, e) : fail_nomem(e, path, strlen(path));
-    if (rc == 0 && opts->lock) rc = lock_parts(f, e);
-    if (rc < 0) files_close(&f);
-    *out = f;
-    return rc;
+    return open_with(path, opts, open_path, out, e);
+}
+
+int files_open_adapter(const char *path, struct files **out, struct err *e)
+{
+    return open_with(path, &(struct files_options){0}, open_adapter, out, e);
+}
+
+bool files_is_adapter(const char *path)
+{
+    struct arena a = {0};
+    struct map map;
+    struct gguf *g;
+    struct str type = {0};
+    char *config;
+    bool found = str_ends(str_of(path), STR("adapter_model.safetensors"));
+    if (vfs_is_dir(path)) {
+        found = vfs_join(&a, path, "adapter_config.json", &config, NULL) == 0 && vfs_exists(config);
+        arena_fini(&a);
+    } else if (!found && vfs_exists(path) && vfs_map(path, &map, NULL) == 0) {
+        const struct str bytes = {(const char *)map.p, map.n};
+        if (str_starts(bytes, STR("GGUF")) && gguf_parse(bytes, path, false, &g, NULL) == 0) {
+            found = gguf_get_str(g, "general.type", &type) && str_is(type, "adapter");
+            gguf_free(&g);
+        }
+        vfs_unmap(&map);
+    }
+    return found;
 }
 
 void files_close(struct files **f)

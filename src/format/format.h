@@ -48,6 +48,10 @@ struct files_options {
     bool lock; /* kept in memory */
 };
 int files_open_as(const char *path, const struct files_options *opts, struct files **out, struct err *e);
+/* The same for a LoRA adapter: a .gguf file, or a folder as PEFT writes it (adapter_config.json, which stands in the place of
+ * hf.config, and adapter_model.safetensors), or that file in it. */
+int files_open_adapter(const char *path, struct files **out, struct err *e);
+bool files_is_adapter(const char *path); /* whether it says that it is one */
 void files_close(struct files **f);
 enum files_kind files_kind(const struct files *f);
 const char *files_path(const struct files *f);

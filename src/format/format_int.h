@@ -54,6 +54,8 @@ struct hf_files {
     struct arena json;    /* holds the trees of hf */
 };
 int hf_open(const char *dir, struct hf_files *h, struct err *e);
+/* The same for PEFT's folders, whose only JSON file becomes h->hf.config; *weights is the path of the other file, in a. */
+int hf_open_adapter(const char *dir, struct hf_files *h, struct arena *a, char **weights, struct err *e);
 void hf_close(struct hf_files *h);
 /* Paths of the folder's weight files, in order, in a. index is the path of the index file that names them, NULL without one. */
 int hf_weight_files(const char *dir, struct arena *a, char ***paths, size_t *n, char **index, struct err *e);

@@ -97,6 +97,30 @@ int hf_open(const char *dir, struct hf_files *h, struct err *e)
     return rc;
 }
 
+static int read_adapter(struct hf_files *h, const char *dir, struct arena *a, char **weights, struct err *e)
+{
+    char *old;
+    TRY(read_object(h, dir, "adapter_config.json", &h->hf.config, e));
+    if (!h->hf.config)
+        return fail(e, ERR_NOTFOUND,
+                    "%s: no adapter_config.json in this folder; an adapter is what PEFT saves, or a .gguf file", dir);
+    TRY(find_file(a, dir, "adapter_model.safetensors", weights, e));
+    if (*weights) return 0;
+    TRY(find_file(a, dir, "adapter_model.bin", &old, e));
+    if (old)
+        return fail(e, ERR_UNSUPPORTED,
+                    "%s is a PyTorch checkpoint; Quern reads adapter_model.safetensors, which PEFT saves, too", old);
+    return fail(e, ERR_NOTFOUND, "%s: no adapter_model.safetensors in this folder", dir);
+}
+
+int hf_open_adapter(const char *dir, struct hf_files *h, struct arena *a, char **weights, struct err *e)
+{
+    *h = (struct hf_files){.json.limit = limits.trees};
+    int rc = read_adapter(h, dir, a, weights, e);
+    if (rc < 0) hf_close(h);
+    return rc;
+}
+
 void hf_close(struct hf_files *h)
 {
     vfs_unmap(&h->tokenizer);

@@ -92,6 +92,19 @@ static inline size_t delta_floats(const struct delta_params *p)
     return p->n_v_heads * delta_blocks(p) * p->k_dim * DELTA_COLS;
 }
 
+/* What an adapter adds to the product of a matrix with x: scale * b (a x), docs/arithmetic.md, "Adapters". */
+struct lora_matrix {
+    const struct tensor *of; /* the model's matrix */
+    const struct tensor *a;  /* [row length of `of` -> rank], */
+    const struct tensor *b;  /* [rank -> rows of `of`]: of types whose arithmetic is ARITH_FLOAT */
+    double scale;            /* of the adapter itself */
+};
+struct lora {
+    const struct lora_matrix *matrices; /* [n], of different matrices of the model */
+    size_t n;
+    uint64_t digest; /* of all that its products depend on: for names of what is kept of results */
+};
+
 /* What picks the row of a table. */
 enum embed_by { BY_TOKEN, BY_POSITION, BY_TYPE };
 

@@ -449,13 +449,15 @@ static const float **floats_at(void *base, size_t offset)
     return (const float **)(void *)((uint8_t *)base + offset);
 }
 
-/* Rows of Q and K lie otherwise in GGUF's files where the two kinds of files pair rotary elements otherwise. */
-static uint32_t turned_heads(const struct model *m, const struct layer_hp *l, enum dim out)
+/* Rows of Q and K lie otherwise in GGUF's files where the two kinds of files pair rotary elements otherwise: the heads of such
+ * a matrix; 0: it is the same in both. */
+static uint32_t turned_heads(const struct model *m, const struct slot *s, const struct layer_hp *l)
 {
     const unsigned f = m->hp.arch->features;
     const bool hf_halves = !(f & HF_ADJACENT), gguf_halves = (f & GGUF_HALVES) != 0;
-    if (files_kind(m->files) == FILES_GGUF || hf_halves == gguf_halves) return 0;
-    return out == D_Q_ROWS ? l->n_heads : out == D_KV ? l->n_kv_heads : 0;
+    if (hf_halves == gguf_halves) return 0;
+    if (s->part == P_ATTN && s->out == D_Q_ROWS) return l->n_heads;
+    return s->part == P_KV && s->out == D_KV ? l->n_kv_heads : 0;
 }
 
 static const char *gguf_suffix(const struct slot *s)
@@ -488,8 +490,7 @@ static int bind_slot(struct model *m, const struct slot *s, const char *gguf, co
     const uint64_t out = dim_of(&m->hp, l, s->out);
     if (t->ne[0] != in || t->ne[1] != out || t->n_dims > 2) return bind_wrong_shape(m, t, in, out, e);
     *(const struct tensor **)(void *)((uint8_t *)base + s->at) = t;
-    const bool turned = (s->part == P_ATTN && s->out == D_Q_ROWS) || (s->part == P_KV && s->out == D_KV);
-    const uint32_t heads = turned ? turned_heads(m, l, s->out) : 0;
+    const uint32_t heads = foreign ? turned_heads(m, s, l) : 0;
     TRY(note_one(m, name, layer, t, heads, e));
     TRY(bind_reads(m, t, e));
     bind_count(m, t, 1, s->out == D_VOCAB ? &m->output_macs : &m->layer_macs);
@@ -589,6 +590,108 @@ static int bind_layer(struct model *m, uint32_t layer, struct err *e)
     if (m->hp.kv_lora) TRY(bind_latent(m, layer, e));
     if (m->hp.layers[layer].mixer != MIX_ATTENTION) TRY(bind_mixer(m, layer, e));
     return l->router ? bind_experts(m, layer, e) : 0;
+}
+
+/* ---- matrices by the names of either kind of file ---------------------------------------------------------------------- */
+
+/* Names of matrices that stand in no slot: rows of several in one, and those of latent attention. */
+static const struct {
+    const char *gguf, *hf;
+} other_names[] = {
+    {"attn_qkv", "self_attn.qkv_proj"},
+    {"attn_qkv", "attn.Wqkv"},
+    {"ffn_up", "mlp.gate_up_proj"},
+    {"ffn_up", "mlp.Wi"},
+    {"attn_q_a", "self_attn.q_a_proj"},
+    {"attn_q_b", "self_attn.q_b_proj"},
+    {"attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"},
+};
+
+/* Takes a folder's name apart: the layer, and what stands behind it. False: it is of no layer. */
+static bool split_layer(struct str name, uint32_t *layer, struct str *leaf)
+{
+    static const struct str marks[] = {STR("layers."), STR("layer.")};
+    for (size_t i = 0; i < name.n; i++) {
+        for (size_t k = 0; k < COUNT_OF(marks) && (i == 0 || name.p[i - 1] == '.'); k++) {
+            struct str rest = {name.p + i, name.n - i}, digits;
+            uint64_t v;
+            if (!str_starts(rest, marks[k])) continue;
+            rest = (struct str){rest.p + marks[k].n, rest.n - marks[k].n};
+            const char *dot = memchr(rest.p, '.', rest.n);
+            digits = (struct str){rest.p, dot ? (size_t)(dot - rest.p) : 0};
+            if (!str_u64(digits, &v) || v >= MAX_LAYERS) continue;
+            *layer = (uint32_t)v;
+            *leaf = (struct str){dot + 1, rest.n - digits.n - 1};
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether leaf is one of a slot's names in folders. */
+static bool leaf_is(struct str leaf, const char *names)
+{
+    for (const char *p = names; *p;) {
+        const size_t n = strcspn(p, "|");
+        struct str one = {p, n};
+        const char *hole = *p == '/' ? strstr(p, "%u.") : NULL;
+        if (hole && hole < p + n) one = (struct str){hole + 3, (size_t)(p + n - hole - 3)};
+        if (str_eq(one, leaf)) return true;
+        p += n + (p[n] == '|');
+    }
+    return false;
+}
+
+static const struct tensor *find_layer_matrix(const struct model *m, const char *gguf, uint32_t layer)
+{
+    char name[TENSOR_NAME_MAX];
+    (void)snprintf(name, sizeof name, "blk.%u.%s.weight", layer, gguf);
+    return files_find(m->files, str_of(name));
+}
+
+/* A matrix of a GGUF file by its name in folders. */
+static const struct tensor *find_translated(const struct model *m, struct str hf, uint32_t *heads)
+{
+    uint32_t layer;
+    struct str leaf;
+    const struct tensor *t = NULL;
+    if (!split_layer(hf, &layer, &leaf) || layer >= m->hp.n_layers) return NULL;
+    for (size_t i = 0; !t && i < COUNT_OF(layer_slots); i++) {
+        const struct slot *s = &layer_slots[i];
+        if (s->flags & VECTOR || !leaf_is(leaf, s->hf)) continue;
+        t = find_layer_matrix(m, s->gguf, layer);
+        if (t && m->hp.kv_lora == 0) *heads = turned_heads(m, s, &m->hp.layers[layer]);
+    }
+    for (size_t i = 0; !t && i < COUNT_OF(other_names); i++)
+        if (str_is(leaf, other_names[i].hf)) t = find_layer_matrix(m, other_names[i].gguf, layer);
+    return t;
+}
+
+const struct tensor *bind_by_hf(const struct model *m, struct str name, uint32_t *heads)
+{
+    char full[TENSOR_NAME_MAX];
+    *heads = 0;
+    if (str_ends(name, STR("lm_head"))) return m->output;
+    if (files_kind(m->files) == FILES_GGUF) return find_translated(m, name, heads);
+    if (name.n + sizeof ".weight" > sizeof full) return NULL;
+    (void)snprintf(full, sizeof full, "%.*s.weight", STR_ARG(name));
+    const struct tensor *t = find_hf(m, full);
+    return t == m->token_embd ? NULL : t; /* its rows are looked up, and not multiplied with */
+}
+
+const struct tensor *bind_by_gguf(const struct model *m, struct str name, uint32_t *heads)
+{
+    *heads = 0;
+    if (str_is(name, "output.weight")) return m->output;
+    if (str_is(name, "token_embd.weight")) return NULL;
+    if (files_kind(m->files) == FILES_GGUF) return files_find(m->files, name);
+    for (size_t i = 0; i < m->n_bound; i++) {
+        const struct bound *b = &m->bound[i];
+        if (!str_is(name, b->name)) continue;
+        *heads = b->heads;
+        return b->n_parts == 1 && !b->order ? b->parts[0] : NULL;
+    }
+    return NULL;
 }
 
 /* ---- the whole --------------------------------------------------------------------------------------------------------- */

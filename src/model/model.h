@@ -274,4 +274,28 @@ int model_check_generates(const struct model *m, struct err *e);
 /* Numbers in a row of its result. */
 uint32_t model_outputs(const struct model *m, bool hidden);
 
+/* ---- adapters ---------------------------------------------------------------------------------------- */
+
+/* A LoRA adapter; immutable after adapter_bind. */
+struct adapter;
+struct adapter_info {
+    const char *path;
+    enum files_kind kind;
+    struct str architecture; /* of GGUF files: general.architecture of the model; else n 0 */
+    struct str base;         /* the model's name, where said */
+    double alpha;
+    uint32_t rank; /* the largest */
+    size_t n_modules;
+    uint64_t parameters, bytes;
+};
+/* Reads and checks all but what needs the model. ERR_UNSUPPORTED names what is beyond plain LoRA. */
+int adapter_open(const char *path, struct adapter **out, struct err *e);
+/* Finds the matrices of m, once; the adapter may then be used with it as long as both are open. ERR_ARG where it is for
+ * another model, ERR_UNSUPPORTED for matrices that take no adapter (embeddings, experts). */
+int adapter_bind(struct adapter *x, const struct model *m, struct err *e);
+void adapter_close(struct adapter **x);
+const struct lora *adapter_lora(const struct adapter *x);
+const struct adapter_info *adapter_info(const struct adapter *x);
+const struct files *adapter_files(const struct adapter *x);
+
 #endif

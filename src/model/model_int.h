@@ -52,6 +52,12 @@ int bind_reads(struct model *m, const struct tensor *t, struct err *e);
 int bind_wrong_shape(const struct model *m, const struct tensor *t, uint64_t in, uint64_t out, struct err *e);
 int bind_missing(const struct model *m, const char *name, uint32_t layer, struct err *e);
 
+/* A matrix of the model's files by its name in folders ("model.layers.3.self_attn.q_proj"), or by that in GGUF files
+ * ("blk.3.attn_q.weight"); NULL: none, or one whose parts lie otherwise there. *heads: of a matrix whose rows the other kind of
+ * file has in another order (struct bound), else 0. */
+const struct tensor *bind_by_hf(const struct model *m, struct str name, uint32_t *heads);
+const struct tensor *bind_by_gguf(const struct model *m, struct str name, uint32_t *heads);
+
 /* The experts of a layer whose router is bound (experts.c). */
 int bind_experts(struct model *m, uint32_t layer, struct err *e);
 /* What a recurrent layer has in the place of attention (recurrent.c): its tensors; its operations from the normed rows h on. */

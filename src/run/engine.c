@@ -32,7 +32,7 @@ struct request {
     uint8_t **addresses;              /* [n_pages] */
     uint32_t n_pages, n_kept, parent; /* in the tree, from the first on; the last of them */
     uint32_t rope_class;
-    uint64_t key;          /* of the tree */
+    uint64_t key;          /* of its pages: prefix_key */
     struct parcel *parcel; /* NULL: there is no disk */
     struct kv_view view;
     /* Of models with recurrent layers: the state that it works with; the one to go on from instead, at first; the one to be
@@ -59,7 +59,8 @@ struct engine {
     struct request **running; /* [n_parallel] in the order of admission */
     uint32_t n_running, n_waiting;
     struct engine_counters counters;
-    double prefill_rate; /* prompt tokens a second, of late; 0: not known */
+    uint64_t *lora_digests; /* [n_loras] */
+    double prefill_rate;    /* prompt tokens a second, of late; 0: not known */
     /* Of a step. */
     int32_t *tokens;        /* [n_batch] */
     struct batch_seq *seqs; /* [n_parallel] */
@@ -298,6 +299,7 @@ static void add_rows(struct engine *en, struct batch *b, struct request *q, uint
 {
     en->seqs[b->n_seqs] = (struct batch_seq){.kv = &q->view, .row = b->n_rows, .n_rows = n, .pos = q->n_done};
     en->seqs[b->n_seqs].state = state_step(q, n);
+    en->seqs[b->n_seqs].lora_scales = q->o.lora_scales;
     en->who[b->n_seqs++] = q;
     memcpy(en->tokens + b->n_rows, q->tokens + q->n_done, n * sizeof *en->tokens);
     b->n_rows += n;
@@ -558,7 +560,9 @@ static int open_parts(struct engine *en, struct err *e)
                                       .max_out = o->n_parallel,
                                       .n_ctx = o->n_ctx,
                                       .n_threads = o->n_threads,
-                                      .cpu_level = o->cpu_level};
+                                      .cpu_level = o->cpu_level,
+                                      .loras = o->loras,
+                                      .n_loras = o->n_loras};
     struct arena *a = &en->runner.arena;
     TRY(runner_init(&en->runner, en->m, &ro, e));
     en->running = arena_array(a, o->n_parallel, sizeof(*en->running));
@@ -566,7 +570,10 @@ static int open_parts(struct engine *en, struct err *e)
     en->seqs = arena_array(a, o->n_parallel, sizeof *en->seqs);
     en->out = arena_array(a, o->n_parallel, sizeof *en->out);
     en->tokens = arena_array(a, o->n_batch, sizeof *en->tokens);
-    if (!en->running || !en->who || !en->seqs || !en->out || !en->tokens)
+    en->lora_digests = arena_array(a, size_max(o->n_loras, 1), sizeof *en->lora_digests);
+    for (uint32_t i = 0; en->lora_digests && i < o->n_loras; i++) en->lora_digests[i] = o->loras[i].digest;
+    o->loras = NULL; /* the caller's */
+    if (!en->running || !en->who || !en->seqs || !en->out || !en->tokens || !en->lora_digests)
         return fail_nomem(e, "the engine", o->n_batch * sizeof *en->tokens);
     TRY(sampler_init(&en->sampler, en->m->hp.n_vocab, e));
     /* Of each that runs: the state that it works with, the one that it began from, one to keep. Two that go to the disk. */
@@ -662,6 +669,17 @@ static void *copy(struct arena *a, const void *p, size_t n, size_t size)
     return to;
 }
 
+/* Of the adapters that a request uses, and how much of each; 0: none. */
+static uint64_t adapters_key(const struct engine *en, const float *scales)
+{
+    uint64_t h = 0;
+    for (uint32_t i = 0; scales && i < en->o.n_loras; i++) {
+        if (scales[i] == 0) continue;
+        h = bytes_hash(h ^ en->lora_digests[i], &scales[i], sizeof scales[i]);
+    }
+    return h;
+}
+
 /* Everything that the request will need, in its arena. */
 static int prepare(struct request *q, const struct request_options *o, struct err *e)
 {
@@ -671,7 +689,7 @@ static int prepare(struct request *q, const struct request_options *o, struct er
     q->o = *o;
     q->cap = o->max_tokens && o->max_tokens < most - o->n_prompt ? o->n_prompt + o->max_tokens : most;
     q->rope_class = model_rope_class(en->m, q->cap);
-    q->key = prefix_key(q->rope_class, 0);
+    q->key = prefix_key(q->rope_class, adapters_key(en, o->lora_scales));
     q->n_tokens = o->n_prompt;
     q->state = q->from = q->kept = q->answer_page = NO_STATE;
     q->tokens = arena_array(a, q->cap, sizeof *q->tokens);
@@ -680,7 +698,8 @@ static int prepare(struct request *q, const struct request_options *o, struct er
     struct bias *bias = copy(a, o->sampling.bias, o->sampling.n_bias, sizeof *bias);
     struct str *stop = copy(a, o->stop, o->n_stop, sizeof *stop);
     int32_t *eog = copy(a, o->eog, o->n_eog, sizeof *eog);
-    if (!q->tokens || !q->pages || !q->addresses || !bias || !stop || !eog)
+    float *scales = copy(a, o->lora_scales, o->lora_scales ? en->o.n_loras : 0, sizeof *scales);
+    if (!q->tokens || !q->pages || !q->addresses || !bias || !stop || !eog || !scales)
         return fail_nomem(e, "a request", q->cap * sizeof *q->tokens);
     memcpy(q->tokens, o->prompt, o->n_prompt * sizeof *q->tokens);
     for (size_t i = 0; i < o->n_stop; i++)
@@ -688,6 +707,7 @@ static int prepare(struct request *q, const struct request_options *o, struct er
     q->o.sampling.bias = bias;
     q->o.stop = stop;
     q->o.eog = eog;
+    q->o.lora_scales = o->lora_scales ? scales : NULL;
     q->o.prompt = q->tokens;
     q->view =
         (struct kv_view){.k_type = en->o.k_type, .v_type = en->o.v_type, .layers = en->prefix.layers, .pages = q->addresses};
@@ -711,6 +731,8 @@ static int check(const struct engine *en, const struct request_options *o, struc
     for (uint32_t i = 0; i < o->n_prompt; i++)
         if (o->prompt[i] < 0 || (uint32_t)o->prompt[i] >= en->m->hp.n_vocab)
             return fail(e, ERR_ARG, "token %d (number %u) is outside the vocabulary of %u", o->prompt[i], i, en->m->hp.n_vocab);
+    for (uint32_t i = 0; o->lora_scales && i < en->o.n_loras; i++)
+        if (!isfinite(o->lora_scales[i])) return fail(e, ERR_ARG, "the scale of adapter %u is no number", i);
     if (o->n_top > TOP_MAX) return fail(e, ERR_ARG, "%u likeliest tokens; at most %d", o->n_top, TOP_MAX);
     return sampling_check(&o->sampling, en->m->hp.n_vocab, e);
 }

@@ -154,6 +154,8 @@ struct runner_options {
     uint32_t n_threads;               /* 0: cpu_threads() */
     uint32_t n_expected;              /* length that sequences will reach, where known: see model_rope_class */
     const char *cpu_level;
+    const struct lora *loras; /* [n_loras] adapters that sequences may use */
+    uint32_t n_loras;
 };
 int runner_init(struct runner *r, const struct model *m, const struct runner_options *o, struct err *e);
 void runner_fini(struct runner *r);
@@ -199,6 +201,8 @@ struct session_options {
     enum qtype k_type, v_type; /* of the cache */
     bool hidden;               /* rows are not logits but what the last norm gives (model_outputs) */
     const char *cpu_level;
+    const struct lora *loras; /* [n_loras] adapters that may be used (session_use); none is at first */
+    uint32_t n_loras;
 };
 
 /* One thread at a time, but for session_cancel. */
@@ -226,6 +230,9 @@ int session_eval(struct session *s, const int32_t *ids, size_t n, session_row_fn
 const float *session_logits(const struct session *s); /* of the last token; NULL when empty. Valid until the next eval */
 const int32_t *session_tokens(const struct session *s);
 void session_truncate(struct session *s, uint32_t n_keep);
+/* What each adapter is multiplied by from now on, [n_loras]; 0: it is not used. Where that differs from before, all tokens are
+ * forgotten. */
+void session_use(struct session *s, const float *lora_scales);
 /* Kinds of the tokens of the next evaluation, [n], borrowed (struct batch); NULL: all 0. */
 void session_types(struct session *s, const uint8_t *types);
 /* Makes the session hold exactly ids, whose common beginning with what it holds is kept (all but the last token, whose
@@ -343,6 +350,8 @@ struct engine_options {
     uint64_t park_bytes;
     void (*on_message)(void *user, const char *line); /* see struct park_options */
     void *user;
+    const struct lora *loras; /* [n_loras] adapters that requests may use */
+    uint32_t n_loras;
 };
 struct engine_counters {
     uint64_t prompt_tokens, reused_tokens, parked_tokens, generated_tokens, requests; /* parked: reused, from disk */
@@ -385,6 +394,7 @@ struct request_options {
     uint32_t n_top; /* at most TOP_MAX */
     bool shift;     /* as in struct generate_options; max_tokens may then be beyond the context */
     uint32_t n_keep;
+    const float *lora_scales; /* [n_loras] what each adapter is multiplied by; NULL: none is used */
     /* On the engine's thread; on_end is the last, and neither may call the engine but for request_cancel. */
     void (*on_token)(void *user, const struct token_event *t);
     void (*on_end)(void *user, const struct request_result *r);

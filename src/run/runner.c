@@ -18,7 +18,9 @@ static int open_parts(struct runner *r, const struct runner_options *o, struct e
                                        .max_rows = o->n_batch,
                                        .max_out = o->max_out,
                                        .max_positions = o->n_ctx,
-                                       .cpu_level = o->cpu_level};
+                                       .cpu_level = o->cpu_level,
+                                       .loras = o->loras,
+                                       .n_loras = o->n_loras};
     return backend_open_cpu(&r->graph, &bo, &r->be, e);
 }
 

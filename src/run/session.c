@@ -19,7 +19,9 @@ struct session {
     uint32_t *out;   /* [max_out]: 0, 1, 2, ... */
     uint32_t n_tokens, n_done, n_ctx, n_batch, max_out, n_expected, n_outputs;
     const uint8_t *types; /* of the next evaluation's tokens */
-    const float *logits;  /* of the last token, in the backend */
+    float *lora_scales;   /* [n_loras] of all tokens */
+    uint32_t n_loras;
+    const float *logits; /* of the last token, in the backend */
     atomic_int cancel;
 };
 
@@ -38,7 +40,9 @@ static int open_parts(struct session *s, const struct session_options *o, struct
     const struct hparams *hp = &s->m->hp;
     s->tokens = arena_array(&s->arena, s->n_ctx, sizeof *s->tokens);
     s->out = arena_array(&s->arena, s->max_out, sizeof *s->out);
-    if (!s->tokens || !s->out) return fail_nomem(e, "the session", s->n_ctx * sizeof *s->tokens);
+    s->n_loras = o->n_loras;
+    s->lora_scales = arena_array(&s->arena, size_max(o->n_loras, 1), sizeof *s->lora_scales);
+    if (!s->tokens || !s->out || !s->lora_scales) return fail_nomem(e, "the session", s->n_ctx * sizeof *s->tokens);
     for (uint32_t i = 0; i < s->max_out; i++) s->out[i] = i;
     for (uint32_t i = 0; i < hp->n_ropes; i++) {
         const uint32_t n_pairs = hp->rope[i].dim / 2;
@@ -55,7 +59,9 @@ static int open_parts(struct session *s, const struct session_options *o, struct
                                  .max_rows = s->n_batch,
                                  .max_out = s->max_out,
                                  .max_positions = s->n_ctx,
-                                 .cpu_level = o->cpu_level};
+                                 .cpu_level = o->cpu_level,
+                                 .loras = o->loras,
+                                 .n_loras = o->n_loras};
     TRY(backend_open_cpu(&s->graph, &bo, &s->be, e));
     TRY(states_init(&s->states, s->graph.state_floats, e));
     return kv_init(&s->kv, s->m, o->k_type, o->v_type, s->n_ctx, e);
@@ -171,8 +177,11 @@ static int compute(struct session *s, uint32_t to, uint32_t wanted, session_row_
         uint32_t n = (uint32_t)size_min(all ? s->max_out : s->n_batch, to - at);
         if (row && at < wanted) n = (uint32_t)size_min(n, wanted - at);
         uint32_t last = n - 1;
-        const struct batch_seq seq = {
-            .kv = &s->kv.view, .n_rows = n, .pos = at, .state = states_step(&s->states, n, at + n == to)};
+        const struct batch_seq seq = {.kv = &s->kv.view,
+                                      .n_rows = n,
+                                      .pos = at,
+                                      .state = states_step(&s->states, n, at + n == to),
+                                      .lora_scales = s->lora_scales};
         struct batch batch = {.tokens = s->tokens + at,
                               .n_rows = n,
                               .types = s->types ? s->types + (at - s->n_tokens) : NULL,
@@ -225,6 +234,14 @@ void session_truncate(struct session *s, uint32_t n_keep)
     s->n_done = states_cut(&s->states, (uint32_t)size_min(s->n_done, n_keep));
     s->logits = NULL;
     if (n_keep == 0) set_rope(s, s->n_expected);
+}
+
+void session_use(struct session *s, const float *lora_scales)
+{
+    const size_t bytes = s->n_loras * sizeof *lora_scales;
+    if (bytes == 0 || memcmp(s->lora_scales, lora_scales, bytes) == 0) return;
+    memcpy(s->lora_scales, lora_scales, bytes);
+    session_truncate(s, 0);
 }
 
 int session_sync(struct session *s, const int32_t *ids, size_t n, uint32_t *reused, struct err *e)

@@ -2,7 +2,8 @@
 //
 // usage: node interchange.mjs FOLDER <JOBS     FOLDER has node_modules with node-llama-cpp
 // A job is a line of JSON:
-//   {name, model, tokens, logits, limit, greedy, unlike}
+//   {name, model, lora, tokens, logits, limit, greedy, unlike}
+//   lora     a GGUF adapter that the model is used with; null: none
 //   tokens   what the model reads
 //   logits   file of Quern's logits after each of them; may be off by `limit`: the root of the mean square of the differences,
 //            in standard deviations of the logits; wherever the best token is no near tie, it must be the same
@@ -87,10 +88,11 @@ async function compareGreedy(name, sequence, row, greedy, distance) {
     report(same >= LEAST && (same === greedy.length || tied), `${name}: the same tokens`, note);
 }
 
-async function compare({ name, model: path, tokens, logits, limit, greedy, unlike }) {
+async function compare({ name, model: path, lora, tokens, logits, limit, greedy, unlike }) {
     const model = await llama.loadModel({ modelPath: path, gpuLayers: 0 });
     const context = await model.createContext({
         contextSize: 256, threads: 1, flashAttention: false,
+        lora: lora ? { adapters: [{ filePath: lora, scale: 1 }] } : undefined,
         experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32",
     });
     const sequence = context.getSequence();

@@ -28,6 +28,7 @@ peers=${QUERN_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/quern-peers}
 shared=${QUERN_SHARED:-$SOURCE_ROOT/../shared}
 demo=$SOURCE_ROOT/share/Llama-Quern-34M-Q8_0.gguf
 peer_quantize=$(dirname "$QUERN")/tests/models/peer_quantize
+make_lora=$(dirname "$QUERN")/tests/models/make_lora
 work=$(mktemp -d "${TMPDIR:-/tmp}/quern-test.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
@@ -43,18 +44,20 @@ sh "$SOURCE_ROOT/bench/peers/install.sh" "$peers" 2>"$work/npm.txt" ||
     skip "node-llama-cpp could not be installed: $(grep -m 1 'npm ' "$work/npm.txt" || true)"
 cd "$work"
 
-# job NAME MODEL.gguf TOKENS LIMIT MODE: the same logits within LIMIT, and MODE: "greedy" (the same tokens), "alike" (nothing
-# more), or a file of logits that must be off by more.
+# job NAME MODEL.gguf TOKENS LIMIT MODE [ADAPTER]: the same logits within LIMIT, and MODE: "greedy" (the same tokens), "alike"
+# (nothing more), or a file of logits that must be off by more.
 job() {
-    greedy=null unlike=null
-    "$QUERN" logits "$2" --tokens "$3" --kv f32 --out "$2.bin"
+    greedy=null unlike=null lora=null
+    if [ -n "${6-}" ]; then lora="\"$work/$6\""; fi
+    "$QUERN" logits "$2" ${6:+--lora "$6"} --tokens "$3" --kv f32 --out "$2${6-}.bin"
     case $5 in
-    greedy) greedy="[$("$QUERN" run "$2" --tokens "$3" --temp 0 -n 24 --kv f32 --ignore-eos --print-tokens </dev/null)]" ;;
+    greedy) greedy="[$("$QUERN" run "$2" ${6:+--lora "$6"} --tokens "$3" --temp 0 -n 24 --kv f32 --ignore-eos --print-tokens \
+        </dev/null)]" ;;
     alike) ;;
     *) unlike="\"$5\"" ;;
     esac
-    printf '{"name":"%s","model":"%s","tokens":[%s],"logits":"%s","limit":%s,"greedy":%s,"unlike":%s}\n' \
-        "$1" "$work/$2" "$3" "$2.bin" "$4" "$greedy" "$unlike" >>jobs.txt
+    printf '{"name":"%s","model":"%s","lora":%s,"tokens":[%s],"logits":"%s","limit":%s,"greedy":%s,"unlike":%s}\n' \
+        "$1" "$work/$2" "$lora" "$3" "$2${6-}.bin" "$4" "$greedy" "$unlike" >>jobs.txt
 }
 
 tar xJf "$SOURCE_ROOT/tests/data/conformance.tar.xz"
@@ -73,6 +76,18 @@ for model in $models; do
     "$QUERN" convert "conformance/$model" "$model.gguf" --type f32 >convert.txt
     job "$model f32" "$model.gguf" "$noise" 0.001 greedy
 done
+
+# Adapters that make_lora writes.
+adapter() { # MODEL TYPE FLAG...
+    base=$1 type=$2
+    shift 2
+    [ -f "$base.gguf" ] || return 0
+    "$make_lora" "$@" --type "$type" "conformance/$base" peft "$base.$type.lora" merged
+    job "$base with an adapter in $type" "$base.gguf" "$noise" 0.001 greedy "$base.$type.lora"
+}
+adapter llama_tied f32 --turned 4,2
+adapter llama_tied f16 --turned 4,2 --rank 32
+adapter qwen3 f32 --arch qwen3
 
 # llama.cpp rounds activations to the type of the weights where that is bf16 or f16.
 text="The mill turns. What is the capital of Japan, and what is 7 + 5? I do not know."

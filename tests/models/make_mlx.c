@@ -7,11 +7,8 @@
  * --own: what a matrix has in place of the defaults (64, 4 and affine), by its name without ".weight". */
 #include <float.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
 
-#include "format/format.h"
+#include "folder_files.h"
 
 enum mode { AFFINE, MXFP4, MXFP8, NVFP4, MODES };
 static const char *const mode_names[MODES] = {"affine", "mxfp4", "mxfp8", "nvfp4"};
@@ -33,17 +30,6 @@ struct job {
     struct own own[16];
     size_t n_own;
 };
-
-static _Noreturn void die(const char *what, const char *why)
-{
-    fprintf(stderr, "make_mlx: %s: %s\n", what, why);
-    exit(1);
-}
-
-static void need(int rc, const char *what, const struct err *e)
-{
-    if (rc < 0) die(what, e && e->msg[0] ? e->msg : err_text(rc));
-}
 
 /* ---- numbers ---------------------------------------------------------------------------------------------------- */
 
@@ -136,55 +122,7 @@ static void pack_micro(const struct scheme *s, const float *x, size_t at, struct
     }
 }
 
-/* ---- safetensors ------------------------------------------------------------------------------------------------------ */
-
-/* A file that grows in memory. */
-struct sink {
-    struct buf header, data;
-};
-
-/* Shapes are those of the tensor, with another row length. */
-static void add(struct sink *s, struct str name, const char *suffix, const char *dtype, const struct tensor *t, uint64_t row,
-                const void *p, size_t n)
-{
-    int rc = buf_printf(&s->header, "%s\"%.*s%s\":{\"dtype\":\"%s\",\"shape\":[", s->header.n ? "," : "{", STR_ARG(name),
-                        suffix, dtype);
-    for (uint32_t d = t->n_dims; rc == 0 && d-- > 1;) rc = buf_printf(&s->header, "%llu,", (unsigned long long)t->ne[d]);
-    if (rc == 0)
-        rc = buf_printf(&s->header, "%llu],\"data_offsets\":[%zu,%zu]}", (unsigned long long)row, s->data.n, s->data.n + n);
-    if (rc == 0) rc = buf_put(&s->data, p, n);
-    need(rc, "memory", NULL);
-}
-
-static void save(const struct str *parts, size_t n, const char *dir, const char *name)
-{
-    struct arena a = {0};
-    struct out *out;
-    struct err e = {0};
-    char *path;
-    need(vfs_join(&a, dir, name, &path, &e), name, &e);
-    need(out_open(path, &out, &e), path, &e);
-    for (size_t i = 0; i < n; i++) need(out_write(out, parts[i].p, parts[i].n, &e), path, &e);
-    need(out_commit(&out, &e), path, &e);
-    arena_fini(&a);
-}
-
-static void save_weights(struct sink *s, const char *dir)
-{
-    need(buf_c(&s->header, '}'), "memory", NULL);
-    const uint64_t n = s->header.n;
-    const struct str parts[] = {{(const char *)&n, 8}, buf_view(&s->header), buf_view(&s->data)};
-    save(parts, COUNT_OF(parts), dir, "model.safetensors");
-    buf_fini(&s->header);
-    buf_fini(&s->data);
-}
-
 /* ---- tensors ------------------------------------------------------------------------------------------------------------ */
-
-static const char *dtype_of(enum qtype t)
-{
-    return t == QTYPE_F16 ? "F16" : t == QTYPE_BF16 ? "BF16" : "F32";
-}
 
 static struct str stem_of(const struct tensor *t)
 {
@@ -244,16 +182,6 @@ static void add_tensor(const struct job *j, const struct tensor *t, struct sink 
 
 /* ---- the other files ---------------------------------------------------------------------------------------------------- */
 
-static struct str slurp(struct arena *a, const char *dir, const char *name)
-{
-    struct str text = {0};
-    struct err e = {0};
-    char *path;
-    need(vfs_join(a, dir, name, &path, &e), name, &e);
-    if (vfs_exists(path)) need(vfs_read(path, (size_t)1 << 30, a, &text, &e), path, &e);
-    return text;
-}
-
 static void put_scheme(struct buf *b, const struct scheme *s)
 {
     need(buf_printf(b, "\"group_size\":%u,\"bits\":%u", s->group, s->bits), "memory", NULL);
@@ -285,15 +213,8 @@ static void save_config(const struct job *j, struct str config, const char *dir)
 
 static void save_folder(const struct job *j, const char *from, const char *dir, struct sink *weights)
 {
-    static const char *const names[] = {"tokenizer.json",          "tokenizer_config.json", "generation_config.json",
-                                        "special_tokens_map.json", "chat_template.jinja",   "config.json"};
     struct arena a = {0};
-    (void)mkdir(dir, 0777);
-    save_weights(weights, dir);
-    for (size_t i = 0; i < COUNT_OF(names); i++) {
-        struct str text = slurp(&a, from, names[i]);
-        if (text.n) save(&text, 1, dir, names[i]);
-    }
+    save_copies(from, dir, weights);
     if (j) save_config(j, slurp(&a, from, "config.json"), dir);
     arena_fini(&a);
 }

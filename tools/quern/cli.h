@@ -160,6 +160,7 @@ extern const struct opt model_opts[];
 struct compute_args {
     int64_t n_batch, n_ubatch, n_threads;
     const char *cpu, *kv, *cache_k, *cache_v, *flash, *gpu_layers;
+    struct opt_list lora, lora_scaled;
     bool mmap, no_mmap, mlock, prefault;
 };
 extern const struct opt compute_opts[];
@@ -199,6 +200,8 @@ int model_open_args(const struct model_args *args, const struct words *words, co
                     quern_model **out);
 bool model_has_template(const quern_model *model);
 
+/* The adapters of --lora, then those of --lora-scaled, in a; an exit code. */
+int compute_loras(const struct command *c, const struct compute_args *args, struct arena *a, const quern_lora **out, size_t *n);
 /* How --mlock and its like want a model opened. */
 quern_model_options compute_loading(const struct compute_args *args);
 /* An exit code; c is for messages about usage. n_ctx 0: the default; n_expected: tokens the session will hold, 0 where unknown.

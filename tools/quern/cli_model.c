@@ -154,6 +154,10 @@ const struct opt compute_opts[] = {
      COMPUTE(mlock)},
     {"--prefault", NULL, "bring all weights into memory before the start, not in the background", .kind = OPT_FLAG,
      COMPUTE(prefault)},
+    {"--lora", "FILE", "LoRA adapter to use: a folder as PEFT saves it, or a .gguf file; may be repeated", .kind = OPT_LIST,
+     COMPUTE(lora)},
+    {"--lora-scaled", "FILE:SCALE", "the same, what it adds being multiplied by SCALE; may be repeated", .kind = OPT_LIST,
+     COMPUTE(lora_scaled)},
     {0},
 };
 
@@ -165,6 +169,29 @@ static int check_gpu_layers(const struct command *c, const char *text)
         return cli_usage(c, "-ngl must be a number of layers, auto or all, not '%.100s'", text);
     }
     cli_note("-ngl %s: this build has no GPU backend; all layers are computed on the CPU", text);
+    return CLI_OK;
+}
+
+/* FILE:SCALE */
+static bool parse_scaled(struct arena *a, const char *text, quern_lora *out)
+{
+    const char *colon = strrchr(text, ':');
+    double scale;
+    if (!colon || colon == text || !str_f64(str_of(colon + 1), &scale) || fabs(scale) > 1e6) return false;
+    *out = (quern_lora){arena_dup(a, text, (size_t)(colon - text)), (float)scale};
+    return out->path != NULL;
+}
+
+int compute_loras(const struct command *c, const struct compute_args *args, struct arena *a, const quern_lora **out, size_t *n)
+{
+    quern_lora *list = arena_array(a, 2 * OPT_LIST_MAX, sizeof *list);
+    if (!list) return cli_fail("out of memory");
+    *n = 0;
+    for (size_t i = 0; i < args->lora.n; i++) list[(*n)++] = (quern_lora){args->lora.p[i], 1};
+    for (size_t i = 0; i < args->lora_scaled.n; i++)
+        if (!parse_scaled(a, args->lora_scaled.p[i], &list[(*n)++]))
+            return cli_usage(c, "--lora-scaled takes FILE:SCALE, not '%.200s'", args->lora_scaled.p[i]);
+    *out = list;
     return CLI_OK;
 }
 
@@ -197,7 +224,11 @@ int compute_session(const struct command *c, const struct compute_args *args, qu
         .cpu_level = args->cpu,
     };
     quern_error e = {0};
-    return quern_session_new(model, &options, out, &e) < 0 ? cli_fail("%s", e.message) : CLI_OK;
+    struct arena a = {0};
+    rc = compute_loras(c, args, &a, &options.loras, &options.n_loras);
+    if (rc == CLI_OK && quern_session_new(model, &options, out, &e) < 0) rc = cli_fail("%s", e.message);
+    arena_fini(&a);
+    return rc;
 }
 
 /* ---- how to draw tokens ----------------------------------------------------------------------------------------- */

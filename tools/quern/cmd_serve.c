@@ -15,7 +15,7 @@ struct serve_args {
     const char *host, *api_key, *alias, *prefix_cache, *context_policy;
     int64_t port, n_ctx, n_parallel, n_queue, kv_size, prefix_size, body_limit, timeout;
     struct opt_list hosts, origins;
-    bool verbose, no_prefix;
+    bool verbose, no_prefix, lora_off;
 };
 
 #define SERVE(member) .offset = offsetof(struct serve_args, member)
@@ -45,6 +45,8 @@ static const struct opt serve_opts[] = {
     {"--prefix-cache-size", "SIZE", "of the files there, and at most half of what the disk has left; default 8GiB",
      .kind = OPT_SIZE, SERVE(prefix_size)},
     {"--no-prefix", NULL, "requests do not use again what others computed", .kind = OPT_FLAG, SERVE(no_prefix)},
+    {"--lora-init-without-apply", NULL, "adapters are used only where a request or POST /lora-adapters asks for them",
+     .kind = OPT_FLAG, SERVE(lora_off)},
     {"--api-key", "KEY", "ask for this key (Authorization: Bearer KEY); default: none, or QUERN_API_KEY", .kind = OPT_TEXT,
      SERVE(api_key)},
     {"--allow-host", "NAME", "name by which browsers may call this server, beside localhost; may be repeated", .kind = OPT_LIST,
@@ -138,7 +140,18 @@ static const char *prefix_folder(const struct serve_args *args, char out[PATH_MA
     return NULL;
 }
 
-static int start_engine(const struct serve_args *args, const quern_model *model, quern_engine **out)
+/* The adapters and their scales, in a. */
+static int find_loras(const struct command *c, const struct serve_args *args, struct arena *a, struct server *s)
+{
+    const int exit_code = compute_loras(c, &args->compute, a, &s->loras, &s->n_loras);
+    if (exit_code != CLI_OK) return exit_code;
+    s->lora_scales = arena_array(a, size_max(s->n_loras, 1), sizeof *s->lora_scales);
+    if (!s->lora_scales) return cli_fail("out of memory");
+    for (size_t i = 0; i < s->n_loras; i++) s->lora_scales[i] = args->lora_off ? 0 : s->loras[i].scale;
+    return CLI_OK;
+}
+
+static int start_engine(const struct serve_args *args, struct server *s)
 {
     quern_error err;
     char folder[PATH_MAX];
@@ -156,11 +169,13 @@ static int start_engine(const struct serve_args *args, const quern_model *model,
                                     .k_type = c->cache_k ? c->cache_k : c->kv,
                                     .v_type = c->cache_v ? c->cache_v : c->kv,
                                     .cpu_level = c->cpu,
-                                    .no_prefix = args->no_prefix};
-    return quern_engine_new(model, &o, out, &err) < 0 ? cli_fail("%s", err.message) : CLI_OK;
+                                    .no_prefix = args->no_prefix,
+                                    .loras = s->loras,
+                                    .n_loras = s->n_loras};
+    return quern_engine_new(s->model, &o, &s->engine, &err) < 0 ? cli_fail("%s", err.message) : CLI_OK;
 }
 
-static int serve_model(const struct serve_args *args, const quern_model *model)
+static int serve_model(const struct command *c, const struct serve_args *args, const quern_model *model)
 {
     char host[256] = "127.0.0.1", digest[65];
     uint16_t port = 11434;
@@ -185,7 +200,9 @@ static int serve_model(const struct serve_args *args, const quern_model *model)
                                  .max_connections = (unsigned)(args->n_parallel + args->n_queue + 64),
                                  .verbose = args->verbose};
     if (args->context_policy) (void)quern_context_policy_named(args->context_policy, &s.o.context_policy);
-    int exit_code = s.info.embeds_only ? CLI_OK : start_engine(args, model, &s.engine);
+    struct arena arena = {0};
+    int exit_code = find_loras(c, args, &arena, &s);
+    if (exit_code == CLI_OK && !s.info.embeds_only) exit_code = start_engine(args, &s);
     if (exit_code == CLI_OK && monitor_new(&s.embed_lock, &e) < 0) exit_code = cli_fail("%s", e.msg);
     if (exit_code == CLI_OK && quern_model_describe(model, &description, &err) < 0) exit_code = cli_fail("%s", err.message);
     s.description = description.text;
@@ -195,6 +212,7 @@ static int serve_model(const struct serve_args *args, const quern_model *model)
     quern_embedder_free(&s.embedder);
     monitor_free(&s.embed_lock);
     quern_string_free(&description);
+    arena_fini(&arena);
     return exit_code;
 }
 
@@ -207,7 +225,7 @@ static int run(const struct command *c, int argc, char **argv)
     if (!args_parse(c, &args, argc, argv, &words, &exit_code)) return exit_code;
     const quern_model_options how = compute_loading(&args.compute);
     exit_code = model_open_args(&args.model, &words, &how, &model);
-    if (exit_code == CLI_OK) exit_code = serve_model(&args, model);
+    if (exit_code == CLI_OK) exit_code = serve_model(c, &args, model);
     quern_model_close(&model);
     return exit_code;
 }
@@ -218,8 +236,8 @@ const struct command command_serve = {
     .summary = "answer requests of OpenAI's, Ollama's and llama.cpp's clients",
     .text = "Listens on 127.0.0.1:11434 and answers /v1/chat/completions, /v1/completions, /v1/embeddings and "
             "/v1/models as OpenAI does, /api/chat, /api/generate, /api/embed, /api/tags, /api/ps, /api/show and "
-            "/api/version as Ollama does, /health, /metrics, /props, /completion, /v1/rerank, /tokenize and "
-            "/detokenize as llama-server does. Requests are computed together, and those that begin alike share "
+            "/api/version as Ollama does, /health, /metrics, /props, /completion, /v1/rerank, /lora-adapters, /tokenize "
+            "and /detokenize as llama-server does. Requests are computed together, and those that begin alike share "
             "what was computed. What a request gets does not depend on the others.\n",
     .groups = serve_groups,
     .max_words = 1,

@@ -120,11 +120,9 @@ static int put_tensors(struct buf *b, const struct json *root)
     return 0;
 }
 
-static int show(const struct show_args *args, const quern_model *model)
+/* text: a description as one JSON object. */
+static int show(const struct show_args *args, quern_string text)
 {
-    quern_string text = {0};
-    quern_error qe = {0};
-    if (quern_model_describe(model, &text, &qe) < 0) return cli_fail("%s", qe.message);
     struct arena a = {0};
     struct buf out = {0};
     struct err e = {0};
@@ -155,8 +153,23 @@ static int show(const struct show_args *args, const quern_model *model)
     }
     buf_fini(&out);
     arena_fini(&a);
-    quern_string_free(&text);
     return exit_code;
+}
+
+static int describe_model(const struct show_args *args, const struct words *words, quern_string *text)
+{
+    quern_model *model = NULL;
+    quern_error e = {0};
+    int exit_code = model_open_args(&args->model, words, &(quern_model_options){.lazy = true}, &model);
+    if (exit_code == CLI_OK && quern_model_describe(model, text, &e) < 0) exit_code = cli_fail("%s", e.message);
+    quern_model_close(&model);
+    return exit_code;
+}
+
+static int describe_adapter(const char *path, quern_string *text)
+{
+    quern_error e = {0};
+    return quern_adapter_describe(path, text, &e) < 0 ? cli_fail("%s", e.message) : CLI_OK;
 }
 
 static int run(const struct command *c, int argc, char **argv)
@@ -168,10 +181,11 @@ static int run(const struct command *c, int argc, char **argv)
     if (args.json + args.template + args.tensors + args.metadata > 1) {
         return cli_usage(c, "--json, --template, --tensors and --metadata do not go together");
     }
-    quern_model *model = NULL;
-    exit_code = model_open_args(&args.model, &words, &(quern_model_options){.lazy = true}, &model);
-    if (exit_code == CLI_OK) exit_code = show(&args, model);
-    quern_model_close(&model);
+    const char *path = args.model.model ? args.model.model : words.n ? words.p[0] : NULL;
+    quern_string text = {0};
+    exit_code = path && quern_is_adapter(path) ? describe_adapter(path, &text) : describe_model(&args, &words, &text);
+    if (exit_code == CLI_OK) exit_code = show(&args, text);
+    quern_string_free(&text);
     return exit_code;
 }
 
@@ -179,7 +193,9 @@ const struct command command_show = {
     .name = "show",
     .usage = "[MODEL]",
     .summary = "what a model is: shape, weights, tokenizer, template",
-    .text = "Prints what the file of a model says: architecture, sizes, weight types, tokenizer, sampling defaults.\n",
+    .text =
+        "Prints what the file of a model says: architecture, sizes, weight types, tokenizer, sampling defaults; or that of a "
+        "LoRA adapter: rank, alpha, its matrices.\n",
     .groups = show_groups,
     .max_words = 1,
     .run = run,

@@ -39,6 +39,8 @@ static const struct route {
     {"POST", "/completion", native_completion, OPENAI},
     {"POST", "/v1/rerank", native_rerank, OPENAI},
     {"POST", "/rerank", native_rerank, OPENAI},
+    {"GET", "/lora-adapters", native_loras, OPENAI},
+    {"POST", "/lora-adapters", native_set_loras, OPENAI},
     {"GET", "/health", native_health, OPENAI},
     {"GET", "/v1/health", native_health, OPENAI},
     {"GET", "/metrics", native_metrics, OPENAI},
@@ -328,6 +330,7 @@ int serve_job(struct call *c, struct job *j, struct asked *asked)
                                      .n_top = j->n_top,
                                      .context_policy = asked->context_policy,
                                      .n_keep = asked->n_keep,
+                                     .lora_scales = asked->lora_scales ? asked->lora_scales : serve_lora_scales(c),
                                      .on_token = on_token,
                                      .on_end = on_end,
                                      .user = j};
@@ -414,8 +417,9 @@ static int dispatch(struct call *c)
         if (strcmp(routes[i].method, method) != 0) continue;
         if (c->body.n && json_parse(&c->arena, buf_view(&c->body), "the body", &json, &e) < 0)
             return serve_error(c, 400, "%s", e.msg);
-        if (strcmp(method, "POST") == 0 && (!json || json->type != JSON_OBJECT))
-            return serve_error(c, 400, "the body must be a JSON object");
+        const bool array = routes[i].handle == native_set_loras; /* all others take an object */
+        if (strcmp(method, "POST") == 0 && (!json || json->type != (array ? JSON_ARRAY : JSON_OBJECT)))
+            return serve_error(c, 400, "the body must be a JSON %s", array ? "array" : "object");
         c->json = json;
         return routes[i].handle(c);
     }

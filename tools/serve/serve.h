@@ -33,7 +33,10 @@ struct server {
     int64_t started;    /* seconds since 1970 */
     uint64_t n_calls;   /* for ids */
     struct serve_options o;
-    struct monitor *lock; /* of n_calls */
+    const quern_lora *loras; /* [n_loras] the engine's adapters */
+    size_t n_loras;
+    float *lora_scales;   /* [n_loras] of requests that say nothing */
+    struct monitor *lock; /* of n_calls and lora_scales */
     quern_embed_options embed_options;
     struct monitor *embed_lock; /* of embedder: NULL until the first use; used by one thread at a time */
     quern_embedder *embedder;
@@ -115,6 +118,7 @@ struct asked {
     size_t n_bias;
     quern_context_policy context_policy;
     uint32_t n_keep, dropped_messages, dropped_tokens;
+    const float *lora_scales; /* [n_loras] likewise; NULL: the server's */
 };
 
 /* Starts the job and answers when it begins to speak (streams) or is done. asked->prompt is freed. */
@@ -137,6 +141,10 @@ bool ask_stop(struct call *c, const struct json *obj, const char *key, struct as
 bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int *answer);
 /* "context_policy" and "n_keep". Before the prompt, which depends on them. */
 bool ask_context(struct call *c, const struct json *obj, struct asked *out, int *answer);
+/* "lora": an array of adapters by id, with their scales; those that it does not name are not used. */
+bool ask_loras(struct call *c, const struct json *obj, struct asked *out, int *answer);
+/* The server's scales now, in the call's arena; NULL: there are no adapters, or no memory. */
+const float *serve_lora_scales(struct call *c);
 /* The prompt of a conversation: messages with content parts joined, arguments of tool calls as objects. */
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer);
@@ -171,6 +179,8 @@ int ollama_error(struct buf *b, unsigned status, const char *message);
 
 int native_completion(struct call *c);
 int native_rerank(struct call *c);
+int native_loras(struct call *c);
+int native_set_loras(struct call *c);
 int native_health(struct call *c);
 int native_metrics(struct call *c);
 int native_props(struct call *c);
