@@ -14,7 +14,7 @@
 
 enum {
     DIRECT_COLS = 8, /* activation rows of a decode step at most */
-    PACK_MIN = 6,    /* activation rows from which panels pay */
+    PACK_MIN = 2,    /* activation rows from which panels pay */
     PANEL_ROWS = 32,
     PACK_COLS = 6,
     STRIP = 768,     /* activation rows per panel, bounded by scratch */
