@@ -191,7 +191,7 @@ static void bench_level(const struct kernels *now, struct bench *b)
         b->mm.side = side_for(t);
         b->mm.row_bytes = K / info->block_n * info->block_bytes;
         fill_weights(t, (uint8_t *)(uintptr_t)b->mm.w, K * ROWS);
-        static const size_t cols[] = {1, 2, 4, 8, 12, 16, 32, COLS};
+        static const size_t cols[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 32, COLS};
         for (size_t c = 0; c < COUNT_OF(cols); c++) {
             b->mm.n_rows = cols[c];
             fill_act(now, info->arith, &b->mm.act, cols[c], K, b->x, &b->mem);

@@ -14,7 +14,7 @@
 
 enum {
     DIRECT_COLS = 8, /* activation rows of a decode step at most */
-    PACK_MIN = 6,    /* activation rows from which panels pay */
+    PACK_MIN = 2,    /* activation rows from which panels pay */
     PANEL_ROWS = 32,
     PACK_COLS = 6,
     STRIP = 768,     /* activation rows per panel, bounded by scratch */
@@ -28,6 +28,7 @@ struct panel {
     int16_t mn[8][PANEL_ROWS][2];             /* of two subblocks each */
 };
 #include "kernel/x86/int_tmpl.h"
+#include "kernel/x86/panel_avx512.h"
 
 /* ---- decode ---------------------------------------------------------------------------------------- */
 
@@ -181,83 +182,7 @@ ALWAYS void piece_256(__m256 *acc, __m256 *min, const struct stage *st, const st
     }
 }
 
-/* ---- panels ---------------------------------------------------------------------------------------- */
-
-/* Transposes 16 x 16 dwords; row i of the result goes to dst + i * PANEL_ROWS * 4. */
-ALWAYS void store_transposed(const __m512i w[16], uint8_t *dst)
-{
-    __m512i a[16], b[16];
-    UNROLL for (int i = 0; i < 16; i += 4)
-    {
-        __m512i t0 = _mm512_unpacklo_epi32(w[i], w[i + 1]), t1 = _mm512_unpackhi_epi32(w[i], w[i + 1]);
-        __m512i t2 = _mm512_unpacklo_epi32(w[i + 2], w[i + 3]), t3 = _mm512_unpackhi_epi32(w[i + 2], w[i + 3]);
-        a[i] = _mm512_unpacklo_epi64(t0, t2); /* column 0, 4, 8, 12 of four rows */
-        a[i + 1] = _mm512_unpackhi_epi64(t0, t2);
-        a[i + 2] = _mm512_unpacklo_epi64(t1, t3);
-        a[i + 3] = _mm512_unpackhi_epi64(t1, t3);
-    }
-    UNROLL for (int i = 0; i < 4; i++)
-    {
-        b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88); /* columns i and i + 8, rows 0-7 */
-        b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
-        b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
-        b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
-    }
-    UNROLL for (int i = 0; i < 8; i++)
-    {
-        _mm512_store_si512(dst + i * PANEL_ROWS * 4, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
-        _mm512_store_si512(dst + (i + 8) * PANEL_ROWS * 4, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
-    }
-}
-
-/* Integer scale s of row r; of its minimum. */
-ALWAYS int32_t scale_at(const struct stage *st, size_t r, size_t s, const enum form form)
-{
-    return form == WIDE32 ? st->wide[r][s] : form == SUB32 ? st->bytes[r][s] : st->sc[r][s];
-}
-ALWAYS int16_t min_at(const struct stage *st, size_t r, size_t s, const enum form form)
-{
-    return form == SUB32 ? st->bytes[r][8 + s] : st->mn[r][s];
-}
-#define SUBS(form) ((form) == NO_SUBS ? 0 : (form) == SUB16 ? 16 : 8)
-
-/* Scales of 8 rows, staged, into a panel from row g on. */
-ALWAYS void fill_scales(struct panel *panel, const struct stage *st, size_t g, const enum form form, const bool has_min,
-                        const enum qtype d_type)
-{
-    for (size_t b = 0; b < (form == NO_SUBS ? 8 : 1); b++) {
-        _mm256_store_ps(&panel->d[b][g], eight_scales(st->d16[b], st->d[b], d_type));
-        if (has_min) _mm256_store_ps(&panel->m[b][g], eight_scales(st->m16[b], st->m[b], d_type));
-    }
-    for (size_t r = 0; r < GROUP; r++)
-        for (size_t s = 0; s < SUBS(form); s++) {
-            panel->sc[s][g + r] = scale_at(st, r, s, form);
-            if (has_min) panel->mn[s / 2][g + r][s % 2] = min_at(st, r, s, form);
-        }
-}
-
-ALWAYS void fill(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks, chunk_fn *const chunk,
-                 stage_fn *const stage, const enum form form, const bool has_min, const enum qtype d_type)
-{
-    for (size_t g = 0; g < PANEL_ROWS; g += 2 * GROUP) {
-        struct stage st[2];
-        for (size_t h = 0; h < 2; h++) {
-            stage(w, g + h * GROUP, piece, n_blocks, &st[h]);
-            fill_scales(panel, &st[h], g + h * GROUP, form, has_min, d_type);
-        }
-        UNROLL for (size_t i = 0; i < 4; i++)
-        {
-            __m512i u[16];
-            if (2 * i >= n_blocks) break;
-            if (2 * i + 1 < n_blocks) {
-                UNROLL for (size_t r = 0; r < 16; r++) u[r] = chunk(st[r / GROUP].p[r % GROUP], i, true);
-            } else {
-                UNROLL for (size_t r = 0; r < 16; r++) u[r] = chunk(st[r / GROUP].p[r % GROUP], i, false);
-            }
-            store_transposed(u, panel->w[16 * i][g]);
-        }
-    }
-}
+/* ---- tiles ----------------------------------------------------------------------------------------- */
 
 /* sum[c][h] += 4 * n weights of the panel's rows times those of nc activation rows. */
 ALWAYS void multiply(__m512i sum[PACK_COLS][2], const uint8_t *w, const int8_t *y, const unsigned n, const unsigned nc)
@@ -432,49 +357,55 @@ static tile_fn *const *tiles_of(enum qtype type, enum form form)
     return has_min ? tiles_sub32_min : tiles_sub32;
 }
 
-/* A type whose blocks are read by chunk and stage. bytes: of 256 weights. Its functions know it as w->a->type. */
-#define PRODUCT(tag, chunk, stage, bytes, off, has_min, form, d_type)                                \
-    static void one_##tag(const struct rows *w, size_t n_cols)                                       \
-    {                                                                                                \
-        (void)n_cols;                                                                                \
-        group(w, 1, chunk, stage, bytes, off, has_min, form, d_type);                                \
-    }                                                                                                \
-    static void several_##tag(const struct rows *w, size_t n_cols)                                   \
-    {                                                                                                \
-        group(w, n_cols, chunk, stage, bytes, off, has_min, form, d_type);                           \
-    }                                                                                                \
+/* How the panels of a type are filled; those that are transposed as they lie have their functions in panel_avx512.h. */
+#define FILL_CHUNKS(tag, chunk, stage, form, has_min, d_type)                                        \
     static void fill_##tag(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks) \
     {                                                                                                \
         fill(panel, w, piece, n_blocks, chunk, stage, form, has_min, d_type);                        \
-    }                                                                                                \
-    static void mm_##tag##_avx512(const struct mm *a, size_t r0, size_t r1)                          \
-    {                                                                                                \
-        if (a->act.packed)                                                                           \
-            mm_panels(a, r0, r1, fill_##tag, tiles_of(a->type, form));                               \
-        else                                                                                         \
-            mm_direct(a, r0, r1, one_##tag, several_##tag);                                          \
     }
-#define HOT(TYPE, tag, bytes, off, has_min, form, d_type) \
-    PRODUCT(tag, chunk_##tag, stage_##tag, bytes, off, has_min, form, d_type)
+#define FILL_QUADS(tag, chunk, stage, form, has_min, d_type)
+
+/* A type whose blocks are read by chunk and stage. bytes: of 256 weights. Its functions know it as w->a->type. */
+#define PRODUCT(tag, chunk, stage, bytes, off, has_min, form, d_type)       \
+    static void one_##tag(const struct rows *w, size_t n_cols)              \
+    {                                                                       \
+        (void)n_cols;                                                       \
+        group(w, 1, chunk, stage, bytes, off, has_min, form, d_type);       \
+    }                                                                       \
+    static void several_##tag(const struct rows *w, size_t n_cols)          \
+    {                                                                       \
+        group(w, n_cols, chunk, stage, bytes, off, has_min, form, d_type);  \
+    }                                                                       \
+    static void mm_##tag##_avx512(const struct mm *a, size_t r0, size_t r1) \
+    {                                                                       \
+        if (a->act.packed)                                                  \
+            mm_panels(a, r0, r1, fill_##tag, tiles_of(a->type, form));      \
+        else                                                                \
+            mm_direct(a, r0, r1, one_##tag, several_##tag);                 \
+    }
+#define HOT(TYPE, tag, bytes, off, has_min, form, d_type, FILL)       \
+    FILL_##FILL(tag, chunk_##tag, stage_##tag, form, has_min, d_type) \
+        PRODUCT(tag, chunk_##tag, stage_##tag, bytes, off, has_min, form, d_type)
 #define ANY(tag, form)                                                                                       \
+    FILL_CHUNKS(tag, chunk_any, stage_any, form, qtypes[w->a->type].has_min, QTYPE_F32)                      \
     PRODUCT(tag, chunk_any, stage_any, QSUPER / qtypes[w->a->type].block_n * qtypes[w->a->type].block_bytes, \
             qtypes[w->a->type].off, qtypes[w->a->type].has_min, form, QTYPE_F32)
 
-/* X(TYPE, tag, bytes of 256 weights, off, has_min, form, type of d and m) */
-#define HOT_TYPES(X)                                       \
-    X(Q8_0, q8_0, 272, 128, false, NO_SUBS, QTYPE_F16)     \
-    X(Q4_0, q4_0, 144, 8, false, NO_SUBS, QTYPE_F16)       \
-    X(Q4_1, q4_1, 160, 0, true, NO_SUBS, QTYPE_F16)        \
-    X(Q5_0, q5_0, 176, 16, false, NO_SUBS, QTYPE_F16)      \
-    X(Q5_1, q5_1, 192, 0, true, NO_SUBS, QTYPE_F16)        \
-    X(IQ4_NL, iq4_nl, 144, 128, false, NO_SUBS, QTYPE_F16) \
-    X(MXFP4, mxfp4, 136, 12, false, NO_SUBS, QTYPE_BF16)   \
-    X(Q2_K, q2_k, 84, 0, true, SUB16, QTYPE_F16)           \
-    X(Q3_K, q3_k, 110, 4, false, SUB16, QTYPE_F16)         \
-    X(Q4_K, q4_k, 144, 0, true, SUB32, QTYPE_F16)          \
-    X(Q5_K, q5_k, 176, 0, true, SUB32, QTYPE_F16)          \
-    X(Q6_K, q6_k, 210, 32, false, SUB16, QTYPE_F16)        \
-    X(IQ4_XS, iq4_xs, 136, 128, false, WIDE32, QTYPE_F16)
+/* X(TYPE, tag, bytes of 256 weights, off, has_min, form, type of d and m, how panels are filled) */
+#define HOT_TYPES(X)                                               \
+    X(Q8_0, q8_0, 272, 128, false, NO_SUBS, QTYPE_F16, CHUNKS)     \
+    X(Q4_0, q4_0, 144, 8, false, NO_SUBS, QTYPE_F16, CHUNKS)       \
+    X(Q4_1, q4_1, 160, 0, true, NO_SUBS, QTYPE_F16, CHUNKS)        \
+    X(Q5_0, q5_0, 176, 16, false, NO_SUBS, QTYPE_F16, CHUNKS)      \
+    X(Q5_1, q5_1, 192, 0, true, NO_SUBS, QTYPE_F16, CHUNKS)        \
+    X(IQ4_NL, iq4_nl, 144, 128, false, NO_SUBS, QTYPE_F16, CHUNKS) \
+    X(MXFP4, mxfp4, 136, 12, false, NO_SUBS, QTYPE_BF16, CHUNKS)   \
+    X(Q2_K, q2_k, 84, 0, true, SUB16, QTYPE_F16, CHUNKS)           \
+    X(Q3_K, q3_k, 110, 4, false, SUB16, QTYPE_F16, CHUNKS)         \
+    X(Q4_K, q4_k, 144, 0, true, SUB32, QTYPE_F16, QUADS)           \
+    X(Q5_K, q5_k, 176, 0, true, SUB32, QTYPE_F16, QUADS)           \
+    X(Q6_K, q6_k, 210, 32, false, SUB16, QTYPE_F16, QUADS)         \
+    X(IQ4_XS, iq4_xs, 136, 128, false, WIDE32, QTYPE_F16, CHUNKS)
 HOT_TYPES(HOT)
 ANY(any_32, NO_SUBS)
 ANY(any_256, SUB16)
@@ -485,7 +416,7 @@ void mm_int_init_avx512(struct kernels *k)
         if (qtypes[t].arith == ARITH_32) k->mm[t] = mm_any_32_avx512;
         if (qtypes[t].arith == ARITH_256) k->mm[t] = mm_any_256_avx512;
     }
-#define SET(TYPE, tag, bytes, off, has_min, form, d_type) k->mm[QTYPE_##TYPE] = mm_##tag##_avx512;
+#define SET(TYPE, tag, bytes, off, has_min, form, d_type, FILL) k->mm[QTYPE_##TYPE] = mm_##tag##_avx512;
     HOT_TYPES(SET)
 #undef SET
     k->pack_cols = PACK_COLS;
