@@ -358,12 +358,15 @@ static void carve_all(struct backend *b, struct carve *c, const struct widths *w
         wk->expert_slot = carve(c, choices, sizeof *wk->expert_slot);
         wk->expert_at = carve(c, choices, sizeof *wk->expert_at);
         if (b->n_loras) wk->lora_part = carve(c, LORA_ROWS, LORA_COLS * sizeof(float));
+        wk->lora_x = carve(c, LORA_ROWS, b->lora_width * sizeof(float));
     }
-    if (b->n_loras) {
-        b->lora_low = carve(c, b->lora_ranks, b->max_rows * sizeof(float));
-        b->lora_rows.p = carve(c, b->max_rows, sizeof *b->lora_rows.p);
-        b->lora_outs.p = carve(c, b->max_out, sizeof *b->lora_outs.p);
+    struct lora_rows *const rows[] = {&b->lora_all, &b->lora_outs};
+    for (size_t i = 0; b->n_loras && i < COUNT_OF(rows); i++) {
+        rows[i]->rows = carve(c, b->max_rows, sizeof *rows[i]->rows);
+        rows[i]->groups = carve(c, b->max_rows, sizeof *rows[i]->groups);
     }
+    b->lora_low = carve(c, b->lora_ranks, b->max_rows * sizeof(float));
+    if (b->n_loras) b->lora_group_of = carve(c, b->max_rows, sizeof *b->lora_group_of);
     b->attn_states = carve(c, b->max_chunks, b->state_floats * sizeof(float));
     b->attn_done = carve(c, w->n_heads, sizeof *b->attn_done);
 }

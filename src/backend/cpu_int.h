@@ -11,7 +11,7 @@
 #define ATTN_ROWS 64   /* query rows (tokens x heads that share a KV head) per attention task at most */
 #define EXPERT_ROWS 48 /* tokens of an expert that are multiplied at once at most; a multiple of every pack_cols */
 #define MAX_ROPES 4
-#define LORA_ROWS 48  /* the part of an adapter's product that is made at once: tokens, */
+#define LORA_ROWS 16  /* the part of an adapter's product that is made at once: tokens, */
 #define LORA_COLS 256 /* and rows of the model's matrix */
 
 /* Prepared activations of some rows: the buffers behind struct act. */
@@ -35,16 +35,19 @@ struct worker {
     uint32_t *expert_slot;                                /* [max_rows * n_used] row * n_used + choice, in that order, */
     uint32_t *expert_at;                                  /* and where each choice stands in it */
     float *lora_part;                                     /* [LORA_ROWS][LORA_COLS] */
+    float *lora_x;                                        /* [LORA_ROWS][lora_width] gathered rows */
 };
 
 /* Rows of a value that use the same adapters. */
-struct lora_run {
-    uint32_t row, n_rows;
+struct lora_group {
+    uint32_t first, n;   /* of `rows` below */
+    bool apart;          /* they do not follow one another */
     const float *scales; /* [n_loras] */
 };
 /* Those of a batch; rows without an adapter are in none. */
-struct lora_runs {
-    struct lora_run *p; /* [n] */
+struct lora_rows {
+    uint32_t *rows;            /* numbers of rows, group by group */
+    struct lora_group *groups; /* [n] */
     uint32_t n;
 };
 
@@ -70,9 +73,11 @@ struct backend {
     uint32_t n_loras;
     const struct lora_matrix **loras; /* [n_ops][n_loras] what each adds to a MATMUL; NULL: nothing */
     size_t lora_ranks;                /* most ranks that the matrices of a phase have together */
-    float *lora_low;                  /* [lora_ranks][max_rows] products with `a`: [rows][rank] for each matrix and adapter */
-    struct lora_runs lora_rows, lora_outs; /* of the batch: of all rows, and of gathered ones */
-    uint8_t *memory;                       /* one block that holds all of the above buffers */
+    size_t lora_width;                /* the longest row of a matrix with an adapter */
+    float *lora_low; /* [lora_ranks][max_rows] products with `a`: [rows][rank] for each matrix and adapter, group by group */
+    uint32_t *lora_group_of;              /* [max_rows] the group of each sequence of the batch */
+    struct lora_rows lora_all, lora_outs; /* of the batch: of all rows, and of gathered ones */
+    uint8_t *memory;                      /* one block that holds all of the above buffers */
     size_t memory_bytes;
     const struct batch *batch; /* the running one */
     observe_fn *observe;       /* NULL: nobody watches */
@@ -130,14 +135,14 @@ struct row {
 /* Adapters. Opening: the table, which lora_fini frees. */
 int lora_init(struct backend *b, const struct lora *loras, uint32_t n, struct err *e);
 void lora_fini(struct backend *b);
-void lora_begin(struct backend *b); /* of a batch: makes the runs */
-/* The runs of the n products op, which read the same rows, where an adapter adds something to them; else NULL. */
-const struct lora_runs *lora_of(const struct backend *b, const struct op *op, uint32_t n);
+void lora_begin(struct backend *b); /* of a batch: makes the groups */
+/* The groups of rows to which adapters add something in the n products op, which read the same rows; else NULL. */
+const struct lora_rows *lora_of(const struct backend *b, const struct op *op, uint32_t n);
 /* The products of x [rows][k] with `a`; every thread makes a share, and all must be done before lora_add. */
-void lora_lower(struct backend *b, const struct lora_runs *runs, const struct op *op, uint32_t n, const float *x, unsigned ith,
+void lora_lower(struct backend *b, const struct lora_rows *rows, const struct op *op, uint32_t n, const float *x, unsigned ith,
                 unsigned nth);
 /* Adds what adapters add to rows [r0, r1) of product number i of op. */
-void lora_add(struct backend *b, struct worker *w, const struct lora_runs *runs, const struct op *op, uint32_t i, size_t r0,
+void lora_add(struct backend *b, struct worker *w, const struct lora_rows *rows, const struct op *op, uint32_t i, size_t r0,
               size_t r1);
 
 /* Phases, for thread ith of nth (cpu_products.c, cpu_attention.c, cpu_experts.c, cpu_recurrent.c). */

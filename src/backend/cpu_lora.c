@@ -1,4 +1,4 @@
-/* cpu_lora: what adapters add to matrix products (docs/arithmetic.md, "Adapters"). The rows of a batch are taken in runs that
+/* cpu_lora: what adapters add to matrix products (docs/arithmetic.md, "Adapters"). The rows of a batch are taken in groups that
  * use the same adapters: a row without one is touched by nothing here, and each row's sum is its own.
  *
  * The threads first make low = scale * (a x) together, a few numbers for each row, then each adds b low to those columns of
@@ -45,6 +45,8 @@ int lora_init(struct backend *b, const struct lora *loras, uint32_t n, struct er
         return fail_nomem(e, "adapters", b->g->n_ops * sizeof(*b->loras));
     b->n_loras = n;
     for (uint32_t i = 0; i < n; i++) enter(b, &loras[i], i);
+    for (uint32_t o = 0; o < b->g->n_ops; o++)
+        if (ranks_of(b, &b->g->ops[o])) b->lora_width = size_max(b->lora_width, b->g->ops[o].w->ne[0]);
     for (uint32_t p = 0; p < b->g->n_phases; p++) {
         const struct phase *ph = &b->g->phases[p];
         size_t ranks = 0;
@@ -59,7 +61,9 @@ void lora_fini(struct backend *b)
     mem_free(b->loras);
 }
 
-/* ---- the runs of a batch ----------------------------------------------------------------------------------------------- */
+/* ---- the groups of a batch --------------------------------------------------------------------------------------------- */
+
+#define NO_GROUP UINT32_MAX
 
 static bool any_scale(const struct backend *b, const float *scales)
 {
@@ -68,37 +72,65 @@ static bool any_scale(const struct backend *b, const float *scales)
     return false;
 }
 
-/* Adds rows to the last run, or as a new one. */
-static void add_rows(const struct backend *b, struct lora_runs *runs, uint32_t row, uint32_t n, const float *scales)
+static uint32_t group_of(const struct backend *b, struct lora_rows *rows, const float *scales)
 {
-    struct lora_run *last = runs->n ? &runs->p[runs->n - 1] : NULL;
-    if (last && last->row + last->n_rows == row && memcmp(last->scales, scales, b->n_loras * sizeof *scales) == 0)
-        last->n_rows += n;
-    else
-        runs->p[runs->n++] = (struct lora_run){row, n, scales};
+    uint32_t g = 0;
+    if (!any_scale(b, scales)) return NO_GROUP;
+    while (g < rows->n && memcmp(rows->groups[g].scales, scales, b->n_loras * sizeof *scales) != 0) g++;
+    if (g == rows->n) rows->groups[rows->n++] = (struct lora_group){.scales = scales};
+    return g;
+}
+
+/* Gives the groups, whose sizes are known, their places, and empties them. */
+static void place_groups(struct lora_rows *rows)
+{
+    uint32_t first = 0;
+    for (uint32_t g = 0; g < rows->n; g++) {
+        rows->groups[g].first = first;
+        first += rows->groups[g].n;
+        rows->groups[g].n = 0;
+    }
+}
+
+static void add_rows(struct lora_rows *rows, uint32_t group, uint32_t row, uint32_t n)
+{
+    struct lora_group *g = &rows->groups[group];
+    uint32_t *to = rows->rows + g->first + g->n;
+    if (g->n && n && to[-1] + 1 != row) g->apart = true;
+    for (uint32_t i = 0; i < n; i++) to[i] = row + i;
+    g->n += n;
 }
 
 void lora_begin(struct backend *b)
 {
     const struct batch *batch = b->batch;
-    b->lora_rows.n = b->lora_outs.n = 0;
-    for (uint32_t s = 0, out = 0; b->n_loras && s < batch->n_seqs; s++) {
+    struct lora_rows *all = &b->lora_all, *outs = &b->lora_outs;
+    all->n = outs->n = 0;
+    for (uint32_t s = 0; b->n_loras && s < batch->n_seqs; s++) {
+        const uint32_t g = b->lora_group_of[s] = group_of(b, all, batch->seqs[s].lora_scales);
+        if (g != NO_GROUP) all->groups[g].n += batch->seqs[s].n_rows;
+    }
+    if (all->n == 0) return;
+    place_groups(all);
+    outs->n = all->n; /* of these a group has at most as many rows */
+    memcpy(outs->groups, all->groups, all->n * sizeof *all->groups);
+    for (uint32_t s = 0, out = 0; s < batch->n_seqs; s++) {
         const struct batch_seq *seq = &batch->seqs[s];
-        const uint32_t first = out, end = seq->row + seq->n_rows;
-        while (out < batch->n_out && batch->out[out] < end) out++;
-        if (!any_scale(b, seq->lora_scales)) continue;
-        add_rows(b, &b->lora_rows, seq->row, seq->n_rows, seq->lora_scales);
-        if (out > first) add_rows(b, &b->lora_outs, first, out - first, seq->lora_scales);
+        const uint32_t g = b->lora_group_of[s], first = out;
+        while (out < batch->n_out && batch->out[out] < seq->row + seq->n_rows) out++;
+        if (g == NO_GROUP) continue;
+        add_rows(all, g, seq->row, seq->n_rows);
+        add_rows(outs, g, first, out - first);
     }
 }
 
-const struct lora_runs *lora_of(const struct backend *b, const struct op *op, uint32_t n)
+const struct lora_rows *lora_of(const struct backend *b, const struct op *op, uint32_t n)
 {
-    if (b->lora_rows.n == 0) return NULL;
-    const struct lora_runs *runs = b->g->values[op->src[0]].gathered ? &b->lora_outs : &b->lora_rows;
     size_t ranks = 0;
+    if (b->lora_all.n == 0) return NULL;
     for (uint32_t i = 0; i < n; i++) ranks += ranks_of(b, &op[i]);
-    return runs->n && ranks ? runs : NULL;
+    if (ranks == 0) return NULL;
+    return b->g->values[op->src[0]].gathered ? &b->lora_outs : &b->lora_all;
 }
 
 /* ---- products ---------------------------------------------------------------------------------------------------------- */
@@ -144,15 +176,33 @@ static bool next_site(const struct backend *b, const struct op *op, uint32_t n, 
     return false;
 }
 
-static float scale_of(const struct site *s, const struct lora_run *run)
+/* Rows [at, at + n) of a group of x [..][k], one behind the other: where they lie, or gathered. */
+static const float *group_rows(struct worker *w, const struct lora_rows *rows, const struct lora_group *g, uint32_t at,
+                               uint32_t n, const float *x, size_t k)
 {
-    return (float)(s->matrix->scale * (double)run->scales[s->lora]);
+    const uint32_t *numbers = rows->rows + g->first + at;
+    if (!g->apart) return x + numbers[0] * k;
+    for (uint32_t i = 0; i < n; i++) memcpy(w->lora_x + i * k, x + numbers[i] * k, k * sizeof *x);
+    return w->lora_x;
 }
 
-void lora_lower(struct backend *b, const struct lora_runs *runs, const struct op *op, uint32_t n, const float *x, unsigned ith,
+/* Ranks [r0, r1) of one adapter's product with one group. */
+static void lower_group(struct backend *b, struct worker *w, const struct site *s, const struct lora_rows *rows,
+                        const struct lora_group *g, const float *x, size_t k, size_t r0, size_t r1)
+{
+    const float f = (float)(s->matrix->scale * (double)g->scales[s->lora]);
+    const uint32_t step = g->apart ? LORA_ROWS : g->n;
+    for (uint32_t at = 0; at < g->n; at += step) {
+        const uint32_t n = (uint32_t)size_min(step, g->n - at);
+        float *low = s->low + (g->first + at) * s->rank + r0;
+        multiply(b, w, s->matrix->a, r0, r1, group_rows(w, rows, g, at, n, x, k), n, low, s->rank);
+        for (size_t m = 0; m < n; m++) b->k.scale(low + m * s->rank, f, r1 - r0, low + m * s->rank);
+    }
+}
+
+void lora_lower(struct backend *b, const struct lora_rows *rows, const struct op *op, uint32_t n, const float *x, unsigned ith,
                 unsigned nth)
 {
-    const size_t k = op->w->ne[0];
     size_t total = 0, at = 0, done = 0;
     uint32_t i = 0, lora = 0;
     struct site s;
@@ -161,34 +211,30 @@ void lora_lower(struct backend *b, const struct lora_runs *runs, const struct op
     while (next_site(b, op, n, &i, &lora, &at, &s)) {
         const size_t r0 = size_max(r.from, done) - done, r1 = size_min(r.to, done + s.rank) - size_min(done, r.to);
         done += s.rank;
-        for (uint32_t j = 0; r0 < r1 && j < runs->n; j++) {
-            const struct lora_run *run = &runs->p[j];
-            if (run->scales[s.lora] == 0) continue;
-            float *low = s.low + run->row * s.rank + r0;
-            multiply(b, &b->workers[ith], s.matrix->a, r0, r1, x + run->row * k, run->n_rows, low, s.rank);
-            for (size_t m = 0; m < run->n_rows; m++) b->k.scale(low + m * s.rank, scale_of(&s, run), r1 - r0, low + m * s.rank);
-        }
+        for (uint32_t g = 0; r0 < r1 && g < rows->n; g++)
+            if (rows->groups[g].scales[s.lora] != 0)
+                lower_group(b, &b->workers[ith], &s, rows, &rows->groups[g], x, op->w->ne[0], r0, r1);
     }
 }
 
-/* Rows [r0, r1) of one adapter's product with one run. */
-static void add_run(const struct backend *b, struct worker *w, const struct site *s, const struct lora_run *run, float *dst,
-                    size_t stride, size_t r0, size_t r1)
+/* Rows [r0, r1) of one adapter's product with one group. */
+static void add_group(const struct backend *b, struct worker *w, const struct site *s, const struct lora_rows *rows,
+                      const struct lora_group *g, float *dst, size_t stride, size_t r0, size_t r1)
 {
     for (size_t c = r0; c < r1; c += LORA_COLS) {
         const size_t cols = size_min(LORA_COLS, r1 - c);
-        for (size_t m = 0; m < run->n_rows; m += LORA_ROWS) {
-            const size_t rows = size_min(LORA_ROWS, run->n_rows - m), row = run->row + m;
-            multiply(b, w, s->matrix->b, c, c + cols, s->low + row * s->rank, rows, w->lora_part, LORA_COLS);
-            for (size_t j = 0; j < rows; j++) {
-                float *y = dst + (row + j) * stride + c;
-                b->k.add(y, w->lora_part + j * LORA_COLS, cols, y);
+        for (uint32_t at = 0; at < g->n; at += LORA_ROWS) {
+            const uint32_t n = (uint32_t)size_min(LORA_ROWS, g->n - at);
+            multiply(b, w, s->matrix->b, c, c + cols, s->low + (g->first + at) * s->rank, n, w->lora_part, LORA_COLS);
+            for (uint32_t m = 0; m < n; m++) {
+                float *y = dst + rows->rows[g->first + at + m] * stride + c;
+                b->k.add(y, w->lora_part + m * LORA_COLS, cols, y);
             }
         }
     }
 }
 
-void lora_add(struct backend *b, struct worker *w, const struct lora_runs *runs, const struct op *op, uint32_t i, size_t r0,
+void lora_add(struct backend *b, struct worker *w, const struct lora_rows *rows, const struct op *op, uint32_t i, size_t r0,
               size_t r1)
 {
     float *dst = value_rows(b, op[i].dst, NULL);
@@ -197,6 +243,6 @@ void lora_add(struct backend *b, struct worker *w, const struct lora_runs *runs,
     struct site s;
     for (uint32_t o = 0; o < i; o++) at += ranks_of(b, &op[o]);
     while (next_site(b, op, i + 1, &one, &lora, &at, &s))
-        for (uint32_t j = 0; j < runs->n; j++)
-            if (runs->p[j].scales[s.lora] != 0) add_run(b, w, &s, &runs->p[j], dst, op[i].w->ne[1], r0, r1);
+        for (uint32_t g = 0; g < rows->n; g++)
+            if (rows->groups[g].scales[s.lora] != 0) add_group(b, w, &s, rows, &rows->groups[g], dst, op[i].w->ne[1], r0, r1);
 }

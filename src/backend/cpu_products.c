@@ -69,9 +69,9 @@ void run_products(struct backend *b, const struct op *op, uint32_t n_ops, unsign
         if (norm) x = buf->norm;
     }
     for (const struct op *m = mat; b->observe && ith == 0 && m < op; m++) b->observe(b->observe_ctx, m->w, x, n);
-    const struct lora_runs *runs = lora_of(b, mat, (uint32_t)(op - mat));
-    if (runs) {
-        lora_lower(b, runs, mat, (uint32_t)(op - mat), x, ith, nth);
+    const struct lora_rows *adapted = lora_of(b, mat, (uint32_t)(op - mat));
+    if (adapted) {
+        lora_lower(b, adapted, mat, (uint32_t)(op - mat), x, ith, nth);
         pool_barrier(b->pool);
     }
 
@@ -80,7 +80,7 @@ void run_products(struct backend *b, const struct op *op, uint32_t n_ops, unsign
         struct range r = share(cols, ROW_UNIT, ith, nth);
         for (uint32_t i = 0; i < 2; i++) {
             product(b, w, mat + i, buf, x, n, r.from, r.to);
-            if (runs) lora_add(b, w, runs, mat, i, r.from, r.to);
+            if (adapted) lora_add(b, w, adapted, mat, i, r.from, r.to);
         }
         const float *gate = value_rows(b, last->src[0], NULL), *up = value_rows(b, last->src[1], NULL);
         float *dst = value_rows(b, last->dst, NULL);
@@ -96,7 +96,7 @@ void run_products(struct backend *b, const struct op *op, uint32_t n_ops, unsign
     for (const struct op *m = mat; m < op; at += m->w->ne[1], m++) {
         const size_t r0 = size_max(r.from, at) - at, r1 = size_min(r.to, at + m->w->ne[1]) - size_min(at, r.to);
         product(b, w, m, buf, x, n, r0, r1);
-        if (runs) lora_add(b, w, runs, mat, (uint32_t)(m - mat), r0, r1);
+        if (adapted) lora_add(b, w, adapted, mat, (uint32_t)(m - mat), r0, r1);
     }
     if (last && r.from < r.to) {
         const float *p = value_rows(b, last->src[0], NULL), *q = value_rows(b, last->src[1], NULL);

@@ -145,6 +145,8 @@ static int find_loras(const struct command *c, const struct serve_args *args, st
 {
     const int exit_code = compute_loras(c, &args->compute, a, &s->loras, &s->n_loras);
     if (exit_code != CLI_OK) return exit_code;
+    if (s->n_loras && s->info.embeds_only)
+        return cli_usage(c, "--lora is for models that write, and %.100s only embeds", s->name);
     s->lora_scales = arena_array(a, size_max(s->n_loras, 1), sizeof *s->lora_scales);
     if (!s->lora_scales) return cli_fail("out of memory");
     for (size_t i = 0; i < s->n_loras; i++) s->lora_scales[i] = args->lora_off ? 0 : s->loras[i].scale;
