@@ -34,6 +34,7 @@ static int put_byte(struct detok *d, unsigned char b, struct buf *out)
         d->any = true;
         if (d->t->strip_space && b == ' ') return 0;
     }
+    if (d->raw) return buf_c(out, (char)b);
     for (;;) {
         d->held[d->n_held++] = b;
         enum held state = held_state(d->held, d->n_held);
@@ -125,4 +126,15 @@ int detok_end(struct detok *d, struct buf *out, struct err *e)
     if (d->n_held == 0) return 0;
     d->n_held = 0;
     return done(buf_z(out, replacement), out, e);
+}
+
+int tok_bytes(const struct tok *t, int32_t id, struct buf *out, struct err *e)
+{
+    struct detok d = {.t = t, .any = true, .raw = true};
+    return detok_put(&d, id, out, e);
+}
+
+bool tok_strips_space(const struct tok *t)
+{
+    return t->strip_space;
 }

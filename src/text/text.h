@@ -37,6 +37,9 @@ int tok_encode(const struct tok *t, struct str text, unsigned flags, struct ids 
 size_t tok_n_vocab(const struct tok *t);
 /* The entry as stored ("Ġthe", "▁the", "<0x0A>"); n 0 where id is out of range or the id is a hole. */
 struct str tok_entry(const struct tok *t, int32_t id);
+/* Appends the bytes that id stands for in a text; none for control tokens. They need not be whole characters. */
+int tok_bytes(const struct tok *t, int32_t id, struct buf *out, struct err *e);
+bool tok_strips_space(const struct tok *t);           /* a space that begins a text is not shown */
 bool tok_is_special(const struct tok *t, int32_t id); /* control tokens, not shown in text */
 /* An id by its stored text; -1 when there is none. */
 int32_t tok_find(const struct tok *t, struct str entry);
@@ -74,6 +77,7 @@ struct detok {
     const struct tok *t;
     bool show_special; /* print control tokens by name instead of leaving them out */
     bool any;          /* some text was produced (SPM drops one leading space) */
+    bool raw;          /* bytes as they come, whole characters or not */
     unsigned char held[8];
     unsigned n_held;
 };

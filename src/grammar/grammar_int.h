@@ -1,0 +1,172 @@
+/* grammar_int.h: what the files of the room share.
+ *
+ * A grammar is a set of rules, each an automaton of states and edges; an edge takes a byte of a range, or takes nothing, or
+ * takes what another rule takes. So a position in a text is a state and, for each rule that is under way, the state to return
+ * to: a stack. Front ends append to a struct build; build_finish checks and prunes. */
+#ifndef QUERN_GRAMMAR_INT_H
+#define QUERN_GRAMMAR_INT_H
+
+#include "grammar/grammar.h"
+
+#define TEXT_MAX ((size_t)1 << 20) /* bytes of a grammar's text */
+#define STATES_MAX 200000
+#define EDGES_MAX 400000
+#define RULES_MAX 20000
+#define NESTING_MAX 100 /* of groups, and of schemas inside of one another */
+#define REPEAT_MAX 10000
+#define UNBOUNDED UINT32_MAX
+
+#define NONE UINT32_MAX
+
+enum edge_kind { EDGE_BYTES, EDGE_EMPTY, EDGE_CALL };
+struct edge {
+    uint32_t from, to, rule; /* rule: of EDGE_CALL */
+    uint32_t next;           /* of the same state; NONE */
+    uint8_t kind, lo, hi;    /* lo, hi: of EDGE_BYTES, both included */
+};
+enum {
+    STATE_FINAL = 1, /* of its rule */
+    STATE_TAIL = 2,  /* nothing but the end of the rule follows: a call need not return here */
+    STATE_TAKES = 4, /* has edges that take bytes */
+    STATE_WIDE = 8,  /* which are many */
+};
+struct rule {
+    uint32_t entry, final; /* states; final has no edges */
+    const char *name;      /* for messages */
+};
+struct grammar {
+    uint32_t *first; /* [n_states] edge of each state; NONE */
+    uint8_t *flags;  /* [n_states] STATE_ */
+    struct edge *edges;
+    struct rule *rules; /* rule 0 is the root */
+    uint32_t n_states, n_edges, n_rules;
+    /* Bytes that no edge tells apart are one class. */
+    uint8_t class_of[256], class_byte[256]; /* class_byte: [n_classes] one of its bytes */
+    uint32_t n_classes;
+    struct arena arena; /* names */
+};
+
+/* ---- building -------------------------------------------------------------------------------------------- */
+
+/* A grammar under construction. The first failure is kept in rc and e, and later calls do nothing that matters, so that callers
+ * look at rc where they would loop for long or report something else. */
+struct build {
+    struct grammar *g;
+    uint32_t cap_states, cap_edges, cap_rules;
+    unsigned depth; /* of the parser */
+    int rc;
+    struct err *e;
+};
+
+uint32_t build_state(struct build *b);
+void build_empty(struct build *b, uint32_t from, uint32_t to);
+void build_bytes(struct build *b, uint32_t from, uint32_t to, uint8_t lo, uint8_t hi);
+void build_call(struct build *b, uint32_t from, uint32_t to, uint32_t rule);
+uint32_t build_rule(struct build *b, struct str name); /* with its two states */
+
+/* The following append to the state `at` and return the state behind what they appended. */
+uint32_t build_text(struct build *b, uint32_t at, struct str s);
+uint32_t build_use(struct build *b, uint32_t at, uint32_t rule);
+
+/* A part that stands alone: its states are those from `from` to the last one made so far. */
+struct part {
+    uint32_t from, to;
+};
+/* From min to max times; max may be UNBOUNDED. */
+uint32_t build_repeat(struct build *b, uint32_t at, struct part p, uint32_t min, uint32_t max);
+
+/* Checks that an end can be reached, that no rule begins with itself, takes out what leads nowhere; build_drop instead after a
+ * failure. */
+int build_finish(struct build *b);
+
+/* ---- sets of characters ------------------------------------------------------------------------------------- */
+
+#define CHARS_MAX 256
+struct chars {
+    struct {
+        uint32_t lo, hi;
+    } r[CHARS_MAX];
+    uint32_t n;
+    bool full; /* there were more */
+};
+#define CHAR_LAST 0x10FFFFu
+void chars_add(struct chars *c, uint32_t lo, uint32_t hi);
+void chars_sort(struct chars *c); /* ascending and apart, without surrogates */
+void chars_invert(struct chars *c);
+/* One character of c in UTF-8; in_json: as it stands in a JSON string, with an escape where it needs one. */
+uint32_t build_chars(struct build *b, uint32_t at, struct chars *c, bool in_json);
+uint32_t build_char(struct build *b, uint32_t at, uint32_t cp, bool in_json);
+
+/* ---- names -------------------------------------------------------------------------------------------------- */
+
+/* From byte strings to numbers. */
+struct names {
+    struct name_slot {
+        struct str key; /* n 0: empty */
+        uint32_t value;
+    } * slots;
+    size_t n, cap;
+    struct arena arena;
+};
+/* Where the value of key is; a new one is NONE. NULL: out of memory. */
+uint32_t *names_at(struct names *t, struct str key);
+void names_fini(struct names *t);
+
+/* ---- front ends: fill b, whose rule 0 is there and empty ------------------------------------------------------ */
+
+void gbnf_build(struct build *b, struct str text);
+void schema_build(struct build *b, struct str text);
+
+/* search: the expression may match anywhere in the text, as a schema's "pattern"; otherwise it matches all of it. where: what
+ * messages begin with. */
+struct regex_options {
+    bool search, in_json;
+    const char *where;
+};
+uint32_t regex_append(struct build *b, uint32_t at, struct str regex, const struct regex_options *o);
+
+/* ---- JSON values -------------------------------------------------------------------------------------------- */
+
+/* Rules that schemas share. VALUE, OBJECT and ARRAY are those of no particular form. */
+enum json_rule {
+    JSON_RULE_SPACE,
+    JSON_RULE_CHARACTER,
+    JSON_RULE_STRING,
+    JSON_RULE_INTEGER,
+    JSON_RULE_NUMBER,
+    JSON_RULE_VALUE,
+    JSON_RULE_OBJECT,
+    JSON_RULE_ARRAY,
+    JSON_RULES
+};
+struct json_parts {
+    struct build *b;
+    uint32_t rules[JSON_RULES]; /* NONE: not made yet */
+};
+void json_parts_init(struct json_parts *p, struct build *b);
+uint32_t json_use(struct json_parts *p, uint32_t at, enum json_rule which);
+/* The quoted string of a key that is none of those in names [n], which are in order and need no escapes, nor has it any. */
+uint32_t json_other_key(struct json_parts *p, uint32_t at, const struct str *names, size_t n);
+
+/* ---- the vocabulary ------------------------------------------------------------------------------------------- */
+
+#define TOKEN_BYTES_MAX 255 /* longer ones are never used */
+
+/* The tree of all tokens' bytes in preorder: what follows node i begins with its children, and behind them comes nodes[next].
+ * The tokens that end at node i are ids[nodes[i].token .. nodes[i + 1].token). */
+struct vocab_node {
+    uint32_t next, token;
+    uint8_t byte, depth; /* depth: bytes from the root, at least 1 */
+};
+struct vocab {
+    struct vocab_node *nodes; /* [n_nodes + 1] */
+    int32_t *ids;             /* [n_tokens] in the order of their bytes */
+    uint32_t *text_at;        /* [n_ids + 1] where the bytes of each id are in text */
+    uint8_t *text;
+    uint64_t *eog; /* [n_words] */
+    uint32_t n_nodes, n_tokens, n_ids, n_words;
+    uint32_t space;   /* the node of " " at the root; NONE */
+    bool strip_space; /* an answer that begins with a space is shown without it */
+};
+
+#endif

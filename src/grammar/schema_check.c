@@ -1,0 +1,161 @@
+/* schema_check: the keywords of JSON Schema, and the form that each one's value must have. A keyword that is not in the table,
+ * or that constrains in a way that cannot be honoured, fails the schema: nothing is left out silently. */
+#include <stdio.h>
+
+#include "grammar/schema_int.h"
+
+static void check_schema(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    schema_check(s, (struct sub){.j = v, .path = schema_path(s, sub.path, key, (struct str){0})});
+}
+
+static void check_list(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    if (v->type != JSON_ARRAY || v->n == 0) {
+        schema_wrong(s, ERR_ARG, sub, key, "expected an array of at least one schema");
+        return;
+    }
+    for (size_t i = 0; i < v->n && s->b->rc == 0; i++) {
+        char number[24];
+        const size_t n = (size_t)snprintf(number, sizeof number, "%zu", i);
+        schema_check(s, (struct sub){.j = &v->v[i], .path = schema_path(s, sub.path, key, (struct str){number, n})});
+    }
+}
+
+static void check_items(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    if (v->type == JSON_ARRAY)
+        check_list(s, sub, key, v);
+    else
+        check_schema(s, sub, key, v);
+}
+
+static void check_map(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    if (v->type != JSON_OBJECT) {
+        schema_wrong(s, ERR_ARG, sub, key, "expected an object of schemas");
+        return;
+    }
+    for (size_t i = 0; i < v->n && s->b->rc == 0; i++)
+        schema_check(s, (struct sub){.j = &v->v[i], .path = schema_path(s, sub.path, key, v->keys[i])});
+}
+
+static void check_type(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    unsigned bits;
+    bool ok = v->type == JSON_STRING && schema_type_name(v->s, &bits);
+    if (v->type == JSON_ARRAY) {
+        ok = v->n > 0;
+        for (size_t i = 0; ok && i < v->n; i++) ok = v->v[i].type == JSON_STRING && schema_type_name(v->v[i].s, &bits);
+    }
+    if (!ok) schema_wrong(s, ERR_ARG, sub, key, "expected the name of a type, or an array of them");
+}
+
+static void check_count(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    const bool ok = (v->type == JSON_INT && v->i >= 0) || (v->type == JSON_REAL && v->f >= 0 && v->f == (double)(int64_t)v->f);
+    if (!ok) schema_wrong(s, ERR_ARG, sub, key, "expected a whole number that is not negative");
+}
+
+static void check_number(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    if (v->type != JSON_INT && v->type != JSON_REAL) schema_wrong(s, ERR_ARG, sub, key, "expected a number");
+}
+
+static void check_string(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    if (v->type != JSON_STRING) schema_wrong(s, ERR_ARG, sub, key, "expected a string");
+}
+
+static void check_strings(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    bool ok = v->type == JSON_ARRAY;
+    for (size_t i = 0; ok && i < v->n; i++) ok = v->v[i].type == JSON_STRING;
+    if (!ok) schema_wrong(s, ERR_ARG, sub, key, "expected an array of strings");
+}
+
+static void check_values(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    if (v->type != JSON_ARRAY || v->n == 0) schema_wrong(s, ERR_ARG, sub, key, "expected an array of at least one value");
+}
+
+/* Without the constraint it says nothing. */
+static void check_false(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    if (v->type != JSON_FALSE) schema_wrong(s, ERR_UNSUPPORTED, sub, key, "this keyword cannot be honoured");
+}
+
+static void check_root(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    check_string(s, sub, key, v);
+    if (strcmp(sub.path, "#") != 0) schema_wrong(s, ERR_UNSUPPORTED, sub, key, "only the whole schema may have this keyword");
+}
+
+static void check_nothing(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    (void)s, (void)sub, (void)key, (void)v;
+}
+
+static const struct {
+    const char *name;
+    void (*check)(struct schema *s, struct sub sub, const char *key, const struct json *v);
+} keywords[] = {
+    {"$ref", check_string},
+    {"$defs", check_map},
+    {"definitions", check_map},
+    {"type", check_type},
+    {"enum", check_values},
+    {"const", check_nothing},
+    {"allOf", check_list},
+    {"anyOf", check_list},
+    {"oneOf", check_list},
+    {"properties", check_map},
+    {"required", check_strings},
+    {"additionalProperties", check_schema},
+    {"items", check_items},
+    {"prefixItems", check_list},
+    {"additionalItems", check_schema},
+    {"minItems", check_count},
+    {"maxItems", check_count},
+    {"uniqueItems", check_false},
+    {"minLength", check_count},
+    {"maxLength", check_count},
+    {"pattern", check_string},
+    {"format", check_string},
+    {"minimum", check_number},
+    {"maximum", check_number},
+    {"exclusiveMinimum", check_number},
+    {"exclusiveMaximum", check_number},
+    /* Annotations. */
+    {"$schema", check_root},
+    {"$id", check_root},
+    {"$comment", check_nothing},
+    {"title", check_nothing},
+    {"description", check_nothing},
+    {"default", check_nothing},
+    {"examples", check_nothing},
+    {"example", check_nothing},
+    {"deprecated", check_nothing},
+    {"readOnly", check_nothing},
+    {"writeOnly", check_nothing},
+    {"discriminator", check_nothing},
+};
+
+void schema_check(struct schema *s, struct sub sub)
+{
+    const struct json *j = sub.j;
+    if (s->b->rc < 0 || j->type == JSON_TRUE || j->type == JSON_FALSE) return;
+    if (j->type != JSON_OBJECT) {
+        schema_wrong(s, ERR_ARG, sub, NULL, "a schema is an object, true or false");
+        return;
+    }
+    for (size_t i = 0; i < j->n && s->b->rc == 0; i++) {
+        size_t k = 0;
+        while (k < COUNT_OF(keywords) && !str_is(j->keys[i], keywords[k].name)) k++;
+        if (k < COUNT_OF(keywords))
+            keywords[k].check(s, sub, keywords[k].name, &j->v[i]);
+        else
+            schema_wrong(s, ERR_UNSUPPORTED, (struct sub){.j = j, .path = schema_path(s, sub.path, NULL, j->keys[i])}, NULL,
+                         "this keyword cannot be honoured");
+    }
+}

@@ -1,0 +1,523 @@
+/* grammar: which texts a grammar, an expression and a schema take; that masks and steps agree; that what cannot be honoured is
+ * refused; limits. The vocabulary is the demo model's. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "grammar/grammar_int.h"
+#include "scratch.h"
+
+#include <cmocka.h>
+
+static struct tok *tok;
+static struct vocab *vocab;
+static int32_t byte_ids[256]; /* the token that is this byte alone */
+
+static int open_vocab(void **state)
+{
+    struct map map;
+    struct gguf *g = NULL;
+    struct err e = {0};
+    size_t n_stops;
+    (void)state;
+    if (vfs_map(SOURCE_ROOT "/share/Llama-Quern-34M-Q8_0.gguf", &map, &e) < 0) fail_msg("%s", e.msg);
+    if (gguf_parse((struct str){(const char *)map.p, map.n}, "demo", false, &g, &e) < 0) fail_msg("%s", e.msg);
+    if (tok_open_gguf(g, &tok, &e) < 0) fail_msg("%s", e.msg);
+    gguf_free(&g);
+    vfs_unmap(&map);
+    const int32_t *stops = tok_stops(tok, &n_stops);
+    if (vocab_new(tok, stops, n_stops, (uint32_t)tok_n_vocab(tok), &vocab, &e) < 0) fail_msg("%s", e.msg);
+    for (uint32_t i = 0; i < vocab->n_ids; i++)
+        if (vocab->text_at[i + 1] - vocab->text_at[i] == 1) byte_ids[vocab->text[vocab->text_at[i]]] = (int32_t)i;
+    return 0;
+}
+
+static int close_vocab(void **state)
+{
+    (void)state;
+    vocab_free(&vocab);
+    tok_close(&tok);
+    return 0;
+}
+
+/* ---- tools ------------------------------------------------------------------------------------------------------------- */
+
+static struct grammar *compile(enum grammar_kind kind, const char *text)
+{
+    struct err e = {0};
+    struct grammar *g = NULL;
+    if (grammar_compile(kind, str_of(text), &g, &e) < 0) fail_msg("%s: %s", text, e.msg);
+    return g;
+}
+
+static struct matcher *follow(const struct grammar *g)
+{
+    struct err e = {0};
+    struct matcher *m = NULL;
+    if (matcher_new(g, vocab, &m, &e) < 0) fail_msg("%s", e.msg);
+    return m;
+}
+
+static bool may_come(struct matcher *m, int32_t id)
+{
+    struct err e = {0};
+    const uint64_t *mask;
+    if (matcher_mask(m, &mask, &e) < 0) fail_msg("%s", e.msg);
+    return mask[id / 64] >> (id % 64) & 1;
+}
+
+/* Whether text, byte by byte, is a whole answer; the mask must tell the same as each step. */
+static bool takes(struct matcher *m, const char *text)
+{
+    for (const char *p = text; *p; p++) {
+        const int32_t id = byte_ids[(unsigned char)*p];
+        const bool allowed = may_come(m, id);
+        assert_int_equal(matcher_accept(m, id, NULL) == 0, allowed);
+        if (!allowed) return false;
+    }
+    return matcher_may_end(m);
+}
+
+struct row {
+    const char *grammar, *good, *bad; /* texts, parted by tabs */
+};
+
+static void check_texts(const struct grammar *g, const struct row *r, const char *texts, bool want)
+{
+    char text[512];
+    for (const char *p = texts; *p;) {
+        const size_t n = strcspn(p, "\t");
+        assert_true(n < sizeof text);
+        memcpy(text, p, n);
+        text[n] = 0;
+        struct matcher *m = follow(g);
+        if (takes(m, text) != want) fail_msg("%s should %s \"%s\"", r->grammar, want ? "take" : "refuse", text);
+        matcher_free(&m);
+        p += n + (p[n] == '\t');
+    }
+}
+
+static void check_rows(enum grammar_kind kind, const struct row *rows, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct grammar *g = compile(kind, rows[i].grammar);
+        check_texts(g, &rows[i], rows[i].good, true);
+        check_texts(g, &rows[i], rows[i].bad, false);
+        grammar_free(&g);
+    }
+}
+
+static void refused(enum grammar_kind kind, struct str text, int code, const char *part)
+{
+    struct err e = {0};
+    struct grammar *g = NULL;
+    const int rc = grammar_compile(kind, text, &g, &e);
+    if (rc != code || !strstr(e.msg, part)) fail_msg("%.*s: %d \"%s\", not \"%s\"", STR_ARG(text), rc, e.msg, part);
+    assert_null(g);
+}
+
+/* ---- texts ------------------------------------------------------------------------------------------------------------- */
+
+static void gbnf_takes_what_it_says(void **state)
+{
+    static const struct row rows[] = {
+        {"root ::= \"yes\" | \"no\"", "yes\tno", "y\tyesno\tmaybe"},
+        {"root ::= [a-c]+ \"x\"?", "a\tabcx", "x\tabxx\td"},
+        {"root ::= [^a-y]{2}", "zz\tz1\t\xC3\xA9\xE2\x82\xAC", "z\tzzz\taz"},
+        {"root ::= (\"ab\" | \"c\"){1,3}", "ab\tcabc", "abababab\tabb"},
+        {"root ::= \"a\"{2,}", "aa\taaaa", "a\tab"},
+        {"root ::= \"a\"{,2} \"b\"", "b\taab", "aaab"},
+        {"root ::= item (\", \" item)* # a list\nitem ::= [0-9]+", "1\t1, 23, 4", "1,\t1,2"},
+        {"root ::=\n  \"a\"\n\nb ::= \"b\"", "a", "b"},
+        {"root ::= (\n \"a\" |\n \"b\" )\n", "a\tb", "c"},
+        {"root ::= \"\\x41\\u00e9\\U0001F600\\n\\\"\"", "A\xC3\xA9\xF0\x9F\x98\x80\n\"", "A"},
+        {"root ::= [\\]\\-x-]+", "]-x", "\\"},
+        {"root ::= . .", "ab\t\xE2\x82\xAC\n", "a\tabc"},
+        {"root ::= \"(\" root \")\" | \"\"", "()\t((()))", "(\t)("},
+        {"root ::= a \"c\"\na ::= \"b\" | ", "bc\tc", "b"},
+        {"root ::= \"a\" root | \"a\"", "a\taaaaaaaa", "b"},
+        {"root ::= [\xC3\xA0-\xC3\xBF]", "\xC3\xA9", "e\t\xC3\x89"},
+    };
+    (void)state;
+    check_rows(GRAMMAR_GBNF, rows, COUNT_OF(rows));
+}
+
+static void regex_takes_what_it_says(void **state)
+{
+    static const struct row rows[] = {
+        {"a|bc", "a\tbc", "abc\tb"},
+        {"^\\d{3}-\\d{4}$", "555-1234", "5555-1234\t555-12345"},
+        {"[\\w.]+@\\w+\\.(?:com|org)", "a.b@c.org", "a@b.net\t@b.com"},
+        {"(?<year>\\d+)[^\\d\\s]*?", "1x\t22", "1 \t1x2"},
+        {"\\u{1F600}\\x41\\u00E9|\\uD83D\\uDE00",
+         "\xF0\x9F\x98\x80"
+         "A\xC3\xA9\t\xF0\x9F\x98\x80",
+         "A"},
+        {"[\\]a\\-z]{2,3}", "]a\t-z-", "bb\t]"},
+        {"a.c",
+         "abc\ta\xE2\x82\xAC"
+         "c",
+         "a\nc"},
+        {"(a{2}b?){2}", "aaaa\taabaab", "aab\taabb"},
+        {"", "", "a"},
+    };
+    (void)state;
+    check_rows(GRAMMAR_REGEX, rows, COUNT_OF(rows));
+}
+
+static void schemas_take_what_they_say(void **state)
+{
+    static const struct row rows[] = {
+        {"{\"type\":\"string\"}", "\"\"\t\"a\xC3\xA9\\n\\u00e9\"", "a\t\"a\t\"\\ud800\"\t\"\\x\"\t\"\n\""},
+        {"{\"type\":\"integer\"}", "0\t-12\t123456789012345", "01\t1.5\t+1\t1234567890123456"},
+        {"{\"type\":\"number\"}", "0\t-0.5\t12.25\t1e5\t1.5E-10", ".5\t1.\t1e\t01"},
+        {"{\"type\":[\"boolean\",\"null\"]}", "true\tfalse\tnull", "0\ttru"},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"type\":\"boolean\"}},\"required\":[\"a\"]"
+         "}",
+         "{\"a\":1}\t{ \"a\": 1,\n  \"b\": true\n}", "{}\t{\"b\":true}\t{\"b\":true,\"a\":1}\t{\"a\":1,}\t{\"a\":1,\"c\":2}"},
+        {"{\"properties\":{\"a\":{},\"b\":{}},\"additionalProperties\":{\"type\":\"integer\"}}",
+         "{}\t{\"b\":[1,{\"x\":null}]}\t{\"a\":1,\"b\":2,\"ab\":3,\"c\":4}\t{\"\":1}", "{\"c\":\"x\"}\t{\"c\":1,\"a\":2}"},
+        {"{\"properties\":{\"ab\":{},\"ac\":{},\"b\\\"\":{}},\"additionalProperties\":true}",
+         "{\"a\":1}\t{\"abc\":1}\t{\"\xC3\xA9\":1}\t{\"b\\\"\":1}", "{\"z\":1,\"ab\":1}\t{\"\\u0061b\":1}"},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":1,\"maxItems\":3}", "[1]\t[1, 2,3]\t[\n 1\n]",
+         "[]\t[1,2,3,4]\t[true]\t[1,]"},
+        {"{\"type\":\"array\",\"prefixItems\":[{\"type\":\"integer\"},{\"type\":\"boolean\"}]}", "[]\t[1]\t[1,true]",
+         "[true]\t[1,true,2]"},
+        {"{\"items\":[{\"const\":1}],\"additionalItems\":{\"const\":2},\"minItems\":2}", "[1,2]\t[1,2,2]", "[1]\t[2,1]"},
+        {"{\"enum\":[\"a\",1,null,{\"x\":[1,2]},1.0]}", "\"a\"\t1\tnull\t{\"x\":[1,2]}", "a\t2"},
+        {"{\"type\":\"integer\",\"enum\":[\"a\",1,2.5]}", "1", "\"a\"\t2.5"},
+        {"{\"const\":\"\xE2\x82\xAC\\n\"}", "\"\xE2\x82\xAC\\n\"", "\"\""},
+        {"{\"anyOf\":[{\"type\":\"integer\"},{\"type\":\"string\",\"maxLength\":2}]}", "12\t\"ab\"\t\"\"", "\"abc\"\ttrue"},
+        {"{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"string\"}]}", "12\t\"ab\"", "true"},
+        {"{\"type\":\"object\",\"oneOf\":[{\"properties\":{\"k\":{\"const\":1}},\"required\":[\"k\"]},{\"properties\":{\"k\":{"
+         "\"const\":2}}}]}",
+         "{\"k\":1}\t{\"k\":2}\t{}", "{\"k\":3}"},
+        {"{\"allOf\":[{\"properties\":{\"a\":{\"type\":\"integer\"}}},{\"properties\":{\"a\":{\"minimum\":3},\"b\":{}},"
+         "\"required\":[\"a\"]}]}",
+         "{\"a\":3}\t{\"a\":17,\"b\":0}", "{\"a\":2}\t{\"b\":0}"},
+        {"{\"$defs\":{\"list\":{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"integer\"},\"next\":{\"$ref\":\"#/$defs/"
+         "list\"}},"
+         "\"required\":[\"v\"]}},\"$ref\":\"#/$defs/list\"}",
+         "{\"v\":1}\t{\"v\":1,\"next\":{\"v\":2,\"next\":{\"v\":3}}}", "{\"v\":1,\"next\":{}}"},
+        {"{\"type\":\"string\",\"pattern\":\"^[a-c]+\\\"$\"}", "\"ab\\\"\"", "\"ab\"\t\"abd\\\"\""},
+        {"{\"type\":\"string\",\"pattern\":\"b+\"}", "\"b\"\t\"abc\"\t\"\\n\\\\b\"", "\"ac\""},
+        {"{\"pattern\":\"^a|b$\"}", "\"ax\"\t\"xb\"", "\"xax\""},
+        {"{\"minLength\":2,\"maxLength\":3}", "\"ab\"\t\"\xC3\xA9\\u00e9\\n\"", "\"a\"\t\"abcd\""},
+        {"{\"format\":\"date\"}", "\"2024-02-28\"\t\"1999-12-31\"", "\"2024-02-30\"\t\"2024-13-01\"\t\"24-01-01\""},
+        {"{\"format\":\"time\"}", "\"23:59:59Z\"\t\"00:00:00.25+01:30\"", "\"24:00:00Z\"\t\"12:00Z\""},
+        {"{\"format\":\"date-time\"}", "\"2024-02-28T01:02:03Z\"", "\"2024-02-28 01:02:03Z\""},
+        {"{\"format\":\"uuid\"}", "\"01234567-89ab-cdef-0123-456789abcdef\"", "\"01234567\""},
+        {"{\"format\":\"ipv4\"}", "\"127.0.0.1\"\t\"255.249.9.10\"", "\"256.0.0.1\"\t\"1.2.3\""},
+        {"{\"type\":\"integer\",\"minimum\":-5,\"maximum\":120}", "-5\t0\t7\t99\t120", "-6\t121\t-0\t05"},
+        {"{\"type\":\"integer\",\"exclusiveMinimum\":9,\"maximum\":1.2e3}", "10\t999\t1200", "9\t1201\t-10"},
+        {"{\"type\":\"integer\",\"minimum\":1.5,\"exclusiveMaximum\":3}", "2", "1\t3"},
+        {"{\"type\":\"integer\",\"maximum\":-10}", "-10\t-999", "-9\t0\t10"},
+        {"{\"type\":\"number\",\"minimum\":0.1,\"maximum\":0.9}", "0.1\t0.10\t0.55\t0.9\t0.900", "0\t0.09\t0.91\t1\t0.9001"},
+        {"{\"type\":\"number\",\"exclusiveMinimum\":-1.5,\"exclusiveMaximum\":2}", "-1.4\t0\t-0.5\t1.999\t1",
+         "-1.5\t2\t2.0\t-1.50"},
+        {"{\"minimum\":1e2}", "100\t100.0\t12345.5", "99.9\t10"},
+        {"true", "1\t\"a\"\t[[{}],{\"a\":[]}]\tnull", "nul"},
+        {"{}", "1\t{}", "}"},
+        {"{\"properties\":{\"a\":{\"properties\":{\"a\":{\"$ref\":\"#\"}}}},\"required\":[]}", "{\"a\":{\"a\":{\"a\":{}}}}",
+         "{\"b\":1}"},
+        {"{\"properties\":{\"a~/b\":{\"const\":1},\"c\":{\"$ref\":\"#/properties/a~0~1b\"}}}", "{\"c\":1}", "{\"c\":2}"},
+        {"{\"type\":\"object\",\"required\":[\"x\"],\"properties\":{\"y\":{}}}", "{\"x\":1}\t{\"y\":1,\"x\":2}", "{\"y\":1}"},
+    };
+    static const struct row json = {"JSON", "{}\t{\"a\":[1,\"b\",null]}", "[]\t1\t{a:1}"};
+    (void)state;
+    check_rows(GRAMMAR_SCHEMA, rows, COUNT_OF(rows));
+    struct grammar *g = compile(GRAMMAR_JSON, "");
+    check_texts(g, &json, json.good, true);
+    check_texts(g, &json, json.bad, false);
+    grammar_free(&g);
+}
+
+/* ---- what is refused ---------------------------------------------------------------------------------------------------- */
+
+static void names_the_place(void **state)
+{
+    static const struct {
+        enum grammar_kind kind;
+        const char *text;
+        int code;
+        const char *message;
+    } rows[] = {
+        {GRAMMAR_GBNF, "", ERR_ARG, "no rule \"root\""},
+        {GRAMMAR_GBNF, "a ::= \"x\"", ERR_ARG, "no rule \"root\""},
+        {GRAMMAR_GBNF, "root ::= x y\nx ::= \"a\"", ERR_ARG, "the rule \"y\" is used"},
+        {GRAMMAR_GBNF, "root ::= \"a\"\nroot ::= \"b\"", ERR_ARG, "line 2, column 1: this rule is defined twice"},
+        {GRAMMAR_GBNF, "root = \"a\"", ERR_ARG, "line 1, column 6: expected ::=, found \"=\""},
+        {GRAMMAR_GBNF, "root ::= \"a", ERR_ARG, "expected \" at the end"},
+        {GRAMMAR_GBNF, "root ::= [a", ERR_ARG, "expected ]"},
+        {GRAMMAR_GBNF, "root ::= (\"a\"", ERR_ARG, "expected )"},
+        {GRAMMAR_GBNF, "root ::= \"a\")", ERR_ARG, "line 1, column 13"},
+        {GRAMMAR_GBNF, "root ::= \"\\q\"", ERR_ARG, "expected an escape"},
+        {GRAMMAR_GBNF, "root ::= \"\\uD800\"", ERR_ARG, "no character"},
+        {GRAMMAR_GBNF, "root ::= [z-a]", ERR_ARG, "backwards"},
+        {GRAMMAR_GBNF, "root ::= \"a\"{3,2}", ERR_ARG, "second number"},
+        {GRAMMAR_GBNF, "root ::= \"a\"{99999999999}", ERR_LIMIT, "more than 10000"},
+        {GRAMMAR_GBNF, "root ::= *", ERR_ARG, "expected an item"},
+        {GRAMMAR_GBNF, "root ::= <think>", ERR_ARG, "found \"<\""},
+        {GRAMMAR_GBNF, "root ::= root \"a\" | \"a\"", ERR_ARG, "the grammar begins with itself"},
+        {GRAMMAR_GBNF, "root ::= a\na ::= \"x\"? b \"y\"\nb ::= a | \"z\"", ERR_ARG, "begins with itself"},
+        {GRAMMAR_GBNF, "root ::= \"a\" root", ERR_ARG, "no finite text satisfies the grammar"},
+        {GRAMMAR_GBNF, "root ::= []", ERR_ARG, "no finite text"},
+        {GRAMMAR_GBNF, "root ::= \"\xFF\"", ERR_ARG, "UTF-8"},
+        {GRAMMAR_REGEX, "a(b", ERR_ARG, "character 4: expected )"},
+        {GRAMMAR_REGEX, "a)b", ERR_ARG, "character 2"},
+        {GRAMMAR_REGEX, "(?=a)", ERR_UNSUPPORTED, "assertions"},
+        {GRAMMAR_REGEX, "(?<!a)b", ERR_UNSUPPORTED, "assertions"},
+        {GRAMMAR_REGEX, "(a)\\1", ERR_UNSUPPORTED, "escape"},
+        {GRAMMAR_REGEX, "\\bfoo", ERR_UNSUPPORTED, "escape"},
+        {GRAMMAR_REGEX, "\\p{L}", ERR_UNSUPPORTED, "escape"},
+        {GRAMMAR_REGEX, "a^b", ERR_UNSUPPORTED, "anchor"},
+        {GRAMMAR_REGEX, "*a", ERR_ARG, "nothing to repeat"},
+        {GRAMMAR_REGEX, "a**", ERR_ARG, "nothing to repeat"},
+        {GRAMMAR_REGEX, "[b-a]", ERR_ARG, "range"},
+        {GRAMMAR_REGEX, "a{2", ERR_ARG, "expected }"},
+        {GRAMMAR_REGEX, "a\\", ERR_UNSUPPORTED, "escape"},
+        {GRAMMAR_SCHEMA, "", ERR_ARG, "schema"},
+        {GRAMMAR_SCHEMA, "{", ERR_ARG, "schema"},
+        {GRAMMAR_SCHEMA, "1", ERR_ARG, "schema, #: a schema is an object"},
+        {GRAMMAR_SCHEMA, "false", ERR_ARG, "no finite text"},
+        {GRAMMAR_SCHEMA, "{\"properties\":{\"a\":{\"type\":\"strin\"}}}", ERR_ARG, "#/properties/a/type"},
+        {GRAMMAR_SCHEMA, "{\"properties\":{\"a/b\":7}}", ERR_ARG, "#/properties/a~1b: a schema is"},
+        {GRAMMAR_SCHEMA, "{\"not\":{}}", ERR_UNSUPPORTED, "#/not"},
+        {GRAMMAR_SCHEMA, "{\"type\":\"array\",\"uniqueItems\":true}", ERR_UNSUPPORTED, "#/uniqueItems"},
+        {GRAMMAR_SCHEMA, "{\"type\":\"number\",\"multipleOf\":2}", ERR_UNSUPPORTED, "#/multipleOf"},
+        {GRAMMAR_SCHEMA, "{\"minLength\":-1}", ERR_ARG, "#/minLength"},
+        {GRAMMAR_SCHEMA, "{\"minimum\":\"1\"}", ERR_ARG, "#/minimum: expected a number"},
+        {GRAMMAR_SCHEMA, "{\"minimum\":1.2345678901234567}", ERR_UNSUPPORTED, "#/minimum"},
+        {GRAMMAR_SCHEMA, "{\"minimum\":2,\"maximum\":1}", ERR_ARG, "no finite text"},
+        {GRAMMAR_SCHEMA, "{\"required\":\"a\"}", ERR_ARG, "#/required"},
+        {GRAMMAR_SCHEMA, "{\"enum\":[]}", ERR_ARG, "#/enum"},
+        {GRAMMAR_SCHEMA, "{\"type\":\"string\",\"enum\":[1]}", ERR_ARG, "no finite text"},
+        {GRAMMAR_SCHEMA, "{\"enum\":[\"a\"],\"pattern\":\"a\"}", ERR_UNSUPPORTED, "#/pattern"},
+        {GRAMMAR_SCHEMA, "{\"pattern\":\"(?=a)\"}", ERR_UNSUPPORTED, "schema, #/pattern, character"},
+        {GRAMMAR_SCHEMA, "{\"pattern\":\"a\",\"maxLength\":3}", ERR_UNSUPPORTED, "#/pattern"},
+        {GRAMMAR_SCHEMA, "{\"format\":\"iri\"}", ERR_UNSUPPORTED, "#/format"},
+        {GRAMMAR_SCHEMA, "{\"$ref\":\"#\"}", ERR_ARG, "refers to itself"},
+        {GRAMMAR_SCHEMA, "{\"$ref\":\"#/$defs/x\"}", ERR_ARG, "#/$ref: there is nothing"},
+        {GRAMMAR_SCHEMA, "{\"$ref\":\"http://x/y\"}", ERR_UNSUPPORTED, "#/$ref"},
+        {GRAMMAR_SCHEMA, "{\"anyOf\":[{\"$ref\":\"#\"}]}", ERR_ARG, "refers to itself"},
+        {GRAMMAR_SCHEMA, "{\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}", ERR_ARG, "no finite text"},
+        {GRAMMAR_SCHEMA, "{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"number\"}]}", ERR_UNSUPPORTED, "#/oneOf"},
+        {GRAMMAR_SCHEMA, "{\"$defs\":{\"x\":{\"if\":{}}}}", ERR_UNSUPPORTED, "#/$defs/x/if"},
+        {GRAMMAR_SCHEMA, "{\"properties\":{\"a\":{\"$id\":\"x\"}}}", ERR_UNSUPPORTED, "#/properties/a/$id"},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(rows); i++) refused(rows[i].kind, str_of(rows[i].text), rows[i].code, rows[i].message);
+}
+
+static void put_times(struct buf *b, const char *z, unsigned n)
+{
+    while (n--) assert_int_equal(buf_z(b, z), 0);
+}
+
+/* None of these may take long, much memory, or a deep stack. */
+static void sizes_have_limits(void **state)
+{
+    struct buf b = {0};
+    (void)state;
+    put_times(&b, "root ::= ", 1);
+    put_times(&b, "(", 60000);
+    refused(GRAMMAR_GBNF, buf_view(&b), ERR_LIMIT, "nested");
+    b.n = 0;
+    put_times(&b, "(", 60000);
+    refused(GRAMMAR_REGEX, buf_view(&b), ERR_LIMIT, "nested");
+    b.n = 0;
+    put_times(&b, "root ::= \"x\"", 1);
+    put_times(&b, " [ab]{9999}", 30);
+    refused(GRAMMAR_GBNF, buf_view(&b), ERR_LIMIT, "too large");
+    b.n = 0;
+    put_times(&b, "root ::= r0\n", 1);
+    for (int i = 0; i < 25000; i++) assert_int_equal(buf_printf(&b, "r%d ::= \"a\" r%d\n", i, i + 1), 0);
+    refused(GRAMMAR_GBNF, buf_view(&b), ERR_LIMIT, "rules");
+    b.n = 0;
+    put_times(&b, "{\"allOf\":[", 40);
+    refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_ARG, "schema");
+    b.n = 0;
+    put_times(&b, "{\"allOf\":[{}", 1);
+    put_times(&b, ",{}", 100);
+    put_times(&b, "]}", 1);
+    refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_LIMIT, "too many schemas");
+    b.n = 0;
+    put_times(&b, "x", (unsigned)TEXT_MAX + 1);
+    refused(GRAMMAR_REGEX, buf_view(&b), ERR_LIMIT, "bytes");
+    buf_fini(&b);
+}
+
+/* ---- masks ------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t random_state = 1;
+
+static uint32_t random_below(uint32_t n)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((random_state >> 33) % n);
+}
+
+/* Each token of the vocabulary: in the mask just where it is accepted. */
+static void check_mask(struct matcher *m)
+{
+    const uint64_t *mask;
+    struct err e = {0};
+    if (matcher_mask(m, &mask, &e) < 0) fail_msg("%s", e.msg);
+    uint64_t *copy = mem_array(vocab->n_words, sizeof *copy);
+    memcpy(copy, mask, vocab->n_words * sizeof *copy);
+    for (uint32_t id = 0; id < vocab->n_ids; id++) {
+        const bool end = vocab->eog[id / 64] >> (id % 64) & 1;
+        const bool accepted = matcher_accept(m, (int32_t)id, NULL) == 0;
+        if (accepted != (bool)(copy[id / 64] >> (id % 64) & 1)) fail_msg("token %u: accepted %d", id, accepted);
+        if (accepted && !end) matcher_back(m, 1);
+    }
+    mem_free(copy);
+}
+
+/* A random token of the mask; -1 where the answer ends. */
+static int32_t random_token(struct matcher *m)
+{
+    const uint64_t *mask;
+    uint32_t n = 0;
+    int32_t picked = -1;
+    struct err e = {0};
+    if (matcher_must_end(m)) return -1;
+    if (matcher_mask(m, &mask, &e) < 0) fail_msg("%s", e.msg);
+    for (uint32_t id = 0; id < vocab->n_ids; id++)
+        if ((mask[id / 64] >> (id % 64) & 1) && !(vocab->eog[id / 64] >> (id % 64) & 1) && random_below(++n) == 0)
+            picked = (int32_t)id;
+    return picked;
+}
+
+static const char *const walked[] = {
+    "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"},\"tags\":{\"type\":\"array\",\"items\":{\"type\":"
+    "\"string\","
+    "\"maxLength\":12}},\"n\":{\"type\":\"number\"}},\"required\":[\"name\",\"tags\"],\"additionalProperties\":{\"type\":"
+    "\"string\"}}",
+    "{}",
+    "{\"type\":\"string\",\"pattern\":\"(ab|[^a])+x\"}",
+};
+
+static void masks_and_steps_agree(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(walked); i++) {
+        struct grammar *g = compile(GRAMMAR_SCHEMA, walked[i]);
+        for (int run = 0; run < 4; run++) {
+            struct matcher *m = follow(g);
+            for (int step = 0; step < 40; step++) {
+                if (step % 4 == run) check_mask(m);
+                const int32_t id = random_token(m);
+                if (id < 0) break;
+                assert_int_equal(matcher_accept(m, id, NULL), 0);
+            }
+            matcher_free(&m);
+        }
+        grammar_free(&g);
+    }
+}
+
+/* Memory runs out many times on the way, and nothing changes by that. */
+static void goes_on_where_memory_runs_out(void **state)
+{
+    static const char deep[] = "root ::= \"(\" ( root [0-9]{0,9} | [a-z] ) \")\"";
+    struct grammar *g = compile(GRAMMAR_GBNF, deep);
+    struct matcher *m = follow(g);
+    (void)state;
+    for (int i = 0; i < 3000; i++) assert_int_equal(matcher_accept(m, byte_ids['('], NULL), 0);
+    assert_int_equal(matcher_accept(m, byte_ids['a'], NULL), 0);
+    for (int i = 0; i < 3000; i++) {
+        if (i % 500 == 0) check_mask(m);
+        assert_false(matcher_may_end(m));
+        assert_int_equal(matcher_accept(m, byte_ids[')'], NULL), 0);
+    }
+    assert_true(matcher_must_end(m));
+    matcher_free(&m);
+    grammar_free(&g);
+
+    g = compile(GRAMMAR_SCHEMA, "{\"type\":\"string\",\"maxLength\":10000}");
+    m = follow(g);
+    assert_int_equal(matcher_accept(m, byte_ids['"'], NULL), 0);
+    for (int i = 0; i < 10000; i++) assert_int_equal(matcher_accept(m, byte_ids['a' + i % 26], NULL), 0);
+    check_mask(m);
+    assert_int_not_equal(matcher_accept(m, byte_ids['a'], NULL), 0);
+    assert_int_equal(matcher_accept(m, byte_ids['"'], NULL), 0);
+    assert_true(matcher_must_end(m));
+    matcher_free(&m);
+    grammar_free(&g);
+}
+
+static void ambiguity_is_an_error_not_a_hang(void **state)
+{
+    struct grammar *g = compile(GRAMMAR_GBNF, "root ::= \"a\" root root root | \"a\" root root | \"a\"");
+    struct matcher *m = follow(g);
+    struct err e = {0};
+    int rc = 0;
+    (void)state;
+    for (int i = 0; i < 100000 && rc == 0; i++) rc = matcher_accept(m, byte_ids['a'], &e);
+    assert_int_equal(rc, ERR_LIMIT);
+    matcher_free(&m);
+    grammar_free(&g);
+}
+
+static void takes_back(void **state)
+{
+    struct grammar *g = compile(GRAMMAR_SCHEMA, "{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}");
+    struct matcher *m = follow(g);
+    (void)state;
+    assert_true(takes(m, "[1,23]"));
+    matcher_back(m, 2);
+    assert_false(matcher_may_end(m));
+    assert_true(takes(m, "4,5]"));
+    assert_int_not_equal(matcher_accept(m, byte_ids[']'], NULL), 0);
+    assert_true(matcher_must_end(m));
+    matcher_free(&m);
+    grammar_free(&g);
+}
+
+/* Every allocation fails once; nothing is lost. */
+static bool fail_nth(void *ctx, enum fault_kind kind)
+{
+    int *left = ctx;
+    return kind == FAULT_ALLOC && (*left)-- == 0;
+}
+
+static void survives_failed_allocations(void **state)
+{
+    const size_t before = mem_stats().current;
+    (void)state;
+    for (int n = 0;; n++) {
+        struct err e = {0};
+        struct grammar *g = NULL;
+        struct matcher *m = NULL;
+        int left = n;
+        fault_set(fail_nth, &left);
+        int rc = grammar_compile(GRAMMAR_SCHEMA, str_of(walked[0]), &g, &e);
+        if (rc == 0) rc = matcher_new(g, vocab, &m, &e);
+        fault_set(NULL, NULL);
+        matcher_free(&m);
+        grammar_free(&g);
+        assert_int_equal(mem_stats().current, before);
+        if (rc == 0) break;
+        assert_int_equal(rc, ERR_NOMEM);
+        assert_true(n < 10000);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gbnf_takes_what_it_says),
+        cmocka_unit_test(regex_takes_what_it_says),
+        cmocka_unit_test(schemas_take_what_they_say),
+        cmocka_unit_test(names_the_place),
+        cmocka_unit_test(sizes_have_limits),
+        cmocka_unit_test(masks_and_steps_agree),
+        cmocka_unit_test(goes_on_where_memory_runs_out),
+        cmocka_unit_test(ambiguity_is_an_error_not_a_hang),
+        cmocka_unit_test(takes_back),
+        cmocka_unit_test(survives_failed_allocations),
+    };
+    return cmocka_run_group_tests(tests, open_vocab, close_vocab);
+}
