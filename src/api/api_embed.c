@@ -116,26 +116,21 @@ static int tokens_of(const quern_model *m, const char *text, unsigned flags, str
     return tok_encode(m->tok, str_of(text), flags, out, e);
 }
 
-/* [CLS] query [SEP] document [SEP], and of RoBERTa's kind <s> query </s></s> document </s>. */
+/* The score of a head that classifies the two texts together. */
 static int score_by_head(quern_embedder *b, const char *query, const char *document, float *score, struct err *e)
 {
     const quern_model *m = b->model;
-    struct ids ids = {0};
-    struct arena a = {0};
-    int rc = tokens_of(m, query, TOK_ADD_SPECIAL, &ids, e);
-    const int32_t separator = ids.n ? ids.p[ids.n - 1] : -1;
-    if (rc == 0 && m->model->hp.arch->features & AFTER_PAD) rc = ids_put(&ids, separator);
-    const size_t first = ids.n;
-    if (rc == 0) rc = tokens_of(m, document, 0, &ids, e);
-    if (rc == 0) rc = ids_put(&ids, separator);
-    uint8_t *types = arena_array(&a, size_max(ids.n, 1), sizeof *types);
-    float *v = arena_array(&a, m->model->hp.n_embd, sizeof *v);
-    if (rc == 0 && (!types || !v)) rc = fail_nomem(e, "a pair", ids.n);
     const bool typed = m->model->type_embd && m->model->type_embd->ne[1] > 1;
-    for (size_t i = first; rc == 0 && i < ids.n; i++) types[i] = typed;
-    if (rc == 0) rc = embed_tokens(b->s, ids.p, types, ids.n, b->pooling, v, e);
+    struct ids ids = {0};
+    struct buf types = {0};
+    struct arena a = {0};
+    float *v = arena_array(&a, m->model->hp.n_embd, sizeof *v);
+    int rc = v ? 0 : fail_nomem(e, "a pair", m->model->hp.n_embd * sizeof *v);
+    if (rc == 0) rc = tok_encode_pair(m->tok, str_of(query), str_of(document), TOK_ADD_SPECIAL, &ids, &types, e);
+    if (rc == 0) rc = embed_tokens(b->s, ids.p, typed ? (const uint8_t *)types.p : NULL, ids.n, b->pooling, v, e);
     if (rc == 0) rc = embed_score(b->s, v, score, e);
     arena_fini(&a);
+    buf_fini(&types);
     ids_fini(&ids);
     return rc;
 }

@@ -333,7 +333,10 @@ static int put_vocabulary(struct gguf_writer *w, const struct files *src, const 
     put_stops(w, hf, t, (int32_t)eos);
     gguf_put_bool(w, "tokenizer.ggml.add_bos_token", x.add_bos);
     gguf_put_bool(w, "tokenizer.ggml.add_eos_token", x.add_eos);
-    if (str_is(str_of(x.model), "llama")) gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", x.add_space_prefix);
+    const bool unigram = str_is(str_of(x.model), "t5");
+    if (unigram || str_is(str_of(x.model), "llama")) gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", x.add_space_prefix);
+    if (unigram) gguf_put_bool(w, "tokenizer.ggml.remove_extra_whitespaces", x.merge_spaces);
+    if (x.charsmap.n) gguf_put_bytes(w, "tokenizer.ggml.precompiled_charsmap", x.charsmap);
     if (hf->chat_template.n) gguf_put_str(w, "tokenizer.chat_template", hf->chat_template);
     return 0;
 }

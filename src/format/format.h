@@ -119,6 +119,7 @@ bool gguf_arr_bool(const struct gguf_kv *kv, uint64_t i, bool *out);
 /* Strings have no fixed size: walk them with a reader that gguf_strs makes; false when kv is no array of strings. */
 bool gguf_strs(const struct gguf_kv *kv, struct reader *out);
 struct str gguf_next_str(struct reader *r);
+bool gguf_bytes(const struct gguf_kv *kv, struct str *out); /* an array of 8-bit integers as it stands; false: another kind */
 
 /* ---- GGUF parsing and writing ----------------------------------------------------------------------- */
 
@@ -144,6 +145,7 @@ int gguf_put_f32(struct gguf_writer *w, const char *key, float v);
 int gguf_put_bool(struct gguf_writer *w, const char *key, bool v);
 int gguf_put_str(struct gguf_writer *w, const char *key, struct str v);
 int gguf_put_strs(struct gguf_writer *w, const char *key, const struct str *v, size_t n);
+int gguf_put_bytes(struct gguf_writer *w, const char *key, struct str v); /* an array of 8-bit integers */
 int gguf_put_i32s(struct gguf_writer *w, const char *key, const int32_t *v, size_t n);
 int gguf_put_bools(struct gguf_writer *w, const char *key, const bool *v, size_t n);
 int gguf_put_f32s(struct gguf_writer *w, const char *key, const float *v, size_t n);

@@ -495,6 +495,13 @@ bool gguf_strs(const struct gguf_kv *kv, struct reader *out)
     return true;
 }
 
+bool gguf_bytes(const struct gguf_kv *kv, struct str *out)
+{
+    if (kv->type != GGUF_ARRAY || (kv->elem != GGUF_U8 && kv->elem != GGUF_I8)) return false;
+    *out = (struct str){(const char *)kv->array, (size_t)kv->array_bytes};
+    return true;
+}
+
 struct str gguf_next_str(struct reader *r)
 {
     return read_str(r);

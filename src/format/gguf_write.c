@@ -160,6 +160,11 @@ static int put_array(struct gguf_writer *w, const char *key, enum gguf_type elem
                                             .array_bytes = n * gguf_type_bytes(elem)});
 }
 
+int gguf_put_bytes(struct gguf_writer *w, const char *key, struct str v)
+{
+    return put_array(w, key, GGUF_U8, v.p, v.n);
+}
+
 int gguf_put_i32s(struct gguf_writer *w, const char *key, const int32_t *v, size_t n)
 {
     return put_array(w, key, GGUF_I32, v, n);

@@ -31,11 +31,6 @@ static int in_alphabet(struct enc *e, struct str word)
     return 0;
 }
 
-static int put(struct enc *e, int32_t id)
-{
-    return ids_put(e->out, id) < 0 ? fail_nomem(e->err, "token ids", e->out->n) : 0;
-}
-
 /* The whole word as one entry; *id -1 where it is none. */
 static int whole_word(struct enc *e, struct str word, int32_t *id)
 {
@@ -49,34 +44,41 @@ static int whole_word(struct enc *e, struct str word, int32_t *id)
     return 0;
 }
 
-static int start_bytes(struct enc *e, struct str word, uint32_t *n)
+/* The entry for a character of the word, with the marks for its place; -1: there is none. */
+static int symbol_at(struct enc *e, struct str word, size_t at, size_t n, int32_t *id)
 {
     const struct tok *t = e->t;
-    TRY(enc_syms(e, word.n));
-    for (size_t i = 0; i < word.n; i++) {
-        int32_t id = t->byte_id[(unsigned char)word.p[i]];
-        if (id < 0) id = t->unk;
-        if (id < 0)
-            return fail(e->err, ERR_UNSUPPORTED, "the vocabulary has no entry for the byte 0x%02X and no unknown token",
-                        (unsigned)(unsigned char)word.p[i]);
-        e->syms[i].v = (uint32_t)id;
+    if (t->word_inside.n == 0 && t->word_end.n == 0) {
+        *id = t->model == MODEL_BYTES ? t->byte_id[(unsigned char)word.p[at]] : tok_normal(t, word.p + at, n);
+        return 0;
     }
-    *n = (uint32_t)word.n;
+    char ch[4];
+    if (t->model == MODEL_BYTES)
+        n = utf8_encode(byte_to_char((unsigned char)word.p[at]), ch);
+    else
+        memcpy(ch, word.p + at, n);
+    e->word.n = 0;
+    int rc = at ? buf_str(&e->word, t->word_inside) : 0;
+    if (rc == 0) rc = buf_put(&e->word, ch, n);
+    if (rc == 0 && at + (t->model == MODEL_BYTES ? 1 : n) == word.n) rc = buf_str(&e->word, t->word_end);
+    if (rc < 0) return fail_nomem(e->err, "word", word.n);
+    *id = tok_normal(t, e->word.p, e->word.n);
     return 0;
 }
 
-/* A character without an entry is its bytes, where the tokenizer says so and all have entries, else the unknown token; one
- * for a row of them where the tokenizer says so. */
-static int start_chars(struct enc *e, struct str word, uint32_t *n)
+/* The symbols that a word starts with: its bytes or its characters. One without an entry is its bytes, where the tokenizer says
+ * so and all have entries, else the unknown token; one for a row of them where the tokenizer says so. */
+static int start(struct enc *e, struct str word, uint32_t *n)
 {
     const struct tok *t = e->t;
     size_t k = 0;
     bool after_unk = false;
     TRY(enc_syms(e, word.n));
     for (size_t i = 0, len; i < word.n; i += len) {
-        uint32_t cp;
-        len = utf8_next(word.p + i, &cp);
-        int32_t id = tok_normal(t, word.p + i, len);
+        uint32_t cp = (unsigned char)word.p[i];
+        int32_t id;
+        len = t->model == MODEL_BYTES ? 1 : utf8_next(word.p + i, &cp);
+        TRY(symbol_at(e, word, i, len, &id));
         bool bytes = id < 0 && t->byte_fallback;
         for (size_t b = 0; b < len && bytes; b++) bytes = t->byte_id[(unsigned char)word.p[i + b]] >= 0;
         if (bytes) {
@@ -84,7 +86,8 @@ static int start_chars(struct enc *e, struct str word, uint32_t *n)
         } else if (id >= 0) {
             e->syms[k++].v = (uint32_t)id;
         } else if (t->unk < 0) {
-            return fail(e->err, ERR_UNSUPPORTED, "the vocabulary has no entry for U+%04X and no unknown token", (unsigned)cp);
+            return fail(e->err, ERR_UNSUPPORTED, "the vocabulary has no entry for %s%02X and no unknown token",
+                        t->model == MODEL_BYTES ? "the byte 0x" : "U+", (unsigned)cp);
         } else if (!(after_unk && t->fuse_unk)) {
             e->syms[k++].v = (uint32_t)t->unk;
         }
@@ -101,10 +104,10 @@ int bpe_word(struct enc *e, struct str word)
     if (e->t->ignore_merges) {
         int32_t id;
         TRY(whole_word(e, word, &id));
-        if (id >= 0) return put(e, id);
+        if (id >= 0) return enc_put(e, id);
     }
-    TRY(e->t->model == MODEL_BYTES ? start_bytes(e, word, &n) : start_chars(e, word, &n));
+    TRY(start(e, word, &n));
     TRY(enc_merge(e, word, n));
-    for (uint32_t i = n ? 0 : SYM_END; i != SYM_END; i = e->syms[i].next) TRY(put(e, (int32_t)e->syms[i].v));
+    for (uint32_t i = n ? 0 : SYM_END; i != SYM_END; i = e->syms[i].next) TRY(enc_put(e, (int32_t)e->syms[i].v));
     return 0;
 }

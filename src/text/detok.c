@@ -75,10 +75,11 @@ static int put_alphabet(struct detok *d, struct str s, struct buf *out)
 
 static int put_spaced(struct detok *d, struct str s, struct buf *out)
 {
+    const struct str mark = d->t->show_mark;
     for (size_t i = 0; i < s.n;) {
-        bool space = s.n - i >= 3 && memcmp(s.p + i, LOWER_BLOCK, 3) == 0;
+        const bool space = str_starts((struct str){s.p + i, s.n - i}, mark);
         TRY(put_byte(d, space ? ' ' : (unsigned char)s.p[i], out));
-        i += space ? 3 : 1;
+        i += space ? mark.n : 1;
     }
     return 0;
 }
@@ -87,25 +88,43 @@ static int put_spaced(struct detok *d, struct str s, struct buf *out)
 static int put_piece(struct detok *d, struct str s, struct buf *out)
 {
     const struct tok *t = d->t;
-    const bool inside = t->piece_first.n ? !str_starts(s, t->piece_first) : str_starts(s, t->piece_inside);
-    const struct str mark = inside ? t->piece_inside : t->piece_first;
+    const bool inside = t->piece_first.n ? !str_starts(s, t->piece_first) : str_starts(s, t->show_mark);
+    const struct str mark = !inside  ? t->piece_first
+                            : d->any ? t->show_mark
+                                     : (struct str){0}; /* the first is shown as it is */
     s = (struct str){s.p + mark.n, s.n - mark.n};
-    const bool close = s.n == 1 && strchr(".,?!", s.p[0]) != NULL;
+    const bool close = t->show_close && s.n == 1 && strchr(".,?!", s.p[0]) != NULL;
     if (!inside && d->any && !close) TRY(put_byte(d, ' ', out));
+    return put_bytes(d, s, out);
+}
+
+static int put_suffixed(struct detok *d, struct str s, struct buf *out)
+{
+    const struct str mark = d->t->show_mark;
+    if (d->space_due) TRY(put_byte(d, ' ', out));
+    d->space_due = str_ends(s, mark);
+    return put_bytes(d, (struct str){s.p, s.n - (d->space_due ? mark.n : 0)}, out);
+}
+
+static int put_joined(struct detok *d, struct str s, struct buf *out)
+{
+    if (d->any) TRY(put_byte(d, ' ', out));
     return put_bytes(d, s, out);
 }
 
 static int put_entry(struct detok *d, int32_t id, struct buf *out)
 {
+    static int (*const puts[])(struct detok * d, struct str s, struct buf * out) = {
+        [SHOW_PLAIN] = put_bytes,  [SHOW_BYTES] = put_alphabet,  [SHOW_SPACED] = put_spaced,
+        [SHOW_PIECES] = put_piece, [SHOW_SUFFIX] = put_suffixed, [SHOW_JOINED] = put_joined,
+    };
     const struct tok *t = d->t;
     struct str s = tok_text(t, (size_t)id);
     int32_t type = t->types[id];
     if (type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_UNUSED) return d->show_special ? put_bytes(d, s, out) : 0;
     if (type == TYPE_USER) return put_bytes(d, s, out);
-    if (t->model == MODEL_BYTES) return put_alphabet(d, s, out);
-    if (t->model == MODEL_PIECES) return put_piece(d, s, out);
-    int b = type == TYPE_BYTE ? tok_byte_name(s) : -1;
-    return b >= 0 ? put_byte(d, (unsigned char)b, out) : put_spaced(d, s, out);
+    const int b = type == TYPE_BYTE ? tok_byte_name(s) : -1;
+    return b >= 0 ? put_byte(d, (unsigned char)b, out) : puts[t->show](d, s, out);
 }
 
 static int done(int rc, const struct buf *out, struct err *e)

@@ -130,13 +130,12 @@ int enc_fallback(struct enc *e, struct str ch)
     const struct tok *t = e->t;
     bool all = true;
     for (size_t i = 0; i < ch.n; i++) all = all && t->byte_id[(unsigned char)ch.p[i]] >= 0;
-    for (size_t i = 0; all && i < ch.n; i++)
-        if (ids_put(e->out, t->byte_id[(unsigned char)ch.p[i]]) < 0) return fail_nomem(e->err, "token ids", e->out->n);
+    for (size_t i = 0; all && i < ch.n; i++) TRY(enc_put(e, t->byte_id[(unsigned char)ch.p[i]]));
     if (all) return 0;
     if (t->unk < 0)
         return fail(e->err, ERR_UNSUPPORTED, "the vocabulary has no entry for '%.*s', none for its bytes and no unknown token",
                     STR_ARG(ch));
-    return ids_put(e->out, t->unk) < 0 ? fail_nomem(e->err, "token ids", e->out->n) : 0;
+    return enc_put(e, t->unk);
 }
 
 /* Words repeat: the last one of each slot is kept with its ids. */
@@ -149,13 +148,16 @@ int enc_word(struct enc *e, struct str word)
         hash = (uint32_t)hash_bytes(t->seed, word.p, word.n);
         line = &e->cache[hash & e->cache_mask];
         if (line->hash == hash && line->n_key == word.n && memcmp(line->key, word.p, word.n) == 0) {
-            for (unsigned i = 0; i < line->n_ids; i++)
-                if (ids_put(e->out, line->ids[i]) < 0) return fail_nomem(e->err, "token ids", e->out->n);
+            for (unsigned i = 0; i < line->n_ids; i++) TRY(enc_put(e, line->ids[i]));
             return 0;
         }
     }
     size_t from = e->out->n;
-    TRY(t->model == MODEL_SCORES ? spm_word(e, word) : t->model == MODEL_PIECES ? wordpiece_word(e, word) : bpe_word(e, word));
+    static int (*const words[])(struct enc * e, struct str word) = {
+        [MODEL_BYTES] = bpe_word,  [MODEL_CHARS] = bpe_word,       [MODEL_PIECES] = wordpiece_word,
+        [MODEL_SCORES] = spm_word, [MODEL_UNIGRAM] = unigram_word,
+    };
+    TRY(words[t->model](e, word));
     size_t n = e->out->n - from;
     if (line && n <= CACHE_IDS_MAX) {
         line->hash = hash;

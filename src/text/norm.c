@@ -1,22 +1,14 @@
-/* Normalizers of tokenizer.json: Prepend, Replace of a fixed string, and the four Unicode forms. A segment goes through all
- * of them, from one buffer into the other. tok_encode is the caller.
- *
- * The Unicode forms take the tables of utf8proc, but order combining marks here: utf8proc_decompose swaps neighbours, which
- * is quadratic in a long run of marks. A piece that is normalized alone starts at an ASCII character that a non-ASCII one
- * follows, or at a non-ASCII one, and ends before the next ASCII character: nothing composes or reorders across that end. */
+/* Normalizers of tokenizer.json and of GGUF files. A segment goes through all of them, from one buffer into the other. Bytes
+ * that are no UTF-8 pass unchanged. encode.c is the caller. */
 #include "text/text_int.h"
 
 #include <utf8proc.h>
 
-static const struct {
-    const char *name;
-    unsigned form;
-    uint32_t stable; /* code points below are left alone, whatever stands beside them (UAX 15: quick check data) */
-} unicode_forms[] = {
-    {"NFC", UTF8PROC_STABLE | UTF8PROC_COMPOSE, 0x300},
-    {"NFD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE, 0xC0},
-    {"NFKC", UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT, 0xA0},
-    {"NFKD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT, 0xA0},
+/* What the functions below need beside their operation. */
+struct norm_run {
+    const struct tok *t;
+    struct regex_run *regex;
+    struct err *e;
 };
 
 bool norm_add(struct tok *t, struct norm_op op)
@@ -28,16 +20,28 @@ bool norm_add(struct tok *t, struct norm_op op)
 
 bool norm_add_unicode(struct tok *t, struct str name)
 {
-    for (size_t i = 0; i < COUNT_OF(unicode_forms); i++)
-        if (str_is(name, unicode_forms[i].name))
-            return norm_add(t, (struct norm_op){.kind = NORM_UNICODE, .form = unicode_forms[i].form});
-    return false;
+    unsigned form;
+    return uform_of(name, &form) && norm_add(t, (struct norm_op){.kind = NORM_UNICODE, .form = form});
 }
 
-/* ---- Replace ---------------------------------------------------------------------------------------------- */
-
-static int replace_all(struct str in, struct str from, struct str to, struct buf *out)
+void norm_fini(struct tok *t)
 {
+    for (unsigned i = 0; i < t->n_norm; i++) pcre2_code_free(t->norm[i].code);
+}
+
+/* ---- fixed strings and expressions ------------------------------------------------------------------------ */
+
+static int run_prepend(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
+{
+    (void)r;
+    TRY(buf_str(out, op->to));
+    return buf_str(out, in);
+}
+
+static int run_replace(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
+{
+    const struct str from = op->from, to = op->to;
+    (void)r;
     size_t done = 0, i = 0;
     while (in.n - i >= from.n) {
         const char *hit = memchr(in.p + i, from.p[0], in.n - i - from.n + 1);
@@ -55,127 +59,147 @@ static int replace_all(struct str in, struct str from, struct str to, struct buf
     return buf_put(out, in.p + done, in.n - done);
 }
 
-/* ---- Unicode forms ---------------------------------------------------------------------------------------- */
-
-/* Code points in work. */
-struct points {
-    int32_t *p, *tmp;
-    size_t n, cap;
-};
-
-static void points_fini(struct points *v)
+/* The length of the valid UTF-8 at the start of s. */
+static size_t valid_part(struct str s)
 {
-    mem_free(v->p);
-    mem_free(v->tmp);
-}
-
-static int points_room(struct points *v, size_t extra)
-{
-    if (v->cap - v->n >= extra) return 0;
-    size_t cap = v->cap * 2 + extra + 64, bytes;
-    if (!size_mul(cap, sizeof *v->p, &bytes)) return ERR_NOMEM;
-    int32_t *p = mem_realloc(v->p, bytes);
-    if (!p) return ERR_NOMEM;
-    v->p = p;
-    p = mem_realloc(v->tmp, bytes);
-    if (!p) return ERR_NOMEM;
-    v->tmp = p;
-    v->cap = cap;
-    return 0;
-}
-
-static unsigned combining_class(int32_t cp)
-{
-    return (unsigned)utf8proc_get_property(cp)->combining_class & 0xFF;
-}
-
-/* Canonical ordering: each run of marks (class not 0) by class, stable. Counting sort: linear however long the run. */
-static void order_marks(struct points *v)
-{
-    for (size_t i = 0; i < v->n;) {
-        if (combining_class(v->p[i]) == 0) {
-            i++;
-            continue;
-        }
-        size_t at[256] = {0}, end = i, sum = i;
-        unsigned c;
-        bool sorted = true;
-        for (unsigned last = 0; end < v->n && (c = combining_class(v->p[end])) != 0; end++, last = c) {
-            at[c]++;
-            sorted = sorted && c >= last;
-        }
-        for (c = 0; c < 256 && !sorted; c++) {
-            size_t count = at[c];
-            at[c] = sum;
-            sum += count;
-        }
-        for (size_t k = i; k < end && !sorted; k++) v->tmp[at[combining_class(v->p[k])]++] = v->p[k];
-        if (!sorted) memcpy(v->p + i, v->tmp + i, (end - i) * sizeof *v->p);
-        i = end;
-    }
-}
-
-static int form_piece(struct points *v, struct str s, unsigned form, struct buf *out)
-{
-    v->n = 0;
-    for (size_t i = 0; i < s.n;) {
-        uint32_t cp;
-        int boundary = 0;
-        i += utf8_next(s.p + i, &cp);
-        TRY(points_room(v, 32)); /* the longest decomposition has 18 */
-        utf8proc_ssize_t k = utf8proc_decompose_char((utf8proc_int32_t)cp, v->p + v->n, 32, (utf8proc_option_t)form, &boundary);
-        if (k < 0 || k > 32) {
-            v->p[v->n] = (int32_t)cp;
-            k = 1;
-        }
-        v->n += (size_t)k;
-    }
-    order_marks(v);
-    utf8proc_ssize_t n = utf8proc_normalize_utf32(v->p, (utf8proc_ssize_t)v->n, (utf8proc_option_t)form);
-    TRY(buf_reserve(out, v->n * 4));
-    for (utf8proc_ssize_t i = 0; i < n; i++) {
-        char enc[4];
-        TRY(buf_put(out, enc, utf8_encode((uint32_t)v->p[i], enc)));
-    }
-    return 0;
-}
-
-/* Length of the piece at s that is normalized alone; *plain: it is left as it is. */
-static size_t form_extent(struct str s, uint32_t stable, bool *plain)
-{
+    uint32_t c;
     size_t i = 0;
-    *plain = true;
-    while (i < s.n && (unsigned char)s.p[i] < 0x80) i++;
-    if (i == s.n) return i;
-    uint32_t cp = 0;
-    if (!utf8_decode((struct str){s.p + i, s.n - i}, &cp)) return i + 1;
-    if (i > 1) return i - 1;
-    while (i < s.n && ((unsigned char)s.p[i] >= 0x80)) {
-        size_t k = utf8_decode((struct str){s.p + i, s.n - i}, &cp);
-        if (k == 0) break;
-        if (cp >= stable) *plain = false;
-        i += k;
-    }
+    for (size_t n; i < s.n && (n = utf8_decode((struct str){s.p + i, s.n - i}, &c)) != 0;) i += n;
     return i;
 }
 
-static int form_all(struct str in, unsigned form, struct buf *out)
+/* An empty match gives one replacement and moves on by a character, as in the Replace of tokenizer.json. */
+static int replace_matches(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
 {
-    uint32_t stable = 0;
-    struct points v = {0};
-    int rc = 0;
-    for (size_t i = 0; i < COUNT_OF(unicode_forms); i++)
-        if (unicode_forms[i].form == form) stable = unicode_forms[i].stable;
-    while (in.n && rc == 0) {
-        bool plain;
-        size_t n = form_extent(in, stable, &plain);
-        struct str piece = {in.p, n};
-        rc = plain ? buf_str(out, piece) : form_piece(&v, piece, form, out);
+    size_t done = 0;
+    for (size_t from = 0, ms, me; from <= in.n;) {
+        uint32_t c;
+        int rc = regex_find(r->regex, op->code, in, from, &ms, &me, r->e);
+        if (rc < 0) return rc;
+        if (rc == 0) break;
+        TRY(buf_put(out, in.p + done, ms - done));
+        TRY(buf_str(out, op->to));
+        done = me;
+        from = me > ms ? me : me < in.n ? me + utf8_next(in.p + me, &c) : in.n + 1;
+    }
+    return buf_put(out, in.p + done, in.n - done);
+}
+
+static int run_regex(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
+{
+    while (in.n) {
+        const size_t n = valid_part(in);
+        TRY(n ? replace_matches(op, (struct str){in.p, n}, r, out) : buf_c(out, in.p[0]));
+        in.p += n ? n : 1;
+        in.n -= n ? n : 1;
+    }
+    return 0;
+}
+
+/* ---- character by character ------------------------------------------------------------------------------- */
+
+static int put_lower(utf8proc_int32_t c, struct buf *out)
+{
+    char text[4];
+    if (c == 0x130) return buf_z(out, "i\xCC\x87"); /* the one capital whose small form is two characters */
+    return buf_put(out, text, utf8_encode((uint32_t)utf8proc_tolower(c), text));
+}
+
+static int lower_char(uint32_t c, struct str s, struct buf *out)
+{
+    (void)s;
+    return c < 0x80 ? buf_c(out, (char)(c - 'A' < 26 ? c + 32 : c)) : put_lower((utf8proc_int32_t)c, out);
+}
+
+static int accent_char(uint32_t c, struct str s, struct buf *out)
+{
+    const utf8proc_category_t k = c < 0x80 ? UTF8PROC_CATEGORY_CN : utf8proc_category((utf8proc_int32_t)c);
+    const bool mark = k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_MC || k == UTF8PROC_CATEGORY_ME;
+    return mark ? 0 : buf_str(out, s);
+}
+
+/* Published with SentencePiece: controls go away, what separates becomes a space. */
+static int nmt_char(uint32_t c, struct str s, struct buf *out)
+{
+    static const struct {
+        uint32_t first, last;
+        bool space;
+    } rows[] = {{0x01, 0x08, false},    {0x09, 0x0A, true},     {0x0B, 0x0B, false},    {0x0C, 0x0D, true},
+                {0x0E, 0x1F, false},    {0x7F, 0x7F, false},    {0x8F, 0x8F, false},    {0x9F, 0x9F, false},
+                {0x1680, 0x1680, true}, {0x200B, 0x200F, true}, {0x2028, 0x2029, true}, {0x2581, 0x2581, true},
+                {0xFEFF, 0xFEFF, true}, {0xFFFD, 0xFFFD, true}};
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
+        if (c >= rows[i].first && c <= rows[i].last) return rows[i].space ? buf_c(out, ' ') : 0;
+    return buf_str(out, s);
+}
+
+static int each_char(struct str in, int (*put)(uint32_t c, struct str s, struct buf *out), struct buf *out)
+{
+    uint32_t c;
+    for (size_t n; in.n; in.p += n, in.n -= n) {
+        n = utf8_decode(in, &c);
+        TRY(n ? put(c, (struct str){in.p, n}, out) : buf_c(out, in.p[0]));
+        if (n == 0) n = 1;
+    }
+    return 0;
+}
+
+static int run_lower(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
+{
+    (void)op, (void)r;
+    return each_char(in, lower_char, out);
+}
+
+static int run_accents(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
+{
+    (void)op, (void)r;
+    return each_char(in, accent_char, out);
+}
+
+static int run_nmt(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
+{
+    (void)op, (void)r;
+    return each_char(in, nmt_char, out);
+}
+
+static int run_bytes(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
+{
+    char text[4];
+    (void)op, (void)r;
+    for (size_t i = 0; i < in.n; i++) TRY(buf_put(out, text, utf8_encode(byte_to_char((unsigned char)in.p[i]), text)));
+    return 0;
+}
+
+/* ---- spaces ----------------------------------------------------------------------------------------------- */
+
+static int run_strip(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
+{
+    uint32_t c;
+    (void)r;
+    for (size_t n; op->form & STRIP_LEFT && in.n && (n = utf8_decode(in, &c)) != 0 && uclass_of(c) == U_SPACE;) {
         in.p += n;
         in.n -= n;
     }
-    points_fini(&v);
-    return rc;
+    for (size_t start; op->form & STRIP_RIGHT && in.n; in.n = start) {
+        start = utf8_before(in, in.n, &c);
+        if (uclass_of(c) != U_SPACE) break;
+    }
+    return buf_str(out, in);
+}
+
+static int run_spaces(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
+{
+    const bool merge = op->form & SPACES_MERGE;
+    bool prefix = op->form & SPACES_PREFIX, in_word = false;
+    (void)r;
+    for (size_t i = 0; i < in.n; i++) {
+        const bool space = in.p[i] == ' ';
+        if (space ? !merge : !in_word && (merge || prefix)) TRY(buf_z(out, LOWER_BLOCK));
+        if (!space) TRY(buf_c(out, in.p[i]));
+        prefix = prefix && space;
+        in_word = !space;
+    }
+    return 0;
 }
 
 /* ---- BERT ---------------------------------------------------------------------------------------------------- */
@@ -202,8 +226,7 @@ static int put_char(struct buf *out, utf8proc_int32_t c, unsigned what)
 {
     char text[4];
     if (what & BERT_ACCENTS && utf8proc_category(c) == UTF8PROC_CATEGORY_MN) return 0;
-    if (what & BERT_LOWER) c = utf8proc_tolower(c);
-    return buf_put(out, text, utf8_encode((uint32_t)c, text));
+    return what & BERT_LOWER ? put_lower(c, out) : buf_put(out, text, utf8_encode((uint32_t)c, text));
 }
 
 static int bert_char(uint32_t c, unsigned what, struct buf *out)
@@ -225,12 +248,13 @@ static int bert_char(uint32_t c, unsigned what, struct buf *out)
 }
 
 /* Bytes that are no UTF-8 pass unchanged. */
-static int bert_all(struct str in, unsigned what, struct buf *out)
+static int run_bert(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
 {
     uint32_t c;
+    (void)r;
     for (size_t n; in.n; in.p += n, in.n -= n) {
         n = utf8_decode(in, &c);
-        TRY(n ? bert_char(c, what, out) : buf_c(out, in.p[0]));
+        TRY(n ? bert_char(c, op->form, out) : buf_c(out, in.p[0]));
         if (n == 0) n = 1;
     }
     return 0;
@@ -238,28 +262,33 @@ static int bert_all(struct str in, unsigned what, struct buf *out)
 
 /* ---- all of them ------------------------------------------------------------------------------------------ */
 
-int norm_run(const struct tok *t, struct str in, struct buf bufs[2], struct str *out, struct err *e)
+static int run_unicode(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
 {
+    (void)r;
+    return uform_run(in, op->form, out);
+}
+
+static int run_charsmap(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
+{
+    return charsmap_run(&r->t->charsmap, in, op->form != 0, out);
+}
+
+int norm_run(const struct tok *t, struct str in, struct regex_run *regex, struct buf bufs[2], struct str *out, struct err *e)
+{
+    static int (*const runs[])(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out) = {
+        [NORM_PREPEND] = run_prepend, [NORM_REPLACE] = run_replace, [NORM_REGEX] = run_regex,
+        [NORM_UNICODE] = run_unicode, [NORM_BERT] = run_bert,       [NORM_LOWER] = run_lower,
+        [NORM_ACCENTS] = run_accents, [NORM_STRIP] = run_strip,     [NORM_CHARSMAP] = run_charsmap,
+        [NORM_NMT] = run_nmt,         [NORM_BYTES] = run_bytes,     [NORM_SPACES] = run_spaces,
+    };
+    struct err why = {0};
+    struct norm_run r = {t, regex, &why};
     for (unsigned i = 0; i < t->n_norm && in.n; i++) {
         const struct norm_op *op = &t->norm[i];
         struct buf *b = &bufs[i & 1];
-        int rc = 0;
         b->n = 0;
-        switch (op->kind) {
-        case NORM_PREPEND:
-            rc = buf_str(b, op->to);
-            if (rc == 0) rc = buf_str(b, in);
-            break;
-        case NORM_REPLACE:
-            rc = replace_all(in, op->from, op->to, b);
-            break;
-        case NORM_UNICODE:
-            rc = form_all(in, op->form, b);
-            break;
-        case NORM_BERT:
-            rc = bert_all(in, op->form, b);
-            break;
-        }
+        const int rc = runs[op->kind](op, in, &r, b);
+        if (rc < 0 && *why.msg) return fail(e, rc, "normalizer: %s", why.msg);
         if (rc == ERR_LIMIT) return fail(e, rc, "the normalizer makes the text longer than %zu bytes", b->limit);
         if (rc < 0) return fail_nomem(e, "normalized text", in.n);
         in = buf_view(b);

@@ -17,7 +17,7 @@ uint32_t spm_rank(const struct tok *t, const char *p, size_t n)
 {
     if (n > t->max_bytes) return RANK_NONE;
     int32_t id = tok_normal(t, p, n);
-    return id < 0 ? RANK_NONE : rank_of_score(t->scores[id]);
+    return id < 0 ? RANK_NONE : rank_of_score((float)t->scores[id]);
 }
 
 int spm_word(struct enc *e, struct str word)
@@ -35,8 +35,8 @@ int spm_word(struct enc *e, struct str word)
         int32_t id = tok_normal(e->t, s.p, s.n);
         if (id < 0)
             TRY(enc_fallback(e, s));
-        else if (ids_put(e->out, id) < 0)
-            return fail_nomem(e->err, "token ids", e->out->n);
+        else
+            TRY(enc_put(e, id));
     }
     return 0;
 }

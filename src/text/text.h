@@ -34,6 +34,11 @@ enum {
 /* Appends the ids of text. Invalid UTF-8 is encoded as its bytes (or U+FFFD where the vocabulary has no bytes). */
 int tok_encode(const struct tok *t, struct str text, unsigned flags, struct ids *out, struct err *e);
 
+/* Appends the ids of two texts as the tokenizer puts them together ([CLS] a [SEP] b [SEP] and the like, with TOK_ADD_SPECIAL),
+ * and to types a byte for each id: the segment it belongs to, 0 or 1. */
+int tok_encode_pair(const struct tok *t, struct str a, struct str b, unsigned flags, struct ids *out, struct buf *types,
+                    struct err *e);
+
 size_t tok_n_vocab(const struct tok *t);
 /* The entry as stored ("Ġthe", "▁the", "<0x0A>"); n 0 where id is out of range or the id is a hole. */
 struct str tok_entry(const struct tok *t, int32_t id);
@@ -50,13 +55,13 @@ int32_t tok_eos(const struct tok *t);
 bool tok_adds_bos(const struct tok *t);
 /* Ids that end a turn or the text: eos, eot, eom and what their names mark as such. Borrowed. */
 const int32_t *tok_stops(const struct tok *t, size_t *n);
-const char *tok_kind(const struct tok *t);         /* "bpe", "spm" */
+const char *tok_kind(const struct tok *t);         /* "bpe", "spm", "unigram", "wordpiece" */
 const char *tok_pre(const struct tok *t);          /* name of the pre-tokenizer, "llama-bpe", "gpt-2", ... */
 struct str tok_chat_template(const struct tok *t); /* of a GGUF file or tokenizer_config; n 0 where there is none */
 
 /* What convert writes as tokenizer.ggml.* : the vocabulary as arrays, borrowed from t. */
 struct tok_export {
-    const char *model; /* "gpt2", "llama" */
+    const char *model; /* "gpt2", "llama", "bert", "t5" */
     const char *pre;   /* "llama-bpe", "gpt-2", ..., NULL for llama */
     size_t n;
     const struct str *tokens;
@@ -66,6 +71,8 @@ struct tok_export {
     const struct str *merges;   /* "a b" */
     int32_t bos, eos, unk, pad; /* -1: none */
     bool add_bos, add_eos, add_space_prefix;
+    bool merge_spaces;   /* t5: tokenizer.ggml.remove_extra_whitespaces */
+    struct str charsmap; /* t5: tokenizer.ggml.precompiled_charsmap, n 0: none */
 };
 int tok_export(const struct tok *t, struct arena *a, struct tok_export *out, struct err *e);
 
@@ -78,6 +85,7 @@ struct detok {
     bool show_special; /* print control tokens by name instead of leaving them out */
     bool any;          /* some text was produced (SPM drops one leading space) */
     bool raw;          /* bytes as they come, whole characters or not */
+    bool space_due;    /* a word ended; a space follows if more does */
     unsigned char held[8];
     unsigned n_held;
 };

@@ -22,8 +22,10 @@
 
 enum uclass { U_OTHER, U_LETTER, U_NUMBER, U_SPACE }; /* \p{L}, \p{N}, White_Space; no code point is in two of them */
 enum uclass uclass_of(uint32_t cp);
-bool uclass_is_word(uint32_t cp);  /* \w: letters, marks, decimal digits, connectors */
+bool uclass_is_word(uint32_t cp);  /* \w: letters, marks, digits, connectors, joiners */
 bool uclass_is_punct(uint32_t cp); /* \p{P} and all ASCII punctuation */
+/* Start of the character that ends at end > 0; bytes that are no UTF-8 count one by one, as U+FFFD. */
+size_t utf8_before(struct str s, size_t end, uint32_t *cp);
 
 /* One character of text that is known to be valid UTF-8; returns its length. */
 static inline size_t utf8_next(const char *p, uint32_t *cp)
@@ -50,30 +52,86 @@ static inline size_t utf8_next(const char *p, uint32_t *cp)
 uint32_t byte_to_char(unsigned char b);
 int char_to_byte(uint32_t cp); /* -1 where cp is not in the alphabet */
 
+/* ---- regular expressions -------------------------------------------------------------------------------------- */
+
+int regex_compile(struct str regex, pcre2_code **out, struct err *e); /* pcre2_code_free */
+
+/* What one encoding needs to match; only text_bytes is set before the first match. */
+struct regex_run {
+    size_t text_bytes; /* of the whole text: the steps that a match may take grow with it */
+    pcre2_general_context *gctx;
+    pcre2_match_context *mctx;
+    pcre2_match_data *md;
+    pcre2_jit_stack *jit;
+};
+/* Sets [*ms, *me) to the first match in text (valid UTF-8) at or after from and returns 1; 0: no match; negative: failed. */
+int regex_find(struct regex_run *r, const pcre2_code *code, struct str text, size_t from, size_t *ms, size_t *me,
+               struct err *e);
+void regex_run_fini(struct regex_run *r);
+
 /* ---- normalizers ------------------------------------------------------------------------------------------- */
 
-enum norm_kind { NORM_PREPEND, NORM_REPLACE, NORM_UNICODE, NORM_BERT };
-enum { BERT_CLEAN = 1, BERT_CHINESE = 2, BERT_ACCENTS = 4, BERT_LOWER = 8 }; /* what BertNormalizer does, in this order */
+enum norm_kind {
+    NORM_PREPEND,  /* to goes in front */
+    NORM_REPLACE,  /* from (not empty) becomes to */
+    NORM_REGEX,    /* matches of code become to */
+    NORM_UNICODE,  /* form: options of utf8proc */
+    NORM_BERT,     /* form: what BertNormalizer does */
+    NORM_LOWER,    /* each character by itself */
+    NORM_ACCENTS,  /* marks go away */
+    NORM_STRIP,    /* white space goes away at the ends; form: STRIP_ */
+    NORM_CHARSMAP, /* SentencePiece's table of characters; form: whether as tokenizer.json has it, by graphemes */
+    NORM_NMT,      /* SentencePiece's rules for control characters and white space */
+    NORM_BYTES,    /* bytes become characters of the byte alphabet */
+    NORM_SPACES,   /* SentencePiece's treatment of spaces in GGUF files; form: SPACES_ */
+};
+enum { BERT_CLEAN = 1, BERT_CHINESE = 2, BERT_ACCENTS = 4, BERT_LOWER = 8 }; /* in this order */
+enum { STRIP_LEFT = 1, STRIP_RIGHT = 2 };
+enum { SPACES_PREFIX = 1, SPACES_MERGE = 2 }; /* one in front of the first word; one in front of each, none elsewhere */
 struct norm_op {
     enum norm_kind kind;
-    struct str from, to; /* PREPEND: to; REPLACE: from (not empty) becomes to */
-    unsigned form;       /* UNICODE: options of utf8proc; BERT: what is done */
+    struct str from, to; /* REGEX: from is the expression */
+    unsigned form;
+    pcre2_code *code; /* owned */
 };
-#define NORM_MAX 8
+#define NORM_MAX 16
 
 /* Adds one of "NFC", "NFD", "NFKC", "NFKD"; false where name is another one. */
 bool norm_add_unicode(struct tok *t, struct str name);
 bool norm_add(struct tok *t, struct norm_op op); /* false when full */
 /* Runs all of t's normalizers. *out is in itself or in one of the buffers. Bytes that are no UTF-8 pass unchanged. */
-int norm_run(const struct tok *t, struct str in, struct buf bufs[2], struct str *out, struct err *e);
+int norm_run(const struct tok *t, struct str in, struct regex_run *r, struct buf bufs[2], struct str *out, struct err *e);
+void norm_fini(struct tok *t);
+
+/* SentencePiece's precompiled_charsmap: a double-array trie over byte strings, and the texts that they become. */
+struct charsmap {
+    struct str blob;   /* as in the file, in t's arena */
+    struct str units;  /* of the trie, 4 bytes each */
+    struct str texts;  /* each ends with a NUL */
+    uint64_t plain[2]; /* bit c: the ASCII character c stays */
+};
+bool uform_of(struct str name, unsigned *form);
+int uform_run(struct str in, unsigned form, struct buf *out);
+
+int charsmap_open(struct tok *t, struct str blob, struct err *e); /* copies it into t */
+int charsmap_run(const struct charsmap *m, struct str in, bool graphemes, struct buf *out);
 
 /* ---- pre-tokenizer ------------------------------------------------------------------------------------------- */
 
-enum pre_find { FIND_GPT, FIND_CLASS, FIND_LITERAL, FIND_REGEX };
+enum pre_find { FIND_GPT, FIND_CLASS, FIND_WORDS, FIND_LITERAL, FIND_REGEX };
 enum pre_behavior { PRE_ISOLATED, PRE_REMOVED, PRE_ONLY_MATCHES, PRE_WITH_PREVIOUS, PRE_WITH_NEXT, PRE_CONTIGUOUS };
 enum pre_class { CLASS_NUMBER, CLASS_PUNCT, CLASS_SPACE };
 
-/* The family of patterns that GPT-2 began, see pretok.c. */
+/* The expressions that pretok.c has a scanner for. */
+#define RE_GPT2_HEAD "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"
+#define RE_GPT2 RE_GPT2_HEAD "|\\s+"
+#define RE_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define RE_LLAMA3 "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}" RE_TAIL
+#define RE_QWEN2 "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" RE_TAIL
+#define RE_NUMBER "\\p{N}"
+#define RE_NUMBERS "\\p{N}+"
+
+/* The family of patterns that GPT-2 began. */
 struct gpt_pattern {
     bool icase;      /* 's 't ... in any case */
     bool any_lead;   /* a word may begin with any one character that is no letter, digit or line end; else with one space */
@@ -103,7 +161,6 @@ struct pre_op {
 /* All take the text of an expression as it is in tokenizer.json; strings are copied into t's arena. */
 int pre_add_regex(struct tok *t, struct str regex, enum pre_behavior behavior, struct err *e);
 int pre_add(struct tok *t, struct pre_op op, struct err *e);
-struct str pre_gpt2_regex(void); /* what ByteLevel cuts with */
 /* Sets t up as tokenizer.ggml.pre asks: stages, ignore_merges, normalizer, and whether BOS is the default. */
 int pre_add_named(struct tok *t, struct str name, bool *add_bos, struct err *e);
 /* The name for tokenizer.ggml.pre that gives t's stages; NULL where there is none. */
@@ -124,12 +181,9 @@ struct pre_run {
     unsigned at;
     bool pending; /* no stages: the piece itself is the word */
     struct pre_stage st[PRE_MAX];
-    pcre2_general_context *gctx;
-    pcre2_match_context *mctx;
-    pcre2_match_data *md;
-    pcre2_jit_stack *jit;
+    struct regex_run regex;
 };
-int pre_run_init(struct pre_run *r, const struct tok *t, size_t text_bytes, struct err *e);
+void pre_run_init(struct pre_run *r, const struct tok *t, size_t text_bytes);
 void pre_run_fini(struct pre_run *r);
 /* piece must be valid UTF-8 and stay where it is until the last word of it was taken. */
 void pre_start(struct pre_run *r, struct str piece, bool first, bool resumed);
@@ -139,10 +193,11 @@ int pre_next(struct pre_run *r, struct str *word, struct err *e); /* 1: a word; 
 
 /* How words become ids. */
 enum tok_model {
-    MODEL_BYTES,  /* merges by rank over the bytes of a word, written in the byte alphabet */
-    MODEL_CHARS,  /* merges by rank over characters */
-    MODEL_PIECES, /* the longest entries from the left */
-    MODEL_SCORES, /* neighbours whose concatenation is an entry are joined, best score first */
+    MODEL_BYTES,   /* merges by rank over the bytes of a word, written in the byte alphabet */
+    MODEL_CHARS,   /* merges by rank over characters */
+    MODEL_PIECES,  /* the longest entries from the left */
+    MODEL_SCORES,  /* neighbours whose concatenation is an entry are joined, best score first */
+    MODEL_UNIGRAM, /* the entries whose scores add up to the most */
 };
 
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE_BYTE }; /* ggml's token types */
@@ -153,6 +208,21 @@ struct tok_span {
 struct tok_merge {
     int32_t left, right, id;
 };
+
+/* All entries that may become part of a word, see trie.c. */
+struct trie {
+    uint32_t *first;
+    int32_t *id; /* -1: no entry ends here */
+    uint8_t *label;
+    uint32_t root[256]; /* children of node 0 by byte; 0: none */
+};
+/* The child of v by byte c; 0: none. */
+static inline uint32_t trie_step(const struct trie *tree, uint32_t v, unsigned char c)
+{
+    for (uint32_t k = tree->first[v], end = tree->first[v + 1]; k < end; k++)
+        if (tree->label[k] >= c) return tree->label[k] == c ? k : 0;
+    return 0;
+}
 
 /* A token that is cut out of the text before anything else looks at it. */
 struct tok_added {
@@ -170,6 +240,29 @@ struct tok_added_set {
     uint32_t first[257]; /* v[first[b]] .. v[first[b + 1] - 1] start with byte b */
 };
 
+/* A token found in a text: it takes [from, to). */
+struct added_hit {
+    size_t from, to;
+    int32_t id;
+};
+
+/* How the detokenizer shows entries. */
+enum tok_show {
+    SHOW_PLAIN,  /* as they are */
+    SHOW_BYTES,  /* in the byte alphabet */
+    SHOW_SPACED, /* with a mark for spaces */
+    SHOW_PIECES, /* parted by spaces, but for those that continue a word by their mark */
+    SHOW_SUFFIX, /* with a mark for the end of a word, which is a space where more follows */
+    SHOW_JOINED, /* parted by spaces */
+};
+
+/* A part of the template for two texts. */
+enum { PAIR_A = -1, PAIR_B = -2 };
+struct pair_item {
+    int32_t id; /* or PAIR_A, PAIR_B */
+    uint8_t type;
+};
+#define PAIR_MAX 16
 #define EDGE_MAX 8
 #define STOPS_MAX 32
 
@@ -181,7 +274,7 @@ struct tok {
     size_t n;
     struct tok_span *ents;
     int32_t *types;
-    float *scores; /* MODEL_SCORES, else NULL */
+    double *scores; /* MODEL_SCORES, MODEL_UNIGRAM, else NULL */
     char *text;
     size_t text_n, text_cap;
     size_t max_bytes;     /* of the longest normal entry */
@@ -197,10 +290,16 @@ struct tok {
     size_t pair_mask;
     bool ignore_merges; /* a word that is an entry is taken whole */
     bool byte_fallback, fuse_unk;
-    struct str piece_first, piece_inside; /* MODEL_PIECES: marks of entries that begin a word, and that continue one */
+    /* Marks of entries that begin a word (MODEL_PIECES), continue one (MODEL_PIECES, BPE) and end one (BPE). */
+    struct str piece_first, word_inside, word_end;
+    size_t word_chars; /* MODEL_PIECES: longer words are unknown */
+
+    struct trie trie; /* MODEL_UNIGRAM */
+    double unk_score;
 
     struct norm_op norm[NORM_MAX];
     unsigned n_norm;
+    struct charsmap charsmap; /* NORM_CHARSMAP */
     struct pre_op pre[PRE_MAX];
     unsigned n_pre;
     const char *pre_name;          /* NULL: none fits */
@@ -209,8 +308,14 @@ struct tok {
     bool strip_space;              /* the detokenizer's half of that */
 
     int32_t bos, eos, unk, pad;
-    int32_t prefix[EDGE_MAX], suffix[EDGE_MAX]; /* what TOK_ADD_SPECIAL adds */
+    int32_t prefix[EDGE_MAX], suffix[EDGE_MAX]; /* what TOK_ADD_SPECIAL adds to one text */
     unsigned n_prefix, n_suffix;
+    struct pair_item pair[PAIR_MAX]; /* two texts and what TOK_ADD_SPECIAL adds to them; n_pair 0: nothing */
+    unsigned n_pair;
+
+    enum tok_show show;
+    struct str show_mark; /* SPACED: what a space is written as; PIECES, SUFFIX: the mark */
+    bool show_close;      /* PIECES: punctuation belongs to the word before it */
     int32_t stops[STOPS_MAX];
     size_t n_stops;
     struct str chat_template;
@@ -226,12 +331,23 @@ int tok_add_merge(struct tok *t, struct str left, struct str right, struct buf *
 int tok_index_merges(struct tok *t, struct err *e);
 /* v in t's arena; keeps it, sorted. set: index of t->added. */
 int tok_set_added(struct tok *t, unsigned set, struct tok_added *v, size_t n, struct err *e);
+/* The first token of the set in s at or after at. */
+bool added_next(const struct tok_added_set *set, struct str s, size_t at, unsigned flags, struct added_hit *h);
 void tok_add_stop(struct tok *t, int64_t id); /* beside eos and those known by name; out of range: none */
 /* The special ids are set: collects the stops, gives a SentencePiece kind its stage that cuts at spaces. */
 int tok_finish(struct tok *t, struct err *e);
 int tok_dup(struct tok *t, struct str s, struct str *out, struct err *e); /* into t's arena */
-bool tok_edge_add(int32_t *v, unsigned *n, unsigned at, int32_t id);      /* into prefix or suffix; false when full */
-int tok_byte_name(struct str entry);                                      /* the byte of "<0x0A>", else -1 */
+bool tok_edge_has(const int32_t *v, unsigned n, int32_t id);
+bool tok_edge_add(int32_t *v, unsigned *n, unsigned at, int32_t id); /* into prefix or suffix; false when full */
+bool tok_pair_add(struct tok *t, int32_t id, uint8_t type);          /* to the end of the template; false when full */
+void tok_pair_bert(struct tok *t, int32_t cls, int32_t sep);         /* cls A sep B sep */
+void tok_pair_roberta(struct tok *t, int32_t cls, int32_t sep);      /* cls A sep sep B sep */
+/* The small parts of a tokenizer.json: each text is the JSON of one, n 0: there is none. */
+int tok_read_normalizer(struct tok *t, struct str text, struct err *e);
+int tok_read_pre(struct tok *t, struct str text, struct err *e);
+int tok_read_decoder(struct tok *t, struct str text, struct err *e);
+int tok_read_post(struct tok *t, struct str text, struct err *e);
+int tok_byte_name(struct str entry); /* the byte of "<0x0A>", else -1 */
 
 static inline struct str tok_text(const struct tok *t, size_t id)
 {
@@ -295,10 +411,14 @@ struct enc {
     size_t cap_syms;
     uint64_t *heap; /* rank << 32 | index of the left symbol */
     size_t n_heap, cap_heap;
+    double *ring;  /* MODEL_UNIGRAM: see unigram.c */
+    int32_t *ends; /* of each place of the word: the entry that ends there, negative: an unknown character of so many bytes */
+    size_t cap_ends;
     struct cache_line *cache;
     size_t cache_mask;
     struct pre_run pre;
 };
+int enc_put(struct enc *e, int32_t id);                    /* appends an id */
 int enc_word(struct enc *e, struct str word);              /* through the cache; appends the ids */
 int enc_syms(struct enc *e, size_t n);                     /* room for n symbols */
 int enc_merge(struct enc *e, struct str word, uint32_t n); /* syms[0..n) with v set; joins until nothing more can be */
@@ -308,8 +428,12 @@ int bpe_word(struct enc *e, struct str word);
 uint32_t bpe_find(const struct tok *t, uint32_t left, uint32_t right, size_t *slot);
 int spm_word(struct enc *e, struct str word);
 int wordpiece_word(struct enc *e, struct str word);
-int wordpiece_setup(struct tok *t, struct str first, struct str inside, struct err *e);
-uint32_t spm_rank(const struct tok *t, const char *p, size_t n); /* of the entry with this text; RANK_NONE */
+int unigram_word(struct enc *e, struct str word);
+int unigram_index(struct tok *t, struct err *e); /* all entries and their scores are there */
+int trie_build(struct tok *t, struct err *e);
+void trie_fini(struct trie *tree);
+int wordpiece_setup(struct tok *t, struct str first, struct err *e); /* for vocabularies of GGUF files */
+uint32_t spm_rank(const struct tok *t, const char *p, size_t n);     /* of the entry with this text; RANK_NONE */
 /* The ids of a character without an entry: those of its bytes if there are all, else the unknown token. */
 int enc_fallback(struct enc *e, struct str ch);
 

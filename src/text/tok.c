@@ -1,6 +1,6 @@
-/* Tokenizers: the vocabulary with its lookups, the tokens that are cut out of the text first, and tok_encode, which drives a
- * text through the stages (see text_int.h). tok_hf.c and tok_gguf.c build a struct tok with the functions of the first half, in
- * the order in which they stand; after tok_finish nothing changes any more, and every thread may use it. */
+/* Tokenizers: the vocabulary with its lookups, and what others ask of it. tok_hf.c and tok_gguf.c build a struct tok with the
+ * functions of the first half, in the order in which they stand; after tok_finish nothing changes any more, and every thread
+ * may use it. */
 #include "text/text_int.h"
 
 int ids_put(struct ids *v, int32_t id)
@@ -40,6 +40,8 @@ void tok_close(struct tok **tp)
     struct tok *t = *tp;
     if (!t) return;
     pre_fini(t);
+    norm_fini(t);
+    trie_fini(&t->trie);
     mem_free(t->ents);
     mem_free(t->types);
     mem_free(t->scores);
@@ -174,7 +176,9 @@ int tok_add_merge(struct tok *t, struct str left, struct str right, struct buf *
 {
     if (t->n_merges == t->merges_cap) return fail(e, ERR_FORMAT, "merges: more than the %zu counted", t->merges_cap);
     scratch->n = 0;
-    if (buf_str(scratch, left) < 0 || buf_str(scratch, right) < 0) return fail_nomem(e, "merge", left.n + right.n);
+    const size_t mark = t->word_inside.n && str_starts(right, t->word_inside) ? t->word_inside.n : 0;
+    if (buf_str(scratch, left) < 0 || buf_put(scratch, right.p + mark, right.n - mark) < 0)
+        return fail_nomem(e, "merge", left.n + right.n);
     struct str parts[3] = {left, right, buf_view(scratch)};
     int32_t id[3];
     for (size_t i = 0; i < 3; i++) {
@@ -201,135 +205,48 @@ int tok_index_merges(struct tok *t, struct err *e)
     return 0;
 }
 
-/* ---- added tokens ----------------------------------------------------------------------------------------- */
-
-/* Heap sort: in place, n log n whatever the file holds. */
-static void sort_added(struct tok_added *v, size_t n)
-{
-    for (size_t build = n / 2, end = n; end > 1;) {
-        if (build > 0) {
-            build--;
-        } else {
-            struct tok_added top = v[0];
-            v[0] = v[--end];
-            v[end] = top;
-        }
-        struct tok_added x = v[build];
-        size_t at = build;
-        for (size_t kid; (kid = 2 * at + 1) < end; at = kid) {
-            if (kid + 1 < end && str_cmp(v[kid].text, v[kid + 1].text) < 0) kid++;
-            if (str_cmp(x.text, v[kid].text) >= 0) break;
-            v[at] = v[kid];
-        }
-        v[at] = x;
-    }
-}
-
-int tok_set_added(struct tok *t, unsigned set, struct tok_added *v, size_t n, struct err *e)
-{
-    struct tok_added_set *s = &t->added[set];
-    size_t kept = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (v[i].text.n > ADDED_BYTES_MAX)
-            return fail(e, ERR_UNSUPPORTED, "added token %d is %zu bytes long, supported are at most %d", (int)v[i].id,
-                        v[i].text.n, ADDED_BYTES_MAX);
-        if (v[i].text.n) v[kept++] = v[i];
-    }
-    sort_added(v, kept);
-    s->v = v;
-    for (size_t i = 0; i < kept; i++)
-        if (i + 1 == kept || !str_eq(v[i].text, v[i + 1].text)) v[s->n++] = v[i];
-    for (size_t i = 0; i < s->n; i++) s->first[(size_t)(unsigned char)v[i].text.p[0] + 1]++;
-    for (size_t b = 0; b < 256; b++) s->first[b + 1] += s->first[b];
-    return 0;
-}
-
-/* The longest token of the set that s starts with, NULL where there is none: the tokens are sorted, so those that agree
- * with s so far are a range, which each further byte narrows by bisection. */
-static const struct tok_added *longest_added(const struct tok_added_set *set, struct str s, unsigned flags)
-{
-    const struct tok_added *v = set->v, *best = NULL;
-    size_t lo = set->first[(unsigned char)s.p[0]], hi = set->first[(size_t)(unsigned char)s.p[0] + 1];
-    for (size_t d = 1; lo < hi; d++) {
-        if (v[lo].text.n == d) {
-            if (!v[lo].special || (flags & TOK_PARSE_SPECIAL)) best = &v[lo];
-            lo++;
-        }
-        if (d == s.n) break;
-        unsigned char c = (unsigned char)s.p[d];
-        size_t ends[2]; /* first entry with byte d at least c, at least c + 1 */
-        for (unsigned k = 0; k < 2; k++) {
-            size_t a = lo, b = hi;
-            while (a < b) {
-                size_t mid = a + (b - a) / 2;
-                if ((unsigned)(unsigned char)v[mid].text.p[d] < c + k)
-                    a = mid + 1;
-                else
-                    b = mid;
-            }
-            ends[k] = a;
-        }
-        lo = ends[0];
-        hi = ends[1];
-    }
-    return best;
-}
-
-/* Start of the character that ends at end > 0; bytes that are no UTF-8 count one by one. */
-static size_t char_before(struct str s, size_t end, uint32_t *cp)
-{
-    for (size_t n = 1; n <= 4 && n <= end; n++)
-        if (utf8_decode((struct str){s.p + end - n, n}, cp) == n) return end - n;
-    *cp = 0xFFFD;
-    return end - 1;
-}
-
-static size_t skip_space(struct str s, size_t at)
-{
-    uint32_t cp;
-    for (size_t n; at < s.n && (n = utf8_decode((struct str){s.p + at, s.n - at}, &cp)) != 0; at += n)
-        if (uclass_of(cp) != U_SPACE) break;
-    return at;
-}
-
-static bool touches_word(struct str s, size_t from, size_t to)
-{
-    uint32_t cp;
-    if (from > 0) {
-        char_before(s, from, &cp);
-        if (uclass_is_word(cp)) return true;
-    }
-    return to < s.n && utf8_decode((struct str){s.p + to, s.n - to}, &cp) && uclass_is_word(cp);
-}
-
-/* A token found in the text: it takes [from, to). */
-struct hit {
-    size_t from, to;
-    int32_t id;
-};
-
-/* The first token of the set in s at or after at. */
-static bool next_added(const struct tok_added_set *set, struct str s, size_t at, unsigned flags, struct hit *h)
-{
-    if (set->n == 0) return false;
-    for (size_t i = at; i < s.n; i++) {
-        unsigned char b = (unsigned char)s.p[i];
-        if (set->first[b] == set->first[(size_t)b + 1]) continue;
-        const struct tok_added *a = longest_added(set, (struct str){s.p + i, s.n - i}, flags);
-        if (!a || (a->single_word && touches_word(s, i, i + a->text.n))) continue;
-        *h = (struct hit){i, i + a->text.n, a->id};
-        uint32_t cp;
-        for (size_t prev; a->lstrip && h->from > at; h->from = prev) {
-            prev = char_before(s, h->from, &cp);
-            if (prev < at || uclass_of(cp) != U_SPACE) break;
-        }
-        if (a->rstrip) h->to = skip_space(s, h->to);
-        return true;
-    }
-    return false;
-}
-
 /* ---- finishing -------------------------------------------------------------------------------------------- */
+
+bool tok_pair_add(struct tok *t, int32_t id, uint8_t type)
+{
+    if (t->n_pair == PAIR_MAX) return false;
+    t->pair[t->n_pair++] = (struct pair_item){id, type};
+    return true;
+}
+
+static void set_pair(struct tok *t, const struct pair_item *v, unsigned n)
+{
+    memcpy(t->pair, v, n * sizeof *v);
+    t->n_pair = n;
+}
+
+void tok_pair_bert(struct tok *t, int32_t cls, int32_t sep)
+{
+    set_pair(t, (const struct pair_item[]){{cls, 0}, {PAIR_A, 0}, {sep, 0}, {PAIR_B, 1}, {sep, 1}}, 5);
+}
+
+void tok_pair_roberta(struct tok *t, int32_t cls, int32_t sep)
+{
+    set_pair(t, (const struct pair_item[]){{cls, 0}, {PAIR_A, 0}, {sep, 0}, {sep, 0}, {PAIR_B, 0}, {sep, 0}}, 6);
+}
+
+/* Where no template says how two texts go together: as BERT or RoBERTa have it, if both ends of a text are marked; else one
+ * behind the other. */
+static void default_pair(struct tok *t)
+{
+    if (t->n_pair) return;
+    const bool ends = t->n_prefix && t->n_suffix;
+    if (ends && t->model == MODEL_PIECES) {
+        tok_pair_bert(t, t->prefix[0], t->suffix[0]);
+    } else if (ends) {
+        tok_pair_roberta(t, t->prefix[0], t->suffix[0]);
+    } else {
+        for (unsigned i = 0; i < t->n_prefix; i++) tok_pair_add(t, t->prefix[i], 0);
+        tok_pair_add(t, PAIR_A, 0);
+        tok_pair_add(t, PAIR_B, 1);
+        for (unsigned i = 0; i < t->n_suffix; i++) tok_pair_add(t, t->suffix[i], 1);
+    }
+}
 
 bool tok_edge_add(int32_t *v, unsigned *n, unsigned at, int32_t id)
 {
@@ -381,135 +298,13 @@ int tok_finish(struct tok *t, struct err *e)
         int32_t id = tok_find(t, str_of(stop_names[i]));
         if (id >= 0 && is_added_type(t->types[id])) add_stop(t, id);
     }
-    if (t->model == MODEL_BYTES || t->model == MODEL_PIECES || t->n_pre == PRE_MAX || !cuts_at_spaces(t)) return 0;
+    default_pair(t);
+    if (t->model == MODEL_BYTES || t->model == MODEL_PIECES || t->n_pre == PRE_MAX) return 0;
+    const struct pre_op *last = t->n_pre ? &t->pre[t->n_pre - 1] : NULL;
+    if (last && last->behavior == PRE_WITH_NEXT && str_is(last->literal, LOWER_BLOCK)) return 0;
+    if (t->word_end.n || t->word_inside.n || !cuts_at_spaces(t)) return 0;
     return pre_add(
         t, (struct pre_op){.find = FIND_LITERAL, .behavior = PRE_WITH_NEXT, .literal = STR(LOWER_BLOCK), .run = true}, e);
-}
-
-/* ---- encoding --------------------------------------------------------------------------------------------- */
-
-#define TEXT_BYTES_MAX ((size_t)1 << 29)       /* so that offsets in a normalized text fit 32 bits */
-#define NORMALIZED_BYTES_MAX ((size_t)1 << 31) /* a normalizer may make a text longer */
-
-static int put_id(struct enc *e, int32_t id)
-{
-    return ids_put(e->out, id) < 0 ? fail_nomem(e->err, "token ids", e->out->n) : 0;
-}
-
-static int encode_words(struct enc *e, struct str piece, bool first, bool resumed)
-{
-    struct str word;
-    int rc;
-    pre_start(&e->pre, piece, first, resumed);
-    while ((rc = pre_next(&e->pre, &word, e->err)) > 0) TRY(enc_word(e, word));
-    return rc;
-}
-
-static size_t valid_bytes(struct str s)
-{
-    size_t i = 0;
-    while (i < s.n) {
-        uint64_t w;
-        if (s.n - i >= 8 && (memcpy(&w, s.p + i, 8), (w & 0x8080808080808080u) == 0)) {
-            i += 8;
-            continue;
-        }
-        uint32_t cp;
-        size_t n = utf8_decode((struct str){s.p + i, s.n - i}, &cp);
-        if (n == 0) break;
-        i += n;
-    }
-    return i;
-}
-
-/* Bytes that are no UTF-8 part the piece, and are the ids of their bytes, or U+FFFD where the vocabulary has none. */
-static int encode_piece(struct enc *e, struct str piece, bool first)
-{
-    bool resumed = false;
-    while (piece.n) {
-        size_t n = valid_bytes(piece);
-        if (n) {
-            TRY(encode_words(e, (struct str){piece.p, n}, first, resumed));
-        } else {
-            int32_t id = e->t->byte_id[(unsigned char)piece.p[0]];
-            TRY(id >= 0 ? put_id(e, id) : encode_words(e, STR("\xEF\xBF\xBD"), first, resumed));
-            n = 1;
-        }
-        piece.p += n;
-        piece.n -= n;
-        first = false;
-        resumed = true;
-    }
-    return 0;
-}
-
-static int encode_segment(struct enc *e, struct str segment, bool first)
-{
-    struct str s;
-    struct hit h;
-    TRY(norm_run(e->t, segment, e->norm, &s, e->err));
-    for (size_t at = 0; at < s.n; at = h.to) {
-        bool found = next_added(&e->t->added[1], s, at, e->flags, &h);
-        size_t end = found ? h.from : s.n;
-        if (end > at) TRY(encode_piece(e, (struct str){s.p + at, end - at}, first && at == 0));
-        if (!found) break;
-        TRY(put_id(e, h.id));
-    }
-    return 0;
-}
-
-static int encode_text(struct enc *e, struct str text)
-{
-    struct hit h;
-    for (size_t at = 0; at < text.n; at = h.to) {
-        bool found = next_added(&e->t->added[0], text, at, e->flags, &h);
-        size_t end = found ? h.from : text.n;
-        if (end > at) TRY(encode_segment(e, (struct str){text.p + at, end - at}, at == 0));
-        if (!found) break;
-        TRY(put_id(e, h.id));
-    }
-    return 0;
-}
-
-/* The cache pays where words come again: as many lines as a text of this length may fill. */
-static int cache_new(struct enc *e, size_t text_bytes)
-{
-    size_t lines = 64;
-    if (text_bytes < 1024) return 0;
-    while (lines < text_bytes / 16 && lines < 16384) lines *= 2;
-    e->cache = mem_array(lines, sizeof *e->cache);
-    if (!e->cache) return fail_nomem(e->err, "cache of words", lines * sizeof *e->cache);
-    e->cache_mask = lines - 1;
-    return 0;
-}
-
-static int encode_all(struct enc *e, struct str text)
-{
-    const struct tok *t = e->t;
-    TRY(pre_run_init(&e->pre, t, text.n, e->err));
-    TRY(cache_new(e, text.n));
-    for (unsigned i = 0; i < t->n_prefix && (e->flags & TOK_ADD_SPECIAL); i++) TRY(put_id(e, t->prefix[i]));
-    TRY(encode_text(e, text));
-    for (unsigned i = 0; i < t->n_suffix && (e->flags & TOK_ADD_SPECIAL); i++) TRY(put_id(e, t->suffix[i]));
-    return 0;
-}
-
-int tok_encode(const struct tok *t, struct str text, unsigned flags, struct ids *out, struct err *e)
-{
-    size_t before = out->n;
-    if (text.n > TEXT_BYTES_MAX)
-        return fail(e, ERR_LIMIT, "the text has %zu bytes, the tokenizer takes at most %zu at once", text.n, TEXT_BYTES_MAX);
-    struct enc enc = {.t = t, .flags = flags, .out = out, .err = e};
-    enc.norm[0].limit = enc.norm[1].limit = NORMALIZED_BYTES_MAX;
-    int rc = encode_all(&enc, text);
-    if (rc < 0) out->n = before;
-    pre_run_fini(&enc.pre);
-    for (size_t i = 0; i < COUNT_OF(enc.norm); i++) buf_fini(&enc.norm[i]);
-    buf_fini(&enc.word);
-    mem_free(enc.syms);
-    mem_free(enc.heap);
-    mem_free(enc.cache);
-    return rc;
 }
 
 /* ---- what is asked of a tokenizer ------------------------------------------------------------------------- */
@@ -539,7 +334,7 @@ int32_t tok_eos(const struct tok *t)
     return t->eos;
 }
 
-static bool edge_has(const int32_t *v, unsigned n, int32_t id)
+bool tok_edge_has(const int32_t *v, unsigned n, int32_t id)
 {
     for (unsigned i = 0; i < n; i++)
         if (v[i] == id) return true;
@@ -548,7 +343,7 @@ static bool edge_has(const int32_t *v, unsigned n, int32_t id)
 
 bool tok_adds_bos(const struct tok *t)
 {
-    return edge_has(t->prefix, t->n_prefix, t->bos);
+    return tok_edge_has(t->prefix, t->n_prefix, t->bos);
 }
 
 const int32_t *tok_stops(const struct tok *t, size_t *n)
@@ -559,7 +354,12 @@ const int32_t *tok_stops(const struct tok *t, size_t *n)
 
 const char *tok_kind(const struct tok *t)
 {
-    return t->model == MODEL_BYTES ? "bpe" : t->model == MODEL_PIECES ? "wordpiece" : "spm";
+    static const char *const names[] = {[MODEL_BYTES] = "bpe",
+                                        [MODEL_CHARS] = "spm",
+                                        [MODEL_PIECES] = "wordpiece",
+                                        [MODEL_SCORES] = "spm",
+                                        [MODEL_UNIGRAM] = "unigram"};
+    return names[t->model];
 }
 
 const char *tok_pre(const struct tok *t)
@@ -571,126 +371,4 @@ const char *tok_pre(const struct tok *t)
 struct str tok_chat_template(const struct tok *t)
 {
     return t->chat_template;
-}
-
-/* ---- export ----------------------------------------------------------------------------------------------- */
-
-static int export_tokens(const struct tok *t, struct arena *a, struct tok_export *out, struct err *e)
-{
-    struct str *v = arena_array(a, t->n, sizeof *v);
-    if (!v) return fail_nomem(e, "exported vocabulary", t->n * sizeof *v);
-    for (size_t id = 0; id < t->n; id++) {
-        v[id] = tok_text(t, id);
-        if (v[id].n) continue;
-        struct buf name = {0}; /* a hole needs a text of its own */
-        int rc = buf_printf(&name, "[PAD%zu]", id);
-        char *p = rc == 0 ? arena_dup(a, name.p, name.n) : NULL;
-        v[id] = (struct str){p, name.n};
-        buf_fini(&name);
-        if (!p) return fail_nomem(e, "exported vocabulary", 16);
-    }
-    out->tokens = v;
-    return 0;
-}
-
-static int export_merges(const struct tok *t, struct arena *a, struct tok_export *out, struct err *e)
-{
-    struct str *v = arena_array(a, t->n_merges, sizeof *v);
-    size_t bytes = 0, n = 0;
-    for (size_t i = 0; i < t->n_merges; i++) bytes += (size_t)t->ents[t->merges[i].left].n + t->ents[t->merges[i].right].n + 1;
-    char *p = v ? arena_alloc(a, bytes) : NULL;
-    if (!p) return fail_nomem(e, "exported merges", bytes);
-    for (size_t i = 0; i < t->n_merges; i++) {
-        struct str l = tok_text(t, (size_t)t->merges[i].left), r = tok_text(t, (size_t)t->merges[i].right);
-        v[i] = (struct str){p + n, l.n + r.n + 1};
-        memcpy(p + n, l.p, l.n);
-        p[n + l.n] = ' ';
-        memcpy(p + n + l.n + 1, r.p, r.n);
-        n += v[i].n;
-    }
-    out->n_merges = t->n_merges;
-    out->merges = v;
-    return 0;
-}
-
-/* Pieces as GGUF marks them: those that begin a word by U+2581, the others by nothing. */
-static int export_pieces(const struct tok *t, struct arena *a, struct tok_export *out, struct err *e)
-{
-    struct str *v = arena_array(a, t->n, sizeof *v);
-    if (!v) return fail_nomem(e, "exported vocabulary", t->n * sizeof *v);
-    for (size_t id = 0; id < t->n; id++) {
-        struct buf b = {0};
-        struct str s = out->tokens[id];
-        const bool inside = t->piece_inside.n && str_starts(s, t->piece_inside);
-        v[id] = s;
-        if (t->types[id] != TYPE_NORMAL) continue;
-        if (inside) s = (struct str){s.p + t->piece_inside.n, s.n - t->piece_inside.n};
-        int rc = inside || t->piece_first.n ? 0 : buf_z(&b, LOWER_BLOCK);
-        if (rc == 0) rc = buf_str(&b, s);
-        v[id] = (struct str){rc == 0 ? arena_dup(a, b.p, b.n) : NULL, b.n};
-        buf_fini(&b);
-        if (!v[id].p) return fail_nomem(e, "exported vocabulary", s.n);
-    }
-    out->tokens = v;
-    return 0;
-}
-
-/* A SentencePiece vocabulary of a tokenizer.json has merges instead of scores, in the order that falling scores give: the score
- * is the negative rank of the first merge that makes the entry. */
-static int export_scores(const struct tok *t, struct arena *a, struct tok_export *out, struct err *e)
-{
-    out->scores = t->scores;
-    if (t->scores) return 0;
-    float *v = arena_array(a, t->n, sizeof *v);
-    if (!v) return fail_nomem(e, "exported scores", t->n * sizeof *v);
-    for (size_t i = t->n_merges; i-- > 0;) v[t->merges[i].id] = -(float)i;
-    for (size_t id = 0; id < t->n; id++)
-        if (t->types[id] == TYPE_NORMAL && v[id] == 0.0f && !(t->n_merges && t->merges[0].id == (int32_t)id))
-            v[id] = -(float)t->n_merges;
-    out->scores = v;
-    return 0;
-}
-
-/* Whether tokenizer.ggml.model "llama" means the same: a space in front or none, spaces to U+2581, nothing else. */
-static bool is_plain_spm(const struct tok *t)
-{
-    for (unsigned i = 0; i < t->n_norm; i++) {
-        const struct norm_op *op = &t->norm[i];
-        if (op->kind == NORM_UNICODE || !str_is(op->to, LOWER_BLOCK)) return false;
-        if (op->kind == NORM_REPLACE && !str_is(op->from, " ")) return false;
-    }
-    for (unsigned i = 0; i < t->n_pre; i++) {
-        const struct pre_op *op = &t->pre[i];
-        if (op->rewrite ? !str_is(op->space, LOWER_BLOCK) : op->find != FIND_LITERAL) return false;
-    }
-    return true;
-}
-
-int tok_export(const struct tok *t, struct arena *a, struct tok_export *out, struct err *e)
-{
-    bool bytes = t->model == MODEL_BYTES;
-    const bool pieces = t->model == MODEL_PIECES;
-    *out = (struct tok_export){.model = bytes    ? "gpt2"
-                                        : pieces ? "bert"
-                                                 : "llama",
-                               .pre = bytes ? t->pre_name : NULL,
-                               .n = t->n,
-                               .types = t->types,
-                               .bos = t->bos,
-                               .eos = t->eos,
-                               .unk = t->unk,
-                               .pad = t->pad,
-                               .add_bos = tok_adds_bos(t),
-                               .add_eos = edge_has(t->suffix, t->n_suffix, t->eos),
-                               .add_space_prefix = t->add_space_prefix};
-    if (pieces && t->n_prefix && out->bos < 0) out->bos = t->prefix[0];                      /* [CLS] */
-    if (pieces && t->n_suffix && out->eos < 0) out->eos = t->suffix[0], out->add_eos = true; /* [SEP] */
-    if (bytes && !t->pre_name)
-        return fail(e, ERR_UNSUPPORTED, "GGUF has no name for the pre-tokenizer and normalizer of this tokenizer%s%.*s",
-                    t->n_pre ? ": " : "", STR_ARG(t->n_pre ? t->pre[0].regex : (struct str){0}));
-    if (!bytes && !pieces && !is_plain_spm(t))
-        return fail(e, ERR_UNSUPPORTED, "GGUF cannot express the normalizer or pre-tokenizer of this SentencePiece tokenizer");
-    TRY(export_tokens(t, a, out, e));
-    if (pieces) return export_pieces(t, a, out, e);
-    return bytes ? export_merges(t, a, out, e) : export_scores(t, a, out, e);
 }

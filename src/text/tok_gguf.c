@@ -1,7 +1,7 @@
-/* Tokenizers of GGUF files: the arrays tokenizer.ggml.tokens, .token_type, .scores and .merges, and the keys around them. Two
- * models: "gpt2" (byte-level BPE, with the pre-tokenizer that tokenizer.ggml.pre names) and "llama" (SentencePiece BPE by
- * scores). Nothing is taken on trust: the arrays must be of one length and of the right kind, ids in range. All of it is
- * copied. */
+/* Tokenizers of GGUF files: the arrays tokenizer.ggml.tokens, .token_type, .scores and .merges, and the keys around them. The
+ * models: "gpt2" (byte-level BPE, with the pre-tokenizer that tokenizer.ggml.pre names), "llama" (SentencePiece BPE by scores),
+ * "bert" (WordPiece) and "t5" (Unigram). Nothing is taken on trust: the arrays must be of one length and of the right kind, ids
+ * in range. All of it is copied. */
 #include "text/text_int.h"
 
 #define KEY(name) "tokenizer.ggml." name
@@ -54,7 +54,7 @@ static int load_scores(const struct gguf *g, struct tok *t, struct err *e)
     for (size_t id = 0; id < t->n; id++) {
         double v;
         if (!gguf_arr_f64(kv, id, &v) || v != v) return fail(e, ERR_FORMAT, KEY("scores") "[%zu] is not a number", id);
-        t->scores[id] = (float)v;
+        t->scores[id] = v;
     }
     return 0;
 }
@@ -137,7 +137,7 @@ static int load_ids(const struct gguf *g, struct tok *t, bool add_bos, struct er
         TRY(get_id(g, t, turn_ends[i], &id, e));
         tok_add_stop(t, id);
     }
-    add_eos = t->model == MODEL_PIECES;
+    add_eos = t->model == MODEL_PIECES || t->model == MODEL_UNIGRAM;
     TRY(get_flag(g, KEY("add_bos_token"), &add_bos, e));
     TRY(get_flag(g, KEY("add_eos_token"), &add_eos, e));
     if (add_bos && t->bos >= 0) tok_edge_add(t->prefix, &t->n_prefix, 0, t->bos);
@@ -152,6 +152,8 @@ static int setup_spm(const struct gguf *g, struct tok *t, struct err *e)
     t->add_space_prefix = true;
     TRY(get_flag(g, KEY("add_space_prefix"), &t->add_space_prefix, e));
     t->strip_space = t->add_space_prefix;
+    t->show = SHOW_SPACED;
+    t->show_mark = STR(LOWER_BLOCK);
     if (t->add_space_prefix) norm_add(t, (struct norm_op){.kind = NORM_PREPEND, .to = STR(LOWER_BLOCK)});
     norm_add(t, (struct norm_op){.kind = NORM_REPLACE, .from = STR(" "), .to = STR(LOWER_BLOCK)});
     TRY(load_tokens(g, t, e));
@@ -170,6 +172,7 @@ static int setup_bpe(const struct gguf *g, struct tok *t, struct err *e)
     struct str pre = STR("default");
     bool add_bos = false;
     t->model = MODEL_BYTES;
+    t->show = SHOW_BYTES;
     gguf_get_str(g, KEY("pre"), &pre);
     TRY(pre_add_named(t, pre, &add_bos, e));
     TRY(load_tokens(g, t, e));
@@ -182,26 +185,66 @@ static int setup_bpe(const struct gguf *g, struct tok *t, struct err *e)
 static int setup_pieces(const struct gguf *g, struct tok *t, struct err *e)
 {
     norm_add(t, (struct norm_op){.kind = NORM_BERT, .form = BERT_CLEAN | BERT_CHINESE | BERT_ACCENTS | BERT_LOWER});
-    TRY(wordpiece_setup(t, STR(LOWER_BLOCK), (struct str){0}, e));
+    TRY(wordpiece_setup(t, STR(LOWER_BLOCK), e));
     TRY(load_tokens(g, t, e));
     TRY(tok_index(t, e));
     t->unk = tok_find(t, STR("[UNK]"));
     return load_ids(g, t, true, e);
 }
 
+static int load_charsmap(const struct gguf *g, struct tok *t, struct err *e)
+{
+    int rc;
+    const struct gguf_kv *kv = array_of(g, KEY("precompiled_charsmap"), 0, e, &rc);
+    struct str blob;
+    TRY(rc);
+    if (!kv || kv->n == 0) return 0;
+    if (!gguf_bytes(kv, &blob)) return fail(e, ERR_FORMAT, KEY("precompiled_charsmap") ": expected an array of bytes");
+    TRY(charsmap_open(t, blob, e));
+    norm_add(t, (struct norm_op){.kind = NORM_CHARSMAP});
+    return 0;
+}
+
+/* "t5": a Unigram vocabulary of SentencePiece. */
+static int setup_unigram(const struct gguf *g, struct tok *t, struct err *e)
+{
+    bool merge = false;
+    t->model = MODEL_UNIGRAM;
+    t->show = SHOW_SPACED;
+    t->show_mark = STR(LOWER_BLOCK);
+    TRY(get_flag(g, KEY("add_space_prefix"), &t->add_space_prefix, e));
+    TRY(get_flag(g, KEY("remove_extra_whitespaces"), &merge, e));
+    t->strip_space = t->add_space_prefix || merge;
+    TRY(load_charsmap(g, t, e));
+    const unsigned spaces = (t->add_space_prefix ? SPACES_PREFIX : 0u) | (merge ? SPACES_MERGE : 0u);
+    norm_add(t, (struct norm_op){.kind = NORM_SPACES, .form = spaces});
+    TRY(load_tokens(g, t, e));
+    TRY(load_scores(g, t, e));
+    TRY(tok_index(t, e));
+    TRY(unigram_index(t, e));
+    if (t->n > 2) {
+        t->pad = 0;
+        t->eos = 1;
+        t->unk = 2;
+    }
+    return load_ids(g, t, false, e);
+}
+
 static int load(const struct gguf *g, struct tok *t, struct err *e)
 {
+    static const struct {
+        const char *model;
+        int (*setup)(const struct gguf *g, struct tok *t, struct err *e);
+    } rows[] = {{"gpt2", setup_bpe}, {"llama", setup_spm}, {"bert", setup_pieces}, {"t5", setup_unigram}};
+    int (*setup)(const struct gguf *g, struct tok *t, struct err *e) = NULL;
     struct str model, chat = {0};
     if (!gguf_get_str(g, KEY("model"), &model)) return fail(e, ERR_FORMAT, KEY("model") " is missing");
-    if (str_is(model, "gpt2"))
-        TRY(setup_bpe(g, t, e));
-    else if (str_is(model, "llama"))
-        TRY(setup_spm(g, t, e));
-    else if (str_is(model, "bert"))
-        TRY(setup_pieces(g, t, e));
-    else
-        return fail(e, ERR_UNSUPPORTED, KEY("model") ": '%.*s' is not supported; supported are gpt2, llama and bert",
+    for (size_t i = 0; i < COUNT_OF(rows) && !setup; i++)
+        if (str_is(model, rows[i].model)) setup = rows[i].setup;
+    if (!setup)
+        return fail(e, ERR_UNSUPPORTED, KEY("model") ": '%.*s' is not supported; supported are gpt2, llama, bert and t5",
                     STR_ARG(model));
+    TRY(setup(g, t, e));
     TRY(load_added(t, e));
     gguf_get_str(g, "tokenizer.chat_template", &chat);
     TRY(tok_dup(t, chat, &t->chat_template, e));

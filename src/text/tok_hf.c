@@ -14,10 +14,13 @@ struct source {
     struct str normalizer, pre_tokenizer, post_processor, decoder; /* n 0: missing or null */
     struct json_cursor vocab, merges, added;
     bool has_vocab, has_merges, has_added;
+    bool has_scores; /* the vocabulary is a Unigram one */
     size_t n_vocab, n_merges, n_added;
     size_t text_bytes; /* upper bound of all entries */
     int64_t max_id;
-    struct str type, unk_token, inside; /* raw; inside: the mark of entries that continue a word */
+    struct str type, unk_token;  /* raw */
+    struct str inside, word_end; /* raw: marks of entries that continue a word, and that end one */
+    int64_t unk_id, word_chars;  /* Unigram: its unknown token, -1: none; WordPiece: longer words are unknown */
     bool byte_fallback, fuse_unk, ignore_merges;
     struct buf key, text; /* unescaped */
 };
@@ -56,6 +59,7 @@ static int count_vocab(struct source *s, struct json_cursor *c)
     int64_t id;
     s->vocab = *c;
     s->has_vocab = true;
+    s->has_scores = false;
     s->n_vocab = 0;
     while ((ev = json_next(c)) == JSON_EV_KEY) {
         s->n_vocab++;
@@ -63,6 +67,40 @@ static int count_vocab(struct source *s, struct json_cursor *c)
         TRY(note_id(s, c, json_next(c), &id));
     }
     return ev == JSON_EV_ERROR ? ERR_FORMAT : 0;
+}
+
+/* The rest of [text, score], whose bracket was just read. *text is the cursor at the text, for take. */
+static int read_pair(struct source *s, struct json_cursor *c, struct json_cursor *text, double *score)
+{
+    static const enum json_event shape[] = {JSON_EV_STRING, JSON_EV_NUMBER, JSON_EV_ARRAY_END};
+    for (size_t i = 0; i < COUNT_OF(shape); i++) {
+        const enum json_event ev = json_next(c);
+        if (ev == JSON_EV_ERROR) return ERR_FORMAT;
+        if (ev != shape[i] || (i == 1 && !str_f64(c->raw, score)))
+            return bad(s, "an entry of model.vocab is no pair of a text and a score");
+        if (i == 0) *text = *c;
+    }
+    return 0;
+}
+
+/* A Unigram vocabulary: an array of [text, score], whose places are the ids. */
+static int count_pieces(struct source *s, struct json_cursor *c)
+{
+    enum json_event ev;
+    struct json_cursor text;
+    double score;
+    s->vocab = *c;
+    s->has_vocab = s->has_scores = true;
+    s->n_vocab = 0;
+    while ((ev = json_next(c)) == JSON_EV_ARRAY) {
+        TRY(read_pair(s, c, &text, &score));
+        s->text_bytes += text.raw.n;
+        s->n_vocab++;
+    }
+    if (ev == JSON_EV_ERROR) return ERR_FORMAT;
+    if (ev != JSON_EV_ARRAY_END || s->n_vocab > INT32_MAX / 2) return bad(s, "model.vocab is no list of pairs");
+    if ((int64_t)s->n_vocab - 1 > s->max_id) s->max_id = (int64_t)s->n_vocab - 1;
+    return 0;
 }
 
 static int count_merges(struct source *s, struct json_cursor *c)
@@ -87,18 +125,20 @@ static int model_member(struct source *s, struct json_cursor *c, struct str key,
     } flags[] = {{"byte_fallback", offsetof(struct source, byte_fallback)},
                  {"fuse_unk", offsetof(struct source, fuse_unk)},
                  {"ignore_merges", offsetof(struct source, ignore_merges)}};
-    static const char *const unsupported[] = {"end_of_word_suffix"};
-    double zero;
+    const struct {
+        const char *name;
+        struct str *out;
+    } strings[] = {{"type", &s->type},
+                   {"unk_token", &s->unk_token},
+                   {"continuing_subword_prefix", &s->inside},
+                   {"end_of_word_suffix", &s->word_end}};
     for (size_t i = 0; i < COUNT_OF(flags); i++)
         if (str_is(key, flags[i].name) && ev == JSON_EV_BOOL) *(bool *)(void *)((char *)s + flags[i].at) = c->boolean;
-    if (str_is(key, "type") && ev == JSON_EV_STRING) s->type = c->raw;
-    if (str_is(key, "unk_token") && ev == JSON_EV_STRING) s->unk_token = c->raw;
-    if (str_is(key, "continuing_subword_prefix") && ev == JSON_EV_STRING) s->inside = c->raw;
-    for (size_t i = 0; i < COUNT_OF(unsupported); i++)
-        if (str_is(key, unsupported[i]) && ev == JSON_EV_STRING && c->raw.n)
-            return fail(s->e, ERR_UNSUPPORTED, "model.%s is not supported", unsupported[i]);
-    if (str_is(key, "dropout") && ev == JSON_EV_NUMBER && !(str_f64(c->raw, &zero) && zero == 0))
-        return fail(s->e, ERR_UNSUPPORTED, "model.dropout is not supported (it makes tokenization random)");
+    for (size_t i = 0; i < COUNT_OF(strings); i++)
+        if (str_is(key, strings[i].name) && ev == JSON_EV_STRING) *strings[i].out = c->raw;
+    if (str_is(key, "unk_id") && ev == JSON_EV_NUMBER && !str_i64(c->raw, &s->unk_id)) return bad(s, "model.unk_id is no id");
+    if (str_is(key, "max_input_chars_per_word") && ev == JSON_EV_NUMBER && !str_i64(c->raw, &s->word_chars))
+        return bad(s, "model.max_input_chars_per_word is no number");
     return json_skip(c, ev) ? 0 : ERR_FORMAT;
 }
 
@@ -111,6 +151,8 @@ static int walk_model(struct source *s, struct json_cursor *c)
         if (ev == JSON_EV_ERROR) return ERR_FORMAT;
         if (str_is(key, "vocab") && ev == JSON_EV_OBJECT)
             TRY(count_vocab(s, c));
+        else if (str_is(key, "vocab") && ev == JSON_EV_ARRAY)
+            TRY(count_pieces(s, c));
         else if (str_is(key, "merges") && ev == JSON_EV_ARRAY)
             TRY(count_merges(s, c));
         else
@@ -199,275 +241,51 @@ static int walk(struct source *s, struct str text)
                 *parts[i].out = ev == JSON_EV_OBJECT ? (struct str){text.p + start, c.pos - start} : (struct str){0};
     }
     if (ev == JSON_EV_ERROR || json_next(&c) != JSON_EV_END) return ERR_FORMAT;
-    const bool pieces = str_is(s->type, "WordPiece");
-    if (s->type.n && !str_is(s->type, "BPE") && !pieces)
-        return fail(s->e, ERR_UNSUPPORTED, "model type '%.*s' is not supported; supported are BPE and WordPiece",
-                    STR_ARG(s->type));
-    if (!s->has_vocab || (!s->has_merges && !pieces)) return bad(s, "model has no vocab or no merges (expected a BPE model)");
     return 0;
 }
 
-/* ---- normalizer and pre-tokenizer ------------------------------------------------------------------------- */
-
-/* Strings of the small parts that are put into a text or looked for in it. */
-#define PART_BYTES_MAX 256
-#define PART_DEPTH_MAX 8
+/* The kind of the model. Old files leave the type of BPE out. */
+static int model_kind(struct source *s, enum tok_model *out)
+{
+    static const struct {
+        const char *type;
+        enum tok_model model;
+        bool merges, scores;
+    } rows[] = {
+        {"BPE", MODEL_CHARS, true, false}, {"WordPiece", MODEL_PIECES, false, false}, {"Unigram", MODEL_UNIGRAM, false, true}};
+    const struct str type = s->type.n ? s->type : s->has_scores ? STR("Unigram") : STR("BPE");
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        if (!str_is(type, rows[i].type)) continue;
+        *out = rows[i].model;
+        if (s->has_vocab && s->has_scores == rows[i].scores && (s->has_merges || !rows[i].merges)) return 0;
+        return fail(s->e, ERR_FORMAT, "model has no vocab or no merges as a %s model has them", rows[i].type);
+    }
+    return fail(s->e, ERR_UNSUPPORTED, "model type '%.*s' is not supported; supported are BPE, WordPiece and Unigram",
+                STR_ARG(type));
+}
 
 static struct str text_of(const struct json *j)
 {
     return j && j->type == JSON_STRING ? j->s : (struct str){0};
 }
 
-static bool true_at(const struct json *j, const char *key, bool missing)
-{
-    bool v = missing;
-    return json_opt_bool(j, key, &v) ? v : missing;
-}
+/* ---- vocabulary ------------------------------------------------------------------------------------------- */
 
-static int unsupported(struct source *s, const char *part, const struct json *j)
+static int load_pieces(struct source *s, struct tok *t)
 {
-    struct str type = text_of(json_find(j, "type"));
-    return fail(s->e, ERR_UNSUPPORTED, "%s of type '%.*s' is not supported%s", part, STR_ARG(type),
-                type.n ? "" : " (it has no type)");
-}
-
-/* The members of a Sequence under any of the names in use; NULL where j is none. */
-static const struct json *sequence_of(const struct json *j, const char *members)
-{
-    const struct json *v = str_is(text_of(json_find(j, "type")), "Sequence") ? json_find(j, members) : NULL;
-    return v && v->type == JSON_ARRAY ? v : NULL;
-}
-
-static int add_norm(struct source *s, struct tok *t, struct norm_op op)
-{
-    if (op.from.n > PART_BYTES_MAX || op.to.n > PART_BYTES_MAX)
-        return fail(s->e, ERR_UNSUPPORTED, "normalizer: a string of more than %d bytes is not supported", PART_BYTES_MAX);
-    TRY(tok_dup(t, op.from, &op.from, s->e));
-    TRY(tok_dup(t, op.to, &op.to, s->e));
-    if (norm_add(t, op)) return 0;
-    return fail(s->e, ERR_UNSUPPORTED, "more than %d normalizers are not supported", NORM_MAX);
-}
-
-static int read_normalizer(struct source *s, struct tok *t, const struct json *j, unsigned depth)
-{
-    const struct json *seq = sequence_of(j, "normalizers");
-    struct str type = text_of(json_find(j, "type"));
-    if (depth == PART_DEPTH_MAX) return bad(s, "normalizer: nested too deep");
-    for (size_t i = 0; seq && i < seq->n; i++) TRY(read_normalizer(s, t, &seq->v[i], depth + 1));
-    if (seq) return 0;
-    if (str_is(type, "Prepend"))
-        return add_norm(s, t, (struct norm_op){.kind = NORM_PREPEND, .to = text_of(json_find(j, "prepend"))});
-    if (str_is(type, "Replace")) {
-        struct str from = text_of(json_find(json_find(j, "pattern"), "String"));
-        if (from.n == 0) return fail(s->e, ERR_UNSUPPORTED, "normalizer Replace: only a pattern that is a String is supported");
-        return add_norm(s, t, (struct norm_op){NORM_REPLACE, from, text_of(json_find(j, "content")), 0});
-    }
-    if (str_is(type, "BertNormalizer")) {
-        const bool lower = true_at(j, "lowercase", true);
-        const unsigned what = (true_at(j, "clean_text", true) ? BERT_CLEAN : 0u) |
-                              (true_at(j, "handle_chinese_chars", true) ? BERT_CHINESE : 0u) |
-                              (true_at(j, "strip_accents", lower) ? BERT_ACCENTS : 0u) | (lower ? BERT_LOWER : 0u);
-        return add_norm(s, t, (struct norm_op){.kind = NORM_BERT, .form = what});
-    }
-    return norm_add_unicode(t, type) ? 0 : unsupported(s, "normalizer", j);
-}
-
-static int behavior_of(struct source *s, struct str name, bool invert, enum pre_behavior *out)
-{
-    static const struct {
-        const char *name;
-        enum pre_behavior plain;
-        int inverted; /* -1: not supported */
-    } rows[] = {{"Isolated", PRE_ISOLATED, PRE_ISOLATED},
-                {"Removed", PRE_REMOVED, PRE_ONLY_MATCHES},
-                {"MergedWithPrevious", PRE_WITH_PREVIOUS, -1},
-                {"MergedWithNext", PRE_WITH_NEXT, -1},
-                {"Contiguous", PRE_CONTIGUOUS, -1}};
-    for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        if (!str_is(name, rows[i].name) || (invert && rows[i].inverted < 0)) continue;
-        *out = invert ? (enum pre_behavior)rows[i].inverted : rows[i].plain;
-        return 0;
-    }
-    return fail(s->e, ERR_UNSUPPORTED, "pre_tokenizer Split: behavior '%.*s'%s is not supported", STR_ARG(name),
-                invert ? " with invert" : "");
-}
-
-static int add_split(struct source *s, struct tok *t, const struct json *j)
-{
-    const struct json *pattern = json_find(j, "pattern");
-    struct str regex = text_of(json_find(pattern, "Regex")), literal = text_of(json_find(pattern, "String"));
-    enum pre_behavior behavior;
-    TRY(behavior_of(s, text_of(json_find(j, "behavior")), true_at(j, "invert", false), &behavior));
-    if (regex.n) return pre_add_regex(t, regex, behavior, s->e);
-    if (literal.n == 0) return bad(s, "pre_tokenizer Split has no pattern");
-    return pre_add(t, (struct pre_op){.find = FIND_LITERAL, .behavior = behavior, .literal = literal}, s->e);
-}
-
-static int add_byte_level(struct source *s, struct tok *t, const struct json *j)
-{
-    t->model = MODEL_BYTES;
-    if (true_at(j, "add_prefix_space", true)) {
-        t->add_space_prefix = true;
-        TRY(pre_add(t, (struct pre_op){.rewrite = true, .prefix = STR(" ")}, s->e));
-    }
-    return true_at(j, "use_regex", true) ? pre_add_regex(t, pre_gpt2_regex(), PRE_ISOLATED, s->e) : 0;
-}
-
-static int add_digits(struct source *s, struct tok *t, const struct json *j)
-{
-    return pre_add_regex(t, true_at(j, "individual_digits", false) ? STR("\\p{N}") : STR("\\p{N}+"), PRE_ISOLATED, s->e);
-}
-
-static int add_punctuation(struct source *s, struct tok *t, const struct json *j)
-{
-    struct pre_op op = {.find = FIND_CLASS, .cls = CLASS_PUNCT};
-    struct str behavior = text_of(json_find(j, "behavior"));
-    TRY(behavior_of(s, behavior.n ? behavior : STR("Isolated"), false, &op.behavior));
-    return pre_add(t, op, s->e);
-}
-
-static int add_whitespace(struct source *s, struct tok *t, const struct json *j)
-{
-    (void)j;
-    return pre_add_regex(t, STR("\\w+|[^\\w\\s]+"), PRE_ONLY_MATCHES, s->e);
-}
-
-static int add_whitespace_split(struct source *s, struct tok *t, const struct json *j)
-{
-    (void)j;
-    return pre_add(t, (struct pre_op){.find = FIND_CLASS, .behavior = PRE_REMOVED, .cls = CLASS_SPACE, .run = true}, s->e);
-}
-
-/* Spaces become the replacement, one is put in front, and each begins a piece. */
-static int add_metaspace(struct source *s, struct tok *t, const struct json *j)
-{
-    struct str to = text_of(json_find(j, "replacement")), scheme = text_of(json_find(j, "prepend_scheme"));
-    if (to.n == 0 || to.n > 4) return bad(s, "pre_tokenizer Metaspace: the replacement is not one character");
-    if (scheme.n == 0) scheme = true_at(j, "add_prefix_space", true) ? STR("always") : STR("never");
-    bool first = str_is(scheme, "first"), never = str_is(scheme, "never");
-    if (!first && !never && !str_is(scheme, "always"))
-        return fail(s->e, ERR_UNSUPPORTED, "pre_tokenizer Metaspace: prepend_scheme '%.*s' is not supported", STR_ARG(scheme));
-    struct pre_op op = {.rewrite = true, .space = to, .prefix = never ? (struct str){0} : to, .first_only = first};
-    t->add_space_prefix = !never;
-    TRY(pre_add(t, op, s->e));
-    if (!true_at(j, "split", true)) return 0;
-    return pre_add(t, (struct pre_op){.find = FIND_LITERAL, .behavior = PRE_WITH_NEXT, .literal = to}, s->e);
-}
-
-static int add_bert(struct source *s, struct tok *t, const struct json *j)
-{
-    TRY(add_whitespace_split(s, t, j));
-    return pre_add(t, (struct pre_op){.find = FIND_CLASS, .behavior = PRE_ISOLATED, .cls = CLASS_PUNCT}, s->e);
-}
-
-static int read_pre(struct source *s, struct tok *t, const struct json *j, unsigned depth)
-{
-    static const struct {
-        const char *type;
-        int (*add)(struct source *s, struct tok *t, const struct json *j);
-    } rows[] = {{"Split", add_split},           {"ByteLevel", add_byte_level},
-                {"Digits", add_digits},         {"Punctuation", add_punctuation},
-                {"Whitespace", add_whitespace}, {"WhitespaceSplit", add_whitespace_split},
-                {"Metaspace", add_metaspace},   {"BertPreTokenizer", add_bert}};
-    const struct json *seq = sequence_of(j, "pretokenizers");
-    if (depth == PART_DEPTH_MAX) return bad(s, "pre_tokenizer: nested too deep");
-    for (size_t i = 0; seq && i < seq->n; i++) TRY(read_pre(s, t, &seq->v[i], depth + 1));
-    if (seq) return 0;
-    if (t->model == MODEL_BYTES) return fail(s->e, ERR_UNSUPPORTED, "pre_tokenizer: a stage behind ByteLevel is not supported");
-    for (size_t i = 0; i < COUNT_OF(rows); i++)
-        if (str_is(text_of(json_find(j, "type")), rows[i].type)) return rows[i].add(s, t, j);
-    return unsupported(s, "pre_tokenizer", j);
-}
-
-/* ---- decoder and post-processor --------------------------------------------------------------------------- */
-
-/* The detokenizer knows two ways; the decoder must be one of them. */
-static int read_decoder(struct source *s, struct tok *t, const struct json *j, unsigned depth)
-{
-    const struct json *seq = sequence_of(j, "decoders");
-    struct str type = text_of(json_find(j, "type"));
-    if (depth == PART_DEPTH_MAX) return bad(s, "decoder: nested too deep");
-    for (size_t i = 0; seq && i < seq->n; i++) TRY(read_decoder(s, t, &seq->v[i], depth + 1));
-    if (seq || str_is(type, "Fuse")) return 0;
-    if (t->model == MODEL_PIECES) return str_is(type, "WordPiece") ? 0 : unsupported(s, "decoder (beside WordPiece)", j);
-    if (t->model == MODEL_BYTES) return str_is(type, "ByteLevel") ? 0 : unsupported(s, "decoder (beside ByteLevel)", j);
-    if (str_is(type, "ByteFallback")) return 0;
-    if (str_is(type, "Replace") && str_is(text_of(json_find(json_find(j, "pattern"), "String")), LOWER_BLOCK) &&
-        str_is(text_of(json_find(j, "content")), " "))
-        return 0;
-    int64_t start = 0, stop = 0;
-    if (str_is(type, "Strip") && str_is(text_of(json_find(j, "content")), " ") && json_opt_i64(j, "start", 0, 1, &start) &&
-        json_opt_i64(j, "stop", 0, 0, &stop)) {
-        t->strip_space = start == 1;
-        return 0;
-    }
-    if (str_is(type, "Metaspace")) {
-        struct str scheme = text_of(json_find(j, "prepend_scheme"));
-        t->strip_space = scheme.n ? !str_is(scheme, "never") : true_at(j, "add_prefix_space", true);
-        return 0;
-    }
-    return unsupported(s, "decoder", j);
-}
-
-static int add_edge(struct source *s, struct tok *t, bool front, const struct json *id)
-{
-    if (!id || id->type != JSON_INT || !tok_id_ok(t, id->i)) return bad(s, "post_processor: an id is not in the vocabulary");
-    unsigned *n = front ? &t->n_prefix : &t->n_suffix;
-    if (tok_edge_add(front ? t->prefix : t->suffix, n, *n, (int32_t)id->i)) return 0;
-    return fail(s->e, ERR_UNSUPPORTED, "post_processor: more than %d tokens on one side are not supported", EDGE_MAX);
-}
-
-/* TemplateProcessing: what stands before and behind "Sequence A" in the template for one text. */
-static int read_template(struct source *s, struct tok *t, const struct json *j)
-{
-    const struct json *single = json_find(j, "single");
-    bool front = true;
-    for (size_t i = 0; single && single->type == JSON_ARRAY && i < single->n; i++) {
-        const struct json *special = json_find(&single->v[i], "SpecialToken");
-        if (!special) {
-            front = false;
-            continue;
-        }
-        const struct json *ids =
-            json_find(json_find_str(json_find(j, "special_tokens"), text_of(json_find(special, "id"))), "ids");
-        if (!ids || ids->type != JSON_ARRAY) return bad(s, "post_processor: the template names a token without ids");
-        for (size_t k = 0; k < ids->n; k++) TRY(add_edge(s, t, front, &ids->v[k]));
+    struct json_cursor c = s->vocab, at;
+    struct str text;
+    t->scores = mem_array(t->n, sizeof *t->scores);
+    if (!t->scores) return fail_nomem(s->e, "scores", t->n * sizeof *t->scores);
+    for (size_t id = 0; id < s->n_vocab; id++) {
+        json_next(&c);
+        TRY(read_pair(s, &c, &at, &t->scores[id]));
+        TRY(take(s, &at, &s->text, &text));
+        const bool byte = s->byte_fallback && tok_byte_name(text) >= 0;
+        TRY(tok_set(t, (int32_t)id, text, (int64_t)id == s->unk_id ? TYPE_UNKNOWN : byte ? TYPE_BYTE : TYPE_NORMAL, s->e));
     }
     return 0;
 }
-
-static int read_post(struct source *s, struct tok *t, const struct json *j, unsigned depth)
-{
-    const struct json *seq = sequence_of(j, "processors");
-    struct str type = text_of(json_find(j, "type"));
-    if (depth == PART_DEPTH_MAX) return bad(s, "post_processor: nested too deep");
-    for (size_t i = 0; seq && i < seq->n; i++) TRY(read_post(s, t, &seq->v[i], depth + 1));
-    if (seq || str_is(type, "ByteLevel")) return 0; /* ByteLevel changes offsets only */
-    if (str_is(type, "TemplateProcessing")) return read_template(s, t, j);
-    if (!str_is(type, "RobertaProcessing") && !str_is(type, "BertProcessing")) return unsupported(s, "post_processor", j);
-    const struct json *cls = json_find(j, "cls"), *sep = json_find(j, "sep"); /* each ["text", id] */
-    TRY(add_edge(s, t, true, cls && cls->type == JSON_ARRAY && cls->n == 2 ? &cls->v[1] : NULL));
-    return add_edge(s, t, false, sep && sep->type == JSON_ARRAY && sep->n == 2 ? &sep->v[1] : NULL);
-}
-
-#define PART_TEXT_MAX ((size_t)1 << 20)
-#define PART_TREE_MAX ((size_t)16 << 20)
-
-static int read_part(struct source *s, struct tok *t, struct str part, const char *name,
-                     int (*read)(struct source *s, struct tok *t, const struct json *j, unsigned depth))
-{
-    if (part.n == 0) return 0;
-    if (part.n > PART_TEXT_MAX)
-        return fail(s->e, ERR_UNSUPPORTED, "%s has %zu bytes, supported are at most %zu", name, part.n, PART_TEXT_MAX);
-    struct arena a = {.limit = PART_TREE_MAX};
-    struct json *j;
-    int rc = json_parse(&a, part, name, &j, s->e);
-    if (rc == 0) rc = read(s, t, j, 0);
-    arena_fini(&a);
-    return rc;
-}
-
-/* ---- vocabulary ------------------------------------------------------------------------------------------- */
 
 static int load_vocab(struct source *s, struct tok *t)
 {
@@ -488,9 +306,11 @@ static int add_to_set(struct source *s, struct tok *t, struct tok_added *a, stru
 {
     struct buf bufs[2] = {{0}, {0}};
     struct str text = tok_text(t, (size_t)a->id);
-    int rc = a->normalized ? norm_run(t, text, bufs, &text, s->e) : 0;
+    struct regex_run regex = {.text_bytes = text.n};
+    int rc = a->normalized ? norm_run(t, text, &regex, bufs, &text, s->e) : 0;
     if (rc == 0) rc = tok_dup(t, text, &a->text, s->e);
     if (rc == 0) set[(*n)++] = *a;
+    regex_run_fini(&regex);
     buf_fini(&bufs[0]);
     buf_fini(&bufs[1]);
     return rc;
@@ -508,7 +328,7 @@ static int load_added(struct source *s, struct tok *t, struct str unk)
     }
     while (json_next(&c) == JSON_EV_OBJECT) {
         TRY(read_added(s, &c, &a));
-        bool is_unk = unk.n && str_eq(a.text, unk);
+        const bool is_unk = (unk.n && str_eq(a.text, unk)) || (s->has_scores && a.id == s->unk_id);
         TRY(tok_set(t, a.id, a.text, is_unk ? TYPE_UNKNOWN : a.special ? TYPE_CONTROL : TYPE_USER, s->e));
         unsigned which = a.normalized ? 1 : 0;
         TRY(add_to_set(s, t, &a, set[which], &n[which]));
@@ -593,39 +413,48 @@ static int read_config(struct source *s, struct tok *t, const struct json *confi
     return tok_dup(t, text, &t->chat_template, s->e);
 }
 
+/* The unescaped text of a member of model, in t's arena. */
+static int keep(struct source *s, struct tok *t, struct str raw, struct str *out)
+{
+    struct json_cursor c = {.raw = raw, .escaped = true};
+    struct str text;
+    TRY(take(s, &c, &s->text, &text));
+    return tok_dup(t, text, out, s->e);
+}
+
+static int load_model(struct source *s, struct tok *t)
+{
+    TRY(model_kind(s, &t->model));
+    TRY(keep(s, t, s->inside, &t->word_inside));
+    TRY(keep(s, t, s->word_end, &t->word_end));
+    if (t->model == MODEL_PIECES && t->word_inside.n == 0) t->word_inside = STR("##");
+    if (t->model == MODEL_PIECES) t->word_chars = s->word_chars < 0 ? 0 : (size_t)s->word_chars;
+    t->byte_fallback = s->byte_fallback;
+    t->fuse_unk = s->fuse_unk;
+    t->ignore_merges = s->ignore_merges;
+    return 0;
+}
+
 static int load(struct source *s, struct tok *t, struct str file, const struct json *config, const struct json *map)
 {
     struct str unk;
     TRY(walk(s, file));
-    struct json_cursor at = {.raw = s->unk_token, .escaped = true};
-    if ((uint64_t)s->max_id >= (uint64_t)(s->n_vocab + s->n_added) * 2 + 1024)
+    TRY(load_model(s, t));
+    if (s->max_id > 0 && (uint64_t)s->max_id >= (uint64_t)(s->n_vocab + s->n_added) * 2 + 1024)
         return fail(s->e, ERR_FORMAT, "id %lld is far beyond the %zu entries", (long long)s->max_id, s->n_vocab + s->n_added);
-    t->model = MODEL_CHARS;
-    if (str_is(s->type, "WordPiece")) {
-        struct json_cursor mark = {.raw = s->inside, .escaped = true};
-        t->model = MODEL_PIECES;
-        TRY(take(s, &mark, &s->text, &t->piece_inside));
-        TRY(tok_dup(t, t->piece_inside.n ? t->piece_inside : STR("##"), &t->piece_inside, s->e));
-    } else if (s->inside.n) {
-        return fail(s->e, ERR_UNSUPPORTED, "model.continuing_subword_prefix is not supported");
-    }
-    t->byte_fallback = s->byte_fallback;
-    t->fuse_unk = s->fuse_unk;
-    t->ignore_merges = s->ignore_merges;
-    TRY(read_part(s, t, s->normalizer, "normalizer", read_normalizer));
-    TRY(read_part(s, t, s->pre_tokenizer, "pre_tokenizer", read_pre));
+    TRY(keep(s, t, s->unk_token, &unk));
+    TRY(tok_read_normalizer(t, s->normalizer, s->e));
+    TRY(tok_read_pre(t, s->pre_tokenizer, s->e));
     for (unsigned i = 0; i < t->n_norm; i++) t->add_space_prefix = t->add_space_prefix || t->norm[i].kind == NORM_PREPEND;
-    if (t->model != MODEL_BYTES && s->decoder.n == 0)
-        return fail(s->e, ERR_UNSUPPORTED, "no decoder: how its tokens become text is not said");
-    TRY(read_part(s, t, s->decoder, "decoder", read_decoder));
+    TRY(tok_read_decoder(t, s->decoder, s->e));
     TRY(tok_reserve(t, (size_t)(s->max_id + 1), s->text_bytes, s->e));
-    TRY(load_vocab(s, t));
-    TRY(take(s, &at, &s->key, &unk));
+    TRY(s->has_scores ? load_pieces(s, t) : load_vocab(s, t));
     TRY(load_added(s, t, unk));
     TRY(tok_index(t, s->e));
-    t->unk = tok_find(t, unk);
+    t->unk = s->has_scores && tok_id_ok(t, s->unk_id) ? (int32_t)s->unk_id : tok_find(t, unk);
     if (s->has_merges) TRY(load_merges(s, t));
-    TRY(read_part(s, t, s->post_processor, "post_processor", read_post));
+    if (s->has_scores) TRY(unigram_index(t, s->e));
+    TRY(tok_read_post(t, s->post_processor, s->e));
     TRY(read_config(s, t, config, map));
     if (t->model == MODEL_BYTES) t->pre_name = pre_name_of(t);
     return tok_finish(t, s->e);
@@ -635,7 +464,7 @@ int tok_open_hf(struct str tokenizer, const struct json *config, const struct js
                 struct tok **out, struct err *e)
 {
     struct err own;
-    struct source s = {.name = name, .e = e ? e : &own};
+    struct source s = {.name = name, .e = e ? e : &own, .unk_id = -1, .word_chars = 100};
     struct tok *t = NULL;
     *out = NULL;
     TRY(tok_new(&t, s.e));

@@ -38,10 +38,12 @@ bool uclass_is_word(uint32_t cp)
     case UTF8PROC_CATEGORY_MC:
     case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_PC:
         return true;
-    default:
-        return false;
+    default: /* joiners; letters in circles and squares */
+        return cp == 0x200C || cp == 0x200D || (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) ||
+               (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189);
     }
 }
 
@@ -61,6 +63,14 @@ bool uclass_is_punct(uint32_t cp)
     default:
         return false;
     }
+}
+
+size_t utf8_before(struct str s, size_t end, uint32_t *cp)
+{
+    for (size_t n = 1; n <= 4 && n <= end; n++)
+        if (utf8_decode((struct str){s.p + end - n, n}, cp) == n) return end - n;
+    *cp = 0xFFFD;
+    return end - 1;
 }
 
 uint32_t byte_to_char(unsigned char b)

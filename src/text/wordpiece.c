@@ -3,8 +3,6 @@
  * before the former. A word of which a part is in no piece is unknown as a whole. */
 #include "text/text_int.h"
 
-#define WORD_CHARS_MAX 100 /* longer words are unknown, as in the original */
-
 /* The longest piece at the start of s, behind its mark; -1: none. */
 static int32_t longest_piece(struct enc *e, struct str mark, struct str s, size_t *n, struct err *err)
 {
@@ -25,25 +23,27 @@ int wordpiece_word(struct enc *e, struct str word)
     const size_t before = e->out->n;
     size_t chars = 0;
     for (size_t i = 0; i < word.n; i++) chars += ((unsigned char)word.p[i] & 0xc0) != 0x80;
-    bool known = chars <= WORD_CHARS_MAX;
+    bool known = chars <= t->word_chars;
     for (size_t at = 0, n; known && at < word.n; at += n) {
         const int32_t id =
-            longest_piece(e, at ? t->piece_inside : t->piece_first, (struct str){word.p + at, word.n - at}, &n, e->err);
+            longest_piece(e, at ? t->word_inside : t->piece_first, (struct str){word.p + at, word.n - at}, &n, e->err);
         if (id < -1) return id;
         known = id >= 0;
-        if (known && ids_put(e->out, id) < 0) return fail_nomem(e->err, "token ids", e->out->n);
+        if (known) TRY(enc_put(e, id));
     }
     if (known) return 0;
     e->out->n = before;
-    return t->unk >= 0 && ids_put(e->out, t->unk) < 0 ? fail_nomem(e->err, "token ids", before) : 0;
+    return t->unk >= 0 ? enc_put(e, t->unk) : 0;
 }
 
-/* BERT's words: white space parts them, punctuation stands alone. */
-int wordpiece_setup(struct tok *t, struct str first, struct str inside, struct err *e)
+/* As BERT has it: white space parts words, punctuation stands alone; a word may have 100 characters. */
+int wordpiece_setup(struct tok *t, struct str first, struct err *e)
 {
     t->model = MODEL_PIECES;
     t->piece_first = first;
-    t->piece_inside = inside;
+    t->word_chars = 100;
+    t->show = SHOW_PIECES;
+    t->show_close = true;
     TRY(pre_add(t, (struct pre_op){.find = FIND_CLASS, .behavior = PRE_REMOVED, .cls = CLASS_SPACE, .run = true}, e));
     return pre_add(t, (struct pre_op){.find = FIND_CLASS, .behavior = PRE_ISOLATED, .cls = CLASS_PUNCT}, e);
 }
