@@ -375,7 +375,7 @@ static int render(const quern_model *m, struct arena *a, const char *messages_js
         t = *own;
     } else if (!t) {
         if (m && m->template_text.n) return fail(e, m->template_err.code, "%s", m->template_err.msg);
-        return fail(e, ERR_NOTFOUND, "the model has no chat template");
+        return fail(e, ERR_TEMPLATE, "the model has no chat template; it only continues texts");
     }
     TRY(parse_arg(a, messages_json, "messages", JSON_ARRAY, &args.messages, e));
     TRY(parse_arg(a, o->tools_json, "tools", JSON_ARRAY, &args.tools, e));
