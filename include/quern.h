@@ -265,6 +265,25 @@ typedef enum quern_stop {
     QUERN_STOP_CALLBACK
 } quern_stop;
 
+/* The form that an answer must have. docs/structured-output.md tells which keywords of JSON Schema can be honoured: what cannot
+ * is an error, never left out. An answer that max_tokens or the context ends may be incomplete; every other one has the form.
+ */
+typedef enum quern_form_kind {
+    QUERN_FORM_FREE,
+    QUERN_FORM_JSON,   /* a JSON object; no text */
+    QUERN_FORM_SCHEMA, /* text: a JSON Schema */
+    QUERN_FORM_GBNF,   /* text: a grammar in llama.cpp's notation */
+    QUERN_FORM_REGEX,  /* text: an ECMAScript regular expression that the whole answer matches */
+} quern_form_kind;
+typedef struct quern_form {
+    quern_form_kind kind;
+    const char *text;
+    const char *after; /* "</think>": the form is that of what follows this text, which must come; NULL: of all */
+} quern_form;
+/* Whether a form can be honoured: QUERN_ERR_ARG, QUERN_ERR_UNSUPPORTED and QUERN_ERR_LIMIT name the line and column, or the
+ * JSON pointer. Any thread; the model is not needed. Calls that take a form fail in the same way. */
+QUERN_API int quern_form_check(const quern_form *form, quern_error *err);
+
 typedef struct quern_generate_options {
     const quern_sampling *sampling; /* NULL: the model's defaults */
     uint32_t max_tokens;            /* 0: until the model stops or the context is full */
@@ -275,6 +294,7 @@ typedef struct quern_generate_options {
     /* Dropping turns is for quern_chat: they go until max_tokens have room, or where that is 0 a quarter of the context. */
     quern_context_policy context_policy;
     uint32_t n_keep; /* QUERN_CONTEXT_SHIFT: first tokens that stay; at least 1, at most half of the context */
+    quern_form form; /* zeroed: free */
     /* Called with each piece of text (whole characters, maybe several tokens after one another); non-zero ends the generation.
      */
     int (*on_text)(void *user, const char *text, size_t length);
@@ -385,7 +405,8 @@ typedef struct quern_request_options {
     size_t n_stop;
     bool ignore_eos, show_special;
     bool logprobs;
-    uint32_t n_top; /* likeliest tokens to report with each, at most 20 */
+    uint32_t n_top;  /* likeliest tokens to report with each, at most 20 */
+    quern_form form; /* zeroed: free */
     /* Messages are the caller's to drop, with quern_fit_messages. For QUERN_CONTEXT_SHIFT max_tokens may be beyond n_ctx. */
     quern_context_policy context_policy;
     uint32_t n_keep;          /* as in quern_generate_options */

@@ -174,9 +174,11 @@ int quern_engine_submit(quern_engine *engine, const quern_request_options *o, qu
     struct err e = {0};
     struct arena a = {0};
     quern_request *r = mem_zalloc(sizeof *r);
+    struct constraint_options form = {0};
     struct str *stop = arena_array(&a, o->n_stop ? o->n_stop : 1, sizeof *stop);
     int rc = r && stop ? 0 : fail_nomem(&e, "a request", sizeof *r);
     if (rc == 0 && o->n_prompt > UINT32_MAX) rc = fail(&e, ERR_CONTEXT, "a prompt of %zu tokens", o->n_prompt);
+    if (rc == 0) rc = api_form(engine->model, &o->form, &form, &e);
     if (rc == 0) {
         for (size_t i = 0; i < o->n_stop; i++) stop[i] = str_of(o->stop[i]);
         r->o = *o;
@@ -184,6 +186,7 @@ int quern_engine_submit(quern_engine *engine, const quern_request_options *o, qu
                                            .n_prompt = (uint32_t)o->n_prompt,
                                            .max_tokens = o->max_tokens,
                                            .sampling = api_sampling(engine->model, o->sampling),
+                                           .constraint = form,
                                            .stop = stop,
                                            .n_stop = o->n_stop,
                                            .eog = engine->model->eog,

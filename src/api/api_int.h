@@ -26,6 +26,7 @@ struct quern_model {
     struct sampling sampling; /* the model's defaults */
     int32_t *eog;             /* ids that end a generation */
     size_t n_eog;
+    struct api_vocab *vocab; /* made on first use */
     const char *file_kind, *weight_type;
     uint64_t load_ns;
 };
@@ -64,6 +65,10 @@ void api_loras_close(struct api_loras *l); /* a zeroed one is fine */
 int api_session_options(const quern_session_options *o, struct session_options *so, struct err *e);
 /* What the caller left open is the model's. The biases are borrowed. */
 struct sampling api_sampling(const quern_model *m, const quern_sampling *q);
+/* The form of an answer, whose strings are borrowed; makes the vocabulary's tree when it is asked for first. Any thread. */
+int api_form(const quern_model *m, const quern_form *form, struct constraint_options *out, struct err *e);
+int api_vocab_new(struct api_vocab **out, struct err *e);
+void api_vocab_free(struct api_vocab **v);
 quern_result api_result(const struct generate_result *r);
 /* Compares the model at path with the one at source, on a text; see quern_quantize. */
 struct api_measurer {

@@ -236,6 +236,7 @@ static int finish(quern_model *m, const char *path, struct err *e)
     TRY(name_of(m, path, e));
     TRY(read_sampling(m, e));
     TRY(read_eog(m, e));
+    TRY(api_vocab_new(&m->vocab, e));
     if (m->template_text.n == 0) m->template_text = tok_chat_template(m->tok);
     /* A template that does not compile only matters to those who use it. */
     if (m->template_text.n && jinja_compile(m->template_text, "chat template", &m->jinja, &m->template_err) == ERR_NOMEM)
@@ -275,6 +276,7 @@ void quern_model_close(quern_model **model)
     quern_model *m = *model;
     if (!m) return;
     jinja_free(&m->jinja);
+    api_vocab_free(&m->vocab);
     tok_close(&m->tok);
     preload_stop(&m->preload);
     model_close(&m->model);

@@ -223,8 +223,9 @@ static int run_generate(quern_session *q, const int32_t *prompt, size_t count, c
     if (!stop) return fail_nomem(e, "stop strings", o->n_stop * sizeof *stop);
     for (size_t i = 0; i < o->n_stop; i++) stop[i] = str_of(o->stop[i]);
     go.stop = stop;
-    struct generate_result r;
-    int rc = generate(q->s, q->model->tok, &q->sampler, prompt, count, &go, &r, e);
+    struct generate_result r = {0};
+    int rc = api_form(q->model, &o->form, &go.constraint, e);
+    if (rc == 0) rc = generate(q->s, q->model->tok, &q->sampler, prompt, count, &go, &r, e);
     arena_fini(&a);
     if (result) *result = api_result(&r);
     return rc;

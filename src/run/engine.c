@@ -24,6 +24,7 @@ struct request {
     struct arena arena;
     struct request_options o; /* what it points to is in the arena */
     struct stream stream;
+    struct constraint form;
     enum stage stage;
     atomic_bool cancel;
     int32_t *tokens;                  /* [cap] prompt and answer */
@@ -428,19 +429,23 @@ static bool draw(struct engine *en, struct request *q, const float *logits, int 
     float probs[TOP_MAX];
     struct generate_result *r = &q->r.generated;
     struct token_event t = {0};
-    *error = sampler_pick(&en->sampler, &q->o.sampling, logits, q->tokens, q->n_tokens, r->n_generated, &t.id, e);
+    *error = constraint_mask(&q->form, &en->sampler.allowed, e);
+    if (*error == 0)
+        *error = sampler_pick(&en->sampler, &q->o.sampling, logits, q->tokens, q->n_tokens, r->n_generated, &t.id, e);
     if (*error < 0) return true;
     if (r->n_generated++ == 0) {
         q->first = clock_ns();
         r->first_token_ns = q->first - q->submitted;
     }
     if (q->o.logprobs) report_probs(logits, en->m->hp.n_vocab, q->o.n_top, &t, ids, probs);
-    const bool end = !q->o.ignore_eos && is_eog(q, t.id);
+    bool end = (!q->o.ignore_eos || q->form.matcher) && is_eog(q, t.id);
     if (!end) {
-        *error = stream_put(&q->stream, t.id, &t.text, e);
+        *error = constraint_put(&q->form, t.id, e);
+        if (*error == 0) *error = stream_put(&q->stream, t.id, &t.text, e);
         if (*error < 0) return true;
     }
     if (q->o.on_token) q->o.on_token(q->o.user, &t);
+    end = end || constraint_done(&q->form);
     r->stop = end ? STOP_EOS : q->stream.stopped ? STOP_STRING : STOP_LENGTH;
     if (end || q->stream.stopped || (q->o.max_tokens && r->n_generated == q->o.max_tokens)) return true;
     if (q->n_tokens == q->cap && q->o.shift && q->cap > 1) {
@@ -716,6 +721,7 @@ static int prepare(struct request *q, const struct request_options *o, struct er
         TRY(parcel_new(en->park, q->cap, &q->parcel, e));
         q->parcel->key = q->key;
     }
+    TRY(constraint_init(&q->form, &o->constraint, en->tok, e));
     return stream_init(&q->stream, en->tok, o->show_special, q->o.stop, o->n_stop, e);
 }
 
@@ -741,6 +747,7 @@ static void discard(struct request **qp)
 {
     if ((*qp)->parcel) parcel_free((*qp)->en->park, &(*qp)->parcel);
     stream_fini(&(*qp)->stream);
+    constraint_fini(&(*qp)->form);
     arena_fini(&(*qp)->arena);
     mem_free(*qp);
     *qp = NULL;

@@ -37,14 +37,15 @@ static int shift(struct session *s, const struct generate_options *o, int32_t id
     return rc;
 }
 
-static int loop(struct session *s, struct sampler *sampler, const struct generate_options *o, struct stream *st,
-                struct generate_result *r, uint64_t start, struct err *e)
+static int loop(struct session *s, struct sampler *sampler, const struct generate_options *o, struct constraint *form,
+                struct stream *st, struct generate_result *r, uint64_t start, struct err *e)
 {
     const struct model *m = session_model(s);
     uint64_t first = 0;
     for (;;) {
         int32_t id;
         if (session_cancelled(s)) return fail(e, ERR_CANCELLED, "cancelled");
+        TRY(constraint_mask(form, &sampler->allowed, e));
         TRY(sampler_pick(sampler, &o->sampling, session_logits(s), session_tokens(s), session_n_tokens(s), r->n_generated, &id,
                          e));
         uint64_t now = clock_ns();
@@ -53,7 +54,7 @@ static int loop(struct session *s, struct sampler *sampler, const struct generat
             r->first_token_ns = now - start;
         }
         r->decode_ns = now - first;
-        if (!o->ignore_eos && is_eog(o, id)) {
+        if ((!o->ignore_eos || form->matcher) && is_eog(o, id)) {
             r->stop = STOP_EOS;
             if (o->on_token) (void)o->on_token(o->user, id);
             return 0;
@@ -67,6 +68,11 @@ static int loop(struct session *s, struct sampler *sampler, const struct generat
         const bool refused = emit(o, text);
         if (refused || st->stopped) {
             r->stop = st->stopped ? STOP_STRING : STOP_CALLBACK;
+            return 0;
+        }
+        TRY(constraint_put(form, id, e));
+        if (constraint_done(form)) {
+            r->stop = STOP_EOS;
             return 0;
         }
         if (o->max_tokens && r->n_generated >= o->max_tokens) {
@@ -84,20 +90,30 @@ static int loop(struct session *s, struct sampler *sampler, const struct generat
     }
 }
 
-int generate(struct session *s, const struct tok *t, struct sampler *sampler, const int32_t *prompt, size_t n,
-             const struct generate_options *o, struct generate_result *r, struct err *e)
+static int run(struct session *s, const struct tok *t, struct sampler *sampler, const int32_t *prompt, size_t n,
+               const struct generate_options *o, struct constraint *form, struct generate_result *r, struct err *e)
 {
-    *r = (struct generate_result){.n_prompt = (uint32_t)n};
-    TRY(sampling_check(&o->sampling, session_model(s)->hp.n_vocab, e));
     uint64_t start = clock_ns();
     TRY(session_sync(s, prompt, n, &r->n_reused, e));
     r->prefill_ns = clock_ns() - start;
 
     struct stream st;
     TRY(stream_init(&st, t, o->show_special, o->stop, o->n_stop, e));
-    int rc = loop(s, sampler, o, &st, r, start, e);
+    int rc = loop(s, sampler, o, form, &st, r, start, e);
     /* Whatever ended it, text that was held back and is no stop string belongs to the answer. */
     if (r->stop != STOP_CALLBACK) (void)emit(o, stream_end(&st));
     stream_fini(&st);
+    return rc;
+}
+
+int generate(struct session *s, const struct tok *t, struct sampler *sampler, const int32_t *prompt, size_t n,
+             const struct generate_options *o, struct generate_result *r, struct err *e)
+{
+    struct constraint form;
+    *r = (struct generate_result){.n_prompt = (uint32_t)n};
+    TRY(sampling_check(&o->sampling, session_model(s)->hp.n_vocab, e));
+    TRY(constraint_init(&form, &o->constraint, t, e));
+    const int rc = run(s, t, sampler, prompt, n, o, &form, r, e);
+    constraint_fini(&form);
     return rc;
 }

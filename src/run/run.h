@@ -7,6 +7,7 @@
 
 #include "backend/backend.h"
 #include "base/base.h"
+#include "grammar/grammar.h"
 #include "model/model.h"
 #include "text/text.h"
 
@@ -279,9 +280,10 @@ int sampling_check(const struct sampling *p, uint32_t n_vocab, struct err *e);
 
 struct sampler {
     uint32_t n_vocab;
-    struct candidate *cand; /* [n_vocab] */
-    uint32_t *count;        /* [n_vocab], zero between calls */
-    float *logits;          /* [n_vocab], the adjusted copy */
+    struct candidate *cand;  /* [n_vocab] */
+    uint32_t *count;         /* [n_vocab], zero between calls */
+    float *logits;           /* [n_vocab], the adjusted copy */
+    const uint64_t *allowed; /* bit id: the next pick may take it; borrowed, NULL: all. For one pick */
 };
 int sampler_init(struct sampler *s, uint32_t n_vocab, struct err *e);
 void sampler_fini(struct sampler *s);
@@ -289,6 +291,36 @@ void sampler_fini(struct sampler *s);
  * a function of seed and step alone. Fails only where no logit is a number. Allocates nothing. */
 int sampler_pick(struct sampler *s, const struct sampling *p, const float *logits, const int32_t *history, size_t n,
                  uint64_t step, int32_t *out, struct err *e);
+
+/* ---- answers of a given form ------------------------------------------------------------------------------ */
+
+struct constraint_options {
+    const struct vocab *vocab; /* NULL: the answer is free */
+    enum grammar_kind kind;
+    struct str text;
+    struct str after;   /* the grammar holds behind the first of these texts; n 0: from the start */
+    const int32_t *eog; /* [n_eog] */
+    size_t n_eog;
+    uint32_t n_vocab;
+};
+/* Of one answer. Allocates nothing after constraint_init, but for bytes of the free text before `after`, which are few. */
+struct constraint {
+    const struct tok *tok;
+    struct grammar *grammar;
+    struct matcher *matcher; /* NULL: the answer is free */
+    /* While the text that comes first is awaited: */
+    char *after; /* [n_after]; n_after 0: no longer */
+    size_t n_after;
+    uint64_t *not_end; /* all tokens but those that end the answer; NULL: no longer */
+    struct buf tail;
+    struct arena arena;
+};
+/* Errors as of grammar_compile. constraint_fini is fine after a failure, too. */
+int constraint_init(struct constraint *c, const struct constraint_options *o, const struct tok *t, struct err *e);
+void constraint_fini(struct constraint *c);
+int constraint_mask(struct constraint *c, const uint64_t **allowed, struct err *e); /* *allowed NULL: all tokens */
+int constraint_put(struct constraint *c, int32_t id, struct err *e); /* the answer goes on with id, which the mask allowed */
+bool constraint_done(const struct constraint *c);                    /* nothing can follow */
 
 /* ---- text as it comes ------------------------------------------------------------------------------------- */
 
@@ -317,6 +349,7 @@ uint32_t shift_tokens(int32_t *tokens, uint32_t n, uint32_t n_keep);
 
 struct generate_options {
     struct sampling sampling;
+    struct constraint_options constraint;
     uint32_t max_tokens; /* 0: no limit but the context */
     bool shift;          /* a full context is no end: shift_tokens, and what is left is computed anew */
     uint32_t n_keep;
@@ -386,6 +419,7 @@ struct request_options {
     const int32_t *prompt;
     uint32_t n_prompt, max_tokens; /* max_tokens 0: no limit but the context */
     struct sampling sampling;
+    struct constraint_options constraint; /* its text is read when the request is submitted */
     const struct str *stop;
     size_t n_stop;
     const int32_t *eog; /* ids that end the generation, unless ignore_eos */

@@ -1,6 +1,6 @@
-/* sampler: from logits to a token. The steps and their order are those that users of llama.cpp know: bias, penalties, top-k,
- * top-p, min-p, temperature, draw. Everything is computed in a fixed order with our own exp, and the random number of a step is
- * a function of the seed and the number of the step, so the same seed draws the same tokens on every machine.
+/* sampler: from logits to a token. The steps and their order are those that users of llama.cpp know: bias, penalties, grammar,
+ * top-k, top-p, min-p, temperature, draw. Everything is computed in a fixed order with our own exp, and the random number of a
+ * step is a function of the seed and the number of the step, so the same seed draws the same tokens on every machine.
  *
  * Candidates that top-k, top-p or min-p chose among are ordered by logit, ties by the smaller id; where none of them is on, by
  * id. Probabilities are exp(logit - largest) in f32, summed in f64 in candidate order. */
@@ -173,6 +173,8 @@ static size_t cut_unsorted(struct candidate *c, size_t n, float top, const struc
 int sampler_pick(struct sampler *s, const struct sampling *p, const float *logits, const int32_t *history, size_t n_history,
                  uint64_t step, int32_t *out, struct err *e)
 {
+    const uint64_t *allowed = s->allowed;
+    s->allowed = NULL;
     memcpy(s->logits, logits, s->n_vocab * sizeof *logits);
     for (size_t i = 0; i < p->n_bias; i++) s->logits[p->bias[i].id] += p->bias[i].bias;
     penalise(s, p, history, n_history);
@@ -180,11 +182,13 @@ int sampler_pick(struct sampler *s, const struct sampling *p, const float *logit
     struct candidate *c = s->cand;
     size_t n = 0, best = 0;
     for (uint32_t id = 0; id < s->n_vocab; id++) {
+        if (allowed && !(allowed[id / 64] >> (id % 64) & 1)) continue;
         if (!(s->logits[id] > -INFINITY)) continue; /* banned, or not a number */
         c[n] = (struct candidate){s->logits[id], (int32_t)id};
         if (better(c[n], c[best])) best = n;
         n++;
     }
+    if (n == 0 && allowed) return fail(e, ERR_ARG, "no token that the grammar allows has a finite score");
     if (n == 0) return fail(e, ERR_FORMAT, "the model gives no token a finite score; the file may be damaged");
     float top = c[best].logit;
     *out = c[best].id;

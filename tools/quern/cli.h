@@ -187,6 +187,18 @@ struct sampling_args {
     }
 extern const struct opt sampling_opts[];
 
+/* Which form answers must have. */
+struct form_args {
+    const char *schema, *schema_file, *grammar, *grammar_file, *regex;
+};
+extern const struct opt form_opts[];
+struct form {
+    quern_form form;
+    struct buf text; /* of a file */
+};
+/* Reads and checks it; the texts of args are borrowed. buf_fini(&out->text) also after a failure. */
+int form_make(const struct form_args *args, struct form *out, struct err *e);
+
 #define DEMO_MODEL "Llama-Quern-34M-Q8_0.gguf"
 /* Where the demo model lies; ERR_NOTFOUND with the places that were looked at. */
 int demo_model_find(struct arena *a, const char **out, struct err *e);
@@ -272,6 +284,8 @@ struct run_args {
     struct model_args model;
     struct compute_args compute;
     struct sampling_args sampling;
+    struct form_args form_args;
+    struct form form; /* made of them */
     const char *prompt, *file, *system, *tokens;
     int64_t n_ctx;
     bool raw, special, print_tokens, verbose, no_history;

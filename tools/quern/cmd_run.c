@@ -33,6 +33,7 @@ static const struct opt prompt_opts[] = {
 const struct opt_group run_groups[] = {
     {"Model", model_opts, offsetof(struct run_args, model)},
     {"Prompt and answer", prompt_opts, 0},
+    {"Form of the answer", form_opts, offsetof(struct run_args, form_args)},
     {"Sampling", sampling_opts, offsetof(struct run_args, sampling)},
     {"Computing", compute_opts, offsetof(struct run_args, compute)},
     {0},
@@ -152,6 +153,7 @@ static int answer_once(const struct command *c, const struct run_args *args, que
     answer_init(&answer, args->print_tokens);
     quern_generate_options options = answer_options(&answer, &args->sampling, &sampling);
     options.show_special = args->special;
+    options.form = args->form.form;
     quern_result result = {0};
     quern_error qe = {0};
     double bandwidth_gb_s = 0;
@@ -219,12 +221,18 @@ static int run(const struct command *c, int argc, char **argv)
     if (!args_parse(c, &args, argc, argv, &words, &exit_code)) return exit_code;
     exit_code = sort_words(c, &args, &words);
     if (exit_code == CLI_OK) exit_code = check_args(c, &args);
-    if (exit_code != CLI_OK) return exit_code;
+    struct err e = {0};
+    if (exit_code == CLI_OK && form_make(&args.form_args, &args.form, &e) < 0) exit_code = cli_fail("%s", e.msg);
+    if (exit_code != CLI_OK) {
+        buf_fini(&args.form.text);
+        return exit_code;
+    }
     const quern_model_options how = compute_loading(&args.compute);
     quern_model *model = NULL;
     exit_code = model_open_args(&args.model, &words, &how, &model);
     if (exit_code == CLI_OK) exit_code = run_with_model(c, &args, model);
     quern_model_close(&model);
+    buf_fini(&args.form.text);
     return exit_code;
 }
 
@@ -241,6 +249,7 @@ const struct command command_run = {
         "\n"
         "  quern run \"Tell me a short story.\"\n"
         "  quern run model.gguf\n"
+        "  quern run model.gguf -j '{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"}}}' \"Who are you?\"\n"
         "  quern run model.gguf \"Summarise this:\" < notes.txt\n",
     .groups = run_groups,
     .max_words = 64,

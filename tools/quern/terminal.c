@@ -12,6 +12,7 @@ struct chat {
     quern_session *session;
     struct line_input *in;
     struct sampling_args sampling; /* as /set left it */
+    quern_form form;
     struct conversation v;
     struct buf plain;    /* raw: the whole text so far */
     struct arena values; /* texts that /set keeps */
@@ -72,6 +73,7 @@ static void answer_message(struct chat *c, struct str message)
     answer_init(&answer, false);
     quern_generate_options options = answer_options(&answer, &c->sampling, &sampling);
     options.show_special = c->special;
+    options.form = c->form;
     size_t n_before = c->v.n, plain_before = c->plain.n;
     cli_interrupt_clear();
     cli_interrupt_catch(c->session, true);
@@ -392,6 +394,7 @@ int terminal_chat(const struct run_args *args, quern_model *model, quern_session
         .model = model,
         .session = session,
         .sampling = args->sampling,
+        .form = args->form.form,
         .raw = raw,
         .verbose = args->verbose,
         .special = args->special,

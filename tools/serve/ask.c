@@ -129,20 +129,92 @@ bool ask_context(struct call *c, const struct json *obj, struct asked *out, int 
     return ok;
 }
 
-bool ask_no_grammar(struct call *c, const struct json *obj, int *answer)
+/* ---- the form of the answer -------------------------------------------------------------------------------------------- */
+
+static bool set_form(struct call *c, struct asked *out, quern_form_kind kind, const char *key, const char *text, int *answer)
 {
-    static const char *const keys[] = {"grammar", "json_schema", "format"};
-    const struct json *format = json_find(obj, "response_format");
-    struct str type = {0};
-    for (size_t i = 0; i < COUNT_OF(keys); i++) {
-        const struct json *j = json_find(obj, keys[i]);
-        if (!j || j->type == JSON_NULL || (j->type == JSON_STRING && j->s.n == 0)) continue;
-        *answer = serve_error(c, 501, "\"%s\": output that follows a grammar is not supported yet", keys[i]);
+    quern_error err = {0};
+    if (out->form.kind != QUERN_FORM_FREE) {
+        *answer = serve_error(c, 400, "\"%s\": an answer has one form, and another one was given already", key);
         return false;
     }
-    if (!format || format->type == JSON_NULL || (json_opt_str(format, "type", &type) && str_is(type, "text"))) return true;
-    *answer = serve_error(c, 501, "\"response_format\": output that follows a grammar is not supported yet");
+    out->form = (quern_form){.kind = kind, .text = text};
+    if (kind != QUERN_FORM_JSON && !text) {
+        *answer = serve_error(c, 500, "out of memory");
+        return false;
+    }
+    if (quern_form_check(&out->form, &err) == 0) return true;
+    *answer = serve_error(c, err.code == QUERN_ERR_NOMEM ? 500 : 400, "\"%s\": %s", key, err.message);
     return false;
+}
+
+/* A JSON Schema that is a member of the request. */
+static bool set_schema(struct call *c, struct asked *out, const char *key, const struct json *schema, int *answer)
+{
+    struct buf b = {0};
+    const char *text = json_write(&b, schema) == 0 ? serve_copy(c, buf_view(&b)) : NULL;
+    buf_fini(&b);
+    return set_form(c, out, QUERN_FORM_SCHEMA, key, text, answer);
+}
+
+static bool wrong_form(struct call *c, const char *key, const char *expected, int *answer)
+{
+    *answer = serve_error(c, 400, "\"%s\" must be %s", key, expected);
+    return false;
+}
+
+static bool ask_grammar_text(struct call *c, const struct json *j, struct asked *out, int *answer)
+{
+    if (j->type != JSON_STRING) return wrong_form(c, "grammar", "a string", answer);
+    return j->s.n == 0 || set_form(c, out, QUERN_FORM_GBNF, "grammar", serve_copy(c, j->s), answer);
+}
+
+static bool ask_json_schema(struct call *c, const struct json *j, struct asked *out, int *answer)
+{
+    return set_schema(c, out, "json_schema", j, answer);
+}
+
+/* Ollama's: "json", or a schema. */
+static bool ask_format(struct call *c, const struct json *j, struct asked *out, int *answer)
+{
+    if (j->type == JSON_STRING && j->s.n == 0) return true;
+    if (j->type == JSON_STRING && str_is(j->s, "json")) return set_form(c, out, QUERN_FORM_JSON, "format", NULL, answer);
+    if (j->type != JSON_OBJECT) return wrong_form(c, "format", "\"json\" or a JSON Schema", answer);
+    return set_schema(c, out, "format", j, answer);
+}
+
+/* OpenAI's; llama-server also takes the schema of a json_object. */
+static bool ask_response_format(struct call *c, const struct json *j, struct asked *out, int *answer)
+{
+    static const char key[] = "response_format";
+    const struct json *outer = json_find(j, "json_schema"), *schema = json_find(outer, "schema");
+    struct str type = {0};
+    (void)json_opt_str(j, "type", &type);
+    if (str_is(type, "text")) return true;
+    if (str_is(type, "json_object")) {
+        schema = json_find(j, "schema");
+        return schema ? set_schema(c, out, key, schema, answer) : set_form(c, out, QUERN_FORM_JSON, key, NULL, answer);
+    }
+    if (!str_is(type, "json_schema"))
+        return wrong_form(c, key, "an object whose \"type\" is text, json_object or json_schema", answer);
+    if (!schema) return wrong_form(c, key, "{\"type\":\"json_schema\",\"json_schema\":{\"schema\":...}}", answer);
+    return set_schema(c, out, key, schema, answer);
+}
+
+bool ask_form(struct call *c, const struct json *obj, struct asked *out, int *answer)
+{
+    static const struct {
+        const char *key;
+        bool (*ask)(struct call *c, const struct json *j, struct asked *out, int *answer);
+    } keys[] = {{"grammar", ask_grammar_text},
+                {"json_schema", ask_json_schema},
+                {"format", ask_format},
+                {"response_format", ask_response_format}};
+    for (size_t i = 0; i < COUNT_OF(keys); i++) {
+        const struct json *j = json_find(obj, keys[i].key);
+        if (j && j->type != JSON_NULL && !keys[i].ask(c, j, out, answer)) return false;
+    }
+    return true;
 }
 
 /* ---- prompts ----------------------------------------------------------------------------------------------------------- */
@@ -312,6 +384,7 @@ bool ask_chat(struct call *c, const struct json *messages, const struct json *to
     out->split = true;
     out->tools = has_tools;
     out->opened = ok && opens_thinking((struct str){prompt.text, prompt.length});
+    if (out->opened) out->form.after = "</think>";
     quern_string_free(&prompt);
     buf_fini(&text);
     buf_fini(&tools_text);

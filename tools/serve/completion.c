@@ -64,7 +64,7 @@ int native_completion(struct call *c)
     const struct json *j = c->json;
     if (!ask_bool(c, j, "stream", &stream, &answer) || !ask_integer(c, j, "n_predict", -1, INT32_MAX, &n_predict, &answer) ||
         !ask_bool(c, j, "ignore_eos", &asked.ignore_eos, &answer) || !ask_stop(c, j, "stop", &asked, &answer) ||
-        !ask_sampling(c, j, &asked, &answer) || !ask_context(c, j, &asked, &answer) || !ask_no_grammar(c, j, &answer) ||
+        !ask_sampling(c, j, &asked, &answer) || !ask_context(c, j, &asked, &answer) || !ask_form(c, j, &asked, &answer) ||
         !ask_loras(c, j, &asked, &answer))
         return answer;
     if (n_predict > 0) asked.max_tokens = (uint32_t)n_predict;

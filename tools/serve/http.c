@@ -319,6 +319,10 @@ int serve_job(struct call *c, struct job *j, struct asked *asked)
         return serve_error(c, 400, "%s makes vectors of texts and does not write; ask for embeddings or a rerank",
                            c->server->name);
     }
+    if (asked->tools && asked->form.kind != QUERN_FORM_FREE) {
+        quern_tokens_free(&asked->prompt);
+        return serve_error(c, 400, "a form of the answer and \"tools\" cannot be honoured together; leave one out");
+    }
     const quern_request_options o = {.prompt = asked->prompt.ids,
                                      .n_prompt = asked->prompt.count,
                                      .sampling = &asked->sampling,
@@ -326,6 +330,7 @@ int serve_job(struct call *c, struct job *j, struct asked *asked)
                                      .stop = asked->stop,
                                      .n_stop = asked->n_stop,
                                      .ignore_eos = asked->ignore_eos,
+                                     .form = asked->form,
                                      .logprobs = j->logprobs,
                                      .n_top = j->n_top,
                                      .context_policy = asked->context_policy,

@@ -138,7 +138,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
         !ask_integer(c, options, "num_predict", -2, INT32_MAX, &num_predict, answer) ||
         !ask_stop(c, options, "stop", asked, answer) || !ask_sampling(c, options, asked, answer) ||
         !ask_policy(c, asked, answer) || !ask_integer(c, options, "num_keep", -1, INT32_MAX, &keep, answer) ||
-        !ask_no_grammar(c, j, answer))
+        !ask_form(c, j, asked, answer))
         return NULL;
     if (num_predict > 0) asked->max_tokens = (uint32_t)num_predict;
     if (keep) asked->n_keep = keep < 0 ? UINT32_MAX : (uint32_t)keep;

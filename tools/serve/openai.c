@@ -203,7 +203,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
         !ask_integer(c, j, "max_completion_tokens", 0, INT32_MAX, &max_tokens, answer) ||
         !ask_integer(c, j, "n", 1, 1, &n, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
         !ask_stop(c, j, "stop", asked, answer) || !ask_sampling(c, j, asked, answer) || !ask_context(c, j, asked, answer) ||
-        !ask_no_grammar(c, j, answer) || !ask_loras(c, j, asked, answer))
+        !ask_form(c, j, asked, answer) || !ask_loras(c, j, asked, answer))
         return NULL;
     /* Chats say true and how many; completions say how many. */
     if (flag && flag->type == JSON_INT) {

@@ -113,6 +113,7 @@ struct asked {
     const char *stop[16];
     size_t n_stop;
     bool ignore_eos;
+    quern_form form;
     bool split, tools, opened; /* a chat; which has tools; whose prompt opens the thinking */
     quern_logit_bias *bias;    /* in the call's arena */
     size_t n_bias;
@@ -152,8 +153,8 @@ bool ask_chat(struct call *c, const struct json *messages, const struct json *to
 bool ask_ids(struct call *c, const struct json *array, const char *what, quern_tokens *out, int *answer);
 /* A string, tokenized with special tokens, or an array of token ids. */
 bool ask_prompt(struct call *c, const struct json *prompt, bool parse_special, struct asked *out, int *answer);
-/* What cannot be had yet: a grammar. */
-bool ask_no_grammar(struct call *c, const struct json *obj, int *answer);
+/* The form of the answer, by the names of all dialects: grammar, json_schema, format, response_format. */
+bool ask_form(struct call *c, const struct json *obj, struct asked *out, int *answer);
 
 char *serve_copy(struct call *c, struct str s); /* with a NUL, in the call's arena; NULL: no memory */
 
