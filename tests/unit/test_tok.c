@@ -1157,7 +1157,7 @@ static void vocabularies_that_lie(void **state)
     expect_lie(w, "merges[0] is no pair");
     w = vocab_writer("gpt2", 6);
     gguf_put_str(w, "tokenizer.ggml.pre", STR("klingon"));
-    expect_lie(w, "'klingon' is not supported; known are: llama-bpe");
+    expect_lie(w, "'klingon' is not supported; known are llama-bpe");
 }
 
 /* Entries as an attacker would write them: they are text, nothing else. */
