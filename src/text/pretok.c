@@ -5,8 +5,8 @@
  * left, so nothing is stored per word and 16 MiB of text take as much memory as one line.
  *
  * Matches are found by
- *  - scan_gpt, a scanner written by hand for the patterns of GPT-2, Llama 3 and Qwen 2. It gives what the regular expression
- *    gives (a unit test compares them), in one pass and without a stack whatever the text is;
+ *  - scan_gpt, a scanner written by hand for the patterns of GPT-2, Llama 3, Qwen 2 and Jais 2. It gives what the regular
+ * expression gives (a unit test compares them), in one pass and without a stack whatever the text is;
  *  - classes of characters and fixed strings;
  *  - PCRE2 (regex.c) for every other expression of a tokenizer.json and of the named pre-tokenizers of GGUF. */
 #include "text/text_int.h"
@@ -20,6 +20,7 @@ static const struct {
     {RE_GPT2, {.icase = false}},
     {RE_LLAMA3, {.icase = true, .any_lead = true, .digits = 3, .newlines = true}},
     {RE_QWEN2, {.icase = true, .any_lead = true, .digits = 1, .newlines = true}},
+    {RE_JAIS2, {.icase = true, .any_lead = true, .digits = 3, .newlines = true, .steps = true}},
 };
 
 static const uint8_t ascii_class[128] = {
@@ -78,6 +79,27 @@ static size_t scan_spaces(const struct gpt_pattern *g, struct str s)
     return i == s.n || last == 0 ? i : last;
 }
 
+/* The same where white space without a line end is cut into powers of two. What is left of a row is counted once and kept in
+ * st. */
+static size_t scan_steps(struct pre_stage *st)
+{
+    const struct str s = st->seg;
+    size_t i = st->search, n, line_end = 0, step = 512;
+    if (i >= st->run_end) {
+        st->run_left = 0;
+        for (; i < s.n && class_at(s, i, &n) == U_SPACE; i += n, st->run_left++)
+            if (is_line_end(s.p[i])) line_end = i + 1;
+        st->run_end = line_end ? line_end : i;
+        if (line_end) return line_end - st->search;
+    }
+    const bool ends_text = st->run_end == s.n;
+    while (step > 2 && !(st->run_left > step || (st->run_left == step && ends_text))) step /= 2;
+    if (step == 2 && st->run_left < (ends_text ? 2u : 3u)) step = 1;
+    st->run_left -= step;
+    for (i = st->search; step > 0; step--, i += n) class_at(s, i, &n);
+    return i - st->search;
+}
+
 static size_t scan_punct(const struct gpt_pattern *g, struct str s, size_t i)
 {
     i = class_run(s, i, U_OTHER, SIZE_MAX);
@@ -86,9 +108,10 @@ static size_t scan_punct(const struct gpt_pattern *g, struct str s, size_t i)
     return i;
 }
 
-/* Length of the match at the start of s, which is not empty. There always is one: each class has an alternative. */
-static size_t scan_gpt(const struct gpt_pattern *g, struct str s)
+/* Length of the match at the stage's search, before the end of its text. There always is one: each class has an alternative. */
+static size_t scan_gpt(const struct gpt_pattern *g, struct pre_stage *st)
 {
+    const struct str s = {st->seg.p + st->search, st->seg.n - st->search};
     size_t n, n2;
     if (s.p[0] == '\'' && (n = contraction(s, g->icase)) != 0) return n;
     enum uclass c = class_at(s, 0, &n);
@@ -103,7 +126,7 @@ static size_t scan_gpt(const struct gpt_pattern *g, struct str s)
     }
     if (c == U_NUMBER) return class_run(s, n, U_NUMBER, g->digits ? g->digits - 1 : SIZE_MAX);
     if (c == U_OTHER) return scan_punct(g, s, n);
-    return scan_spaces(g, s);
+    return g->steps ? scan_steps(st) : scan_spaces(g, s);
 }
 
 /* ---- building --------------------------------------------------------------------------------------------- */
@@ -126,12 +149,22 @@ int pre_add(struct tok *t, struct pre_op op, struct err *e)
 
 int pre_add_regex(struct tok *t, struct str regex, enum pre_behavior behavior, struct err *e)
 {
+    static const struct {
+        const char *regex;
+        enum pre_find find;
+        bool run;
+    } known[] = {{RE_NUMBER, FIND_CLASS, false},
+                 {RE_NUMBERS, FIND_CLASS, true},
+                 {RE_TRIPLES, FIND_TRIPLES, false},
+                 {RE_TRIPLE_STARTS, FIND_TRIPLE_STARTS, false},
+                 {RE_SPACES_END, FIND_SPACES_END, false}};
     struct pre_op op = {.find = FIND_REGEX, .behavior = behavior, .regex = regex};
-    if (str_is(regex, RE_NUMBER) || str_is(regex, RE_NUMBERS)) {
-        op.find = FIND_CLASS;
-        op.cls = CLASS_NUMBER;
-        op.run = str_is(regex, RE_NUMBERS);
-    }
+    for (size_t i = 0; i < COUNT_OF(known); i++)
+        if (str_is(regex, known[i].regex)) {
+            op.find = known[i].find;
+            op.cls = CLASS_NUMBER;
+            op.run = known[i].run;
+        }
     for (size_t i = 0; i < COUNT_OF(gpt_patterns); i++)
         if (str_is(regex, gpt_patterns[i].regex)) {
             op.find = FIND_GPT;
@@ -215,6 +248,72 @@ static int find_literal(const struct pre_op *op, struct str seg, size_t from, si
     return 0;
 }
 
+/* Goes to the next row of digits at or after the stage's search, and counts it once; false where there is none. bounded: one
+ * that a word character follows does not count. */
+static bool next_digits(struct pre_stage *st, bool bounded)
+{
+    const struct str s = st->seg;
+    uint32_t cp = 0;
+    for (size_t i = size_max(st->search, st->run_end), n; i < s.n; i += n) {
+        n = utf8_next(s.p + i, &cp);
+        if (!uclass_is_digit(cp)) continue;
+        st->run_at = i;
+        st->run_left = 0;
+        while (uclass_is_digit(cp)) {
+            i += n;
+            st->run_left++;
+            if (i == s.n) break;
+            n = utf8_next(s.p + i, &cp);
+        }
+        st->run_end = i;
+        if (i == s.n || !bounded || !uclass_is_word(cp)) return true;
+    }
+    return false;
+}
+
+static void skip_digits(struct pre_stage *st, size_t count)
+{
+    uint32_t cp;
+    for (; count > 0; count--, st->run_left--) st->run_at += utf8_next(st->seg.p + st->run_at, &cp);
+}
+
+/* The lookahead of the expression would walk to the end of a row from each of its digits. */
+static int find_triples(struct pre_stage *st, bool starts)
+{
+    while (st->run_at < st->search && st->run_at < st->run_end) skip_digits(st, 1);
+    if (st->run_left < (starts ? 3u : 1u) && !next_digits(st, !starts)) return 0;
+    if (starts) {
+        while (st->run_left < 3)
+            if (!next_digits(st, false)) return 0;
+        skip_digits(st, st->run_left % 3);
+        st->ms = st->me = st->run_at;
+    } else {
+        st->ms = st->run_at;
+        skip_digits(st, st->run_left % 3 ? st->run_left % 3 : 3);
+        st->me = st->run_at;
+    }
+    return 1;
+}
+
+/* White space as far as the end of its line: of a row of it all, where it ends the text, else up to its last line feed. */
+static int find_spaces_end(struct str s, size_t from, size_t *ms, size_t *me)
+{
+    size_t n, last = 0;
+    for (size_t i = from; i < s.n;) {
+        if (class_at(s, i, &n) != U_SPACE) {
+            i += n;
+            continue;
+        }
+        *ms = i;
+        *me = last = i;
+        for (; i < s.n && class_at(s, i, &n) == U_SPACE; i += n)
+            if (s.p[i] == '\n') last = i;
+        *me = i == s.n ? i : last;
+        if (*me > *ms) return 1;
+    }
+    return 0;
+}
+
 /* Advances the stage to its next match; none left is the empty match at the end. */
 static int next_match(struct pre_run *r, const struct pre_op *op, struct pre_stage *st, struct err *e)
 {
@@ -223,7 +322,7 @@ static int next_match(struct pre_run *r, const struct pre_op *op, struct pre_sta
         switch (op->find) {
         case FIND_GPT:
             st->ms = st->search;
-            st->me = st->ms + scan_gpt(op->gpt, (struct str){st->seg.p + st->ms, st->seg.n - st->ms});
+            st->me = st->ms + scan_gpt(op->gpt, st);
             rc = 1;
             break;
         case FIND_CLASS:
@@ -231,6 +330,13 @@ static int next_match(struct pre_run *r, const struct pre_op *op, struct pre_sta
             break;
         case FIND_WORDS:
             rc = find_words(st->seg, st->search, &st->ms, &st->me);
+            break;
+        case FIND_TRIPLES:
+        case FIND_TRIPLE_STARTS:
+            rc = find_triples(st, op->find == FIND_TRIPLE_STARTS);
+            break;
+        case FIND_SPACES_END:
+            rc = find_spaces_end(st->seg, st->search, &st->ms, &st->me);
             break;
         case FIND_LITERAL:
             rc = find_literal(op, st->seg, st->search, &st->ms, &st->me);
@@ -324,6 +430,7 @@ static void stage_start(struct pre_stage *st, struct str seg, bool first, bool r
 {
     st->seg = seg;
     st->pos = st->search = 0;
+    st->run_at = st->run_left = st->run_end = 0;
     st->have = false;
     st->first = first;
     st->resumed = resumed;

@@ -23,6 +23,7 @@
 enum uclass { U_OTHER, U_LETTER, U_NUMBER, U_SPACE }; /* \p{L}, \p{N}, White_Space; no code point is in two of them */
 enum uclass uclass_of(uint32_t cp);
 bool uclass_is_word(uint32_t cp);  /* \w: letters, marks, digits, connectors, joiners */
+bool uclass_is_digit(uint32_t cp); /* \d: decimal digits of any script */
 bool uclass_is_punct(uint32_t cp); /* \p{P} and all ASCII punctuation */
 /* Start of the character that ends at end > 0; bytes that are no UTF-8 count one by one, as U+FFFD. */
 size_t utf8_before(struct str s, size_t end, uint32_t *cp);
@@ -118,7 +119,16 @@ int charsmap_run(const struct charsmap *m, struct str in, bool graphemes, struct
 
 /* ---- pre-tokenizer ------------------------------------------------------------------------------------------- */
 
-enum pre_find { FIND_GPT, FIND_CLASS, FIND_WORDS, FIND_LITERAL, FIND_REGEX };
+enum pre_find {
+    FIND_GPT,
+    FIND_CLASS,
+    FIND_WORDS,         /* \w+|[^\w\s]+ */
+    FIND_TRIPLES,       /* digits in threes from the right, RE_TRIPLES */
+    FIND_TRIPLE_STARTS, /* the places where they begin, RE_TRIPLE_STARTS */
+    FIND_SPACES_END,    /* RE_SPACES_END */
+    FIND_LITERAL,
+    FIND_REGEX
+};
 enum pre_behavior { PRE_ISOLATED, PRE_REMOVED, PRE_ONLY_MATCHES, PRE_WITH_PREVIOUS, PRE_WITH_NEXT, PRE_CONTIGUOUS };
 enum pre_class { CLASS_NUMBER, CLASS_PUNCT, CLASS_SPACE };
 
@@ -128,14 +138,23 @@ enum pre_class { CLASS_NUMBER, CLASS_PUNCT, CLASS_SPACE };
 #define RE_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define RE_LLAMA3 "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}" RE_TAIL
 #define RE_QWEN2 "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" RE_TAIL
+#define RE_JAIS2                                                                                                            \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+"   \
+    "|\\s{512}(?!\\S)|\\s{256}(?!\\S)|\\s{128}(?!\\S)|\\s{64}(?!\\S)|\\s{32}(?!\\S)|\\s{16}(?!\\S)|\\s{8}(?!\\S)|\\s{4}(?!" \
+    "\\S)"                                                                                                                  \
+    "|\\s{1,2}(?!\\S)|\\s{1}"
 #define RE_NUMBER "\\p{N}"
 #define RE_NUMBERS "\\p{N}+"
+#define RE_TRIPLES "\\d{1,3}(?=(?:\\d{3})*\\b)"
+#define RE_TRIPLE_STARTS "(?=(\\d{3})+(?!\\d))"
+#define RE_SPACES_END "\\s+$"
 
 /* The family of patterns that GPT-2 began. */
 struct gpt_pattern {
     bool icase;      /* 's 't ... in any case */
     bool any_lead;   /* a word may begin with any one character that is no letter, digit or line end; else with one space */
     unsigned digits; /* at most so many digits in a piece, without a space; 0: any number, after an optional space */
+    bool steps;      /* white space without a line end is cut into powers of two, 512 at most */
     bool newlines;   /* line ends go with the punctuation before them, and end a run of white space */
 };
 
@@ -163,15 +182,17 @@ int pre_add_regex(struct tok *t, struct str regex, enum pre_behavior behavior, s
 int pre_add(struct tok *t, struct pre_op op, struct err *e);
 /* Sets t up as tokenizer.ggml.pre asks: stages, ignore_merges, normalizer, and whether BOS is the default. */
 int pre_add_named(struct tok *t, struct str name, bool *add_bos, struct err *e);
+const char *pre_name_at(size_t i); /* all names, NULL behind the last */
 /* The name for tokenizer.ggml.pre that gives t's stages; NULL where there is none. */
 const char *pre_name_of(const struct tok *t);
 void pre_fini(struct tok *t);
 
 struct pre_stage {
     struct str seg;
-    size_t pos;    /* start of what is not yet given out */
-    size_t search; /* where the next search begins, >= pos */
-    size_t ms, me; /* the next match, if have; none left: both seg.n */
+    size_t pos;                       /* start of what is not yet given out */
+    size_t search;                    /* where the next search begins, >= pos */
+    size_t ms, me;                    /* the next match, if have; none left: both seg.n */
+    size_t run_at, run_left, run_end; /* FIND_TRIPLES: digits from run_at to the end of their row */
     bool have;
     bool first, resumed; /* seg starts the text; seg continues a segment */
     struct buf buf;      /* rewritten text */

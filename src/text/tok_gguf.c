@@ -1,7 +1,7 @@
 /* Tokenizers of GGUF files: the arrays tokenizer.ggml.tokens, .token_type, .scores and .merges, and the keys around them. The
  * models: "gpt2" (byte-level BPE, with the pre-tokenizer that tokenizer.ggml.pre names), "llama" (SentencePiece BPE by scores),
- * "bert" (WordPiece) and "t5" (Unigram). Nothing is taken on trust: the arrays must be of one length and of the right kind, ids
- * in range. All of it is copied. */
+ * "bert" (WordPiece), "t5" (Unigram) and "gemma4" (BPE over characters). Nothing is taken on trust: the arrays must be of one
+ * length and of the right kind, ids in range. All of it is copied. */
 #include "text/text_int.h"
 
 #define KEY(name) "tokenizer.ggml." name
@@ -192,6 +192,24 @@ static int setup_pieces(const struct gguf *g, struct tok *t, struct err *e)
     return load_ids(g, t, true, e);
 }
 
+/* "gemma4": merges over characters, with spaces as U+2581 and bytes for what is no entry. No entry has a line feed beside
+ * anything else, so texts are cut there. */
+static int setup_chars(const struct gguf *g, struct tok *t, struct err *e)
+{
+    t->model = MODEL_CHARS;
+    t->show = SHOW_SPACED;
+    t->show_mark = STR(LOWER_BLOCK);
+    t->byte_fallback = t->fuse_unk = true;
+    TRY(get_flag(g, KEY("add_space_prefix"), &t->add_space_prefix, e));
+    if (t->add_space_prefix) norm_add(t, (struct norm_op){.kind = NORM_PREPEND, .to = STR(LOWER_BLOCK)});
+    norm_add(t, (struct norm_op){.kind = NORM_REPLACE, .from = STR(" "), .to = STR(LOWER_BLOCK)});
+    TRY(pre_add(t, (struct pre_op){.find = FIND_LITERAL, .behavior = PRE_ISOLATED, .literal = STR("\n"), .run = true}, e));
+    TRY(load_tokens(g, t, e));
+    TRY(tok_index(t, e));
+    TRY(load_merges(g, t, e));
+    return load_ids(g, t, true, e);
+}
+
 static int load_charsmap(const struct gguf *g, struct tok *t, struct err *e)
 {
     int rc;
@@ -235,15 +253,16 @@ static int load(const struct gguf *g, struct tok *t, struct err *e)
     static const struct {
         const char *model;
         int (*setup)(const struct gguf *g, struct tok *t, struct err *e);
-    } rows[] = {{"gpt2", setup_bpe}, {"llama", setup_spm}, {"bert", setup_pieces}, {"t5", setup_unigram}};
+    } rows[] = {
+        {"gpt2", setup_bpe}, {"llama", setup_spm}, {"bert", setup_pieces}, {"t5", setup_unigram}, {"gemma4", setup_chars}};
     int (*setup)(const struct gguf *g, struct tok *t, struct err *e) = NULL;
     struct str model, chat = {0};
     if (!gguf_get_str(g, KEY("model"), &model)) return fail(e, ERR_FORMAT, KEY("model") " is missing");
     for (size_t i = 0; i < COUNT_OF(rows) && !setup; i++)
         if (str_is(model, rows[i].model)) setup = rows[i].setup;
     if (!setup)
-        return fail(e, ERR_UNSUPPORTED, KEY("model") ": '%.*s' is not supported; supported are gpt2, llama, bert and t5",
-                    STR_ARG(model));
+        return fail(e, ERR_UNSUPPORTED,
+                    KEY("model") ": '%.*s' is not supported; supported are gpt2, llama, bert, t5 and gemma4", STR_ARG(model));
     TRY(setup(g, t, e));
     TRY(load_added(t, e));
     gguf_get_str(g, "tokenizer.chat_template", &chat);

@@ -47,6 +47,11 @@ bool uclass_is_word(uint32_t cp)
     }
 }
 
+bool uclass_is_digit(uint32_t cp)
+{
+    return cp < 0x80 ? cp - '0' < 10 : utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_ND;
+}
+
 bool uclass_is_punct(uint32_t cp)
 {
     if (cp < 0x80)

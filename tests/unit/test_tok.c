@@ -156,7 +156,7 @@ static const char *shared_or_skip(const char *name)
 }
 
 /* .inp: texts parted by a line; .out: one line of ids each. */
-static void run_vectors(const struct tok *t, const char *inp, const char *out)
+static void run_vectors(const struct tok *t, const char *inp, const char *out, bool reversible)
 {
     static const struct str part = {"\n__ggml_vocab_test__\n", 21};
     struct map mi, mo;
@@ -178,7 +178,7 @@ static void run_vectors(const struct tok *t, const char *inp, const char *out)
             i = k + 1;
         }
         expect_ids(t, sub(in, at, end), 0, want, n);
-        round_trip(t, sub(in, at, end));
+        if (reversible) round_trip(t, sub(in, at, end));
         at = end + part.n;
         line = eol + 1;
     }
@@ -189,7 +189,7 @@ static void run_vectors(const struct tok *t, const char *inp, const char *out)
 
 static void published_vectors(void **state)
 {
-    static const char *const names[] = {"llama-spm", "gpt-2", "deepseek-llm", "phi-3"};
+    static const char *const names[] = {"llama-spm", "gpt-2", "deepseek-llm", "phi-3", "bert-bge"};
     (void)state;
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         char file[128];
@@ -198,7 +198,7 @@ static void published_vectors(void **state)
         char inp[512], out[512];
         snprintf(inp, sizeof inp, "%s.inp", scratch_shared(file));
         snprintf(out, sizeof out, "%s.out", scratch_shared(file));
-        run_vectors(t, inp, out);
+        run_vectors(t, inp, out, strcmp(names[i], "bert-bge") != 0);
         tok_close(&t);
     }
 }
@@ -231,7 +231,7 @@ static void llama3_vectors(void **state)
     char inp[512], out[512];
     snprintf(inp, sizeof inp, "%s", scratch_shared("tokenizers/llama3/llama-bpe.inp"));
     snprintf(out, sizeof out, "%s", scratch_shared("tokenizers/llama3/llama-bpe.out"));
-    run_vectors(t, inp, out);
+    run_vectors(t, inp, out, true);
     run_cases(t, scratch_shared("tokenizers/llama3/cases.json"), TOK_PARSE_SPECIAL, 303);
     assert_string_equal(tok_kind(t), "bpe");
     assert_string_equal(tok_pre(t), "llama-bpe");
@@ -784,6 +784,21 @@ static void spm_joins_by_score(void **state)
     tok_close(&t);
 }
 
+static void gemma4_merges_characters(void **state)
+{
+    static const struct piece pieces[] = {{SP, 0, 0},   {"a", 0, 0},  {"b", 0, 0},   {SP "a", 0, 0},
+                                          {"ab", 0, 0}, {"\n", 0, 0}, {"\n\n", 0, 0}};
+    static const char *const merges[] = {SP " a", "a b", "\n \n", NULL};
+    (void)state;
+    struct tok *t = make_gguf(&(struct vocab){
+        .model = "gemma4", .pieces = pieces, .n = COUNT_OF(pieces), .bytes = true, .merges = merges, .space_prefix = 2});
+    EXPECT(t, "ab a", 0, SP_A + 4, SP_A + 3);
+    EXPECT(t, " ab\n\na", 0, SP_A + 3, SP_A + 2, SP_A + 6, SP_A + 1);
+    EXPECT(t, "\xC3\xA9", 0, 3 + 0xC3, 3 + 0xA9);
+    round_trip(t, STR(" a b\n\xE4\xB8\xAD"));
+    tok_close(&t);
+}
+
 static void naive_spm(const struct tok *t, struct str word, struct ids *out)
 {
     size_t at[300], n = 0;
@@ -1157,7 +1172,7 @@ static void vocabularies_that_lie(void **state)
     expect_lie(w, "merges[0] is no pair");
     w = vocab_writer("gpt2", 6);
     gguf_put_str(w, "tokenizer.ggml.pre", STR("klingon"));
-    expect_lie(w, "'klingon' is not supported; known are: llama-bpe");
+    expect_lie(w, "'klingon' is not supported; known are llama-bpe");
 }
 
 /* Entries as an attacker would write them: they are text, nothing else. */
@@ -1648,6 +1663,7 @@ int main(void)
         cmocka_unit_test(whole_words_can_ignore_merges),
         cmocka_unit_test(cached_words_are_the_same),
         cmocka_unit_test(spm_joins_by_score),
+        cmocka_unit_test(gemma4_merges_characters),
         cmocka_unit_test(spm_is_what_the_definition_says),
         cmocka_unit_test(llama2_json_and_its_export),
         cmocka_unit_test(added_tokens_are_cut_out_first),
