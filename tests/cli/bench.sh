@@ -48,6 +48,12 @@ ran "bench --markdown" 0 "$QUERN" bench $short --markdown
 verdict $? "is a table of four lines" "$W/out"
 ran "-o md" 0 "$QUERN" bench -m "$DEMO" $short -o md
 holds "is the same" "$W/out" "| model | type | test |"
+ran "bench --prefix" 0 "$QUERN" bench -p 200 -n 0 -r 1 --prefix
+holds "tells the time to the first token" "$W/out" "first token after 200 tokens in"
+[ -z "$(ls "$XDG_CACHE_HOME/quern")" ]
+verdict $? "and leaves no pages"
+ran "bench --prefix --json" 0 "$QUERN" bench -p 200 -n 0 -r 1 --prefix --json
+holds "has them, too" "$W/out" '"prefixes":[{"model":"Llama-Quern-34M","type":"q8_0","prompt_tokens":200,"computed_seconds":'
 ran "ways to load" 0 "$QUERN" bench $short --no-mmap
 ran "that come before the first token" 0 "$QUERN" bench $short --prefault
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# example: examples/chat.c, compiled by the build, and compiled once more as a stranger would, against the shared library.
+# example: examples/*.c, compiled by the build, and chat.c once more as a stranger would, against the shared library.
 . "$(dirname "$0")/../cli_tap.sh"
 build=$(dirname "$QUERN")
 printf 'What is the capital of Japan?\nSay "it" again\\, please.\n' >"$W/lines"
@@ -16,6 +16,20 @@ if [ -x "$build/examples/chat" ]; then
     holds "says so" "$W/err" "none.gguf"
 else
     skip "the example chats" "it was not built"
+fi
+
+if [ -x "$build/examples/batch" ]; then
+    ran "the example answers prompts together" 0 "$build/examples/batch" "$DEMO" "The capital of France is" "One, two, three," "Once upon a time"
+    sort "$W/out" >"$W/together"
+    [ "$(cut -d: -f1 "$W/together" | uniq | tr '\n' ' ')" = "1 2 3 " ]
+    verdict $? "an answer to each" "$W/out"
+    ran "one alone" 0 "$build/examples/batch" "$DEMO" "The capital of France is"
+    grep '^1: ' "$W/together" >"$W/first_of_three"
+    sort "$W/out" >"$W/alone"
+    same "the same answer" "$W/first_of_three" "$W/alone"
+    ran "no prompt" 2 "$build/examples/batch" "$DEMO"
+else
+    skip "the example answers prompts together" "it was not built"
 fi
 
 library=

@@ -22,9 +22,18 @@ struct bench_row {
     double int8, f32;        /* multiply-adds of one token in matrices */
 };
 
+/* Seconds from a prompt of n tokens to the first token of its answer. */
+struct bench_prefix {
+    char model[64], type[32];
+    uint32_t n;
+    double computed, from_memory, from_disk;
+};
+
 struct bench_result {
     struct bench_row *rows; /* owned */
     size_t n;
+    struct bench_prefix *prefixes; /* owned */
+    size_t n_prefixes;
     quern_limits limits;   /* the best that was measured during the whole run */
     const char *cpu_level; /* of the last session */
     uint32_t n_threads;
@@ -38,6 +47,10 @@ double bench_fraction(const struct bench_row *row, const quern_limits *limits);
  * that the other tests use; ids [depth + 1 ..] are what the sequences read. */
 int bench_parallel(const quern_model *model, const quern_session_info *setup, const struct bench_test *t, const int32_t *ids,
                    double *speed, struct err *e);
+
+/* Measures row->n tokens of ids (bench_prefix.c); medians. cache: where pages lie meanwhile. */
+int bench_prefix(const quern_model *model, const quern_session_info *setup, const int32_t *ids, size_t n_repeats,
+                 const char *cache, struct bench_prefix *row, struct err *e);
 
 /* Formats that a result is printed in, by name: text, json, csv, md. */
 int bench_print(struct buf *b, const struct bench_result *r, const char *format);

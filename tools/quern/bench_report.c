@@ -47,6 +47,21 @@ static int put_json_row(struct buf *b, const struct bench_row *row, const quern_
     return buf_c(b, '}');
 }
 
+static int put_json_prefix(struct buf *b, const struct bench_prefix *p, bool first)
+{
+    TRY(buf_z(b, first ? ",\"prefixes\":[{\"model\":" : ",{\"model\":"));
+    TRY(json_write_string(b, str_of(p->model)));
+    TRY(buf_z(b, ",\"type\":"));
+    TRY(json_write_string(b, str_of(p->type)));
+    TRY(buf_printf(b, ",\"prompt_tokens\":%u,", p->n));
+    TRY(put_number(b, "computed_seconds", p->computed));
+    TRY(buf_c(b, ','));
+    TRY(put_number(b, "from_memory_seconds", p->from_memory));
+    TRY(buf_c(b, ','));
+    TRY(put_number(b, "from_disk_seconds", p->from_disk));
+    return buf_c(b, '}');
+}
+
 static int put_json(struct buf *b, const struct bench_result *r)
 {
     TRY(buf_c(b, '{'));
@@ -58,7 +73,9 @@ static int put_json(struct buf *b, const struct bench_result *r)
         if (i) TRY(buf_c(b, ','));
         TRY(put_json_row(b, &r->rows[i], &r->limits));
     }
-    return buf_z(b, "]}\n");
+    TRY(buf_c(b, ']'));
+    for (size_t i = 0; i < r->n_prefixes; i++) TRY(put_json_prefix(b, &r->prefixes[i], i == 0));
+    return buf_z(b, r->n_prefixes ? "]}\n" : "}\n");
 }
 
 /* ---- tables ---------------------------------------------------------------------------------------------- */
@@ -95,6 +112,17 @@ static int put_limits(struct buf *b, const struct bench_result *r, const char *b
     return buf_printf(b, "compute  %.2f T op/s of int8, %.2f of f32 (%s)\n\n", l->int8_tops, l->f32_tops, r->cpu_level);
 }
 
+/* Lines below a table. */
+static int put_prefixes(struct buf *b, const struct bench_result *r)
+{
+    for (size_t i = 0; i < r->n_prefixes; i++) {
+        const struct bench_prefix *p = &r->prefixes[i];
+        TRY(buf_printf(b, "%s%s, %s: first token after %u tokens in %.1f ms computed, %.1f ms from memory, %.1f ms from disk\n",
+                       i ? "" : "\n", p->model, p->type, p->n, p->computed * 1e3, p->from_memory * 1e3, p->from_disk * 1e3));
+    }
+    return 0;
+}
+
 static int put_text(struct buf *b, const struct bench_result *r)
 {
     char name[TEST_NAME_MAX];
@@ -109,7 +137,7 @@ static int put_text(struct buf *b, const struct bench_result *r)
                        test_name(&row->test, name), row->median, row->min, row->max, row->bytes * 1e-6,
                        100 * bench_fraction(row, &r->limits)));
     }
-    return 0;
+    return put_prefixes(b, r);
 }
 
 static int put_markdown(struct buf *b, const struct bench_result *r)
@@ -124,7 +152,7 @@ static int put_markdown(struct buf *b, const struct bench_result *r)
                        test_name(&row->test, name), row->median, row->min, row->max, row->bytes * 1e-6,
                        100 * bench_fraction(row, &r->limits)));
     }
-    return 0;
+    return put_prefixes(b, r);
 }
 
 int bench_print(struct buf *b, const struct bench_result *r, const char *format)

@@ -12,7 +12,7 @@ struct bench_args {
     struct compute_args compute;
     const char *shape, *type, *prompts, *answers, *depths, *parallel, *format, *cache_dir;
     int64_t n_repeats;
-    bool json, csv, markdown, no_cache;
+    bool json, csv, markdown, no_cache, prefix;
 };
 
 #define BENCH(member) .offset = offsetof(struct bench_args, member)
@@ -25,6 +25,8 @@ static const struct opt bench_opts[] = {
     {"-n --n-gen", "N,...", "answers to write, in tokens; 0: none; default 64", .kind = OPT_TEXT, BENCH(answers)},
     {"-d --n-depth", "N,...", "tokens that stand before; default 0", .kind = OPT_TEXT, BENCH(depths)},
     {"--parallel", "N,...", "answers written at the same time; default 1", .kind = OPT_TEXT, BENCH(parallel)},
+    {"--prefix", NULL, "also the time to the first token of each -p, computed, from memory and from disk", .kind = OPT_FLAG,
+     BENCH(prefix)},
     {"-r --repetitions", "N", "measurements of each test, of which the median counts; default 3", .kind = OPT_INT, .min = 1,
      .max = BENCH_REPEATS_MAX, BENCH(n_repeats)},
     {"-o --output", "FORMAT", "text (default), json, csv or md", .kind = OPT_CHOICE, .choices = "text json csv md",
@@ -230,6 +232,29 @@ static int measure_all(struct bench *b, const struct plan *plan, const char *mod
     return measure_limits(b, &r->limits, e);
 }
 
+/* Of each prompt that is measured. */
+static int measure_prefixes(const struct bench *b, const struct bench_args *args, const char *model, const char *type,
+                            struct bench_result *r, struct err *e)
+{
+    struct list prompts;
+    char cache[PATH_MAX];
+    TRY(parse_list("-p", args->prompts, &prompts, e));
+    if (args->cache_dir)
+        (void)snprintf(cache, sizeof cache, "%s", args->cache_dir);
+    else if (!cli_cache_folder("", cache))
+        return fail(e, ERR_NOTFOUND, "no folder for pages: HOME is not set; give one with --cache-dir");
+    for (size_t i = 0; i < prompts.n; i++) {
+        struct bench_prefix row = {.n = prompts.v[i]};
+        if (row.n == 0) continue;
+        if (cli_interrupted()) return fail(e, ERR_CANCELLED, "interrupted");
+        (void)snprintf(row.model, sizeof row.model, "%s", model ? model : b->info.name);
+        (void)snprintf(row.type, sizeof row.type, "%s", type ? type : b->info.weight_type);
+        TRY(bench_prefix(b->model, &b->setup, b->ids, b->n_repeats, cache, &row, e));
+        r->prefixes[r->n_prefixes++] = row;
+    }
+    return 0;
+}
+
 /* model and type name the rows where the file does not. */
 static int bench_model(const struct command *c, const struct bench_args *args, quern_model *model, const struct plan *plan,
                        const char *name, const char *type, struct bench_result *r)
@@ -245,6 +270,7 @@ static int bench_model(const struct command *c, const struct bench_args *args, q
     cli_interrupt_catch(b.session, true);
     progress_start(&b.progress, type ? type : "runs", false);
     int rc = measure_all(&b, plan, name, type, r, &e);
+    if (rc == 0 && args->prefix) rc = measure_prefixes(&b, args, name, type, r, &e);
     progress_end(&b.progress);
     cli_interrupt_catch(NULL, true);
     mem_free(b.ids);
@@ -370,12 +396,15 @@ static int run(const struct command *c, int argc, char **argv)
     if (!args.type) args.type = "q8_0";
     const char *format = args.format ? args.format : args.json ? "json" : args.csv ? "csv" : args.markdown ? "md" : "text";
 
-    struct bench_result r = {.rows = mem_array(plan.n * size_max(1, count_items(args.type)), sizeof *r.rows)};
+    const size_t n_types = size_max(1, count_items(args.type));
+    struct bench_result r = {.rows = mem_array(plan.n * n_types, sizeof *r.rows),
+                             .prefixes = mem_array(LIST_MAX * n_types, sizeof *r.prefixes)};
     struct buf out = {0};
-    if (!r.rows) return cli_fail("out of memory");
+    if (!r.rows || !r.prefixes) return cli_fail("out of memory");
     exit_code = args.shape ? bench_shape(c, &args, &plan, &r) : bench_file(c, &args, &words, &plan, &r);
     if (exit_code == CLI_OK) exit_code = cli_print(&out, bench_print(&out, &r, format));
     mem_free(r.rows);
+    mem_free(r.prefixes);
     return exit_code;
 }
 
@@ -389,6 +418,9 @@ const struct command command_bench = {
         "reading the same weights, for prompts the peak of the arithmetic units.\n"
         "\n"
         "--parallel N writes N answers together (tgNxP), as a server does.\n"
+        "\n"
+        "--prefix adds the time to the first token of each prompt when it is computed, when its beginning is in memory, and "
+        "when it is on disk, as after a restart of a server.\n"
         "\n"
         "--shape needs no download. Shapes: llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, llama-3.1-70b, llama-2-7b, mistral-7b, "
         "qwen2.5-7b, qwen3-8b, qwen3.5-4b, and with experts mixtral-8x7b, qwen3-30b-a3b, qwen3.5-35b-a3b, gpt-oss-20b, "
