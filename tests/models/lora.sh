@@ -12,6 +12,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/quern-test.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 shared=${QUERN_SHARED:-$SOURCE_ROOT/../shared}
 make_lora=$(dirname "$QUERN")/tests/models/make_lora
+make_mlx=$(dirname "$QUERN")/tests/models/make_mlx
 tar xJf "$SOURCE_ROOT/tests/data/conformance.tar.xz" -C "$work"
 cd "$work"
 
@@ -92,6 +93,12 @@ logits model.gguf none.bin --lora-scaled peft:0
 check "a scale of 0 changes nothing" cmp plain.bin none.bin
 both() { logits model.gguf one.bin --lora peft --lora lora2.gguf && logits model.gguf other.bin --lora peft --lora peft2 && cmp one.bin other.bin; }
 check "both kinds of files are the same adapter" both
+
+# Beside weights that are used in place in a type of their own: the same sums as beside the same weights in F32.
+"$make_mlx" --mode mxfp8 --bits 8 --group 32 conformance/llama_tied mlx exact
+logits exact exact.bin --lora peft3
+logits mlx mlx.bin --lora peft3
+check "on an MLX folder" cmp mlx.bin exact.bin
 
 shows() { "$QUERN" show "$1" | grep -q "^$2"; }
 check "show: a folder" shows peft "rank  *8"

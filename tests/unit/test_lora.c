@@ -491,6 +491,35 @@ static void running_out_of_memory_is_an_error(void **state)
     }
 }
 
+/* Bytes of both kinds of files changed, and files cut: an error with a message, or an adapter that can be used. */
+static void damaged_files_do_no_harm(void **state)
+{
+    struct arena a = {0};
+    struct err e = {0};
+    struct str gguf, weights;
+    char dir[80];
+    (void)state;
+    (void)snprintf(dir, sizeof dir, "%s", make_peft(CONFIG(""), PAIR, 192));
+    assert_int_equal(vfs_read(scratch_path(fx.dir, "a.gguf"), 1 << 20, &a, &gguf, &e), 0);
+    assert_int_equal(vfs_read(scratch_path(dir, "adapter_model.safetensors"), 1 << 20, &a, &weights, &e), 0);
+    for (size_t i = 0; i < 1500; i++) {
+        const bool peft = i % 2;
+        const struct str from = peft ? weights : gguf;
+        const size_t head = size_min(from.n, 2600), n = below(4) ? from.n : below((uint32_t)head);
+        char *bytes = scratch_exact(from.p, from.n);
+        struct adapter *x = NULL;
+        for (size_t k = below(4); k > 0; k--) bytes[below((uint32_t)head)] = (char)below(256);
+        scratch_write(peft ? dir : fx.dir, peft ? "adapter_model.safetensors" : "damaged.gguf", bytes, n);
+        free(bytes);
+        e = (struct err){0};
+        int rc = adapter_open(peft ? dir : scratch_path(fx.dir, "damaged.gguf"), &x, &e);
+        if (rc == 0) rc = adapter_bind(x, fx.model, &e);
+        if (rc < 0) assert_true(e.code == rc && e.msg[0]);
+        adapter_close(&x);
+    }
+    arena_fini(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -502,6 +531,7 @@ int main(void)
         cmocka_unit_test(adapters_of_other_models_are_refused),
         cmocka_unit_test(peft_says_what_it_wants),
         cmocka_unit_test(running_out_of_memory_is_an_error),
+        cmocka_unit_test(damaged_files_do_no_harm),
     };
     return cmocka_run_group_tests_name("lora", tests, setup, teardown);
 }
