@@ -388,6 +388,7 @@ struct engine_options {
 };
 struct engine_counters {
     uint64_t prompt_tokens, reused_tokens, parked_tokens, generated_tokens, requests; /* parked: reused, from disk */
+    uint64_t inconsistent; /* of debug builds: steps after which prefix_consistent was false, which must not be */
     double prefill_seconds, decode_seconds; /* of steps with and without pieces of prompts */
 };
 struct engine_info {

@@ -218,6 +218,7 @@ static void settle(struct engine *en, struct job *jobs, size_t n)
     assert_int_equal(i.n_running, 0);
     assert_int_equal(i.n_waiting, 0);
     assert_int_equal(i.kv_used_bytes, i.kv_cached_bytes);
+    assert_int_equal(i.counters.inconsistent, 0);
 }
 
 #define N_JOBS 64
