@@ -336,6 +336,21 @@ static double rate_of(struct pool *pool, struct job *j, pool_fn *fn, size_t time
     return sum;
 }
 
+/* The bytes of the weights that pass in a second, beside those of plain reading. */
+static void bench_decode(struct pool *pool, struct job *j, size_t k, size_t n_cols, const char *name)
+{
+    double read = 0.0, rate = 0.0;
+    j->mm.n_rows = n_cols;
+    fill_act(j->k, qtypes[j->type].arith, &j->mm.act, n_cols, k, j->x, &j->mem);
+    for (int i = 0; i < 3 * RUNS; i++) {
+        j->at = (size_t)(2 * i) * STRETCH % BIG;
+        read = fmax(read, rate_of(pool, j, read_part, 1));
+        j->at = (size_t)(2 * i + 1) * STRETCH % BIG;
+        rate = fmax(rate, rate_of(pool, j, mm_part, STRETCH / (j->n_rows * j->mm.row_bytes)) * (double)j->mm.row_bytes);
+    }
+    printf("%-8s %-32s %8.2f GB/s of %.2f: %5.1f %%\n", j->k->level, name, rate, read, 100.0 * rate / read);
+}
+
 static void bench_shape(struct pool *pool, struct job *j, size_t k, size_t n_rows)
 {
     const struct qtype_info *info = &qtypes[j->type];
@@ -344,19 +359,10 @@ static void bench_shape(struct pool *pool, struct job *j, size_t k, size_t n_row
     j->mm.k = k;
     j->mm.dst_stride = n_rows;
     j->mm.row_bytes = k / info->block_n * info->block_bytes;
-    snprintf(name, sizeof name, "decode mm_%s %zux%zu", info->name, n_rows, k);
-    if (wanted(j->k->level, name)) {
-        double read = 0.0, rate = 0.0;
-        j->mm.n_rows = 1;
-        fill_act(j->k, qtypes[j->type].arith, &j->mm.act, 1, k, j->x, &j->mem);
-        for (int i = 0; i < 3 * RUNS; i++) {
-            j->at = (size_t)(2 * i) * STRETCH % BIG;
-            read = fmax(read, rate_of(pool, j, read_part, 1));
-            j->at = (size_t)(2 * i + 1) * STRETCH % BIG;
-            size_t n = STRETCH / (n_rows * j->mm.row_bytes);
-            rate = fmax(rate, rate_of(pool, j, mm_part, n) * (double)j->mm.row_bytes);
-        }
-        printf("%-8s %-32s %8.2f GB/s of %.2f: %5.1f %%\n", j->k->level, name, rate, read, 100.0 * rate / read);
+    static const size_t cols[] = {1, 4, 8, 16};
+    for (size_t c = 0; c < COUNT_OF(cols); c++) {
+        snprintf(name, sizeof name, "decode mm_%s %zux%zu by %zu", info->name, n_rows, k, cols[c]);
+        if (wanted(j->k->level, name)) bench_decode(pool, j, k, cols[c], name);
     }
     snprintf(name, sizeof name, "prefill mm_%s k %zu by %d", info->name, k, PREFILL_COLS);
     if (wanted(j->k->level, name)) {

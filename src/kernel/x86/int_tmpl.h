@@ -29,7 +29,17 @@ struct tile {
     float (*acc)[PANEL_ROWS], (*min)[PANEL_ROWS];
     int off; /* of the type */
     bool has_min;
+    /* What it asks for meanwhile: lines of the next panel's rows, in the order in which they lie in memory. */
+    const uint8_t *w;
+    size_t next_at, next_lines;
 };
+
+/* Step i of n of that: spread over the products, where nobody waits for it. */
+ALWAYS void fetch_next(const struct tile *t, size_t i, const size_t n)
+{
+    for (size_t line = t->next_lines * i / n; line < t->next_lines * (i + 1) / n; line++)
+        fetch_l2(t->w, t->next_at + 64 * line);
+}
 
 typedef void fill_fn(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks);
 typedef void tile_fn(const struct tile *t);
@@ -48,15 +58,6 @@ static void store_strip(const struct rows *w, const struct work *k, size_t m, si
     }
 }
 
-/* The weights of the piece after this one come into L2 while the arithmetic goes on. */
-ALWAYS void fetch_piece(const struct rows *w, size_t piece_bytes, size_t piece)
-{
-    for (size_t i = 0; i < PANEL_ROWS; i++) {
-        const uint8_t *p = row_at(w, i).data;
-        for (size_t at = 0; at < piece_bytes + 63; at += 64) fetch_l2(p, (piece + 1) * piece_bytes + at);
-    }
-}
-
 /* PANEL_ROWS weight rows by activation rows m.. (n_cols, at most STRIP). */
 static void mm_strip(const struct rows *w, size_t m, size_t n_cols, fill_fn *fill, tile_fn *const tiles[PACK_COLS])
 {
@@ -64,13 +65,19 @@ static void mm_strip(const struct rows *w, size_t m, size_t n_cols, fill_fn *fil
     const struct qtype_info *info = &qtypes[a->type];
     struct work *k = a->scratch;
     const size_t n_d = act_scales(info->arith, a->k), n_s = act_sums(info->arith, a->k);
-    const size_t piece_bytes = QSUPER / info->block_n * info->block_bytes;
+    const size_t n_tiles = (a->k + QSUPER - 1) / QSUPER * ((n_cols + PACK_COLS - 1) / PACK_COLS);
     memset(k->acc, 0, n_cols * sizeof *k->acc);
     if (info->has_min) memset(k->min, 0, n_cols * sizeof *k->min);
-    struct tile t = {.panel = &k->panel, .d_row = n_d, .s_row = n_s, .off = info->off, .has_min = info->has_min};
+    struct tile t = {.panel = &k->panel,
+                     .d_row = n_d,
+                     .s_row = n_s,
+                     .off = info->off,
+                     .has_min = info->has_min,
+                     .w = a->w,
+                     .next_at = (w->r + PANEL_ROWS) * a->row_bytes,
+                     .next_lines = PANEL_ROWS * a->row_bytes / 64 / n_tiles + 1};
     for (size_t from = 0; from < a->k; from += QSUPER) {
         t.n_blocks = size_min(a->k - from, QSUPER) / ACT_BLOCK;
-        fetch_piece(w, piece_bytes, from / QSUPER);
         fill(&k->panel, w, from / QSUPER, t.n_blocks);
         for (size_t c = 0; c < n_cols; c += PACK_COLS) {
             t.y = a->act.packed + (m + c) * a->k + from * PACK_COLS;
@@ -79,6 +86,7 @@ static void mm_strip(const struct rows *w, size_t m, size_t n_cols, fill_fn *fil
             t.acc = k->acc + c;
             t.min = k->min + c;
             tiles[size_min(n_cols - c, PACK_COLS) - 1](&t);
+            t.next_at += 64 * t.next_lines;
         }
     }
     store_strip(w, k, m, n_cols);

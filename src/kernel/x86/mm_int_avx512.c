@@ -218,6 +218,7 @@ ALWAYS void tile_32(const struct tile *t, const unsigned nc, const bool has_min)
     }
     for (size_t b = 0; b < t->n_blocks; b++) {
         __m512i sum[PACK_COLS][2];
+        fetch_next(t, b, 8);
         UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] = _mm512_set1_epi32(start[c][b]);
         multiply(sum, t->panel->w[8 * b][0], t->y + b * 32 * PACK_COLS, 8, nc);
         UNROLL for (int h = 0; h < 2; h++)
@@ -279,6 +280,7 @@ ALWAYS void tile_256(const struct tile *t, const unsigned nc, const bool has_min
     }
     for (size_t s = 0; s < subs; s++) {
         __m512i sum[PACK_COLS][2];
+        fetch_next(t, s, subs);
         UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] =
             has_min ? _mm512_setzero_si512() : _mm512_set1_epi32(start[c][s]);
         const unsigned n = 64 / (unsigned)subs;

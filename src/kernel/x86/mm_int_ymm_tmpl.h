@@ -273,10 +273,13 @@ ALWAYS void group(const struct rows *w, size_t n_cols, chunk_fn *const chunk, st
 
 /* Tiles serve all types whose weights fit alike and whose scales serve equally many weights. EACH_NC, of mm_int_<isa>.c,
  * applies a macro to 1 .. PACK_COLS columns. */
-#define TILE(tag, nc, run, ...)                                                        \
-    static void tile_##tag##_##nc(const struct tile *t)                                \
-    {                                                                                  \
-        for (size_t g = 0; g < PANEL_ROWS; g += VL * REGS) run(t, g, nc, __VA_ARGS__); \
+#define TILE(tag, nc, run, ...)                                       \
+    static void tile_##tag##_##nc(const struct tile *t)               \
+    {                                                                 \
+        for (size_t g = 0; g < PANEL_ROWS; g += VL * REGS) {          \
+            fetch_next(t, g / (VL * REGS), PANEL_ROWS / (VL * REGS)); \
+            run(t, g, nc, __VA_ARGS__);                               \
+        }                                                             \
     }
 #define TILE_NAME(tag, nc, ...) tile_##tag##_##nc,
 #define TILES(tag, ...)             \
