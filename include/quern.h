@@ -518,6 +518,8 @@ typedef struct quern_convert_options {
     const char *output_type, *embedding_type; /* of the output matrix and the embedding table; NULL: what the mix says */
     const char *const *tensor_types;          /* "REGEX=TYPE": the first that is found in a tensor's name sets its type */
     size_t n_tensor_types;
+    const quern_lora *loras; /* adapters that become part of the weights */
+    size_t n_loras;
     uint32_t n_threads; /* 0: what the machine and its limits allow. The file does not depend on it */
     /* A text to measure the new file with, before it gets its name: perplexity and divergence from the source, in windows of
      * 512, are kept in it as quern.quality.*. NULL: nothing is measured. */

@@ -7,6 +7,9 @@ typedef int convert_fn(const struct files *src, const char *out_path, const stru
 
 static struct convert_opts opts_of(const quern_convert_options *o)
 {
+    _Static_assert(sizeof(struct convert_lora) == sizeof(quern_lora) &&
+                       offsetof(struct convert_lora, scale) == offsetof(quern_lora, scale),
+                   "adapters");
     return (struct convert_opts){.type = o->type,
                                  .name = o->name,
                                  .dry_run = o->dry_run,
@@ -18,6 +21,8 @@ static struct convert_opts opts_of(const quern_convert_options *o)
                                  .tensor_types = o->tensor_types,
                                  .n_tensor_types = o->n_tensor_types,
                                  .imatrix = o->imatrix,
+                                 .loras = (const struct convert_lora *)(const void *)o->loras,
+                                 .n_loras = o->n_loras,
                                  .n_threads = o->n_threads,
                                  .on_progress = o->on_progress,
                                  .user = o->user};

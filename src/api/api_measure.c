@@ -142,7 +142,9 @@ static int open_side(struct measuring *m, size_t i, const char *path, quern_erro
     const uint32_t trained = m->models[i]->model->hp.n_ctx_train;
     const quern_session_options so = {.n_ctx = (uint32_t)size_min(trained, DEFAULT_WINDOW),
                                       .n_expected = (uint32_t)size_min(trained, DEFAULT_WINDOW),
-                                      .n_threads = m->o->n_threads};
+                                      .n_threads = m->o->n_threads,
+                                      .loras = m->o->loras,
+                                      .n_loras = i == 0 ? m->o->n_loras : 0};
     return quern_session_new(m->models[i], &so, &m->sessions[i], err);
 }
 

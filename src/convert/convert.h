@@ -16,6 +16,12 @@ struct convert_quality {
     float same_top;                               /* share of the tokens for which both find the same entry likeliest */
 };
 
+/* An adapter that becomes part of the weights. */
+struct convert_lora {
+    const char *path;
+    float scale;
+};
+
 struct convert_opts { /* zeroed: the defaults */
     const char *type; /* of the matrices: a recipe (recipes.c); NULL: as stored. Vectors are always f32 */
     const char *name; /* general.name; NULL: the source's */
@@ -28,7 +34,9 @@ struct convert_opts { /* zeroed: the defaults */
         target_bytes;    /* size of the file: types are chosen so that it is not larger, and type is NULL (budget.c); 0: none */
     double target_bits;  /* the same as bits for each weight of the model */
     const char *imatrix; /* file of an importance matrix; NULL: all columns are alike */
-    uint32_t n_threads;  /* 0: cpu_threads() */
+    const struct convert_lora *loras; /* [n_loras] */
+    size_t n_loras;
+    uint32_t n_threads; /* 0: cpu_threads() */
     /* Called now and then with the bytes of weights written and in all; non-zero cancels. May be NULL. */
     int (*on_progress)(void *user, uint64_t done, uint64_t all);
     void *user;

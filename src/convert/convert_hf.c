@@ -116,13 +116,15 @@ static char *folder_name(struct arena *a, const char *path)
     return arena_dup(a, path + begin, end - begin);
 }
 
-static int convert(struct transfer *t, const struct model *m, struct convert_result *result, struct err *e)
+static int convert(struct transfer *t, const struct model *m, const struct merge *merge, struct convert_result *result,
+                   struct err *e)
 {
     const char *name = t->opts->name ? t->opts->name : folder_name(&t->a, files_path(t->src));
     if (!name) return fail_nomem(e, "name of the model", 0);
     if (m->hp.kv_lora && m->hp.rope_neox)
         return fail(e, ERR_UNSUPPORTED, "%s: \"rope_interleave\": false cannot be said in a GGUF file", files_path(t->src));
     TRY(list_items(t, m, e));
+    TRY(merge_items(merge, m, t, e));
     TRY(hf_meta_put(t->w, t->src, m, name, e));
     t->model = (struct recipe_model){.n_layers = m->hp.n_layers,
                                      .n_heads = m->hp.n_heads,
@@ -141,9 +143,12 @@ int convert_hf(const struct files *src, const char *out_path, const struct conve
     struct model *m;
     TRY(model_open(src, &m, e));
     struct transfer t;
+    struct merge merge = {0};
     int rc = transfer_init(&t, src, out_path, opts, e);
-    if (rc == 0) rc = convert(&t, m, result, e);
+    if (rc == 0) rc = merge_open(&merge, opts, m, e);
+    if (rc == 0) rc = convert(&t, m, &merge, result, e);
     transfer_fini(&t);
+    merge_close(&merge);
     model_close(&m);
     return rc;
 }

@@ -5,6 +5,13 @@
 #include "convert/convert.h"
 #include "model/model.h"
 
+/* Adapters that become part of the weights, bound to the model of the source (merge_lora.c). */
+struct merge {
+    struct adapter **adapters; /* [n] */
+    double *scales;            /* [n] */
+    size_t n;
+};
+
 /* One tensor of the new file. */
 struct transfer_item {
     const struct tensor *src;          /* its shape and, where it is whole, the tensor itself */
@@ -14,6 +21,7 @@ struct transfer_item {
     struct str name;             /* in the new file */
     enum qtype type;             /* in the new file */
     bool fixed;                  /* the type is not to be chosen for a size */
+    const struct merge *merge;   /* what is added to its rows; NULL: nothing */
     uint64_t heads; /* 0: rows stay in order. Else the rows make so many heads, and each is interleaved (transfer.c) */
 };
 
@@ -89,6 +97,14 @@ void transfer_fini(struct transfer *t);
  * options do not ask for it. */
 void quality_put(struct transfer *t);
 int quality_measure(struct transfer *t, struct convert_quality *out, struct err *e);
+
+/* The adapters of the options; merge_close also for a zeroed one. */
+int merge_open(struct merge *g, const struct convert_opts *o, const struct model *m, struct err *e);
+void merge_close(struct merge *g);
+/* Gives the items that adapters change their merge. */
+int merge_items(const struct merge *g, const struct model *m, struct transfer *t, struct err *e);
+/* Adds to x, n weights of row r of t from col on, what adapters add to them. */
+void merge_row(const struct merge *g, const struct tensor *t, uint64_t r, uint64_t col, float *x, size_t n);
 
 /* Metadata of a GGUF file for a Hugging Face folder; see hf_meta.c. */
 struct model;

@@ -55,10 +55,13 @@ static void describe(struct transfer *t, const struct gguf *g)
     if (!t->model.n_kv_heads) t->model.n_kv_heads = t->model.n_heads;
 }
 
-static int quantize(struct transfer *t, struct convert_result *result, struct err *e)
+/* m: where adapters are merged; else NULL. */
+static int quantize(struct transfer *t, const struct model *m, const struct merge *merge, struct convert_result *result,
+                    struct err *e)
 {
     const struct gguf *g = files_gguf(t->src);
     TRY(list_items(t, e));
+    if (m) TRY(merge_items(merge, m, t, e));
     for (size_t i = 0; i < gguf_n_kv(g); i++)
         if (!of_the_file(t, gguf_kv_at(g, i)->key)) gguf_put_kv(t->w, gguf_kv_at(g, i));
     if (t->opts->name) gguf_put_str(t->w, "general.name", str_of(t->opts->name));
@@ -74,8 +77,14 @@ int convert_quantize(const struct files *src, const char *out_path, const struct
         return fail(e, ERR_ARG, "%s: no type to quantize to", files_path(src));
     if (files_kind(src) == FILES_HF) return convert_hf(src, out_path, opts, result, e);
     struct transfer t;
+    struct model *m = NULL;
+    struct merge merge = {0};
     int rc = transfer_init(&t, src, out_path, opts, e);
-    if (rc == 0) rc = quantize(&t, result, e);
+    if (rc == 0 && opts->n_loras) rc = model_open(src, &m, e);
+    if (rc == 0) rc = merge_open(&merge, opts, m, e);
+    if (rc == 0) rc = quantize(&t, m, &merge, result, e);
     transfer_fini(&t);
+    merge_close(&merge);
+    model_close(&m);
     return rc;
 }

@@ -89,9 +89,10 @@ void transfer_floats(const struct transfer_item *item, uint64_t r, uint64_t col,
     const struct qrow from = row_of(item, r);
     const uint64_t len = item->src->ne[0], width = order && order->blocks ? len / order->n_blocks : len;
     for (size_t some; n; n -= some, col += some, x += some) {
-        const uint64_t left = width - col % width;
+        const uint64_t left = width - col % width, src_col = reorder_column(order, len, col);
         some = (size_t)(n < left ? n : left);
-        qtypes[item->src->type].row_to_float(&from, reorder_column(order, len, col), x, some);
+        qtypes[item->src->type].row_to_float(&from, src_col, x, some);
+        if (item->merge) merge_row(item->merge, item->src, order && order->rows ? order->rows[r] : r, src_col, x, some);
     }
 }
 
@@ -146,7 +147,7 @@ static bool make_piece(const struct stream *s, uint64_t p, uint8_t *dst, float *
     size_t n = (size_t)(s->row_len - col < s->piece ? s->row_len - col : s->piece);
     struct qrow from = row_of(s->item, row);
     if (s->vector) from = (struct qrow){(const uint8_t *)src->data + row * s->row_bytes, NULL, 0};
-    if (src->type == s->item->type && !(s->item->order && s->item->order->blocks)) {
+    if (src->type == s->item->type && !s->item->merge && !(s->item->order && s->item->order->blocks)) {
         memcpy(dst, from.data + col / to->block_n * to->block_bytes, n / to->block_n * to->block_bytes);
         return true;
     }
@@ -233,7 +234,7 @@ static int put_tensor(struct stream *s, const struct transfer_item *item)
     const struct qtype_info *to = &qtypes[item->type];
     const bool vector = s->vector = item->heads && src->n_dims == 1;
     s->item = item;
-    if (src->type == item->type && !item->heads && !item->order) return put_same(s);
+    if (src->type == item->type && !item->heads && !item->order && !item->merge) return put_same(s);
     s->n_rows = vector ? src->ne[0] : src->ne[1] * src->ne[2] * src->ne[3];
     s->row_len = vector ? 1 : src->ne[0];
     s->row_bytes = vector ? src->bytes / s->n_rows : tensor_row_bytes(src);
@@ -286,6 +287,9 @@ int transfer_run(struct transfer *t, struct convert_result *result, struct err *
     struct convert_result r = {.tensors = (uint32_t)t->n};
     for (size_t i = 0; i < t->n; i++) {
         const struct transfer_item *item = &t->items[i];
+        if (item->merge && !qtypes[item->type].quantize)
+            return fail(e, ERR_UNSUPPORTED, "%.*s is %s, which is not written here; merging needs another type",
+                        STR_ARG(item->name), qtypes[item->type].name);
         TRY(gguf_add_tensor(t->w, item->name, item->type, item->src->n_dims, item->src->ne, e));
         count(t, item, &r);
     }

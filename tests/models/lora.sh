@@ -5,6 +5,7 @@
 #   - model and adapter give the logits of the model with the adapter merged in double precision, within 1e-5 of their standard
 #     deviation (root mean square; rounding costs 1e-6 or so);
 #   - so do two adapters, half of one, and one with scales of its own;
+#   - so does a file that has it merged by quern convert or quern quantize;
 #   - quern show tells what an adapter is, and what cannot be one says so.
 set -eu
 
@@ -64,6 +65,8 @@ while read -r model flags; do
         check "$model $flags: PEFT's on ${base##*/}" gives merged.bin "$base" --lora peft
         check "$model $flags: GGUF's on ${base##*/}" gives merged.bin "$base" --lora lora.gguf
     done
+    "$QUERN" convert "$folder" model.gguf --type f32 --lora peft >convert.txt
+    check "$model $flags: merged" gives merged.bin model.gguf
 done <<END
 llama_tied --turned 4,2
 llama_tied --turned 4,2 --rank 32 --type q8_0
@@ -82,6 +85,7 @@ rm -rf peft merged model.gguf
 "$make_lora" --seed 2 --rank 16 --turned 4,2 merged peft2 lora2.gguf merged2
 "$make_lora" --turned 4,2 conformance/llama_tied peft3 lora3.gguf merged3
 "$QUERN" convert conformance/llama_tied model.gguf --type f32 >convert.txt
+"$QUERN" convert merged3 merged3.gguf --type f32 --name x >convert.txt
 for folder in merged merged2 merged3; do logits $folder $folder.bin; done
 check "alpha_pattern" gives merged.bin model.gguf --lora peft
 check "two adapters" gives merged2.bin conformance/llama_tied --lora peft --lora lora2.gguf
@@ -93,6 +97,18 @@ logits model.gguf none.bin --lora-scaled peft:0
 check "a scale of 0 changes nothing" cmp plain.bin none.bin
 both() { logits model.gguf one.bin --lora peft --lora lora2.gguf && logits model.gguf other.bin --lora peft --lora peft2 && cmp one.bin other.bin; }
 check "both kinds of files are the same adapter" both
+
+# Merged by convert and by quantize: in F32 the weights of make_lora, but for the type that the source has.
+"$QUERN" convert conformance/llama_tied merged_a.gguf --type f32 --name x --lora peft --lora lora2.gguf >convert.txt
+"$QUERN" quantize model.gguf merged_b.gguf f32 --name x --lora peft --lora peft2 >convert.txt
+"$QUERN" convert merged2 merged_c.gguf --type f32 --name x >convert.txt
+check "merged by convert" gives merged2.bin merged_a.gguf
+check "merged by quantize" gives merged2.bin merged_b.gguf
+"$QUERN" quantize model.gguf merged_t1.gguf q8_0 --name x --lora-scaled peft3:0.5 -t 1 >convert.txt
+"$QUERN" quantize model.gguf merged_t2.gguf q8_0 --name x --lora-scaled peft3:0.5 -t 2 >convert.txt
+"$QUERN" quantize merged3.gguf merged_q.gguf q8_0 --name x >convert.txt
+check "merged the same with any number of threads" cmp merged_t1.gguf merged_t2.gguf
+check "merged into another type" cmp merged_t1.gguf merged_q.gguf
 
 # Beside weights that are used in place in a type of their own: the same sums as beside the same weights in F32.
 "$make_mlx" --mode mxfp8 --bits 8 --group 32 conformance/llama_tied mlx exact

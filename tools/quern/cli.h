@@ -213,7 +213,8 @@ int model_open_args(const struct model_args *args, const struct words *words, co
 bool model_has_template(const quern_model *model);
 
 /* The adapters of --lora, then those of --lora-scaled, in a; an exit code. */
-int compute_loras(const struct command *c, const struct compute_args *args, struct arena *a, const quern_lora **out, size_t *n);
+int cli_loras(const struct command *c, const struct opt_list *plain, const struct opt_list *scaled, struct arena *a,
+              const quern_lora **out, size_t *n);
 /* How --mlock and its like want a model opened. */
 quern_model_options compute_loading(const struct compute_args *args);
 /* An exit code; c is for messages about usage. n_ctx 0: the default; n_expected: tokens the session will hold, 0 where unknown.

@@ -182,15 +182,16 @@ static bool parse_scaled(struct arena *a, const char *text, quern_lora *out)
     return out->path != NULL;
 }
 
-int compute_loras(const struct command *c, const struct compute_args *args, struct arena *a, const quern_lora **out, size_t *n)
+int cli_loras(const struct command *c, const struct opt_list *plain, const struct opt_list *scaled, struct arena *a,
+              const quern_lora **out, size_t *n)
 {
     quern_lora *list = arena_array(a, 2 * OPT_LIST_MAX, sizeof *list);
     if (!list) return cli_fail("out of memory");
     *n = 0;
-    for (size_t i = 0; i < args->lora.n; i++) list[(*n)++] = (quern_lora){args->lora.p[i], 1};
-    for (size_t i = 0; i < args->lora_scaled.n; i++)
-        if (!parse_scaled(a, args->lora_scaled.p[i], &list[(*n)++]))
-            return cli_usage(c, "--lora-scaled takes FILE:SCALE, not '%.200s'", args->lora_scaled.p[i]);
+    for (size_t i = 0; i < plain->n; i++) list[(*n)++] = (quern_lora){plain->p[i], 1};
+    for (size_t i = 0; i < scaled->n; i++)
+        if (!parse_scaled(a, scaled->p[i], &list[(*n)++]))
+            return cli_usage(c, "--lora-scaled takes FILE:SCALE, not '%.200s'", scaled->p[i]);
     *out = list;
     return CLI_OK;
 }
@@ -225,7 +226,7 @@ int compute_session(const struct command *c, const struct compute_args *args, qu
     };
     quern_error e = {0};
     struct arena a = {0};
-    rc = compute_loras(c, args, &a, &options.loras, &options.n_loras);
+    rc = cli_loras(c, &args->lora, &args->lora_scaled, &a, &options.loras, &options.n_loras);
     if (rc == CLI_OK && quern_session_new(model, &options, out, &e) < 0) rc = cli_fail("%s", e.message);
     arena_fini(&a);
     return rc;

@@ -6,7 +6,7 @@
 
 struct convert_args {
     const char *type, *name, *imatrix, *card, *target, *output_type, *embedding_type;
-    struct opt_list tensor_types;
+    struct opt_list tensor_types, lora, lora_scaled;
     int64_t n_threads;
     bool dry_run, pure, json;
 };
@@ -24,6 +24,9 @@ static const struct opt convert_opts[] = {
     {"--dry-run", NULL, "write nothing, only print what would be written", .kind = OPT_FLAG, CONVERT(dry_run)},
     {"-t --threads", "N", "threads that quantise; default: the cores that this process may use. The file does not depend on it",
      .kind = OPT_INT, .min = 1, .max = 512, CONVERT(n_threads)},
+    {"--lora", "FILE", "LoRA adapter that becomes part of the weights; may be repeated", .kind = OPT_LIST, CONVERT(lora)},
+    {"--lora-scaled", "FILE:SCALE", "the same, what it adds being multiplied by SCALE; may be repeated", .kind = OPT_LIST,
+     CONVERT(lora_scaled)},
     {"--json", NULL, "print the result as one JSON object", .kind = OPT_FLAG, CONVERT(json)},
     {0},
 };
@@ -223,6 +226,7 @@ static int convert(const struct command *c, const struct convert_args *args, con
         .card_name = args->card ? base_name(args->card) : NULL,
     };
     struct buf card = {0};
+    struct arena a = {0};
     struct err e = {0};
     int exit_code = check_paths(c, in, out);
     if (exit_code != CLI_OK) return exit_code;
@@ -232,7 +236,9 @@ static int convert(const struct command *c, const struct convert_args *args, con
     if (args->card && cli_read_file(args->card, &card, &e) < 0) return cli_fail("%s", e.msg);
     options.card_text = card.p;
     options.card_length = card.n;
-    exit_code = write_file(c, args, in, out, &options, fn);
+    exit_code = cli_loras(c, &args->lora, &args->lora_scaled, &a, &options.loras, &options.n_loras);
+    if (exit_code == CLI_OK) exit_code = write_file(c, args, in, out, &options, fn);
+    arena_fini(&a);
     buf_fini(&card);
     return exit_code;
 }

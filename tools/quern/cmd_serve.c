@@ -143,7 +143,7 @@ static const char *prefix_folder(const struct serve_args *args, char out[PATH_MA
 /* The adapters and their scales, in a. */
 static int find_loras(const struct command *c, const struct serve_args *args, struct arena *a, struct server *s)
 {
-    const int exit_code = compute_loras(c, &args->compute, a, &s->loras, &s->n_loras);
+    const int exit_code = cli_loras(c, &args->compute.lora, &args->compute.lora_scaled, a, &s->loras, &s->n_loras);
     if (exit_code != CLI_OK) return exit_code;
     if (s->n_loras && s->info.embeds_only)
         return cli_usage(c, "--lora is for models that write, and %.100s only embeds", s->name);
