@@ -1,0 +1,150 @@
+/* draw_answers: answers of JSON Schemas, drawn with equal odds from the tokens that each mask allows; and how long masks take.
+ * Without a model's preferences the odd corners of a mask are met soon.
+ *
+ * usage: draw_answers [--times] VOCABULARY < SCHEMAS
+ *
+ * VOCABULARY: a .gguf file or a tokenizer.json. SCHEMAS: one in each line. Prints for each {"answer":TEXT} or {"error":TEXT} in
+ * a line; with --times what the masks took instead. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "grammar/grammar.h"
+
+#define HURRY 150 /* tokens after which answers take the first way to an end */
+#define LENGTH_MAX 4000
+#define TIMES_MAX 1000000
+
+static struct tok *tok;
+static struct vocab *vocab;
+static uint32_t n_ids;
+static double times[TIMES_MAX]; /* microseconds */
+static size_t n_times;
+
+static void die(const char *message)
+{
+    fprintf(stderr, "draw_answers: %s\n", message);
+    exit(1);
+}
+
+static void open_vocabulary(const char *path)
+{
+    struct map map;
+    struct gguf *g = NULL;
+    struct err e = {0};
+    size_t n_stops;
+    if (vfs_map(path, &map, &e) < 0) die(e.msg);
+    const struct str bytes = {(const char *)map.p, map.n};
+    int rc = str_starts(bytes, STR("GGUF")) ? gguf_parse(bytes, path, false, &g, &e) : 0;
+    if (rc == 0) rc = g ? tok_open_gguf(g, &tok, &e) : tok_open_hf(bytes, NULL, NULL, path, &tok, &e);
+    if (rc < 0) die(e.msg);
+    gguf_free(&g);
+    vfs_unmap(&map);
+    n_ids = (uint32_t)tok_n_vocab(tok);
+    const int32_t *stops = tok_stops(tok, &n_stops);
+    if (vocab_new(tok, stops, n_stops, n_ids, &vocab, &e) < 0) die(e.msg);
+}
+
+static uint32_t random_below(uint32_t n)
+{
+    static uint64_t state = 1;
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((state >> 33) % n);
+}
+
+static bool is_set(const uint64_t *mask, int32_t id)
+{
+    return id >= 0 && (mask[id / 64] >> (id % 64) & 1);
+}
+
+/* A byte that may lead to an end, as far as one can tell without the grammar; -1. */
+static int32_t closing_token(const uint64_t *mask)
+{
+    static const char *const ends[] = {"]", "}", "@", "b", "z", "0", "e", "l", " "};
+    int32_t id = tok_find(tok, STR("\""));
+    for (size_t i = 0; i < COUNT_OF(ends) && !is_set(mask, id); i++)
+        id = tok_find(tok, str_of(ends[random_below(COUNT_OF(ends))]));
+    return is_set(mask, id) ? id : -1;
+}
+
+static int32_t draw(const uint64_t *mask, bool hurry)
+{
+    const int32_t closing = hurry ? closing_token(mask) : -1;
+    uint32_t n = 0, i = 0;
+    if (closing >= 0) return closing;
+    for (uint32_t w = 0; w <= (n_ids - 1) / 64; w++) n += (uint32_t)__builtin_popcountll(mask[w]);
+    for (uint32_t k = n ? random_below(n) + 1 : 0; k > 0; i++) k -= is_set(mask, (int32_t)i);
+    return (int32_t)i - 1;
+}
+
+static int answer(const struct grammar *g, struct buf *text, struct err *e)
+{
+    struct matcher *m = NULL;
+    int rc = matcher_new(g, vocab, &m, e);
+    for (unsigned i = 0; rc == 0 && !matcher_must_end(m) && !(i > HURRY && matcher_may_end(m)); i++) {
+        const uint64_t *mask;
+        const uint64_t start = clock_ns();
+        rc = i < LENGTH_MAX ? matcher_mask(m, &mask, e) : fail(e, ERR_LIMIT, "the answer does not end");
+        if (rc < 0) break;
+        if (n_times < TIMES_MAX) times[n_times++] = (double)(clock_ns() - start) * 1e-3;
+        const int32_t id = draw(mask, i > HURRY);
+        const size_t before = text->n;
+        rc = matcher_accept(m, id, e);
+        if (rc == 0) rc = tok_bytes(tok, id, text, e);
+        if (rc == 0 && text->n == before) break; /* an end of the text */
+    }
+    matcher_free(&m);
+    return rc;
+}
+
+static void print(const char *key, struct str text)
+{
+    struct buf line = {0};
+    int rc = buf_printf(&line, "{\"%s\":", key);
+    rc |= json_write_string(&line, text);
+    rc |= buf_z(&line, "}\n");
+    if (rc < 0) die("out of memory");
+    fwrite(line.p, 1, line.n, stdout);
+    buf_fini(&line);
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void print_times(void)
+{
+    double sum = 0;
+    if (n_times == 0) die("no mask was made");
+    for (size_t i = 0; i < n_times; i++) sum += times[i];
+    qsort(times, n_times, sizeof *times, by_size);
+    printf("{\"masks\":%zu,\"mean_us\":%.1f,\"median_us\":%.1f,\"p90_us\":%.1f,\"p99_us\":%.1f,\"max_us\":%.1f}\n", n_times,
+           sum / (double)n_times, times[n_times / 2], times[n_times * 9 / 10], times[n_times * 99 / 100], times[n_times - 1]);
+}
+
+int main(int argc, char **argv)
+{
+    const bool only_times = argc > 2 && strcmp(argv[1], "--times") == 0;
+    char *line = NULL;
+    size_t cap = 0;
+    if (argc != 2 + only_times) die("usage: draw_answers [--times] VOCABULARY < SCHEMAS");
+    open_vocabulary(argv[1 + only_times]);
+    for (ssize_t n; (n = getline(&line, &cap, stdin)) > 0;) {
+        struct err e = {0};
+        struct grammar *g = NULL;
+        struct buf text = {0};
+        n -= line[n - 1] == '\n';
+        int rc = grammar_compile(GRAMMAR_SCHEMA, (struct str){line, (size_t)n}, &g, &e);
+        if (rc == 0) rc = answer(g, &text, &e);
+        if (!only_times) print(rc < 0 ? "error" : "answer", rc < 0 ? str_of(e.msg) : buf_view(&text));
+        if (rc < 0 && only_times) die(e.msg);
+        grammar_free(&g);
+        buf_fini(&text);
+    }
+    if (only_times) print_times();
+    free(line);
+    vocab_free(&vocab);
+    tok_close(&tok);
+    return 0;
+}

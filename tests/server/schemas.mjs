@@ -1,0 +1,204 @@
+// Schemas made at random, from a fixed seed. Each is answered with equal odds for all tokens that its masks allow (draw_answers),
+// which finds their odd corners, and some by the model, through the server.
+import { spawnSync } from "node:child_process";
+import { createRequire } from "node:module";
+import { equal, plan, serve, verdict } from "./served.mjs";
+
+const require = createRequire(`${process.env.PACKAGES}/`);
+const Ajv = require("ajv/dist/2020").default;
+const formats = require("ajv-formats").default;
+
+const COUNT = Number(process.env.SCHEMAS ?? 1000);
+const SERVED = COUNT / 20;
+const TOGETHER = 8;
+
+let state = 20260115;
+function random() {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+}
+const below = (n) => Math.floor(random() * n);
+const pick = (list) => list[below(list.length)];
+const chance = (p) => random() < p;
+
+// ---- schemas that can be honoured ----
+
+const NAMES = ["a", "b", "name", "size", "naïve", "x y", "a/b~c", "q\"uote", "list", "n", "nam", "kind", ""];
+const PATTERNS = ["^[a-z]{1,8}$", "^\\d{3}-\\d{2}$", "^(red|green|blue)$", "^[A-Z][a-z]*[.!]?$", "b{2}", "^a|z$", "^\\S+@\\S+$", "^[^\"\\\\]{0,5}$",
+    "^\"\\\\\\n$", "^\\w+\\s\\w+$", "^.{2,4}$", "^[à-ÿ😀-😎]+$"];
+const FORMATS = ["date", "time", "date-time", "uuid", "ipv4", "ipv6", "email", "hostname", "uri", "duration"];
+
+function bounds(whole) {
+    const scale = pick([1, 10, 1000, 123456]), digits = whole ? 0 : below(4);
+    const lo = Number(((random() * 2 - 1) * scale).toFixed(digits)), hi = Number((lo + 1 + random() * scale).toFixed(digits));
+    const out = {};
+    if (chance(0.7)) out[chance(0.7) ? "minimum" : "exclusiveMinimum"] = lo - (whole ? 1 : 0);
+    if (chance(0.7)) out[chance(0.7) ? "maximum" : "exclusiveMaximum"] = hi + (whole ? 1 : 0);
+    return out;
+}
+
+function string() {
+    switch (below(5)) {
+    case 0: return { type: "string", pattern: pick(PATTERNS) };
+    case 1: return { type: "string", format: pick(FORMATS) };
+    case 2: return chance(0.3) ? { type: "string" } : { type: "string", maxLength: 20 };
+    default: {
+        const min = below(4);
+        return { type: "string", ...(chance(0.5) ? { minLength: min } : {}), maxLength: min + below(10) };
+    }
+    }
+}
+
+const scalar = () => pick([
+    string, string, () => ({ type: "integer", ...bounds(true) }), () => ({ type: "number", ...bounds(false) }),
+    () => ({ type: "boolean" }), () => ({ type: "null" }), () => ({ type: pick([["string", "null"], ["integer", "boolean"]]) }),
+    () => ({ enum: [pick(NAMES), below(100), null, { a: [1, "é"] }].slice(below(3)) }), () => ({ const: pick([true, "fixed", 1.5, [1, 2], {}]) }),
+])();
+
+function array(depth) {
+    const min = below(3);
+    if (chance(0.3)) return { type: "array", prefixItems: [schema(depth), schema(depth)], minItems: min, items: chance(0.5) ? false : scalar(),
+        maxItems: 3 };
+    return { type: "array", items: schema(depth), minItems: min, maxItems: min + below(3) };
+}
+
+function object(depth, kind) {
+    const properties = {};
+    for (let i = below(4); i >= 0; i--) properties[pick(NAMES)] = schema(depth);
+    if (kind !== undefined) properties.kind = { const: kind };
+    const required = Object.keys(properties).filter((name) => name === "kind" || chance(0.6));
+    const out = { type: "object", properties };
+    if (required.length) out.required = required;
+    if (chance(0.4)) out.additionalProperties = chance(0.6) ? false : { type: "integer", minimum: 0, maximum: 9 };
+    if (chance(0.2)) out.description = "an object";
+    return out;
+}
+
+function combined(depth) {
+    switch (below(4)) {
+    case 0: return { anyOf: [schema(depth), schema(depth)] };
+    case 1: return { oneOf: [{ type: "integer" }, string(), { type: "array", items: { type: "null" }, maxItems: 2 }] };
+    case 2: return { oneOf: [object(depth, 1), object(depth, 2)] };
+    default: {
+        const first = object(depth), second = object(depth);
+        delete first.additionalProperties, delete second.additionalProperties;
+        for (const name of Object.keys(first.properties)) delete second.properties[name];
+        return { allOf: [first, second] };
+    }
+    }
+}
+
+function schema(depth) {
+    if (depth <= 0) return chance(0.1) ? { $ref: "#/$defs/shared" } : scalar();
+    return pick([scalar, scalar, () => array(depth - 1), () => object(depth - 1), () => object(depth - 1), () => combined(depth - 1)])();
+}
+
+function whole() {
+    const root = pick([() => object(2), () => object(1), () => array(1), () => combined(1), () => schema(2)])();
+    const shared = chance(0.3) ? { type: "object", properties: { v: { type: "integer", minimum: 0, maximum: 9 }, next: { $ref: "#/$defs/shared" } },
+        required: ["v"], additionalProperties: false } : scalar();
+    return { ...root, $defs: { shared } };
+}
+
+// ---- schemas that cannot ----
+
+// What goes wrong, and whether it is wrong for everybody, so that ajv must agree.
+const BROKEN = [
+    [{ type: "strin" }, true], [{ type: 7 }, true], [{ type: [] }, true], [{ type: ["string", "text"] }, true],
+    [{ minLength: -1 }, true], [{ maxLength: "5" }, true], [{ minItems: 1.5 }, true], [{ minimum: "0" }, true],
+    [{ exclusiveMinimum: true }, true], [{ enum: "a" }, true], [{ required: "name" }, true], [{ required: [1] }, true],
+    [{ properties: [] }, true], [{ properties: { a: 1 } }, true], [{ items: 3 }, true], [{ anyOf: {} }, true], [{ anyOf: [] }, true],
+    [{ allOf: [1] }, true], [{ $ref: 1 }, true], [{ $ref: "#/$defs/missing" }, true], [{ pattern: "(" }, true], [{ pattern: "[z-a]" }, true],
+    [{ pattern: "a{2,1}" }, true], [{ additionalProperties: "no" }, true], [{ pattern: "*" }, true], [{ $defs: 1 }, true],
+    [{ not: { type: "string" } }, false], [{ if: {}, then: {} }, false], [{ type: "array", uniqueItems: true }, false],
+    [{ type: "number", multipleOf: 3 }, false], [{ type: "object", patternProperties: { "^a": {} } }, false],
+    [{ type: "object", minProperties: 2 }, false], [{ type: "object", propertyNames: { maxLength: 2 } }, false],
+    [{ type: "array", contains: { type: "null" } }, false], [{ dependentRequired: { a: ["b"] } }, false],
+    [{ type: "string", format: "idn-email" }, false], [{ pattern: "^(?=a)" }, false], [{ pattern: "(a)\\1" }, false],
+    [{ pattern: "\\bword\\b" }, false], [{ oneOf: [{ type: "number" }, { type: "integer" }] }, false], [{ $ref: "https://example.com/s" }, false],
+    [{ type: "string", pattern: "^a+$", maxLength: 3 }, false], [{ enum: ["a"], format: "date" }, false], [{ unevaluatedProperties: false }, false],
+    [{ type: "integer", minimum: 5, maximum: 4 }, false], [{ type: "string", minLength: 3, maxLength: 2 }, false], [{ "x-other": 1 }, false],
+];
+
+// Puts part somewhere into a schema that could be honoured.
+function broken(i) {
+    const [part, everybody] = BROKEN[i % BROKEN.length];
+    switch (i < BROKEN.length ? 0 : below(5)) {
+    case 0: return [part, everybody];
+    case 1: return [{ type: "object", properties: { ok: scalar(), bad: part }, required: ["bad"] }, everybody];
+    case 2: return [{ type: "array", items: part, minItems: 1 }, everybody];
+    case 3: return [{ type: "object", properties: { list: { type: "array", prefixItems: [part], minItems: 1 } }, required: ["list"] }, everybody];
+    default: return [{ allOf: [{ $ref: "#/$defs/bad" }], $defs: { bad: part } }, everybody && part.$ref === undefined];
+    }
+}
+
+// ---- the test ----
+
+const server = await serve("--parallel", String(TOGETHER), "--ctx", "1024");
+const ajv = new Ajv({ strict: false, allErrors: true, validateFormats: true });
+formats(ajv);
+
+async function ask(json_schema, options) {
+    const body = JSON.stringify({ prompt: "Here is it:", json_schema, ...options });
+    const reply = await fetch(`${server.url}/completion`, { method: "POST", body });
+    return { status: reply.status, ...(await reply.json()) };
+}
+
+async function all(count, one) {
+    let next = 0;
+    await Promise.all(Array.from({ length: TOGETHER }, async () => {
+        while (next < count) await one(next++);
+    }));
+}
+
+const schemas = Array.from({ length: COUNT }, whole);
+
+function problem_of(schema, text) {
+    try {
+        return ajv.validate(schema, JSON.parse(text)) ? null : ajv.errorsText();
+    } catch (e) {
+        return e.message;
+    }
+}
+
+const drawn = spawnSync(process.env.DRAW, [process.env.DEMO], { input: schemas.map((s) => JSON.stringify(s)).join("\n") + "\n",
+    encoding: "utf8", maxBuffer: 1 << 28 });
+const lines = drawn.stdout.trim().split("\n").map((line) => JSON.parse(line));
+const bad = lines.map((r, i) => ({ problem: r.error ?? problem_of(schemas[i], r.answer), answer: r.answer, schema: schemas[i] }))
+    .filter((r) => r.problem);
+verdict(drawn.status === 0 && lines.length === COUNT && bad.length === 0, `${COUNT} schemas: all answers drawn at random satisfy them`,
+    drawn.stderr, lines.length, bad.length, ...bad.slice(0, 5));
+const wrong = [];
+let cut = 0;
+await all(SERVED, async (i) => {
+    const r = await ask(schemas[i], { n_predict: 200, seed: i, temperature: 1 });
+    if (r.stop_type === "limit") return void cut++;
+    const problem = r.error?.message ?? problem_of(schemas[i], r.content);
+    if (problem) wrong.push({ problem, content: r.content, schema: schemas[i] });
+});
+verdict(wrong.length === 0, `${SERVED} of them: all answers of the model that are complete satisfy them`, wrong.length, ...wrong.slice(0, 5));
+verdict(cut <= SERVED / 5, "most are", cut);
+
+const taken = [], doubtful = [], vague = [];
+await all(COUNT, async (i) => {
+    const [bad, everybody] = broken(i);
+    const r = await ask(bad, { n_predict: 1 });
+    if (r.status !== 400) taken.push({ status: r.status, bad });
+    else if (!/schema, (#|line)|no finite text/.test(r.error.message)) vague.push({ message: r.error.message, bad });
+    let compiled = true;
+    try {
+        new Ajv({ strict: false, logger: false }).compile(bad);
+    } catch {
+        compiled = false;
+    }
+    if (everybody && compiled) doubtful.push(bad);
+});
+verdict(taken.length === 0, `${COUNT} schemas that cannot be honoured: all are refused`, taken.length, ...taken.slice(0, 5));
+verdict(vague.length === 0, "with the place, or that nothing satisfies them", vague.length, ...vague.slice(0, 5));
+equal("those that are malformed are so for ajv, too", doubtful.slice(0, 5), []);
+
+const { code } = await server.stop();
+equal("the server is well", code, 0);
+plan();
