@@ -178,6 +178,25 @@ QUERN_API bool quern_is_adapter(const char *path);
  * it asks for more than plain LoRA. */
 QUERN_API int quern_adapter_describe(const char *path, quern_string *json, quern_error *err);
 
+/* ---- speculation ---------------------------------------------------------------------------------------- */
+
+/* Several tokens in one step: some are guessed, the model checks them together, and those that it would have written itself
+ * are kept. Nothing else changes: text, tokens and probabilities are the same to the last bit, drawn ones too. What steps
+ * cost and how often guesses are right is measured while requests run; guesses are made only as far as that pays. */
+typedef enum quern_speculate {
+    QUERN_SPECULATE_AUTO,   /* from both sources below, by what they promise */
+    QUERN_SPECULATE_OFF,    /* one token in each step */
+    QUERN_SPECULATE_LOOKUP, /* what followed the same tokens earlier in prompt and answer */
+    QUERN_SPECULATE_DRAFT   /* what the draft model expects */
+} quern_speculate;
+
+typedef struct quern_speculation {
+    quern_speculate how;
+    const quern_model *draft; /* a small model with the same vocabulary, which must outlive what uses it; NULL: none */
+    uint32_t draft_max;       /* most tokens guessed in a step, of all requests together, up to 64; 0: 16 */
+    uint32_t draft_min;       /* fewer of one request are not tried; 0: 1 */
+} quern_speculation;
+
 /* ---- session -------------------------------------------------------------------------------------------- */
 
 typedef struct quern_session quern_session;
@@ -192,6 +211,7 @@ typedef struct quern_session_options {
     const char *cpu_level;       /* "scalar", "avx2", ...; NULL: the best. The results are the same */
     const quern_lora *loras;     /* adapters; copied */
     size_t n_loras;
+    quern_speculation speculation; /* of quern_generate; off for models with recurrent layers */
 } quern_session_options;
 
 /* Reserves everything that later calls need: the KV cache, activations, logits, threads. */
@@ -206,6 +226,8 @@ typedef struct quern_session_info {
     uint64_t kv_token_bytes;          /* of the cache that one token takes, and a decode step reads */
     uint64_t state_bytes;             /* of recurrent layers: the present state, and earlier ones to go back to */
     uint64_t state_step_bytes;        /* of them that a decode step reads and writes */
+    uint64_t draft_bytes;             /* cache and activations of the draft model */
+    bool speculates;                  /* tokens are guessed */
 } quern_session_info;
 QUERN_API void quern_session_get_info(const quern_session *session, quern_session_info *out);
 
@@ -293,8 +315,10 @@ typedef struct quern_generate_options {
     bool show_special; /* control tokens by name in the text */
     /* Dropping turns is for quern_chat: they go until max_tokens have room, or where that is 0 a quarter of the context. */
     quern_context_policy context_policy;
-    uint32_t n_keep; /* QUERN_CONTEXT_SHIFT: first tokens that stay; at least 1, at most half of the context */
-    quern_form form; /* zeroed: free */
+    uint32_t n_keep;               /* QUERN_CONTEXT_SHIFT: first tokens that stay; at least 1, at most half of the context */
+    quern_form form;               /* zeroed: free */
+    quern_speculate speculate;     /* AUTO: as the session */
+    uint32_t draft_max, draft_min; /* 0: as the session */
     /* Called with each piece of text (whole characters, maybe several tokens after one another); non-zero ends the generation.
      */
     int (*on_text)(void *user, const char *text, size_t length);
@@ -308,6 +332,7 @@ typedef struct quern_result {
     uint32_t n_prompt;                                           /* tokens of the prompt */
     uint32_t n_reused;                                           /* of these, found in the KV cache */
     uint32_t n_generated;                                        /* the end-of-text token included */
+    uint32_t n_drafted, n_accepted;                              /* tokens that were guessed; that were right */
     double prefill_seconds, first_token_seconds, decode_seconds; /* decode: after the first token */
     uint64_t decode_bytes;                                       /* weights and KV cache read by the decode steps */
     uint32_t dropped_messages, dropped_tokens;                   /* that the context policy left out */
@@ -350,6 +375,7 @@ typedef struct quern_engine_options {
     void *user;
     const quern_lora *loras; /* adapters that requests may use, with scales for those that say nothing; copied */
     size_t n_loras;
+    quern_speculation speculation; /* off for models with recurrent layers */
 } quern_engine_options;
 
 QUERN_API int quern_engine_new(const quern_model *model, const quern_engine_options *options, quern_engine **out,
@@ -365,7 +391,10 @@ typedef struct quern_engine_info {
     uint64_t state_bytes; /* of recurrent layers: of running requests, and kept from ended ones */
     uint64_t prompt_tokens, reused_tokens, generated_tokens, requests; /* since the start */
     uint64_t restored_tokens;                                          /* of reused ones, from prefix_folder */
+    uint64_t drafted_tokens, accepted_tokens;                          /* guessed; of these, right */
     double prefill_seconds, decode_seconds;                            /* that steps with and without prompt pieces took */
+    uint64_t draft_bytes;                                              /* cache and activations of the draft model */
+    bool speculates;                                                   /* tokens are guessed */
     const char *k_type, *v_type, *cpu_level;
 } quern_engine_info;
 /* Of NULL, zeros. */
@@ -409,9 +438,11 @@ typedef struct quern_request_options {
     quern_form form; /* zeroed: free */
     /* Messages are the caller's to drop, with quern_fit_messages. For QUERN_CONTEXT_SHIFT max_tokens may be beyond n_ctx. */
     quern_context_policy context_policy;
-    uint32_t n_keep;          /* as in quern_generate_options */
-    const float *lora_scales; /* [n_loras] of the engine's adapters for this request, 0: not used; NULL: those of its options.
-                               * Requests with different ones are computed together */
+    uint32_t n_keep;           /* as in quern_generate_options */
+    const float *lora_scales;  /* [n_loras] of the engine's adapters for this request, 0: not used; NULL: those of its options.
+                                * Requests with different ones are computed together */
+    quern_speculate speculate; /* AUTO: as the engine */
+    uint32_t draft_max, draft_min; /* 0: as the engine */
     /* Called on the engine's thread, one after the other; they must be quick and may not call the engine but for
      * quern_request_cancel. on_end is the last. */
     void (*on_token)(void *user, const quern_token *token);

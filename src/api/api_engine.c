@@ -74,6 +74,7 @@ static int make_options(const quern_model *model, const quern_engine_options *o,
         .on_message = o->on_message,
         .user = o->user,
     };
+    TRY(api_speculation(model, &o->speculation, &eo->speculate, e));
     return count_pages(model, o, eo, e);
 }
 
@@ -134,6 +135,10 @@ void quern_engine_get_info(quern_engine *engine, quern_engine_info *out)
                                .requests = i.counters.requests,
                                .prefill_seconds = i.counters.prefill_seconds,
                                .decode_seconds = i.counters.decode_seconds,
+                               .drafted_tokens = i.counters.guessed_tokens,
+                               .accepted_tokens = i.counters.right_tokens,
+                               .draft_bytes = i.draft_bytes,
+                               .speculates = i.speculates,
                                .k_type = qtypes[i.options.k_type].name,
                                .v_type = qtypes[i.options.v_type].name,
                                .cpu_level = i.level};
@@ -198,6 +203,9 @@ int quern_engine_submit(quern_engine *engine, const quern_request_options *o, qu
                                            .shift = o->context_policy == QUERN_CONTEXT_SHIFT,
                                            .n_keep = o->n_keep,
                                            .lora_scales = o->lora_scales ? o->lora_scales : engine->loras.scales,
+                                           .speculate = (enum speculate)o->speculate,
+                                           .draft_max = o->draft_max,
+                                           .draft_min = o->draft_min,
                                            .on_token = o->on_token ? tell_token : NULL,
                                            .on_end = o->on_end ? tell_end : NULL,
                                            .user = r};

@@ -29,6 +29,40 @@ int api_session_options(const quern_session_options *o, struct session_options *
     return 0;
 }
 
+/* A draft model speaks of the same tokens by the same ids. What one of them has beyond the other is padding. */
+static int check_vocabulary(const quern_model *m, const quern_model *draft, struct err *e)
+{
+    const size_t n = size_min(tok_n_vocab(m->tok), tok_n_vocab(draft->tok));
+    for (size_t id = 0; id < n; id++) {
+        const struct str a = tok_entry(m->tok, (int32_t)id), b = tok_entry(draft->tok, (int32_t)id);
+        if (a.n != b.n || (a.n && memcmp(a.p, b.p, a.n) != 0))
+            return fail(e, ERR_ARG,
+                        "%s cannot guess tokens for %s: token %zu is \"%.*s\" there and \"%.*s\" here; a draft "
+                        "model needs the same vocabulary",
+                        draft->name, m->name, id, STR_ARG(b), STR_ARG(a));
+    }
+    return 0;
+}
+
+int api_speculation(const quern_model *m, const quern_speculation *q, struct speculate_options *out, struct err *e)
+{
+    if (q->how < QUERN_SPECULATE_AUTO || q->how > QUERN_SPECULATE_DRAFT)
+        return fail(e, ERR_ARG, "speculation %d; expected 0 to %d", (int)q->how, QUERN_SPECULATE_DRAFT);
+    *out = (struct speculate_options){.how = (enum speculate)q->how, .max = q->draft_max, .min = q->draft_min};
+    if (!q->draft || q->how == QUERN_SPECULATE_OFF) return 0;
+    if (!q->draft->model) return fail(e, ERR_ARG, "%s was opened for its vocabulary only", q->draft->name);
+    out->draft = q->draft->model;
+    return check_vocabulary(m, q->draft, e);
+}
+
+static int open_speculation(quern_session *q, const quern_model *model, const quern_speculation *how, struct err *e)
+{
+    struct speculate_options so;
+    TRY(api_speculation(model, how, &so, e));
+    TRY(session_speculator(q->s, &so, &q->speculator, e));
+    return q->speculator ? guesser_new(q->speculator, &q->arena, session_n_ctx(q->s), &q->guesser, e) : 0;
+}
+
 int quern_session_new(const quern_model *model, const quern_session_options *options, quern_session **out, quern_error *err)
 {
     struct err e = {0};
@@ -40,6 +74,7 @@ int quern_session_new(const quern_model *model, const quern_session_options *opt
                                  .n_batch = DEFAULT_BATCH,
                                  .k_type = QTYPE_F16,
                                  .v_type = QTYPE_F16};
+    const quern_speculation auto_speculation = {0};
     quern_session *q = mem_zalloc(sizeof *q);
     int rc = q ? 0 : fail_nomem(&e, "the session", sizeof *q);
     if (rc == 0 && options) rc = api_session_options(options, &so, &e);
@@ -48,6 +83,7 @@ int quern_session_new(const quern_model *model, const quern_session_options *opt
     if (rc == 0) rc = session_new(model->model, &so, &q->s, &e);
     if (rc == 0) session_use(q->s, q->loras.scales);
     if (rc == 0) rc = sampler_init(&q->sampler, model->model->hp.n_vocab, &e);
+    if (rc == 0) rc = open_speculation(q, model, options ? &options->speculation : &auto_speculation, &e);
     if (rc < 0) {
         quern_session_free(&q);
         return api_fail(err, &e);
@@ -61,6 +97,8 @@ void quern_session_free(quern_session **session)
 {
     if (!*session) return;
     sampler_fini(&(*session)->sampler);
+    speculator_free(&(*session)->speculator);
+    arena_fini(&(*session)->arena);
     session_free(&(*session)->s);
     api_loras_close(&(*session)->loras);
     mem_free(*session);
@@ -82,7 +120,9 @@ void quern_session_get_info(const quern_session *q, quern_session_info *out)
                                 .kv_token_bytes = kv->token_bytes,
                                 .state_bytes = session_states(q->s)->bytes,
                                 .state_step_bytes = states_step_bytes(session_states(q->s)),
-                                .compute_bytes = b.bytes};
+                                .compute_bytes = b.bytes,
+                                .draft_bytes = speculator_bytes(q->speculator),
+                                .speculates = q->speculator != NULL};
 }
 
 int quern_session_measure(const quern_session *q, quern_limits *out, quern_error *err)
@@ -194,6 +234,8 @@ quern_result api_result(const struct generate_result *r)
                           .n_prompt = r->n_prompt,
                           .n_reused = r->n_reused,
                           .n_generated = r->n_generated,
+                          .n_drafted = r->guesses.guessed,
+                          .n_accepted = r->guesses.right,
                           .prefill_seconds = (double)r->prefill_ns * 1e-9,
                           .first_token_seconds = (double)r->first_token_ns * 1e-9,
                           .decode_seconds = (double)r->decode_ns * 1e-9,
@@ -216,6 +258,10 @@ static int run_generate(quern_session *q, const int32_t *prompt, size_t count, c
                                   .n_eog = q->model->n_eog,
                                   .ignore_eos = o->ignore_eos,
                                   .show_special = o->show_special,
+                                  .guesser = q->guesser,
+                                  .speculate = (enum speculate)o->speculate,
+                                  .draft_max = o->draft_max,
+                                  .draft_min = o->draft_min,
                                   .on_text = o->on_text,
                                   .on_token = o->on_token,
                                   .user = o->user};

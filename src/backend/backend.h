@@ -57,6 +57,7 @@ struct backend;
 
 struct backend_options {
     uint32_t n_threads;       /* 0: cpu_threads() */
+    struct backend *beside;   /* NULL, or one that outlives this: both use its threads, and run one at a time */
     uint32_t max_rows;        /* largest batch */
     uint32_t max_out;         /* most rows with logits in one batch, 1.. max_rows */
     uint32_t max_positions;   /* of the sequences: decode steps split their attention up to here */

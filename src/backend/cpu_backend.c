@@ -379,13 +379,16 @@ int backend_open_cpu(const struct graph *g, const struct backend_options *opts, 
     b->max_rows = opts->max_rows;
     b->max_out = opts->max_out;
     b->max_chunks = (opts->max_positions + (size_t)ATTN_CHUNK - 1) / ATTN_CHUNK;
-    unsigned n_threads = opts->n_threads ? opts->n_threads : cpu_threads();
+    unsigned n_threads = opts->beside ? pool_size(opts->beside->pool) : opts->n_threads ? opts->n_threads : cpu_threads();
     struct widths widths = {0};
     struct carve c = {0};
     int rc = kernels_init(&b->k, opts->cpu_level, e);
     if (rc == 0) rc = survey(b, &widths, e);
     if (rc == 0) rc = lora_init(b, opts->loras, opts->n_loras, e);
-    if (rc == 0) rc = pool_new(n_threads, &b->pool, e);
+    if (opts->beside)
+        b->pool = opts->beside->pool, b->lent = true;
+    else if (rc == 0)
+        rc = pool_new(n_threads, &b->pool, e);
     if (rc == 0) {
         b->workers = mem_array(n_threads, sizeof *b->workers);
         if (!b->workers) rc = fail_nomem(e, "worker threads", n_threads * sizeof *b->workers);
@@ -410,7 +413,7 @@ void backend_close(struct backend **bp)
 {
     struct backend *b = *bp;
     if (!b) return;
-    pool_free(&b->pool);
+    if (!b->lent) pool_free(&b->pool);
     if (b->memory) mem_pages_free(b->memory, b->memory_bytes);
     mem_free(b->workers);
     lora_fini(b);

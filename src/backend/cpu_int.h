@@ -55,6 +55,7 @@ struct backend {
     const struct graph *g;
     struct kernels k;
     struct pool *pool;
+    bool lent; /* the pool is that of another backend */
     uint32_t max_rows, max_out;
     unsigned kinds;                /* bits 1 << qarith: of the matrices of the graph */
     float *rows, *outs;            /* the values */

@@ -38,7 +38,12 @@ struct request {
     /* Of models with recurrent layers: the state that it works with; the one to go on from instead, at first; the one to be
      * kept of this step, and its position; the page behind which the last one of the answer is kept. */
     uint32_t state, from, kept, kept_at, answer_page;
+    struct guesser *guesser; /* NULL: nobody guesses */
+    bool guesses;            /* it does, since the last time that the tokens were read */
+    uint32_t n_guesses;      /* in this step */
     struct request_result r;
+    bool over; /* after this step, with err */
+    struct err err;
     uint64_t submitted, admitted, first;
 };
 
@@ -52,6 +57,7 @@ struct engine {
     uint64_t n_disk, seen; /* parcels that the disk is done with; the same when the queue was last looked at */
     bool blocked;          /* the first in the queue waits for the disk, with none running */
     struct sampler sampler;
+    struct speculator *speculator; /* NULL: nobody guesses */
     struct worker_thread *thread;
     struct monitor *lock;
     bool stopping;
@@ -62,10 +68,12 @@ struct engine {
     uint64_t *lora_digests; /* [n_loras] */
     double prefill_rate;    /* prompt tokens a second, of late; 0: not known */
     /* Of a step. */
-    int32_t *tokens;        /* [n_batch] */
-    struct batch_seq *seqs; /* [n_parallel] */
-    struct request **who;   /* [n_parallel] of each sequence */
-    uint32_t *out;          /* [n_parallel] rows with logits */
+    int32_t *tokens;           /* [n_batch] */
+    struct batch_seq *seqs;    /* [n_parallel] */
+    struct request **who;      /* [n_parallel] of each sequence */
+    struct guesser **guessers; /* [n_parallel] of those that write */
+    uint32_t n_guessers;
+    uint32_t *out; /* [max_out] rows with logits */
     atomic_int stop_run;
 };
 
@@ -84,6 +92,16 @@ static void give_states(struct request *q)
         if (*held[i] != NO_STATE) prefix_give_state(&q->en->prefix, *held[i]);
         *held[i] = NO_STATE;
     }
+}
+
+static void end_guesses(struct request *q)
+{
+    if (!q->guesses) return;
+    const struct guess_counts n = guesser_counts(q->guesser);
+    q->r.generated.guesses.guessed += n.guessed;
+    q->r.generated.guesses.right += n.right;
+    guesser_end(q->guesser);
+    q->guesses = false;
 }
 
 /* Called with nothing locked. */
@@ -120,6 +138,7 @@ static void park_pages(struct engine *en, struct request *q)
 static void retire(struct engine *en, uint32_t i, int error, const char *message)
 {
     struct request *q = en->running[i];
+    end_guesses(q);
     finish(q, error, message);
     give_states(q);
     park_pages(en, q);
@@ -306,16 +325,49 @@ static void add_rows(struct engine *en, struct batch *b, struct request *q, uint
     if (q->n_done + n == q->n_tokens) en->out[b->n_out++] = b->n_rows - 1;
 }
 
+static bool writes(const struct request *q, uint32_t rope_class)
+{
+    return q->rope_class == rope_class && q->n_tokens - q->n_done == 1;
+}
+
+/* Guesses for all that write, where no prompt is to be read in the same step. */
+static void guess(struct engine *en, uint32_t rope_class)
+{
+    en->n_guessers = 0;
+    for (uint32_t i = 0; i < en->n_running; i++) en->running[i]->n_guesses = 0;
+    for (uint32_t i = 0; en->speculator && i < en->n_running; i++) {
+        struct request *q = en->running[i];
+        if (q->rope_class != rope_class) continue;
+        if (!q->guesses || !writes(q, rope_class)) {
+            en->n_guessers = 0;
+            return;
+        }
+        en->guessers[en->n_guessers++] = q->guesser;
+    }
+    if (en->n_guessers) speculator_guess(en->speculator, en->guessers, en->n_guessers, en->o.n_batch - en->n_guessers);
+}
+
+/* Adds what was guessed of q behind its next token. */
+static void add_guesses(struct engine *en, struct batch *b, struct request *q)
+{
+    const int32_t *guesses = guesser_guesses(q->guesser, &q->n_guesses);
+    memcpy(en->tokens + b->n_rows, guesses, q->n_guesses * sizeof *guesses);
+    en->seqs[b->n_seqs - 1].n_rows += q->n_guesses;
+    for (uint32_t i = 0; i < q->n_guesses; i++) en->out[b->n_out++] = b->n_rows++;
+}
+
 /* Answers first, then prompts by age. Only sequences that turn with the same frequencies go together: those of the oldest. */
 static bool compose(struct engine *en, struct batch *b)
 {
     bool answers = false, prompts = false;
     const uint32_t class = en->running[0]->rope_class;
+    guess(en, class);
     *b = (struct batch){.tokens = en->tokens, .seqs = en->seqs, .out = en->out, .cancel = &en->stop_run};
     for (uint32_t i = 0; i < en->n_running; i++) {
         struct request *q = en->running[i];
-        if (q->rope_class != class || q->n_tokens - q->n_done != 1 || b->n_rows == en->o.n_batch) continue;
+        if (!writes(q, class) || b->n_rows == en->o.n_batch) continue;
         add_rows(en, b, q, 1);
+        if (en->n_guessers) add_guesses(en, b, q);
         answers = true;
     }
     uint32_t left = prompt_budget(en, b->n_rows, answers);
@@ -397,6 +449,18 @@ static uint32_t index_of(const struct engine *en, const struct request *q)
     return i;
 }
 
+/* At the beginning, and again where the tokens have become others. */
+static void begin_guesses(struct request *q)
+{
+    const struct guess_options o = {.how = q->o.speculate,
+                                    .max = q->o.draft_max,
+                                    .min = q->o.draft_min,
+                                    .sampling = &q->o.sampling,
+                                    .n_drawn = q->r.generated.n_generated};
+    guesser_begin(q->guesser, &o, q->tokens, q->n_tokens);
+    q->guesses = true;
+}
+
 /* A full q goes on as if the tokens that stay and id were a new prompt: it gives back what it holds, and is the next to be
  * admitted. So whatever it needs, no page is ever missing. */
 static void shift(struct engine *en, struct request *q, int32_t id)
@@ -409,6 +473,7 @@ static void shift(struct engine *en, struct request *q, int32_t id)
     q->answer_page = NO_STATE;
     give_states(q);
     give_pages(q);
+    end_guesses(q);
     monitor_enter(en->lock);
     const uint32_t i = index_of(en, q);
     en->n_running--;
@@ -421,28 +486,25 @@ static void shift(struct engine *en, struct request *q, int32_t id)
     monitor_leave(en->lock);
 }
 
-/* Draws the next token of q and hands out what it made; true where the request ends, with its error. */
-static bool draw(struct engine *en, struct request *q, const float *logits, int *error, struct err *e)
+/* Draws the next token of q and hands out what it made; true where the request ends, with its error if e has one. */
+static bool draw(struct engine *en, struct request *q, const float *logits, struct err *e)
 {
     int32_t ids[TOP_MAX];
     float probs[TOP_MAX];
     struct generate_result *r = &q->r.generated;
     struct token_event t = {0};
-    *error = constraint_mask(&q->form, &en->sampler.allowed, e);
-    if (*error == 0)
-        *error = sampler_pick(&en->sampler, &q->o.sampling, logits, q->tokens, q->n_tokens, r->n_generated, &t.id, e);
-    if (*error < 0) return true;
+    if (q->guesser && !q->guesses) begin_guesses(q);
+    if (constraint_mask(&q->form, &en->sampler.allowed, e) < 0) return true;
+    if (sampler_pick(&en->sampler, &q->o.sampling, logits, q->tokens, q->n_tokens, r->n_generated, &t.id, e) < 0) return true;
     if (r->n_generated++ == 0) {
         q->first = clock_ns();
         r->first_token_ns = q->first - q->submitted;
     }
+    if (q->guesses) guesser_add(q->guesser, t.id);
     if (q->o.logprobs) report_probs(logits, en->m->hp.n_vocab, q->o.n_top, &t, ids, probs);
     bool end = (!q->o.ignore_eos || q->form.matcher) && is_eog(q, t.id);
-    if (!end) {
-        *error = constraint_put(&q->form, t.id, e);
-        if (*error == 0) *error = stream_put(&q->stream, t.id, &t.text, e);
-        if (*error < 0) return true;
-    }
+    if (!end && constraint_put(&q->form, t.id, e) < 0) return true;
+    if (!end && stream_put(&q->stream, t.id, &t.text, e) < 0) return true;
     if (q->o.on_token) q->o.on_token(q->o.user, &t);
     end = end || constraint_done(&q->form);
     r->stop = end ? STOP_EOS : q->stream.stopped ? STOP_STRING : STOP_LENGTH;
@@ -459,32 +521,68 @@ static bool draw(struct engine *en, struct request *q, const float *logits, int 
     return false;
 }
 
-static void step(struct engine *en)
+/* Draws what follows the last known token of q and, as long as they are right, its guesses [n_guesses]; logits: a row of each.
+ * Returns how many were right. */
+static uint32_t write_on(struct engine *en, struct request *q, const int32_t *guesses, const float *logits)
 {
-    struct batch b;
-    const bool prompts = compose(en, &b);
-    const uint64_t start = clock_ns();
-    const int rc = backend_run(en->runner.be, &b);
-    const double seconds = (double)(clock_ns() - start) * 1e-9;
-    if (rc < 0) return; /* stopping: everything ends */
+    for (uint32_t i = 0;; i++) {
+        const uint32_t at = q->n_tokens;
+        q->over = draw(en, q, logits + (size_t)i * en->m->hp.n_vocab, &q->err);
+        if (q->over || i == q->n_guesses || q->tokens[at] != guesses[i] || atomic_load(&q->cancel)) return i;
+        q->n_done++;
+        keep_pages(en, q);
+    }
+}
+
+/* What the step made of each sequence; the number of guesses that were right. */
+static uint32_t take_rows(struct engine *en, const struct batch *b)
+{
     const float *logits = backend_logits(en->runner.be);
-    if (prompts) en->prefill_rate = b.n_rows / seconds;
-    monitor_enter(en->lock);
-    *(prompts ? &en->counters.prefill_seconds : &en->counters.decode_seconds) += seconds;
-    en->counters.generated_tokens += b.n_out;
-    monitor_leave(en->lock);
-    for (uint32_t s = 0, n_out = 0; s < b.n_seqs; s++) {
+    uint32_t n_right = 0;
+    for (uint32_t s = 0; s < b->n_seqs; s++) {
         struct request *q = en->who[s];
-        struct err e = {0};
-        int error = 0;
-        q->n_done += en->seqs[s].n_rows;
+        const struct batch_seq *rows = &en->seqs[s];
+        q->n_done += rows->n_rows - q->n_guesses;
         keep_pages(en, q);
         keep_state(en, q);
         if (q->n_done < q->n_tokens) continue;
-        const float *row = logits + (size_t)n_out++ * en->m->hp.n_vocab;
-        if (atomic_load(&q->cancel)) continue; /* seen before the next step */
-        if (draw(en, q, row, &error, &e)) retire(en, index_of(en, q), error, e.msg);
+        if (!atomic_load(&q->cancel)) /* else it is seen before the next step */
+            n_right += write_on(en, q, b->tokens + rows->row + 1, logits);
+        logits += (1 + q->n_guesses) * (size_t)en->m->hp.n_vocab;
     }
+    return n_right;
+}
+
+static void count_step(struct engine *en, const struct batch *b, bool prompts, double seconds, uint32_t n_right)
+{
+    uint32_t n_guesses = 0;
+    for (uint32_t s = 0; s < b->n_seqs; s++) n_guesses += en->who[s]->n_guesses;
+    if (prompts) en->prefill_rate = b->n_rows / seconds;
+    monitor_enter(en->lock);
+    *(prompts ? &en->counters.prefill_seconds : &en->counters.decode_seconds) += seconds;
+    en->counters.generated_tokens += b->n_out - n_guesses + n_right;
+    en->counters.guessed_tokens += n_guesses;
+    en->counters.right_tokens += n_right;
+    monitor_leave(en->lock);
+}
+
+static void step(struct engine *en)
+{
+    struct batch b;
+    const uint64_t start = clock_ns();
+    const bool prompts = compose(en, &b);
+    const uint64_t composed = clock_ns();
+    const int rc = backend_run(en->runner.be, &b);
+    const uint64_t end = clock_ns();
+    if (rc < 0) return; /* stopping: everything ends */
+    const uint32_t n_right = take_rows(en, &b);
+    count_step(en, &b, prompts, (double)(end - start) * 1e-9, n_right);
+    if (en->n_guessers) speculator_learn(en->speculator, en->guessers, en->n_guessers, (double)(end - composed) * 1e-9);
+    for (uint32_t i = 0; i < en->n_running;)
+        if (en->running[i]->over)
+            retire(en, i, en->running[i]->err.code, en->running[i]->err.msg);
+        else
+            i++;
 #ifndef NDEBUG
     monitor_enter(en->lock);
     en->counters.inconsistent += !prefix_consistent(&en->prefix);
@@ -564,8 +662,9 @@ static int open_parts(struct engine *en, struct err *e)
 {
     struct engine_options *o = &en->o;
     o->n_parallel = (uint32_t)size_min(o->n_parallel, o->n_batch);
+    const uint32_t most = speculate_max(&o->speculate);
     const struct runner_options ro = {.n_batch = o->n_batch,
-                                      .max_out = o->n_parallel,
+                                      .max_out = (uint32_t)size_min(o->n_batch, o->n_parallel + (size_t)most),
                                       .n_ctx = o->n_ctx,
                                       .n_threads = o->n_threads,
                                       .cpu_level = o->cpu_level,
@@ -576,12 +675,13 @@ static int open_parts(struct engine *en, struct err *e)
     en->running = arena_array(a, o->n_parallel, sizeof(*en->running));
     en->who = arena_array(a, o->n_parallel, sizeof(*en->who));
     en->seqs = arena_array(a, o->n_parallel, sizeof *en->seqs);
-    en->out = arena_array(a, o->n_parallel, sizeof *en->out);
+    en->guessers = arena_array(a, o->n_parallel, sizeof(*en->guessers));
+    en->out = arena_array(a, ro.max_out, sizeof *en->out);
     en->tokens = arena_array(a, o->n_batch, sizeof *en->tokens);
     en->lora_digests = arena_array(a, size_max(o->n_loras, 1), sizeof *en->lora_digests);
     for (uint32_t i = 0; en->lora_digests && i < o->n_loras; i++) en->lora_digests[i] = o->loras[i].digest;
     o->loras = NULL; /* the caller's */
-    if (!en->running || !en->who || !en->seqs || !en->out || !en->tokens || !en->lora_digests)
+    if (!en->running || !en->who || !en->seqs || !en->guessers || !en->out || !en->tokens || !en->lora_digests)
         return fail_nomem(e, "the engine", o->n_batch * sizeof *en->tokens);
     TRY(sampler_init(&en->sampler, en->m->hp.n_vocab, e));
     /* Of each that runs: the state that it works with, the one that it began from, one to keep. Two that go to the disk. */
@@ -593,6 +693,15 @@ static int open_parts(struct engine *en, struct err *e)
                                       .state_floats = en->runner.graph.state_floats,
                                       .n_states = n_states};
     TRY(prefix_init(&en->prefix, en->m, &po, e));
+    const struct speculator_options so = {.how = o->speculate,
+                                          .n_seqs = o->n_parallel,
+                                          .n_ctx = o->n_ctx,
+                                          .n_batch = o->n_batch,
+                                          .k_type = o->k_type,
+                                          .v_type = o->v_type,
+                                          .cpu_level = o->cpu_level,
+                                          .beside = en->runner.be};
+    TRY(speculator_new(&en->runner.graph, en->m, &so, &en->speculator, e));
     TRY(monitor_new(&en->lock, e));
     const struct park_options ko = {.folder = o->park_folder,
                                     .max_bytes = o->park_bytes,
@@ -645,6 +754,7 @@ void engine_free(struct engine **ep)
     monitor_free(&en->lock);
     prefix_fini(&en->prefix);
     sampler_fini(&en->sampler);
+    speculator_free(&en->speculator);
     runner_fini(&en->runner);
     mem_free(en);
     *ep = NULL;
@@ -666,6 +776,8 @@ void engine_info(struct engine *en, struct engine_info *out)
     out->kv_used_bytes = (uint64_t)(t->n_pages - t->n_free) * t->page_bytes;
     out->kv_token_bytes = t->page_bytes / KV_PAGE;
     out->state_bytes = t->state_bytes;
+    out->speculates = en->speculator != NULL;
+    out->draft_bytes = speculator_bytes(en->speculator);
 }
 
 /* ---- requests ---------------------------------------------------------------------------------------------------------- */
@@ -724,6 +836,7 @@ static int prepare(struct request *q, const struct request_options *o, struct er
         TRY(parcel_new(en->park, q->cap, &q->parcel, e));
         q->parcel->key = q->key;
     }
+    if (en->speculator && o->speculate != SPECULATE_OFF) TRY(guesser_new(en->speculator, a, q->cap, &q->guesser, e));
     TRY(constraint_init(&q->form, &o->constraint, en->tok, e));
     return stream_init(&q->stream, en->tok, o->show_special, q->o.stop, o->n_stop, e);
 }

@@ -153,6 +153,7 @@ struct runner {
 struct runner_options {
     uint32_t n_batch, max_out, n_ctx; /* most rows of a batch, rows with logits, positions of a sequence */
     uint32_t n_threads;               /* 0: cpu_threads() */
+    struct backend *beside;           /* see struct backend_options */
     uint32_t n_expected;              /* length that sequences will reach, where known: see model_rope_class */
     const char *cpu_level;
     const struct lora *loras; /* [n_loras] adapters that sequences may use */
@@ -340,6 +341,69 @@ int stream_put(struct stream *s, int32_t id, struct str *text, struct err *e);
 /* What was held back to the last, where no stop string came. */
 struct str stream_end(struct stream *s);
 
+/* ---- speculation -------------------------------------------------------------------------------------------- */
+
+/* Guesses at the next tokens of sequences, which one step of the model checks together. The model draws each token as it would
+ * have without a guess, from the same logits and with the same random number, and a guess that is that token saves a step: so
+ * nobody gets other tokens because of them. One thread at a time. */
+enum speculate { SPECULATE_AUTO, SPECULATE_OFF, SPECULATE_LOOKUP, SPECULATE_DRAFT };
+struct speculate_options {
+    enum speculate how;
+    const struct model *draft; /* guesses; NULL: none */
+    uint32_t max;              /* tokens guessed in a step, of all sequences together; 0: 16 */
+    uint32_t min;              /* fewer of a sequence are not tried */
+    bool always;               /* guess as far as may be, whether or not it pays: for tests */
+};
+#define SPECULATE_MAX 64 /* most that max may be */
+#define SPECULATE_DEFAULT 16
+static inline uint32_t speculate_max(const struct speculate_options *o) /* tokens guessed in a step at most */
+{
+    return o->how == SPECULATE_OFF ? 0 : o->max ? o->max : SPECULATE_DEFAULT;
+}
+
+struct speculator;
+struct speculator_options {
+    struct speculate_options how;
+    uint32_t n_seqs, n_ctx, n_batch; /* sequences at once; tokens of one; rows of a step */
+    enum qtype k_type, v_type;       /* of the draft model's cache */
+    const char *cpu_level;
+    struct backend *beside; /* the model's */
+};
+/* *out: NULL where guesses are off: they were not asked for, the model has recurrent layers, or a step has one row. */
+int speculator_new(const struct graph *g, const struct model *m, const struct speculator_options *o, struct speculator **out,
+                   struct err *e);
+/* For the one sequence of a session, with its options. */
+int session_speculator(const struct session *s, const struct speculate_options *how, struct speculator **out, struct err *e);
+void speculator_free(struct speculator **s);
+size_t speculator_bytes(const struct speculator *s); /* of the draft model's cache and activations */
+
+/* What guesses the tokens of one sequence; it lives in the arena. */
+struct guesser;
+struct guess_options {
+    enum speculate how; /* AUTO: as the speculator */
+    uint32_t max, min;  /* 0: as the speculator */
+    const struct sampling *sampling;
+    uint64_t n_drawn; /* tokens drawn with its seed before */
+};
+int guesser_new(struct speculator *s, struct arena *a, uint32_t cap, struct guesser **out, struct err *e);
+/* The sequence is tokens [n], and an answer begins. Between this and the end nothing is allocated. */
+void guesser_begin(struct guesser *g, const struct guess_options *o, const int32_t *tokens, uint32_t n);
+void guesser_add(struct guesser *g, int32_t id); /* the model has drawn id */
+void guesser_end(struct guesser *g);             /* also where none began */
+/* The guesses for the next step, at what follows the last token added. */
+const int32_t *guesser_guesses(const struct guesser *g, uint32_t *n);
+struct guess_counts {
+    uint32_t guessed, right;
+};
+struct guess_counts guesser_counts(const struct guesser *g); /* since the beginning */
+
+struct speculator *guesser_speculator(const struct guesser *g);
+
+/* Before a step over n sequences: how many tokens to guess of each, and which; `most` of all together. */
+void speculator_guess(struct speculator *s, struct guesser *const *g, uint32_t n, uint32_t most);
+/* After it, when the tokens that were drawn have been added. */
+void speculator_learn(struct speculator *s, struct guesser *const *g, uint32_t n, double seconds);
+
 /* ---- generation ------------------------------------------------------------------------------------------- */
 
 enum stop_reason { STOP_EOS, STOP_LENGTH, STOP_CONTEXT, STOP_STRING, STOP_CALLBACK };
@@ -358,6 +422,9 @@ struct generate_options {
     const int32_t *eog; /* ids that end the generation, unless ignore_eos */
     size_t n_eog;
     bool ignore_eos, show_special;
+    struct guesser *guesser; /* guesses tokens, unless speculate is OFF; NULL: nobody does */
+    enum speculate speculate;
+    uint32_t draft_max, draft_min; /* 0: as the guesser's speculator */
     int (*on_text)(void *user, const char *text, size_t n);
     int (*on_token)(void *user, int32_t id);
     void *user;
@@ -365,6 +432,7 @@ struct generate_options {
 struct generate_result {
     enum stop_reason stop;
     uint32_t n_prompt, n_reused, n_generated, n_shifted; /* shifted: tokens that went */
+    struct guess_counts guesses;
     uint64_t prefill_ns, first_token_ns, decode_ns, decode_bytes;
 };
 int generate(struct session *s, const struct tok *t, struct sampler *sampler, const int32_t *prompt, size_t n,
@@ -385,9 +453,11 @@ struct engine_options {
     void *user;
     const struct lora *loras; /* [n_loras] adapters that requests may use */
     uint32_t n_loras;
+    struct speculate_options speculate;
 };
 struct engine_counters {
     uint64_t prompt_tokens, reused_tokens, parked_tokens, generated_tokens, requests; /* parked: reused, from disk */
+    uint64_t guessed_tokens, right_tokens;
     uint64_t inconsistent; /* of debug builds: steps after which prefix_consistent was false, which must not be */
     double prefill_seconds, decode_seconds; /* of steps with and without pieces of prompts */
 };
@@ -396,7 +466,8 @@ struct engine_info {
     struct engine_counters counters;
     uint32_t n_running, n_waiting, n_threads;
     const char *level;
-    uint64_t kv_bytes, kv_used_bytes, kv_cached_bytes, kv_token_bytes, state_bytes, compute_bytes;
+    uint64_t kv_bytes, kv_used_bytes, kv_cached_bytes, kv_token_bytes, state_bytes, compute_bytes, draft_bytes;
+    bool speculates;
 };
 
 #define TOP_MAX 20 /* likeliest tokens that a request may ask for */
@@ -429,7 +500,9 @@ struct request_options {
     uint32_t n_top; /* at most TOP_MAX */
     bool shift;     /* as in struct generate_options; max_tokens may then be beyond the context */
     uint32_t n_keep;
-    const float *lora_scales; /* [n_loras] what each adapter is multiplied by; NULL: none is used */
+    const float *lora_scales;      /* [n_loras] what each adapter is multiplied by; NULL: none is used */
+    enum speculate speculate;      /* AUTO: as the engine */
+    uint32_t draft_max, draft_min; /* 0: as the engine */
     /* On the engine's thread; on_end is the last, and neither may call the engine but for request_cancel. */
     void (*on_token)(void *user, const struct token_event *t);
     void (*on_end)(void *user, const struct request_result *r);

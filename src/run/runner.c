@@ -15,6 +15,7 @@ static int open_parts(struct runner *r, const struct runner_options *o, struct e
     graph_init(&r->graph, &r->arena);
     TRY(graph_plan(&r->graph, model_record(r->m, r->ropes, false, &r->graph), e));
     const struct backend_options bo = {.n_threads = o->n_threads,
+                                       .beside = o->beside,
                                        .max_rows = o->n_batch,
                                        .max_out = o->max_out,
                                        .max_positions = o->n_ctx,

@@ -168,6 +168,19 @@ bool session_cancelled(const struct session *s)
     return atomic_load(&s->cancel) != 0;
 }
 
+int session_speculator(const struct session *s, const struct speculate_options *how, struct speculator **out, struct err *e)
+{
+    const struct speculator_options o = {.how = *how,
+                                         .n_seqs = 1,
+                                         .n_ctx = s->n_ctx,
+                                         .n_batch = s->n_batch,
+                                         .k_type = s->kv.view.k_type,
+                                         .v_type = s->kv.view.v_type,
+                                         .cpu_level = backend_info(s->be).level,
+                                         .beside = s->be};
+    return speculator_new(&s->graph, s->m, &o, out, e);
+}
+
 /* Computes tokens[n_done .. to), of which those from `wanted` on give logits to row (NULL: to nobody). */
 static int compute(struct session *s, uint32_t to, uint32_t wanted, session_row_fn *row, void *ctx)
 {

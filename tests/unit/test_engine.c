@@ -1,5 +1,5 @@
 /* engine: whatever runs beside a request, whatever is found in the cache, however tight its pages: each gets the tokens of a
- * run by itself, and all pages come back. */
+ * run by itself, and all pages come back. So it is with guesses at its tokens, right or wrong. */
 #include "convert/synth.h"
 #include "run/run.h"
 #include "scratch.h"
@@ -41,9 +41,12 @@ static struct fixture {
     char dir[64];
     struct files *files;
     struct model *model;
+    struct files *draft_files;
+    struct model *draft; /* of the same shape with other weights: it is always wrong */
     struct tok *tok;
     struct sampler sampler;
     uint64_t random;
+    bool recurrent;
 } fx;
 
 static uint32_t below(uint32_t n)
@@ -56,11 +59,13 @@ static int setup_with(const struct synth_shape *shape)
 {
     struct err e;
     fx.random = 7;
+    fx.recurrent = shape == &tiny_delta;
     scratch_make(fx.dir);
-    const char *path = scratch_path(fx.dir, "tiny.gguf");
+    const char *path = scratch_path(fx.dir, "tiny.gguf"), *draft = scratch_path(fx.dir, "draft.gguf");
     if (synth_write(shape, "q8_0", path, NULL, NULL, &e) < 0 || files_open(path, &fx.files, &e) < 0 ||
-        model_open(fx.files, &fx.model, &e) < 0 || tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 ||
-        sampler_init(&fx.sampler, shape->n_vocab, &e) < 0) {
+        synth_write(shape, "bf16", draft, NULL, NULL, &e) < 0 || files_open(draft, &fx.draft_files, &e) < 0 ||
+        model_open(fx.draft_files, &fx.draft, &e) < 0 || model_open(fx.files, &fx.model, &e) < 0 ||
+        tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 || sampler_init(&fx.sampler, shape->n_vocab, &e) < 0) {
         print_message("%s\n", e.msg);
         return -1;
     }
@@ -92,6 +97,8 @@ static int teardown(void **state)
     tok_close(&fx.tok);
     model_close(&fx.model);
     files_close(&fx.files);
+    model_close(&fx.draft);
+    files_close(&fx.draft_files);
     scratch_remove(fx.dir);
     return 0;
 }
@@ -111,6 +118,7 @@ struct job {
     atomic_bool ended;
     uint32_t cancel_after; /* 0: never */
     size_t calls[2];       /* of the allocator, at the second token and at the last so far */
+    bool no_guesses;
 };
 
 static void on_token(void *user, const struct token_event *t)
@@ -147,7 +155,7 @@ static void make_job(struct job *j)
     j->sampling = (struct sampling){.temperature = below(2) ? 0.0f : 1.0f,
                                     .top_k = 40,
                                     .top_p = 0.9f,
-                                    .repeat_penalty = 1.1f,
+                                    .repeat_penalty = below(2) ? 1.0f : 1.1f,
                                     .penalty_last_n = 16,
                                     .seed = below(1000)};
 }
@@ -177,6 +185,7 @@ static int submit(struct engine *en, struct job *j, struct err *e)
                                       .ignore_eos = true,
                                       .shift = j->n_keep > 0,
                                       .n_keep = j->n_keep,
+                                      .speculate = j->no_guesses ? SPECULATE_OFF : SPECULATE_AUTO,
                                       .on_token = on_token,
                                       .on_end = on_end,
                                       .user = j};
@@ -192,7 +201,8 @@ static struct session *new_session(void)
     return s;
 }
 
-static struct engine *new_engine(uint32_t n_parallel, uint32_t n_batch, uint32_t n_pages, bool no_prefix, uint32_t n_threads)
+static struct engine *new_engine(uint32_t n_parallel, uint32_t n_batch, uint32_t n_pages, bool no_prefix, uint32_t n_threads,
+                                 enum speculate speculate, const struct model *draft)
 {
     const struct engine_options o = {.n_ctx = N_CTX,
                                      .n_parallel = n_parallel,
@@ -202,7 +212,8 @@ static struct engine *new_engine(uint32_t n_parallel, uint32_t n_batch, uint32_t
                                      .n_pages = n_pages,
                                      .k_type = QTYPE_F16,
                                      .v_type = QTYPE_F16,
-                                     .no_prefix = no_prefix};
+                                     .no_prefix = no_prefix,
+                                     .speculate = {.how = speculate, .draft = draft, .always = true}};
     struct engine *en;
     struct err e;
     if (engine_new(fx.model, fx.tok, &o, &en, &e) < 0) fail_msg("%s", e.msg);
@@ -223,14 +234,28 @@ static void settle(struct engine *en, struct job *jobs, size_t n)
 
 #define N_JOBS 64
 
+/* With the model as its own draft its guesses are right; with one that knows nothing, hardly any. */
+static void check_guesses(struct engine *en, bool some, bool wrong)
+{
+    struct engine_info i;
+    engine_info(en, &i);
+    assert_int_equal(i.speculates, some);
+    assert_int_equal(i.counters.guessed_tokens > 0, some);
+    if (some && wrong) assert_true(i.counters.right_tokens < i.counters.guessed_tokens / 10);
+    if (some && !wrong) assert_true(i.counters.right_tokens > 0);
+}
+
 static void each_gets_what_it_gets_alone(void **state)
 {
     static struct job jobs[N_JOBS];
     static const struct {
         uint32_t n_parallel, n_batch, n_pages, n_threads;
         bool no_prefix;
-    } ways[] = {
-        {1, 64, 8, 1, false}, {4, 16, 12, 2, false}, {16, 512, 200, 2, false}, {64, 64, 512, 1, true}, {7, 7, 20, 2, false}};
+        enum speculate speculate;
+        bool wrong;
+    } ways[] = {{1, 64, 8, 1, false, SPECULATE_LOOKUP, false},  {4, 16, 12, 2, false, SPECULATE_DRAFT, false},
+                {16, 512, 200, 2, false, SPECULATE_OFF, false}, {64, 64, 512, 1, true, SPECULATE_AUTO, false},
+                {7, 7, 20, 2, false, SPECULATE_AUTO, true},     {3, 64, 64, 2, false, SPECULATE_DRAFT, true}};
     struct session *s = new_session();
     struct err e;
     (void)state;
@@ -241,13 +266,14 @@ static void each_gets_what_it_gets_alone(void **state)
     }
     session_free(&s);
     for (size_t w = 0; w < COUNT_OF(ways); w++) {
-        struct engine *en =
-            new_engine(ways[w].n_parallel, ways[w].n_batch, ways[w].n_pages, ways[w].no_prefix, ways[w].n_threads);
-        for (size_t round = 0; round < 3; round++) {
+        struct engine *en = new_engine(ways[w].n_parallel, ways[w].n_batch, ways[w].n_pages, ways[w].no_prefix,
+                                       ways[w].n_threads, ways[w].speculate, ways[w].wrong ? fx.draft : fx.model);
+        for (size_t round = 0; round < 2; round++) {
             for (size_t k = 0, at = below(N_JOBS); k < N_JOBS; k++, at = (at + 37) % N_JOBS) {
                 struct job *j = &jobs[at];
                 j->n_got = 0;
                 j->cancel_after = below(3) ? 0 : 1 + below(MAX_NEW);
+                j->no_guesses = below(8) == 0;
                 if (submit(en, j, &e) < 0) fail_msg("%s", e.msg);
             }
             for (size_t k = 0; k < N_JOBS; k++)
@@ -262,6 +288,8 @@ static void each_gets_what_it_gets_alone(void **state)
                 atomic_store(&jobs[k].ended, false);
             }
         }
+        check_guesses(en, ways[w].speculate != SPECULATE_OFF && !fx.recurrent,
+                      ways[w].wrong && ways[w].speculate == SPECULATE_DRAFT);
         engine_free(&en);
     }
 }
@@ -276,7 +304,7 @@ static void wait_for(struct job *j)
 
 static void a_beginning_is_computed_once(void **state)
 {
-    struct engine *en = new_engine(2, 512, 64, false, 1);
+    struct engine *en = new_engine(2, 512, 64, false, 1, SPECULATE_OFF, NULL);
     struct job j = {.n_prompt = 200, .max_tokens = 4, .sampling = {.top_p = 1, .repeat_penalty = 1}};
     struct err e;
     (void)state;
@@ -304,7 +332,7 @@ static void a_beginning_is_computed_once(void **state)
 
 static void a_conversation_goes_on_from_a_state(void **state)
 {
-    struct engine *en = new_engine(2, 100, 64, false, 1);
+    struct engine *en = new_engine(2, 100, 64, false, 1, SPECULATE_OFF, NULL);
     struct session *alone = new_session();
     struct job j = {.n_prompt = 230, .max_tokens = 40, .sampling = {.top_p = 1, .repeat_penalty = 1}};
     struct err e;
@@ -333,7 +361,7 @@ static void a_full_context_goes_on_when_asked(void **state)
 {
     static struct job jobs[12];
     struct session *s = new_session();
-    struct engine *en = new_engine(4, 64, 18, false, 1);
+    struct engine *en = new_engine(4, 64, 18, false, 1, SPECULATE_AUTO, fx.model);
     struct err e;
     (void)state;
     for (size_t k = 0; k < COUNT_OF(jobs); k++) {
@@ -364,7 +392,7 @@ static void a_full_context_goes_on_when_asked(void **state)
 
 static void answers_need_no_memory(void **state)
 {
-    struct engine *en = new_engine(2, 64, 64, false, 2);
+    struct engine *en = new_engine(2, 64, 64, false, 2, SPECULATE_AUTO, fx.draft);
     struct job j = {.n_prompt = 100, .max_tokens = MAX_NEW, .sampling = {.temperature = 1, .top_p = 0.9f, .repeat_penalty = 1}};
     struct err e;
     (void)state;
@@ -425,7 +453,8 @@ static void ten_thousand_schedules(void **state)
     for (uint32_t i = 0; i < N_SCHEDULES; i++) {
         if (i % 100 == 0) {
             engine_free(&en);
-            en = new_engine(1 + below(4), 8 + below(100), 8 + below(16), below(8) == 0, 1);
+            en = new_engine(1 + below(4), 8 + below(100), 8 + below(16), below(8) == 0, 1,
+                            i % 200 ? SPECULATE_OFF : SPECULATE_AUTO, fx.model);
         }
         run_schedule(en, pool);
     }
@@ -434,7 +463,7 @@ static void ten_thousand_schedules(void **state)
 
 static void aborted_requests_leave_nothing(void **state)
 {
-    struct engine *en = new_engine(4, 64, 16, false, 1);
+    struct engine *en = new_engine(4, 64, 16, false, 1, SPECULATE_OFF, NULL);
     static struct job jobs[20];
     struct err e;
     (void)state;
@@ -455,7 +484,7 @@ static void what_cannot_be_is_refused(void **state)
     struct err e;
     (void)state;
     assert_int_equal(engine_new(fx.model, fx.tok, &small, &en, &e), ERR_ARG);
-    en = new_engine(1, 64, 8, false, 1);
+    en = new_engine(1, 64, 8, false, 1, SPECULATE_OFF, NULL);
     struct job j = {.n_prompt = N_CTX, .max_tokens = 1, .sampling = {.top_p = 1, .repeat_penalty = 1}};
     assert_int_equal(submit(en, &j, &e), ERR_CONTEXT);
     assert_non_null(strstr(e.msg, "512"));

@@ -95,7 +95,8 @@ int bench_parallel(const quern_model *model, const quern_session_info *setup, co
                                     .n_threads = setup->n_threads,
                                     .k_type = setup->k_type,
                                     .v_type = setup->v_type,
-                                    .cpu_level = setup->cpu_level};
+                                    .cpu_level = setup->cpu_level,
+                                    .speculation = {.how = QUERN_SPECULATE_OFF}};
     if (rc == 0 && quern_engine_new(model, &o, &engine, &qe) < 0) rc = fail(e, qe.code, "%s", qe.message);
     if (rc == 0) rc = run(engine, &c, members, t, ids, prompt, e);
     quern_engine_free(&engine);

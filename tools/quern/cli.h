@@ -171,6 +171,16 @@ extern const struct opt compute_opts[];
     "error (default) refuses what is longer than the context, drop-oldest-turn leaves out the oldest turns of a " \
     "conversation, shift half of what stands behind the first tokens when an answer fills the context"
 
+/* Whether and how to guess tokens (cli_speculation.c). */
+struct speculation_args {
+    const char *how, *draft_model;
+    int64_t max, min;
+};
+extern const struct opt speculation_opts[];
+/* An exit code. *draft: NULL, or the model that out names, which the caller closes after what uses it. */
+int speculation_open(const struct command *c, const struct speculation_args *args, const quern_model_options *loading,
+                     quern_model **draft, quern_speculation *out);
+
 /* How to draw tokens and when to stop. Start with SAMPLING_UNSET. */
 struct sampling_args {
     double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
@@ -200,7 +210,9 @@ struct form {
 int form_make(const struct form_args *args, struct form *out, struct err *e);
 
 #define DEMO_MODEL "Llama-Quern-34M-Q8_0.gguf"
-/* Where the demo model lies; ERR_NOTFOUND with the places that were looked at. */
+#define DEMO_DRAFT "Llama-Quern-7M-Draft-Q8_0.gguf"
+/* Where a file lies that is installed with the program; ERR_NOTFOUND with the places that were looked at. */
+int shared_file_find(struct arena *a, const char *name, const char **out, struct err *e);
 int demo_model_find(struct arena *a, const char **out, struct err *e);
 
 /* True where a word can only be meant as a model: an existing file or folder, a path, NAME.gguf, NAME:TAG. */
@@ -217,10 +229,10 @@ int cli_loras(const struct command *c, const struct opt_list *plain, const struc
               const quern_lora **out, size_t *n);
 /* How --mlock and its like want a model opened. */
 quern_model_options compute_loading(const struct compute_args *args);
-/* An exit code; c is for messages about usage. n_ctx 0: the default; n_expected: tokens the session will hold, 0 where unknown.
- */
+/* An exit code; c is for messages about usage. n_ctx 0: the default; n_expected: tokens the session will hold, 0 where unknown;
+ * speculation NULL: off. */
 int compute_session(const struct command *c, const struct compute_args *args, quern_model *model, uint32_t n_ctx,
-                    uint32_t n_expected, quern_session **out);
+                    uint32_t n_expected, const quern_speculation *speculation, quern_session **out);
 
 /* What quern_generate takes, made from sampling_args. */
 struct sampling {
@@ -287,6 +299,7 @@ struct run_args {
     struct sampling_args sampling;
     struct form_args form_args;
     struct form form; /* made of them */
+    struct speculation_args speculation;
     const char *prompt, *file, *system, *tokens;
     int64_t n_ctx;
     bool raw, special, print_tokens, verbose, no_history;

@@ -34,7 +34,7 @@ static bool program_path(char *out, size_t size)
 #endif
 }
 
-int demo_model_find(struct arena *a, const char **out, struct err *e)
+int shared_file_find(struct arena *a, const char *name, const char **out, struct err *e)
 {
     char program[PATH_MAX] = "", path[PATH_MAX + 64];
     if (program_path(program, sizeof program)) {
@@ -48,14 +48,20 @@ int demo_model_find(struct arena *a, const char **out, struct err *e)
     } places[] = {{program, "/../share/quern/"}, {QUERN_SHARE_SOURCE, "/"}, {QUERN_SHARE_INSTALLED, "/"}};
     for (size_t i = 0; i < COUNT_OF(places); i++) {
         if (!*places[i].folder) continue;
-        int n = snprintf(path, sizeof path, "%s%s" DEMO_MODEL, places[i].folder, places[i].below);
+        int n = snprintf(path, sizeof path, "%s%s%s", places[i].folder, places[i].below, name);
         if (n < 0 || (size_t)n >= sizeof path || !vfs_exists(path)) continue;
         *out = arena_dup(a, path, (size_t)n);
         return *out ? 0 : fail_nomem(e, "a path", (size_t)n);
     }
-    return fail(e, ERR_NOTFOUND,
-                "the demo model " DEMO_MODEL " is not here (looked in %s/../share/quern, %s and %s); name a model with -m",
-                program, QUERN_SHARE_SOURCE, QUERN_SHARE_INSTALLED);
+    return fail(e, ERR_NOTFOUND, "the file %s is not here (looked in %s/../share/quern, %s and %s)", name, program,
+                QUERN_SHARE_SOURCE, QUERN_SHARE_INSTALLED);
+}
+
+int demo_model_find(struct arena *a, const char **out, struct err *e)
+{
+    struct err why;
+    if (shared_file_find(a, DEMO_MODEL, out, &why) == 0) return 0;
+    return fail(e, why.code, "the demo model: %s; name a model with -m", why.msg);
 }
 
 /* NAME:TAG, as a store of models names them. */
@@ -202,7 +208,7 @@ quern_model_options compute_loading(const struct compute_args *args)
 }
 
 int compute_session(const struct command *c, const struct compute_args *args, quern_model *model, uint32_t n_ctx,
-                    uint32_t n_expected, quern_session **out)
+                    uint32_t n_expected, const quern_speculation *speculation, quern_session **out)
 {
     int rc = check_gpu_layers(c, args->gpu_layers);
     if (rc != CLI_OK) return rc;
@@ -223,6 +229,7 @@ int compute_session(const struct command *c, const struct compute_args *args, qu
         .k_type = args->cache_k ? args->cache_k : args->kv,
         .v_type = args->cache_v ? args->cache_v : args->kv,
         .cpu_level = args->cpu,
+        .speculation = speculation ? *speculation : (quern_speculation){.how = QUERN_SPECULATE_OFF},
     };
     quern_error e = {0};
     struct arena a = {0};

@@ -262,7 +262,7 @@ static int bench_model(const struct command *c, const struct bench_args *args, q
     struct bench b = {.model = model, .n_repeats = (size_t)args->n_repeats};
     struct err e = {0};
     quern_model_get_info(model, &b.info);
-    int exit_code = compute_session(c, &args->compute, model, plan->n_ctx, plan->n_ctx, &b.session);
+    int exit_code = compute_session(c, &args->compute, model, plan->n_ctx, plan->n_ctx, NULL, &b.session);
     if (exit_code != CLI_OK) return exit_code;
     quern_session_get_info(b.session, &b.setup);
     r->cpu_level = b.setup.cpu_level;

@@ -46,7 +46,7 @@ static int measure(const struct command *c, const struct imatrix_args *args, que
     struct err e = {0};
     quern_session *session = NULL;
     if (cli_read_file(args->file, &text, &e) < 0) return cli_fail("%s", e.msg);
-    int exit_code = compute_session(c, &args->compute, model, (uint32_t)args->n_ctx, 0, &session);
+    int exit_code = compute_session(c, &args->compute, model, (uint32_t)args->n_ctx, 0, NULL, &session);
     if (exit_code == CLI_OK) {
         struct progress progress;
         quern_imatrix_options options = {

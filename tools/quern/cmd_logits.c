@@ -57,7 +57,7 @@ static int logits(const struct command *c, const struct logits_args *args, quern
     quern_session *session = NULL;
     quern_model_get_info(model, &info);
     uint32_t n = (uint32_t)ids_count(ids);
-    int exit_code = compute_session(c, &args->compute, model, n, n, &session);
+    int exit_code = compute_session(c, &args->compute, model, n, n, NULL, &session);
     if (exit_code != CLI_OK) return exit_code;
     struct err e = {0};
     struct out *out = NULL;

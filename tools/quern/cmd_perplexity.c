@@ -86,7 +86,7 @@ static int score(const struct command *c, const struct perplexity_args *args, qu
                  uint32_t n_ctx)
 {
     quern_session *session = NULL;
-    int exit_code = compute_session(c, &args->compute, model, n_ctx, 0, &session);
+    int exit_code = compute_session(c, &args->compute, model, n_ctx, 0, NULL, &session);
     if (exit_code == CLI_OK) {
         struct progress progress;
         struct buf out = {0};

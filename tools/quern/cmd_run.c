@@ -35,6 +35,7 @@ const struct opt_group run_groups[] = {
     {"Prompt and answer", prompt_opts, 0},
     {"Form of the answer", form_opts, offsetof(struct run_args, form_args)},
     {"Sampling", sampling_opts, offsetof(struct run_args, sampling)},
+    {"Speculation", speculation_opts, offsetof(struct run_args, speculation)},
     {"Computing", compute_opts, offsetof(struct run_args, compute)},
     {0},
 };
@@ -190,7 +191,8 @@ static int check_args(const struct command *c, const struct run_args *args)
     return CLI_OK;
 }
 
-static int run_with_model(const struct command *c, const struct run_args *args, quern_model *model)
+static int run_with_model(const struct command *c, const struct run_args *args, quern_model *model,
+                          const quern_speculation *speculation)
 {
     bool raw = args->raw, interactive = false;
     struct buf prompt = {0};
@@ -203,7 +205,8 @@ static int run_with_model(const struct command *c, const struct run_args *args, 
         raw = true;
     }
     quern_session *session = NULL;
-    if (exit_code == CLI_OK) exit_code = compute_session(c, &args->compute, model, (uint32_t)args->n_ctx, 0, &session);
+    if (exit_code == CLI_OK)
+        exit_code = compute_session(c, &args->compute, model, (uint32_t)args->n_ctx, 0, speculation, &session);
     if (exit_code == CLI_OK) {
         exit_code = interactive ? terminal_chat(args, model, session, raw)
                                 : answer_once(c, args, model, session, raw, buf_view(&prompt));
@@ -228,9 +231,12 @@ static int run(const struct command *c, int argc, char **argv)
         return exit_code;
     }
     const quern_model_options how = compute_loading(&args.compute);
-    quern_model *model = NULL;
+    quern_model *model = NULL, *draft = NULL;
+    quern_speculation speculation;
     exit_code = model_open_args(&args.model, &words, &how, &model);
-    if (exit_code == CLI_OK) exit_code = run_with_model(c, &args, model);
+    if (exit_code == CLI_OK) exit_code = speculation_open(c, &args.speculation, &how, &draft, &speculation);
+    if (exit_code == CLI_OK) exit_code = run_with_model(c, &args, model, &speculation);
+    quern_model_close(&draft);
     quern_model_close(&model);
     buf_fini(&args.form.text);
     return exit_code;

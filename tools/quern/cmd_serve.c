@@ -12,6 +12,7 @@
 struct serve_args {
     struct model_args model;
     struct compute_args compute;
+    struct speculation_args speculation;
     const char *host, *api_key, *alias, *prefix_cache, *context_policy;
     int64_t port, n_ctx, n_parallel, n_queue, kv_size, prefix_size, body_limit, timeout;
     struct opt_list hosts, origins;
@@ -64,6 +65,7 @@ static const struct opt serve_opts[] = {
 static const struct opt_group serve_groups[] = {
     {"Model", model_opts, offsetof(struct serve_args, model)},
     {"Server", serve_opts, 0},
+    {"Speculation", speculation_opts, offsetof(struct serve_args, speculation)},
     {"Computing", compute_opts, offsetof(struct serve_args, compute)},
     {0},
 };
@@ -173,18 +175,20 @@ static int start_engine(const struct serve_args *args, struct server *s)
                                     .cpu_level = c->cpu,
                                     .no_prefix = args->no_prefix,
                                     .loras = s->loras,
-                                    .n_loras = s->n_loras};
+                                    .n_loras = s->n_loras,
+                                    .speculation = s->speculation};
     return quern_engine_new(s->model, &o, &s->engine, &err) < 0 ? cli_fail("%s", err.message) : CLI_OK;
 }
 
-static int serve_model(const struct command *c, const struct serve_args *args, const quern_model *model)
+static int serve_model(const struct command *c, const struct serve_args *args, const quern_model *model,
+                       const quern_speculation *speculation)
 {
     char host[256] = "127.0.0.1", digest[65];
     uint16_t port = 11434;
     quern_error err;
     quern_string description = {0};
     struct err e = {0};
-    struct server s = {.model = model, .started = clock_utc(), .digest = digest};
+    struct server s = {.model = model, .speculation = *speculation, .started = clock_utc(), .digest = digest};
     s.embed_options = (quern_embed_options){.n_threads = (uint32_t)args->compute.n_threads, .cpu_level = args->compute.cpu};
     read_ollama_host(host, &port);
     quern_model_get_info(model, &s.info);
@@ -223,11 +227,14 @@ static int run(const struct command *c, int argc, char **argv)
     struct serve_args args = {.port = -1, .n_parallel = 4, .n_queue = 64, .body_limit = 32, .timeout = 600};
     struct words words;
     int exit_code;
-    quern_model *model = NULL;
+    quern_model *model = NULL, *draft = NULL;
+    quern_speculation speculation;
     if (!args_parse(c, &args, argc, argv, &words, &exit_code)) return exit_code;
     const quern_model_options how = compute_loading(&args.compute);
     exit_code = model_open_args(&args.model, &words, &how, &model);
-    if (exit_code == CLI_OK) exit_code = serve_model(c, &args, model);
+    if (exit_code == CLI_OK) exit_code = speculation_open(c, &args.speculation, &how, &draft, &speculation);
+    if (exit_code == CLI_OK) exit_code = serve_model(c, &args, model, &speculation);
+    quern_model_close(&draft);
     quern_model_close(&model);
     return exit_code;
 }

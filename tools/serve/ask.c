@@ -81,6 +81,17 @@ static bool ask_bias(struct call *c, const struct json *obj, struct asked *out, 
     return ok;
 }
 
+static bool ask_speculation(struct call *c, const struct json *obj, struct asked *out, int *answer)
+{
+    double most = -1, least = 0;
+    if (!ask_integer(c, obj, "speculative.n_max", 0, 64, &most, answer)) return false;
+    if (!ask_integer(c, obj, "speculative.n_min", 0, 64, &least, answer)) return false;
+    if (most == 0) out->speculate = QUERN_SPECULATE_OFF;
+    if (most > 0) out->draft_max = (uint32_t)most;
+    out->draft_min = (uint32_t)least;
+    return true;
+}
+
 bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int *answer)
 {
     quern_sampling *s = &out->sampling;
@@ -110,7 +121,7 @@ bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int
     if (top_k >= 0) s->top_k = (int32_t)top_k;
     if (last_n >= 0) s->penalty_last_n = (int32_t)last_n;
     s->seed = seed >= 0 ? (uint64_t)seed : clock_ns() * 0x9e3779b97f4a7c15u;
-    return ask_bias(c, obj, out, answer);
+    return ask_bias(c, obj, out, answer) && ask_speculation(c, obj, out, answer);
 }
 
 bool ask_context(struct call *c, const struct json *obj, struct asked *out, int *answer)

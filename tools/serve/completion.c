@@ -22,6 +22,15 @@ static int token(struct job *j, struct buf *b, enum part part, struct str text)
     return rc | buf_z(b, ",\"stop\":false}\n\n");
 }
 
+int native_timings(struct buf *b, const quern_result *x)
+{
+    int rc = buf_printf(
+        b, ",\"timings\":{\"cache_n\":%u,\"prompt_n\":%u,\"prompt_ms\":%.3f,\"predicted_n\":%u,\"predicted_ms\":%.3f",
+        x->n_reused, x->n_prompt - x->n_reused, x->prefill_seconds * 1e3, x->n_generated, x->decode_seconds * 1e3);
+    if (x->n_drafted) rc |= buf_printf(b, ",\"draft_n\":%u,\"draft_n_accepted\":%u", x->n_drafted, x->n_accepted);
+    return rc | buf_c(b, '}');
+}
+
 static int put_end(struct job *j, struct buf *b, const quern_request_result *r, struct str text)
 {
     const quern_result *x = &r->result;
@@ -31,13 +40,10 @@ static int put_end(struct job *j, struct buf *b, const quern_request_result *r, 
     rc |= json_write_string(b, str_of(j->call->server->name));
     rc |= buf_printf(b,
                      ",\"stop_type\":\"%s\",\"truncated\":%s,\"tokens_predicted\":%u,\"tokens_evaluated\":%u,"
-                     "\"tokens_cached\":%u,",
+                     "\"tokens_cached\":%u",
                      stop_type(r), x->dropped_tokens ? "true" : "false", x->n_generated, x->n_prompt, x->n_reused);
-    return rc | buf_printf(b,
-                           "\"timings\":{\"cache_n\":%u,\"prompt_n\":%u,\"prompt_ms\":%.3f,\"predicted_n\":%u,"
-                           "\"predicted_ms\":%.3f}}",
-                           x->n_reused, x->n_prompt - x->n_reused, x->prefill_seconds * 1e3, x->n_generated,
-                           x->decode_seconds * 1e3);
+    rc |= native_timings(b, x);
+    return rc | buf_c(b, '}');
 }
 
 static int end(struct job *j, struct buf *b, const quern_request_result *r)

@@ -336,6 +336,9 @@ int serve_job(struct call *c, struct job *j, struct asked *asked)
                                      .context_policy = asked->context_policy,
                                      .n_keep = asked->n_keep,
                                      .lora_scales = asked->lora_scales ? asked->lora_scales : serve_lora_scales(c),
+                                     .speculate = asked->speculate,
+                                     .draft_max = asked->draft_max,
+                                     .draft_min = asked->draft_min,
                                      .on_token = on_token,
                                      .on_end = on_end,
                                      .user = j};

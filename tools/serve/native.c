@@ -26,6 +26,8 @@ int native_metrics(struct call *c)
         {"quern:requests_total", "counter", "Requests admitted.", (double)i.requests},
         {"quern:prompt_tokens_reused_total", "counter", "Prompt tokens found in the cache.", (double)i.reused_tokens},
         {"quern:prompt_tokens_restored_total", "counter", "Of them, read back from disk.", (double)i.restored_tokens},
+        {"quern:drafted_tokens_total", "counter", "Tokens that were guessed.", (double)i.drafted_tokens},
+        {"quern:accepted_tokens_total", "counter", "Of these, right.", (double)i.accepted_tokens},
         {"quern:kv_bytes", "gauge", "Memory of the KV cache.", (double)i.kv_bytes},
         {"quern:kv_used_bytes", "gauge", "Of it, in use or kept.", (double)i.kv_used_bytes},
         {"quern:kv_cached_bytes", "gauge", "Of it, kept for prompts that begin alike.", (double)i.kv_cached_bytes},

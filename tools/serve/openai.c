@@ -43,9 +43,7 @@ static int put_usage(const struct job *j, struct buf *b, const quern_request_res
                         ",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u,"
                         "\"prompt_tokens_details\":{\"cached_tokens\":%u}}",
                         x->n_prompt, x->n_generated, x->n_prompt + x->n_generated, x->n_reused);
-    rc |= buf_printf(
-        b, ",\"timings\":{\"cache_n\":%u,\"prompt_n\":%u,\"prompt_ms\":%.3f,\"predicted_n\":%u,\"predicted_ms\":%.3f}",
-        x->n_reused, x->n_prompt - x->n_reused, x->prefill_seconds * 1e3, x->n_generated, x->decode_seconds * 1e3);
+    rc |= native_timings(b, x);
     rc |= buf_printf(b, ",\"prefix\":{\"reused_tokens\":%u,\"restored_tokens\":%u,\"first_difference\":%u", x->n_reused,
                      r->n_restored, r->miss_position);
     rc |= put_token(j, b, "cached", r->miss_expected);

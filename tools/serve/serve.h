@@ -25,7 +25,8 @@ struct serve_options {
 
 struct server {
     const quern_model *model;
-    quern_engine *engine; /* NULL: the model only embeds */
+    quern_engine *engine;          /* NULL: the model only embeds */
+    quern_speculation speculation; /* of the engine */
     quern_model_info info;
     const char *name;   /* that clients call the model */
     const char *digest; /* 64 hexadecimal digits, made of its name and size */
@@ -120,6 +121,8 @@ struct asked {
     quern_context_policy context_policy;
     uint32_t n_keep, dropped_messages, dropped_tokens;
     const float *lora_scales; /* [n_loras] likewise; NULL: the server's */
+    quern_speculate speculate;
+    uint32_t draft_max, draft_min;
 };
 
 /* Starts the job and answers when it begins to speak (streams) or is done. asked->prompt is freed. */
@@ -138,7 +141,7 @@ bool ask_object(struct call *c, const struct json *obj, const char *key, const s
 bool ask_bool(struct call *c, const struct json *obj, const char *key, bool *io, int *answer);
 /* A string or an array of them. */
 bool ask_stop(struct call *c, const struct json *obj, const char *key, struct asked *out, int *answer);
-/* temperature, top_p, top_k, min_p, penalties, seed of obj. */
+/* temperature, top_p, top_k, min_p, penalties, seed of obj; speculative.n_max (0: no guesses) and speculative.n_min. */
 bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int *answer);
 /* "context_policy" and "n_keep". Before the prompt, which depends on them. */
 bool ask_context(struct call *c, const struct json *obj, struct asked *out, int *answer);
@@ -179,6 +182,8 @@ int ollama_version(struct call *c);
 int ollama_error(struct buf *b, unsigned status, const char *message);
 
 int native_completion(struct call *c);
+/* ,"timings":{..} as llama-server has it. */
+int native_timings(struct buf *b, const quern_result *x);
 int native_rerank(struct call *c);
 int native_loras(struct call *c);
 int native_set_loras(struct call *c);

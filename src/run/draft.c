@@ -1,0 +1,182 @@
+/* draft: a small model guesses how sequences go on, which costs a fraction of what the large one takes to say so. It draws with
+ * the sampling options and the random numbers of the request, those that the large model will draw with: where both expect the
+ * same, they draw the same.
+ *
+ * A slot holds the cache of one sequence and remembers its tokens after the sequence has ended: the next turn of a conversation
+ * finds most of itself. The passes use the threads of the large model's backend. */
+#include "run/speculate_int.h"
+
+#include <math.h>
+
+static int open_slots(struct drafter *d, const struct drafter_options *o, struct err *e)
+{
+    struct arena *a = &d->arena;
+    d->slots = arena_array(a, d->n_slots, sizeof *d->slots);
+    d->seqs = arena_array(a, d->n_slots, sizeof *d->seqs);
+    d->out = arena_array(a, d->n_slots, sizeof *d->out);
+    d->tokens = arena_array(a, d->n_batch, sizeof *d->tokens);
+    if (d->n_draft_vocab < d->n_vocab) d->logits = arena_array(a, d->n_vocab, sizeof *d->logits);
+    if (!d->slots || !d->seqs || !d->out || !d->tokens || (d->n_draft_vocab < d->n_vocab && !d->logits))
+        return fail_nomem(e, "the draft model", d->n_batch * sizeof *d->tokens);
+    for (uint32_t i = 0; i < d->n_slots; i++) {
+        struct draft_slot *s = &d->slots[i];
+        if (!(s->tokens = arena_array(a, d->n_ctx, sizeof *s->tokens)))
+            return fail_nomem(e, "the draft model", d->n_ctx * sizeof *s->tokens);
+        TRY(kv_init(&s->kv, d->runner.m, o->k_type, o->v_type, d->n_ctx, e));
+        d->bytes += s->kv.bytes;
+    }
+    return sampler_init(&d->sampler, d->n_vocab, e);
+}
+
+int drafter_new(const struct model *m, const struct drafter_options *o, struct drafter **out, struct err *e)
+{
+    struct drafter *d = mem_zalloc(sizeof *d);
+    if (!d) return fail_nomem(e, "the draft model", sizeof *d);
+    d->n_slots = o->n_slots;
+    d->n_ctx = o->n_ctx;
+    d->n_batch = (uint32_t)size_max(o->n_batch, (size_t)o->n_slots * (DRAFT_LAG + 1));
+    d->n_vocab = o->n_vocab;
+    d->n_draft_vocab = m->hp.n_vocab;
+    const struct runner_options ro = {.n_batch = d->n_batch,
+                                      .max_out = o->n_slots,
+                                      .n_ctx = o->n_ctx,
+                                      .n_expected = o->n_ctx,
+                                      .beside = o->beside,
+                                      .cpu_level = o->cpu_level};
+    int rc = runner_init(&d->runner, m, &ro, e);
+    if (rc == 0 && d->runner.graph.state_floats)
+        rc = fail(e, ERR_UNSUPPORTED,
+                  "the draft model has recurrent layers, which cannot take back a wrong guess; use another one");
+    if (rc == 0) rc = open_slots(d, o, e);
+    if (rc < 0) {
+        drafter_free(&d);
+        return rc;
+    }
+    d->bytes += backend_info(d->runner.be).bytes;
+    *out = d;
+    return 0;
+}
+
+void drafter_free(struct drafter **dp)
+{
+    struct drafter *d = *dp;
+    if (!d) return;
+    for (uint32_t i = 0; d->slots && i < d->n_slots; i++) kv_fini(&d->slots[i].kv);
+    sampler_fini(&d->sampler);
+    runner_fini(&d->runner);
+    arena_fini(&d->arena);
+    mem_free(d);
+    *dp = NULL;
+}
+
+struct draft_slot *drafter_take(struct drafter *d, const int32_t *tokens, uint32_t n)
+{
+    struct draft_slot *best = NULL;
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < d->n_slots; i++) {
+        struct draft_slot *s = &d->slots[i];
+        uint32_t same = 0;
+        if (s->taken) continue;
+        while (same < s->n && same < n && s->tokens[same] == tokens[same]) same++;
+        /* Where several know as little, the one that loses least. */
+        if (best && (same < most || (same == most && s->n >= best->n))) continue;
+        best = s;
+        most = same;
+    }
+    if (!best) return NULL;
+    best->taken = true;
+    best->n = most;
+    return best;
+}
+
+void drafter_give(struct draft_slot *s)
+{
+    s->taken = false;
+}
+
+/* Adds tokens [s->n .. to) of a sequence to a batch; false where the draft model does not know one of them. */
+static bool add_rows(struct drafter *d, struct batch *b, struct draft_slot *s, const int32_t *tokens, uint32_t to)
+{
+    const uint32_t n = to - s->n;
+    for (uint32_t i = s->n; i < to; i++)
+        if ((uint32_t)tokens[i] >= d->n_draft_vocab) return false;
+    d->seqs[b->n_seqs++] = (struct batch_seq){.kv = &s->kv.view, .row = b->n_rows, .n_rows = n, .pos = s->n};
+    memcpy(d->tokens + b->n_rows, tokens + s->n, n * sizeof *d->tokens);
+    memcpy(s->tokens + s->n, tokens + s->n, n * sizeof *d->tokens);
+    b->n_rows += n;
+    s->n = to;
+    return true;
+}
+
+static struct batch new_batch(const struct drafter *d)
+{
+    return (struct batch){.tokens = d->tokens, .seqs = d->seqs, .out = d->out};
+}
+
+/* Of late: what is lower counts more, for other work on the machine only ever adds to a measurement. */
+static void keep_time(double *known, double seconds)
+{
+    const double part = seconds < *known ? 0.5 : 0.1;
+    *known += *known > 0 ? part * (fmin(seconds, 2 * *known) - *known) : seconds;
+}
+
+bool drafter_read(struct drafter *d, struct draft_slot *s, const int32_t *tokens, uint32_t n)
+{
+    struct batch b = new_batch(d);
+    const uint32_t to = (uint32_t)size_min(n - 1, s->n + (size_t)d->n_batch);
+    if (n > d->n_ctx) return false;
+    if (to > s->n) {
+        const uint32_t rows = to - s->n;
+        const uint64_t start = clock_ns();
+        if (!add_rows(d, &b, s, tokens, to)) return false;
+        (void)backend_run(d->runner.be, &b); /* fails only where it is cancelled, and nobody can */
+        if (rows > DRAFT_LAG) keep_time(&d->row_seconds, (double)(clock_ns() - start) * 1e-9 / rows);
+    }
+    return n - 1 - s->n <= DRAFT_LAG;
+}
+
+/* Draws a job's guess number i from its row of logits. */
+static void draw(struct drafter *d, struct draft_job *j, uint32_t i, const float *row)
+{
+    struct err e;
+    int32_t *out = &j->tokens[j->n_tokens + i];
+    if (d->logits) {
+        memcpy(d->logits, row, d->n_draft_vocab * sizeof *row);
+        for (uint32_t v = d->n_draft_vocab; v < d->n_vocab; v++) d->logits[v] = -INFINITY;
+        row = d->logits;
+    }
+    if (sampler_pick(&d->sampler, j->sampling, row, j->tokens, j->n_tokens + i, j->step + i, out, &e) < 0) j->n = i;
+}
+
+/* Pass number i: of each job that wants more than i guesses what its slot lacks, then a draw. False where none does. */
+static bool pass(struct drafter *d, struct draft_job *jobs, uint32_t n_jobs, uint32_t i)
+{
+    struct batch b = new_batch(d);
+    for (uint32_t k = 0; k < n_jobs; k++) {
+        struct draft_job *j = &jobs[k];
+        if (j->n <= i) continue;
+        if (j->n_tokens + i > d->n_ctx || !add_rows(d, &b, j->slot, j->tokens, j->n_tokens + i))
+            j->n = i;
+        else
+            d->out[b.n_out++] = b.n_rows - 1;
+    }
+    if (b.n_out == 0) return false;
+    (void)backend_run(d->runner.be, &b);
+    const float *row = backend_logits(d->runner.be);
+    for (uint32_t k = 0; k < n_jobs; k++) {
+        if (jobs[k].n <= i) continue;
+        draw(d, &jobs[k], i, row);
+        row += d->n_draft_vocab;
+    }
+    return true;
+}
+
+uint32_t drafter_guess(struct drafter *d, struct draft_job *jobs, uint32_t n_jobs)
+{
+    const uint64_t start = clock_ns();
+    uint32_t n = 0;
+    while (pass(d, jobs, n_jobs, n)) n++;
+    const double seconds = (double)(clock_ns() - start) * 1e-9;
+    if (n) keep_time(&d->pass_seconds, seconds / n);
+    return n;
+}

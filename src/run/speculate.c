@@ -1,0 +1,452 @@
+/* speculate: whether to guess, how, and how far.
+ *
+ * Two things are measured while requests run. The cost: seconds of a step by its number of rows, and of a pass of the draft
+ * model. The odds: how often a guess was right, by where it came from (the draft model, or a match of so many tokens) and how
+ * far it reached; of each sequence, and of all so far, which is where a new sequence begins. From these follows how many tokens
+ * a second any number of guesses promises; the best is taken, and none where plain steps are as good.
+ *
+ * What is believed may be wrong, so it is not trusted further than it has paid. A sequence has a credit in seconds, small at
+ * first, that grows by a hundredth of the time that passes, by what guesses saved, and falls by what they cost in vain; a step
+ * whose guesses may cost more than the credit does not guess. So a sequence never takes more than half a step and a
+ * hundredth longer than without. Odds that are not used drift back to what is usual, so that a later try is made. */
+#include "run/speculate_int.h"
+
+#include <math.h>
+
+#define MARGIN 1.03        /* by which guesses must promise to be faster */
+#define CREDIT_START 0.5   /* steps */
+#define CREDIT_GROWTH 0.01 /* of the time */
+#define CREDIT_MOST 16     /* steps */
+#define ANSWER_START 64    /* tokens: how long an answer is thought to be at first */
+#define READ_GAIN 2        /* times what it costs, that letting the draft model read a prompt must promise */
+#define PLAIN_EVERY 64     /* steps without a plain one, which the cost of plain steps would be guessed from */
+
+/* ---- odds -------------------------------------------------------------------------------------------------------------- */
+
+/* Kinds of guesses: by the length of the match that they follow, and those of the draft model. */
+enum { KIND_DRAFT = 5, N_KINDS };
+enum { N_PLACES = 4 }; /* first, second, third or fourth guess in a row, later */
+
+/* How often a guess was right, the older the less it counts. */
+struct odds {
+    double right, all;
+};
+#define FORGET_SEQUENCE 0.95
+#define FORGET_ALL 0.99
+#define UNUSED_SEQUENCE 0.98 /* per step that did not guess */
+#define UNUSED_ALL 0.998
+#define WEIGHT 3.0 /* guesses that what is usual stands for */
+
+static uint32_t kind_of(uint32_t same)
+{
+    return same <= 2 ? 0 : same == 3 ? 1 : same <= 5 ? 2 : same <= 9 ? 3 : 4;
+}
+
+static uint32_t place_of(uint32_t i)
+{
+    return i < 2 ? i : i < 4 ? 2 : 3;
+}
+
+static double chance(const struct odds *o, double usual)
+{
+    return (o->right + WEIGHT * usual) / (o->all + WEIGHT);
+}
+
+static void count(struct odds *o, bool right, double forget)
+{
+    o->right = o->right * forget + right;
+    o->all = o->all * forget + 1;
+}
+
+static void fade(struct odds o[N_PLACES], double part)
+{
+    for (uint32_t i = 0; i < N_PLACES; i++) o[i].right *= part, o[i].all *= part;
+}
+
+/* ---- the parts --------------------------------------------------------------------------------------------------------- */
+
+struct speculator {
+    struct speculate_options o;
+    struct drafter *drafter; /* NULL: none */
+    double read_share;       /* weight bytes of the draft model, as a share of the model's */
+    uint32_t n_rows;         /* most rows of a step that guesses */
+    double *cost;            /* [n_rows + 1] seconds of a step; 0: not known */
+    struct odds odds[N_KINDS][N_PLACES];
+    double answer; /* tokens that answers have, of late */
+    uint32_t since_plain;
+    /* Of the present step. */
+    struct guesser **order; /* [SPECULATE_MAX] whose guess each next one is */
+    struct draft_job *jobs; /* [n_seqs] */
+    double drafting;        /* seconds */
+    struct arena arena;
+};
+
+struct guesser {
+    struct speculator *s;
+    struct guess_options o;
+    int32_t *tokens; /* [cap + SPECULATE_MAX] those known, then the guesses */
+    uint32_t n, cap, n_prompt;
+    struct lookup lookup;
+    struct draft_slot *slot; /* NULL: none */
+    bool unreadable;         /* the draft model does not know a token, or has no room */
+    struct odds odds[N_KINDS][N_PLACES];
+    double credit;       /* seconds */
+    bool begun, started; /* an answer is under way; it has made a step */
+    struct guess_counts counts;
+    /* Of the present step: where guesses come from, how many may be and are made, tokens drawn so far, those as guessed. */
+    uint32_t kind, at, limit, n_guesses, n_added, n_right;
+};
+
+int speculator_new(const struct graph *graph, const struct model *m, const struct speculator_options *o,
+                   struct speculator **out, struct err *e)
+{
+    *out = NULL;
+    if (o->how.max > SPECULATE_MAX) return fail(e, ERR_ARG, "guesses of %u tokens; at most %d", o->how.max, SPECULATE_MAX);
+    if (o->how.how == SPECULATE_DRAFT && !o->how.draft)
+        return fail(e, ERR_ARG, "guesses of a draft model are asked for, but there is none");
+    if (o->how.how == SPECULATE_OFF || graph->state_floats || o->n_batch < 2) return 0;
+    struct speculator *s = mem_zalloc(sizeof *s);
+    if (!s) return fail_nomem(e, "speculation", sizeof *s);
+    s->o = o->how;
+    s->o.max = (uint32_t)size_min(speculate_max(&o->how), o->n_batch - 1);
+    s->n_rows = o->n_seqs + s->o.max;
+    s->answer = ANSWER_START;
+    s->cost = arena_array(&s->arena, s->n_rows + (size_t)1, sizeof *s->cost);
+    s->order = arena_array(&s->arena, SPECULATE_MAX, sizeof(*s->order));
+    s->jobs = arena_array(&s->arena, o->n_seqs, sizeof *s->jobs);
+    const struct drafter_options d = {.n_slots = o->n_seqs,
+                                      .n_ctx = o->n_ctx,
+                                      .n_batch = o->n_batch,
+                                      .k_type = o->k_type,
+                                      .v_type = o->v_type,
+                                      .cpu_level = o->cpu_level,
+                                      .beside = o->beside,
+                                      .n_vocab = m->hp.n_vocab};
+    int rc = s->cost && s->order && s->jobs ? 0 : fail_nomem(e, "speculation", s->n_rows * sizeof *s->cost);
+    const bool draft = o->how.draft && o->how.how != SPECULATE_LOOKUP;
+    if (rc == 0 && draft) {
+        s->read_share = (double)o->how.draft->decode_bytes / (double)size_max(m->decode_bytes, 1);
+        rc = drafter_new(o->how.draft, &d, &s->drafter, e);
+    }
+    if (rc < 0)
+        speculator_free(&s);
+    else
+        *out = s;
+    return rc;
+}
+
+void speculator_free(struct speculator **sp)
+{
+    struct speculator *s = *sp;
+    if (!s) return;
+    drafter_free(&s->drafter);
+    arena_fini(&s->arena);
+    mem_free(s);
+    *sp = NULL;
+}
+
+size_t speculator_bytes(const struct speculator *s)
+{
+    return s && s->drafter ? s->drafter->bytes : 0;
+}
+
+/* ---- one sequence ------------------------------------------------------------------------------------------------------ */
+
+int guesser_new(struct speculator *s, struct arena *a, uint32_t cap, struct guesser **out, struct err *e)
+{
+    struct guesser *g = arena_alloc(a, sizeof *g);
+    int32_t *tokens = arena_array(a, cap + (size_t)SPECULATE_MAX, sizeof *tokens);
+    if (!g || !tokens) return fail_nomem(e, "guesses", (cap + (size_t)SPECULATE_MAX) * sizeof *tokens);
+    g->s = s;
+    g->tokens = tokens;
+    g->cap = cap;
+    *out = g;
+    return lookup_init(&g->lookup, a, tokens, cap, e);
+}
+
+static bool uses(const struct guesser *g, enum speculate how)
+{
+    const enum speculate own = g->o.how == SPECULATE_AUTO ? g->s->o.how : g->o.how;
+    return own == SPECULATE_AUTO || own == how;
+}
+
+void guesser_begin(struct guesser *g, const struct guess_options *o, const int32_t *tokens, uint32_t n)
+{
+    guesser_end(g);
+    g->o = *o;
+    g->o.max = (uint32_t)size_min(o->max ? o->max : g->s->o.max, g->s->o.max);
+    g->o.min = (uint32_t)size_max(o->min ? o->min : g->s->o.min, 1);
+    memcpy(g->tokens, tokens, n * sizeof *tokens);
+    g->n = g->n_prompt = n;
+    g->unreadable = false;
+    g->credit = 0;
+    g->started = false;
+    g->counts = (struct guess_counts){0};
+    g->n_guesses = g->n_added = g->n_right = 0;
+    memset(g->odds, 0, sizeof g->odds);
+    lookup_clear(&g->lookup);
+    if (uses(g, SPECULATE_LOOKUP)) lookup_extend(&g->lookup, n);
+    if (g->s->drafter && uses(g, SPECULATE_DRAFT)) g->slot = drafter_take(g->s->drafter, tokens, n);
+    g->begun = true;
+}
+
+void guesser_add(struct guesser *g, int32_t id)
+{
+    if (!g->begun || g->n == g->cap) return;
+    if (g->n_right == g->n_added && g->n_right < g->n_guesses && g->tokens[g->n] == id) g->n_right++;
+    g->n_added++;
+    g->tokens[g->n++] = id;
+}
+
+void guesser_end(struct guesser *g)
+{
+    if (!g->begun) return;
+    g->s->answer += 0.2 * (g->n - g->n_prompt - g->s->answer);
+    if (g->slot) drafter_give(g->slot);
+    g->slot = NULL;
+    g->begun = false;
+}
+
+const int32_t *guesser_guesses(const struct guesser *g, uint32_t *n)
+{
+    *n = g->n_guesses;
+    return g->tokens + g->n;
+}
+
+struct speculator *guesser_speculator(const struct guesser *g)
+{
+    return g->s;
+}
+
+struct guess_counts guesser_counts(const struct guesser *g)
+{
+    return g->counts;
+}
+
+/* ---- what a step costs ------------------------------------------------------------------------------------------------- */
+
+/* Seconds of a step of so many rows: as measured, or on the line between the two nearest that were; beyond them a row takes a
+ * quarter of a step. Never more than its rows would take in several steps. 0: nothing is known. */
+static double cost_of(const struct speculator *s, uint32_t rows)
+{
+    uint32_t low = rows - 1, high = rows;
+    while (low > 0 && s->cost[low] <= 0) low--;
+    while (high <= s->n_rows && s->cost[high] <= 0) high++;
+    if (low == 0) return high > s->n_rows ? 0 : s->cost[high];
+    const double step = s->cost[low], most = step * rows / low;
+    if (high > s->n_rows) return fmin(most, step + (rows - low) * 0.25 * step / low);
+    return fmin(most, step + (s->cost[high] - step) * (rows - low) / (high - low));
+}
+
+/* A step took so long. Other work on the machine only ever adds to that, so what is lower counts more, and a step by itself
+ * cannot double what was known. What slows one kind of step slows all: the others follow a little. */
+static void learn_cost(struct speculator *s, uint32_t rows, double seconds)
+{
+    double *known = &s->cost[rows];
+    if (*known <= 0) {
+        const double expected = cost_of(s, rows);
+        *known = expected > 0 ? fmin(seconds, 2 * expected) : seconds;
+        return;
+    }
+    const double ratio = fmin(seconds / *known, 2), part = ratio < 1 ? 0.3 : 0.03;
+    for (uint32_t i = 1; i <= s->n_rows; i++) s->cost[i] *= 1 + (i == rows ? part : 0.1 * part) * (ratio - 1);
+}
+
+/* Seconds of a pass of the draft model, and of one token of a prompt that it reads. */
+static double pass_cost(const struct speculator *s)
+{
+    return s->drafter->pass_seconds > 0 ? s->drafter->pass_seconds : s->read_share * cost_of(s, 1);
+}
+
+static double read_cost(const struct speculator *s)
+{
+    return s->drafter->row_seconds > 0 ? s->drafter->row_seconds : pass_cost(s) / 4;
+}
+
+/* ---- what guesses promise ---------------------------------------------------------------------------------------------- */
+
+static double usual_chance(const struct speculator *s, uint32_t kind, uint32_t place)
+{
+    static const double first[N_KINDS] = {0.3, 0.45, 0.6, 0.75, 0.85, 0.7};
+    return chance(&s->odds[kind][place], place ? fmax(first[kind], 0.7) : first[kind]);
+}
+
+/* That the guess is right, those before it being so. */
+static double next_chance(const struct guesser *g, uint32_t kind, uint32_t i)
+{
+    const uint32_t place = place_of(i);
+    return chance(&g->odds[kind][place], usual_chance(g->s, kind, place));
+}
+
+/* The most tokens a second that guesses of a kind promise to a sequence by itself. */
+static double promise(const struct guesser *g, uint32_t kind)
+{
+    const struct speculator *s = g->s;
+    double best = 0, gain = 0, reach = 1;
+    for (uint32_t i = 0; i < g->limit; i++) {
+        reach *= next_chance(g, kind, i);
+        gain += reach;
+        const double seconds = cost_of(s, i + 2) + (kind == KIND_DRAFT ? (i + 1) * pass_cost(s) : 0);
+        best = fmax(best, (1 + gain) / seconds);
+    }
+    return best;
+}
+
+/* Whether the draft model has read the sequence, or is to do so now, a piece each step. It is where that promises to pay over
+ * an answer of the usual length, or as long again as it has become. */
+static bool has_read(struct guesser *g, double promised)
+{
+    struct speculator *s = g->s;
+    if (!g->slot || g->unreadable) return false;
+    const uint32_t behind = g->n - 1 - g->slot->n, written = g->n - g->n_prompt;
+    if (behind <= DRAFT_LAG) return true;
+    const double rest = fmin(fmax(s->answer, written), g->cap - g->n), plain = cost_of(s, 1);
+    if (!s->o.always && rest * (plain - 1 / promised) < READ_GAIN * behind * read_cost(s)) return false;
+    const bool done = drafter_read(s->drafter, g->slot, g->tokens, g->n);
+    g->unreadable = !done && g->slot->n == g->n - 1 - behind;
+    return done;
+}
+
+/* Where g's guesses would come from, and how many there may be. */
+static void choose_source(struct guesser *g)
+{
+    uint32_t same = 0;
+    const uint32_t room = g->cap - g->n;
+    g->limit = room > 1 ? (uint32_t)size_min(g->o.max, room - 1) : 0;
+    if (g->limit < g->o.min) {
+        g->limit = 0;
+        return;
+    }
+    double best = 0;
+    if (uses(g, SPECULATE_LOOKUP)) {
+        lookup_extend(&g->lookup, g->n);
+        g->at = lookup_find(&g->lookup, &same);
+        if (same) best = promise(g, g->kind = kind_of(same));
+    }
+    const double drafted = g->slot ? promise(g, KIND_DRAFT) : 0;
+    if (drafted > best && has_read(g, drafted))
+        g->kind = KIND_DRAFT;
+    else if (g->slot)
+        fade(g->s->odds[KIND_DRAFT], UNUSED_ALL);
+    if (g->kind == N_KINDS) g->limit = 0;
+}
+
+/* ---- how many ---------------------------------------------------------------------------------------------------------- */
+
+/* Of the n sequences, the one whose next guess is likeliest to be reached and right; *reach gets how likely. */
+static struct guesser *likeliest(struct guesser *const *g, uint32_t n, double *reach)
+{
+    struct guesser *best = NULL;
+    *reach = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        double p = 1;
+        if (g[k]->n_guesses == g[k]->limit) continue;
+        for (uint32_t i = 0; i <= g[k]->n_guesses; i++) p *= next_chance(g[k], g[k]->kind, i);
+        if (p > *reach) *reach = p, best = g[k];
+    }
+    return best;
+}
+
+/* Guesses are added one by one, the likeliest first; the number that promises the most tokens a second, and can be paid for
+ * where all fail, is kept. */
+static uint32_t plan(struct speculator *s, struct guesser *const *g, uint32_t n, uint32_t most)
+{
+    const double plain = cost_of(s, n);
+    double best = MARGIN * n / plain, gain = 0, credit = 0, reach;
+    uint32_t total = 0, passes = 0, chosen = 0;
+    for (struct guesser *next; total < most && (next = likeliest(g, n, &reach));) {
+        if (next->n_guesses++ == 0) credit += next->credit;
+        if (next->kind == KIND_DRAFT) passes = (uint32_t)size_max(passes, next->n_guesses);
+        s->order[total++] = next;
+        gain += reach;
+        const double seconds = cost_of(s, n + total) + (passes ? passes * pass_cost(s) : 0);
+        if (!s->o.always && ((n + gain) / seconds <= best || seconds - plain > credit)) continue;
+        best = (n + gain) / seconds;
+        chosen = total;
+    }
+    for (; total > chosen; total--) s->order[total - 1]->n_guesses--;
+    return chosen;
+}
+
+/* Makes the guesses that were planned. */
+static void make_guesses(struct speculator *s, struct guesser *const *g, uint32_t n)
+{
+    uint32_t n_jobs = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        struct guesser *x = g[k];
+        if (x->n_guesses < x->o.min) x->n_guesses = 0;
+        if (x->n_guesses && x->kind == KIND_DRAFT)
+            s->jobs[n_jobs++] = (struct draft_job){.slot = x->slot,
+                                                   .tokens = x->tokens,
+                                                   .n_tokens = x->n,
+                                                   .n = x->n_guesses,
+                                                   .sampling = x->o.sampling,
+                                                   .step = x->o.n_drawn + x->n - x->n_prompt};
+        else /* one by one: the place may be so near that guesses follow guesses */
+            for (uint32_t i = 0; i < x->n_guesses; i++) x->tokens[x->n + i] = x->tokens[x->at + i];
+    }
+    const uint32_t n_passes = n_jobs ? drafter_guess(s->drafter, s->jobs, n_jobs) : 0;
+    s->drafting = n_passes ? n_passes * pass_cost(s) : 0;
+    for (uint32_t k = 0, job = 0; job < n_jobs; k++)
+        if (g[k]->n_guesses && g[k]->kind == KIND_DRAFT) {
+            g[k]->unreadable = s->jobs[job].n == 0;
+            g[k]->n_guesses = s->jobs[job++].n;
+        }
+}
+
+void speculator_guess(struct speculator *s, struct guesser *const *g, uint32_t n, uint32_t most)
+{
+    s->drafting = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        g[k]->n_guesses = g[k]->n_added = g[k]->n_right = g[k]->limit = 0;
+        g[k]->kind = N_KINDS;
+    }
+    const bool known = n <= s->n_rows && s->cost[n] > 0;
+    if (!known || s->since_plain == PLAIN_EVERY || most == 0) return;
+    for (uint32_t k = 0; k < n; k++) choose_source(g[k]);
+    if (plan(s, g, n, (uint32_t)size_min(most, s->o.max))) make_guesses(s, g, n);
+}
+
+/* ---- what came of it --------------------------------------------------------------------------------------------------- */
+
+/* Guess i was tested where those before it were right. */
+static void learn_odds(struct guesser *g)
+{
+    struct speculator *s = g->s;
+    for (uint32_t i = 0; i < g->n_guesses && i < g->n_added && i <= g->n_right; i++) {
+        count(&g->odds[g->kind][place_of(i)], i < g->n_right, FORGET_SEQUENCE);
+        count(&s->odds[g->kind][place_of(i)], i < g->n_right, FORGET_ALL);
+    }
+    if (g->n_guesses == 0 && g->kind < N_KINDS) {
+        fade(g->odds[g->kind], UNUSED_SEQUENCE);
+        fade(s->odds[g->kind], UNUSED_ALL);
+    }
+    g->counts.guessed += g->n_guesses;
+    g->counts.right += g->n_right;
+    /* What the draft model has taken in of wrong guesses is forgotten. */
+    const uint32_t known = g->n - g->n_added + g->n_right;
+    if (g->slot && g->slot->n > known) g->slot->n = known;
+}
+
+void speculator_learn(struct speculator *s, struct guesser *const *g, uint32_t n, double seconds)
+{
+    uint32_t rows = n, n_tokens = 0, n_guessing = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        rows += g[k]->n_guesses;
+        n_tokens += g[k]->n_added;
+        n_guessing += g[k]->n_guesses > 0;
+        learn_odds(g[k]);
+    }
+    if (rows > s->n_rows) return;
+    learn_cost(s, rows, seconds);
+    /* By what steps usually take: a single measurement says more about the machine than about the guesses. */
+    const double plain = cost_of(s, n), taken = cost_of(s, rows) + s->drafting;
+    const double saved = n_guessing ? (plain * n_tokens / n - taken) / n_guessing : 0;
+    s->since_plain = n_guessing ? s->since_plain + 1 : 0;
+    for (uint32_t k = 0; k < n; k++) {
+        g[k]->credit += CREDIT_GROWTH * plain + (g[k]->started ? 0 : CREDIT_START * plain);
+        g[k]->started = true;
+        if (g[k]->n_guesses) g[k]->credit += saved;
+        g[k]->credit = fmin(g[k]->credit, CREDIT_MOST * plain);
+    }
+}
