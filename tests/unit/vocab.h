@@ -1,8 +1,16 @@
-/* vocab: what tests of tokenizers share. Include it behind cmocka.h. */
+/* vocab: what tests of tokenizers share. */
 #ifndef QUERN_TEST_VOCAB_H
 #define QUERN_TEST_VOCAB_H
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "format/format.h"
 #include "text/text.h"
+
+#include <cmocka.h>
 
 /* The vocabulary file that convert would make of t. */
 static inline void write_export(const struct tok *t, const char *path)

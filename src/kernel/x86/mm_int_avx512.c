@@ -28,7 +28,7 @@ struct panel {
     int16_t mn[8][PANEL_ROWS][2];             /* of two subblocks each */
 };
 #include "kernel/x86/int_tmpl.h"
-#include "kernel/x86/panel_avx512.h"
+#include "kernel/x86/panel_avx512_tmpl.h"
 
 /* ---- decode ---------------------------------------------------------------------------------------- */
 
@@ -359,7 +359,7 @@ static tile_fn *const *tiles_of(enum qtype type, enum form form)
     return has_min ? tiles_sub32_min : tiles_sub32;
 }
 
-/* How the panels of a type are filled; those that are transposed as they lie have their functions in panel_avx512.h. */
+/* How the panels of a type are filled; those that are transposed as they lie have their functions in panel_avx512_tmpl.h. */
 #define FILL_CHUNKS(tag, chunk, stage, form, has_min, d_type)                                        \
     static void fill_##tag(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks) \
     {                                                                                                \

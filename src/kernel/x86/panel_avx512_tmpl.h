@@ -1,10 +1,10 @@
-/* panel_avx512: how panels are filled (mm_int_avx512.c has struct panel). A register of a panel has a dword of each of 16 rows:
- * weights are transposed, 16 x 16 dwords at a time.
+/* panel_avx512_tmpl: how panels are filled (mm_int_avx512.c has struct panel). A register of a panel has a dword of each of 16
+ * rows: weights are transposed, 16 x 16 dwords at a time.
  *
  * The types of which most files are made are transposed as they lie and taken apart afterwards: half as many shuffles, and the
  * scales of 16 rows come apart together. All others become rows of bytes first (chunk_TYPE, stage_TYPE). */
-#ifndef QUERN_PANEL_AVX512_H
-#define QUERN_PANEL_AVX512_H
+#ifndef QUERN_PANEL_AVX512_TMPL_H
+#define QUERN_PANEL_AVX512_TMPL_H
 
 #include "kernel/x86/unpack_avx512.h"
 
