@@ -1,7 +1,7 @@
 # tap.sh: runs test programs, reads the TAP lines that they print, and keeps the sums. Sourced by ./dev.
 #
 #   tap_start              makes the work folder $TAP_DIR
-#   tap_run LABEL CMD...   runs CMD; counts its "ok", "not ok" and "# SKIP" lines
+#   tap_run LABEL CMD...   runs CMD; counts its "ok", "not ok" and "# SKIP" lines, and shows its seconds
 #   tap_skip LABEL WHY     counts one skipped test
 #   tap_end                prints the one line of sums; status 1 when anything failed
 #
@@ -34,6 +34,7 @@ tap_run() {
     shift
     tap_log=$TAP_DIR/log.$$.$(echo "$tap_label" | tr -c 'a-zA-Z0-9_\n' '_')
     tap_status=0
+    tap_began=$(date +%s)
     if command -v timeout >/dev/null 2>&1; then
         CMOCKA_MESSAGE_OUTPUT=TAP timeout "$TAP_TIMEOUT" "$@" >"$tap_log" 2>&1 </dev/null || tap_status=$?
     else
@@ -43,7 +44,7 @@ tap_run() {
     echo "$tap_sums" >>"$TAP_DIR/sums"
     # shellcheck disable=SC2086 # three numbers
     set -- $tap_sums
-    tap_line=$(printf '  %-28s %4s passed' "$tap_label" "$1")
+    tap_line=$(printf '  %-28s %4s s %4s passed' "$tap_label" $(($(date +%s) - tap_began)) "$1")
     [ "$3" = 0 ] || tap_line="$tap_line, $3 skipped"
     if [ "$2" = 0 ]; then
         printf '%s\n' "$tap_line"
