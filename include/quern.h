@@ -180,9 +180,9 @@ QUERN_API int quern_adapter_describe(const char *path, quern_string *json, quern
 
 /* ---- speculation ---------------------------------------------------------------------------------------- */
 
-/* Several tokens in one step: some are guessed, the model checks them together, and those that it would have written itself
- * are kept. Nothing else changes: text, tokens and probabilities are the same to the last bit, drawn ones too. What steps
- * cost and how often guesses are right is measured while requests run; guesses are made only as far as that pays. */
+/* Speculative decoding: several tokens in one step. Draft tokens are checked by the model together, and those that it would
+ * have written itself are accepted. Nothing else changes: text, tokens and probabilities are the same to the last bit, drawn
+ * ones too. What steps cost and how many are accepted is measured while requests run; there are as many as pays. */
 typedef enum quern_speculate {
     QUERN_SPECULATE_AUTO,   /* from both sources below, by what they promise */
     QUERN_SPECULATE_OFF,    /* one token in each step */
@@ -193,7 +193,7 @@ typedef enum quern_speculate {
 typedef struct quern_speculation {
     quern_speculate how;
     const quern_model *draft; /* a small model with the same vocabulary, which must outlive what uses it; NULL: none */
-    uint32_t draft_max;       /* most tokens guessed in a step, of all requests together, up to 64; 0: 16 */
+    uint32_t draft_max;       /* most draft tokens of a step, of all requests together, up to 64; 0: 16 */
     uint32_t draft_min;       /* fewer of one request are not tried; 0: 1 */
 } quern_speculation;
 
@@ -227,7 +227,7 @@ typedef struct quern_session_info {
     uint64_t state_bytes;             /* of recurrent layers: the present state, and earlier ones to go back to */
     uint64_t state_step_bytes;        /* of them that a decode step reads and writes */
     uint64_t draft_bytes;             /* cache and activations of the draft model */
-    bool speculates;                  /* tokens are guessed */
+    bool speculates;                  /* there may be draft tokens */
 } quern_session_info;
 QUERN_API void quern_session_get_info(const quern_session *session, quern_session_info *out);
 
@@ -332,7 +332,7 @@ typedef struct quern_result {
     uint32_t n_prompt;                                           /* tokens of the prompt */
     uint32_t n_reused;                                           /* of these, found in the KV cache */
     uint32_t n_generated;                                        /* the end-of-text token included */
-    uint32_t n_drafted, n_accepted;                              /* tokens that were guessed; that were right */
+    uint32_t n_drafted, n_accepted;                              /* draft tokens; those that were right */
     double prefill_seconds, first_token_seconds, decode_seconds; /* decode: after the first token */
     uint64_t decode_bytes;                                       /* weights and KV cache read by the decode steps */
     uint32_t dropped_messages, dropped_tokens;                   /* that the context policy left out */
@@ -391,10 +391,10 @@ typedef struct quern_engine_info {
     uint64_t state_bytes; /* of recurrent layers: of running requests, and kept from ended ones */
     uint64_t prompt_tokens, reused_tokens, generated_tokens, requests; /* since the start */
     uint64_t restored_tokens;                                          /* of reused ones, from prefix_folder */
-    uint64_t drafted_tokens, accepted_tokens;                          /* guessed; of these, right */
+    uint64_t drafted_tokens, accepted_tokens;                          /* draft tokens; those that were right */
     double prefill_seconds, decode_seconds;                            /* that steps with and without prompt pieces took */
     uint64_t draft_bytes;                                              /* cache and activations of the draft model */
-    bool speculates;                                                   /* tokens are guessed */
+    bool speculates;                                                   /* there may be draft tokens */
     const char *k_type, *v_type, *cpu_level;
 } quern_engine_info;
 /* Of NULL, zeros. */

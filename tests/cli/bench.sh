@@ -54,6 +54,14 @@ holds "tells the time to the first token" "$W/out" "first token after 200 tokens
 verdict $? "and leaves no pages"
 ran "bench --prefix --json" 0 "$QUERN" bench -p 200 -n 0 -r 1 --prefix --json
 holds "has them, too" "$W/out" '"prefixes":[{"model":"Llama-Quern-34M","type":"q8_0","prompt_tokens":200,"computed_seconds":'
+ran "bench --speculate" 0 "$QUERN" bench -p 0 -n 8 -r 1 --speculate auto -md demo
+for work in chat8 edit8 hard8; do
+    holds "compares $work one by one and with speculation" "$W/out" "Llama-Quern-34M, q8_0: $work "
+done
+holds "and tells the acceptance rate" "$W/out" " x); acceptance rate "
+ran "bench --speculate --json" 0 "$QUERN" bench -p 0 -n 4 -r 1 --speculate lookup --json
+holds "has them, too" "$W/out" '"speculation":[{"model":"Llama-Quern-34M","type":"q8_0","test":"chat4","plain_tokens_per_second":'
+ran "without a draft model" 2 "$QUERN" bench $short --speculate draft
 ran "ways to load" 0 "$QUERN" bench $short --no-mmap
 ran "that come before the first token" 0 "$QUERN" bench $short --prefault
 

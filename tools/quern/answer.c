@@ -97,7 +97,7 @@ void answer_stats(const quern_model *model, const quern_session *session, const 
     fprintf(stderr, "\nanswer       %u tokens", result->n_generated);
     if (n_decoded > 0 && result->decode_seconds > 0) fprintf(stderr, ", %.1f tokens/s", n_decoded / result->decode_seconds);
     if (result->n_drafted)
-        fprintf(stderr, "\nguessed      %u tokens, %u of them right (%.0f%%)", result->n_drafted, result->n_accepted,
+        fprintf(stderr, "\nspeculation  %u draft tokens, %u accepted (%.0f%%)", result->n_drafted, result->n_accepted,
                 100.0 * result->n_accepted / result->n_drafted);
     fprintf(stderr, "\nseed         %llu\n", (unsigned long long)seed);
     if (n_decoded == 0 || result->decode_seconds <= 0) return;

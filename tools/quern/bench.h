@@ -29,11 +29,25 @@ struct bench_prefix {
     double computed, from_memory, from_disk;
 };
 
+/* Tokens per second of answers of up to n tokens, one by one and with speculation. */
+struct bench_speculation {
+    char model[64], type[32];
+    const char *work; /* the name of a kind of prompts: bench_works */
+    uint32_t n;
+    double plain, speculative;
+    double worst; /* speculative / plain of the prompt where that is least */
+    uint64_t n_drafted, n_accepted;
+};
+#define BENCH_WORKS 3
+extern const char *const bench_works[BENCH_WORKS];
+
 struct bench_result {
     struct bench_row *rows; /* owned */
     size_t n;
     struct bench_prefix *prefixes; /* owned */
     size_t n_prefixes;
+    struct bench_speculation *speculations; /* owned */
+    size_t n_speculations;
     quern_limits limits;   /* the best that was measured during the whole run */
     const char *cpu_level; /* of the last session */
     uint32_t n_threads;
@@ -51,6 +65,10 @@ int bench_parallel(const quern_model *model, const quern_session_info *setup, co
 /* Measures row->n tokens of ids (bench_prefix.c); medians. cache: where pages lie meanwhile. */
 int bench_prefix(const quern_model *model, const quern_session_info *setup, const int32_t *ids, size_t n_repeats,
                  const char *cache, struct bench_prefix *row, struct err *e);
+
+/* Measures answers of up to row->n tokens to the prompts of row->work (bench_speculate.c); medians. */
+int bench_speculate(const quern_model *model, const quern_session_info *setup, const quern_speculation *how, size_t n_repeats,
+                    struct bench_speculation *row, struct err *e);
 
 /* Formats that a result is printed in, by name: text, json, csv, md. */
 int bench_print(struct buf *b, const struct bench_result *r, const char *format);

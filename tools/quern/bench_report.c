@@ -1,6 +1,7 @@
 /* bench_report: the result of `quern bench` as a table for people, JSON, CSV or Markdown. */
 #include "bench.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 
 double bench_fraction(const struct bench_row *row, const quern_limits *l)
@@ -62,6 +63,28 @@ static int put_json_prefix(struct buf *b, const struct bench_prefix *p, bool fir
     return buf_c(b, '}');
 }
 
+static double acceptance_rate(const struct bench_speculation *s)
+{
+    return s->n_drafted ? (double)s->n_accepted / (double)s->n_drafted : 0;
+}
+
+static int put_json_speculation(struct buf *b, const struct bench_speculation *s, bool first)
+{
+    TRY(buf_z(b, first ? ",\"speculation\":[{\"model\":" : ",{\"model\":"));
+    TRY(json_write_string(b, str_of(s->model)));
+    TRY(buf_z(b, ",\"type\":"));
+    TRY(json_write_string(b, str_of(s->type)));
+    TRY(buf_printf(b, ",\"test\":\"%s%u\",", s->work, s->n));
+    TRY(put_number(b, "plain_tokens_per_second", s->plain));
+    TRY(buf_c(b, ','));
+    TRY(put_number(b, "tokens_per_second", s->speculative));
+    TRY(buf_c(b, ','));
+    TRY(put_number(b, "worst_ratio", s->worst));
+    TRY(buf_printf(b, ",\"draft_tokens\":%" PRIu64 ",\"accepted_tokens\":%" PRIu64 ",", s->n_drafted, s->n_accepted));
+    TRY(put_number(b, "acceptance_rate", acceptance_rate(s)));
+    return buf_c(b, '}');
+}
+
 static int put_json(struct buf *b, const struct bench_result *r)
 {
     TRY(buf_c(b, '{'));
@@ -75,7 +98,9 @@ static int put_json(struct buf *b, const struct bench_result *r)
     }
     TRY(buf_c(b, ']'));
     for (size_t i = 0; i < r->n_prefixes; i++) TRY(put_json_prefix(b, &r->prefixes[i], i == 0));
-    return buf_z(b, r->n_prefixes ? "]}\n" : "}\n");
+    if (r->n_prefixes) TRY(buf_c(b, ']'));
+    for (size_t i = 0; i < r->n_speculations; i++) TRY(put_json_speculation(b, &r->speculations[i], i == 0));
+    return buf_z(b, r->n_speculations ? "]}\n" : "}\n");
 }
 
 /* ---- tables ---------------------------------------------------------------------------------------------- */
@@ -112,7 +137,6 @@ static int put_limits(struct buf *b, const struct bench_result *r, const char *b
     return buf_printf(b, "compute  %.2f T op/s of int8, %.2f of f32 (%s)\n\n", l->int8_tops, l->f32_tops, r->cpu_level);
 }
 
-/* Lines below a table. */
 static int put_prefixes(struct buf *b, const struct bench_result *r)
 {
     for (size_t i = 0; i < r->n_prefixes; i++) {
@@ -121,6 +145,24 @@ static int put_prefixes(struct buf *b, const struct bench_result *r)
                        i ? "" : "\n", p->model, p->type, p->n, p->computed * 1e3, p->from_memory * 1e3, p->from_disk * 1e3));
     }
     return 0;
+}
+
+static int put_speculations(struct buf *b, const struct bench_result *r)
+{
+    for (size_t i = 0; i < r->n_speculations; i++) {
+        const struct bench_speculation *s = &r->speculations[i];
+        TRY(buf_printf(b, "%s%s, %s: %s%u %.1f tokens/s, with speculation %.1f (%.2f x, worst prompt %.2f x)", i ? "" : "\n",
+                       s->model, s->type, s->work, s->n, s->plain, s->speculative, s->speculative / s->plain, s->worst));
+        TRY(buf_printf(b, "; acceptance rate %.0f %% of %" PRIu64 " draft tokens\n", 100 * acceptance_rate(s), s->n_drafted));
+    }
+    return 0;
+}
+
+/* What does not fit the columns of a table. */
+static int put_lines(struct buf *b, const struct bench_result *r)
+{
+    TRY(put_prefixes(b, r));
+    return put_speculations(b, r);
 }
 
 static int put_text(struct buf *b, const struct bench_result *r)
@@ -137,7 +179,7 @@ static int put_text(struct buf *b, const struct bench_result *r)
                        test_name(&row->test, name), row->median, row->min, row->max, row->bytes * 1e-6,
                        100 * bench_fraction(row, &r->limits)));
     }
-    return put_prefixes(b, r);
+    return put_lines(b, r);
 }
 
 static int put_markdown(struct buf *b, const struct bench_result *r)
@@ -152,7 +194,7 @@ static int put_markdown(struct buf *b, const struct bench_result *r)
                        test_name(&row->test, name), row->median, row->min, row->max, row->bytes * 1e-6,
                        100 * bench_fraction(row, &r->limits)));
     }
-    return put_prefixes(b, r);
+    return put_lines(b, r);
 }
 
 int bench_print(struct buf *b, const struct bench_result *r, const char *format)

@@ -5,16 +5,15 @@
 
 const struct opt speculation_opts[] = {
     {"--speculate", "auto|off|lookup|draft",
-     "guess tokens that the model then checks together: lookup guesses what followed the same words before, draft what the "
-     "draft "
-     "model expects; auto (default): whichever pays. The answers are the same",
-     .kind = OPT_CHOICE, .choices = "auto off lookup draft", SPECULATION(how)},
+     "speculative decoding: draft tokens that the model then checks together; lookup takes them from what followed the same "
+     "words before, draft from the draft model; auto (default): whichever pays. The answers are the same",
+     .kind = OPT_CHOICE, .otherwise = "auto", .choices = "auto off lookup draft", SPECULATION(how)},
     {"-md --model-draft --draft-model", "MODEL",
-     "small model with the same vocabulary that guesses tokens; demo: that of the demo model, " DEMO_DRAFT, .kind = OPT_TEXT,
-     SPECULATION(draft_model)},
-    {"--draft-max --draft --draft-n", "N", "most tokens guessed in a step, of all requests together; default 16",
-     .kind = OPT_INT, .min = 1, .max = 64, SPECULATION(max)},
-    {"--draft-min --draft-n-min", "N", "fewer tokens of one request are not tried; default 1", .kind = OPT_INT, .min = 1,
+     "small model with the same vocabulary that makes draft tokens; demo: that of the demo model, " DEMO_DRAFT,
+     .kind = OPT_TEXT, SPECULATION(draft_model)},
+    {"--draft-max --draft --draft-n", "N", "most draft tokens of a step, of all requests together; default 16", .kind = OPT_INT,
+     .min = 1, .max = 64, SPECULATION(max)},
+    {"--draft-min --draft-n-min", "N", "fewer draft tokens of one request are not tried; default 1", .kind = OPT_INT, .min = 1,
      .max = 64, SPECULATION(min)},
     {0},
 };

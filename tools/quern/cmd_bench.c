@@ -10,6 +10,7 @@
 struct bench_args {
     struct model_args model;
     struct compute_args compute;
+    struct speculation_args speculation;
     const char *shape, *type, *prompts, *answers, *depths, *parallel, *format, *cache_dir;
     int64_t n_repeats;
     bool json, csv, markdown, no_cache, prefix;
@@ -43,6 +44,7 @@ static const struct opt bench_opts[] = {
 static const struct opt_group bench_groups[] = {
     {"Model", model_opts, offsetof(struct bench_args, model)},
     {"Options", bench_opts, 0},
+    {"Speculation", speculation_opts, offsetof(struct bench_args, speculation)},
     {"Computing", compute_opts, offsetof(struct bench_args, compute)},
     {0},
 };
@@ -87,7 +89,8 @@ static int parse_list(const char *name, const char *text, struct list *out, stru
 struct plan {
     struct bench_test tests[BENCH_TESTS_MAX];
     size_t n;
-    uint32_t n_ctx; /* that the longest test needs */
+    uint32_t n_ctx;                       /* that the longest test needs */
+    const quern_speculation *speculation; /* to be measured, too; NULL: not */
 };
 
 static int plan_tests(const struct bench_args *args, struct plan *out, struct err *e)
@@ -232,6 +235,23 @@ static int measure_all(struct bench *b, const struct plan *plan, const char *mod
     return measure_limits(b, &r->limits, e);
 }
 
+/* Of each length of answers and kind of prompts. */
+static int measure_speculation(const struct bench *b, const struct bench_args *args, const quern_speculation *how,
+                               const char *model, const char *type, struct bench_result *r, struct err *e)
+{
+    struct list answers;
+    TRY(parse_list("-n", args->answers, &answers, e));
+    for (size_t i = 0; i < answers.n * BENCH_WORKS; i++) {
+        struct bench_speculation row = {.n = answers.v[i / BENCH_WORKS], .work = bench_works[i % BENCH_WORKS]};
+        if (row.n == 0) continue;
+        (void)snprintf(row.model, sizeof row.model, "%s", model ? model : b->info.name);
+        (void)snprintf(row.type, sizeof row.type, "%s", type ? type : b->info.weight_type);
+        TRY(bench_speculate(b->model, &b->setup, how, b->n_repeats, &row, e));
+        r->speculations[r->n_speculations++] = row;
+    }
+    return 0;
+}
+
 /* Of each prompt that is measured. */
 static int measure_prefixes(const struct bench *b, const struct bench_args *args, const char *model, const char *type,
                             struct bench_result *r, struct err *e)
@@ -271,6 +291,7 @@ static int bench_model(const struct command *c, const struct bench_args *args, q
     progress_start(&b.progress, type ? type : "runs", false);
     int rc = measure_all(&b, plan, name, type, r, &e);
     if (rc == 0 && args->prefix) rc = measure_prefixes(&b, args, name, type, r, &e);
+    if (rc == 0 && plan->speculation) rc = measure_speculation(&b, args, plan->speculation, name, type, r, &e);
     progress_end(&b.progress);
     cli_interrupt_catch(NULL, true);
     mem_free(b.ids);
@@ -382,29 +403,45 @@ static int check_args(const struct command *c, const struct bench_args *args, co
     return CLI_OK;
 }
 
+/* Measures all that is planned, and prints it. */
+static int measure_and_print(const struct command *c, const struct bench_args *args, const struct words *words,
+                             const struct plan *plan)
+{
+    const char *format = args->format ? args->format : args->json ? "json" : args->csv ? "csv" : args->markdown ? "md" : "text";
+    const size_t n_types = size_max(1, count_items(args->type));
+    struct bench_result r = {.rows = mem_array(plan->n * n_types, sizeof *r.rows),
+                             .prefixes = mem_array(LIST_MAX * n_types, sizeof *r.prefixes),
+                             .speculations = mem_array(BENCH_WORKS * LIST_MAX * n_types, sizeof *r.speculations)};
+    struct buf out = {0};
+    int exit_code = r.rows && r.prefixes && r.speculations ? CLI_OK : cli_fail("out of memory");
+    if (exit_code == CLI_OK) exit_code = args->shape ? bench_shape(c, args, plan, &r) : bench_file(c, args, words, plan, &r);
+    if (exit_code == CLI_OK) exit_code = cli_print(&out, bench_print(&out, &r, format));
+    mem_free(r.rows);
+    mem_free(r.prefixes);
+    mem_free(r.speculations);
+    return exit_code;
+}
+
 static int run(const struct command *c, int argc, char **argv)
 {
     struct bench_args args = {.prompts = "512", .answers = "64", .depths = "0", .parallel = "1", .n_repeats = 3};
     struct words words;
     struct err e = {0};
     struct plan plan = {0};
+    quern_speculation speculation;
+    quern_model *draft = NULL;
     int exit_code;
     if (!args_parse(c, &args, argc, argv, &words, &exit_code)) return exit_code;
     exit_code = check_args(c, &args, &words);
     if (exit_code != CLI_OK) return exit_code;
     if (plan_tests(&args, &plan, &e) < 0) return cli_usage(c, "%s", e.msg);
     if (!args.type) args.type = "q8_0";
-    const char *format = args.format ? args.format : args.json ? "json" : args.csv ? "csv" : args.markdown ? "md" : "text";
-
-    const size_t n_types = size_max(1, count_items(args.type));
-    struct bench_result r = {.rows = mem_array(plan.n * n_types, sizeof *r.rows),
-                             .prefixes = mem_array(LIST_MAX * n_types, sizeof *r.prefixes)};
-    struct buf out = {0};
-    if (!r.rows || !r.prefixes) return cli_fail("out of memory");
-    exit_code = args.shape ? bench_shape(c, &args, &plan, &r) : bench_file(c, &args, &words, &plan, &r);
-    if (exit_code == CLI_OK) exit_code = cli_print(&out, bench_print(&out, &r, format));
-    mem_free(r.rows);
-    mem_free(r.prefixes);
+    const quern_model_options how = compute_loading(&args.compute);
+    exit_code = speculation_open(c, &args.speculation, &how, &draft, &speculation);
+    const bool wanted = args.speculation.how || args.speculation.draft_model;
+    if (wanted && speculation.how != QUERN_SPECULATE_OFF) plan.speculation = &speculation;
+    if (exit_code == CLI_OK) exit_code = measure_and_print(c, &args, &words, &plan);
+    quern_model_close(&draft);
     return exit_code;
 }
 
@@ -421,6 +458,11 @@ const struct command command_bench = {
         "\n"
         "--prefix adds the time to the first token of each prompt when it is computed, when its beginning is in memory, and "
         "when it is on disk, as after a restart of a server.\n"
+        "\n"
+        "--speculate adds answers of -n tokens with and without speculation, to chats, to edits that repeat a text, and to "
+        "hard "
+        "prompts, whose words follow one another by chance: the speeds, how the slowest prompt fares, and the acceptance "
+        "rate.\n"
         "\n"
         "--shape needs no download. Shapes: llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, llama-3.1-70b, llama-2-7b, mistral-7b, "
         "qwen2.5-7b, qwen3-8b, qwen3.5-4b, and with experts mixtral-8x7b, qwen3-30b-a3b, qwen3.5-35b-a3b, gpt-oss-20b, "
