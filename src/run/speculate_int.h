@@ -9,8 +9,11 @@
 struct lookup {
     const int32_t *tokens; /* [cap] borrowed */
     uint32_t n;            /* of them in the index */
-    uint32_t *heads, mask; /* the latest position with a hash */
-    uint32_t *before;      /* [cap] the one before it with the same hash */
+    uint32_t same, at;     /* the longest match with their end, and the position behind it */
+    uint32_t *heads, mask; /* the latest edge with a hash */
+    struct lookup_state *states;
+    struct lookup_edge *edges;
+    uint32_t n_states, n_edges, last; /* last: the state of all n tokens */
 };
 int lookup_init(struct lookup *l, struct arena *a, const int32_t *tokens, uint32_t cap, struct err *e);
 void lookup_clear(struct lookup *l);

@@ -95,6 +95,42 @@ static void lookup_finds_the_longest_and_latest(void **state)
     }
 }
 
+/* The longest suffix of t [n] that ends earlier, too. */
+static uint32_t longest_match(const int32_t *t, uint32_t n)
+{
+    uint32_t best = 0;
+    for (uint32_t end = 1; end < n; end++) {
+        uint32_t same = 0;
+        while (same < end && t[end - 1 - same] == t[n - 1 - same]) same++;
+        if (same > best) best = same;
+    }
+    return best;
+}
+
+static void lookup_finds_what_a_search_finds(void **state)
+{
+    int32_t tokens[200];
+    struct lookup l;
+    struct err e;
+    (void)state;
+    fx.random = 5;
+    for (uint32_t run = 0; run < 200; run++) {
+        struct arena a = {0};
+        const uint32_t n_words = 1 + run % 9;
+        assert_int_equal(lookup_init(&l, &a, tokens, COUNT_OF(tokens), &e), 0);
+        for (uint32_t n = 1; n <= COUNT_OF(tokens); n++) {
+            uint32_t same;
+            tokens[n - 1] = n > 50 && below(4) ? tokens[n - 1 - 40] : (int32_t)below(n_words);
+            lookup_extend(&l, n);
+            const uint32_t at = lookup_find(&l, &same), want = longest_match(tokens, n);
+            assert_int_equal(same, want >= 2 ? want : 0);
+            if (same) assert_memory_equal(tokens + at - same, tokens + n - same, same * sizeof *tokens);
+            if (same) assert_in_range(at, same, n - 1);
+        }
+        arena_fini(&a);
+    }
+}
+
 /* ---- cost, in simulated time ------------------------------------------------------------------------------------------- */
 
 /* Sequences, by what comes next. */
@@ -397,6 +433,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lookup_finds_the_longest_and_latest),
+        cmocka_unit_test(lookup_finds_what_a_search_finds),
         cmocka_unit_test(guesses_never_cost_much),
         cmocka_unit_test(guesses_that_hold_pay),
         cmocka_unit_test(an_answer_is_the_same),
