@@ -192,7 +192,7 @@ typedef enum quern_speculate {
 
 typedef struct quern_speculation {
     quern_speculate how;
-    const quern_model *draft; /* a small model with the same vocabulary, which must outlive what uses it; NULL: none */
+    const quern_model *draft; /* a small model, best with the same vocabulary, which must outlive what uses it; NULL: none */
     uint32_t draft_max;       /* most draft tokens of a step, of all requests together, up to 64; 0: 16 */
     uint32_t draft_min;       /* fewer of one request are not tried; 0: 1 */
 } quern_speculation;

@@ -66,7 +66,7 @@ int api_loras_open(const quern_model *m, const quern_lora *list, size_t n, struc
 void api_loras_close(struct api_loras *l); /* a zeroed one is fine */
 /* Checks o and puts what it says into so. */
 int api_session_options(const quern_session_options *o, struct session_options *so, struct err *e);
-/* Checks q, and that the draft model has the vocabulary of m. */
+/* Checks q. */
 int api_speculation(const quern_model *m, const quern_speculation *q, struct speculate_options *out, struct err *e);
 /* What the caller left open is the model's. The biases are borrowed. */
 struct sampling api_sampling(const quern_model *m, const quern_sampling *q);

@@ -29,21 +29,6 @@ int api_session_options(const quern_session_options *o, struct session_options *
     return 0;
 }
 
-/* A draft model speaks of the same tokens by the same ids. What one of them has beyond the other is padding. */
-static int check_vocabulary(const quern_model *m, const quern_model *draft, struct err *e)
-{
-    const size_t n = size_min(tok_n_vocab(m->tok), tok_n_vocab(draft->tok));
-    for (size_t id = 0; id < n; id++) {
-        const struct str a = tok_entry(m->tok, (int32_t)id), b = tok_entry(draft->tok, (int32_t)id);
-        if (a.n != b.n || (a.n && memcmp(a.p, b.p, a.n) != 0))
-            return fail(e, ERR_ARG,
-                        "%s cannot guess tokens for %s: token %zu is \"%.*s\" there and \"%.*s\" here; a draft "
-                        "model needs the same vocabulary",
-                        draft->name, m->name, id, STR_ARG(b), STR_ARG(a));
-    }
-    return 0;
-}
-
 int api_speculation(const quern_model *m, const quern_speculation *q, struct speculate_options *out, struct err *e)
 {
     if (q->how < QUERN_SPECULATE_AUTO || q->how > QUERN_SPECULATE_DRAFT)
@@ -52,7 +37,9 @@ int api_speculation(const quern_model *m, const quern_speculation *q, struct spe
     if (!q->draft || q->how == QUERN_SPECULATE_OFF) return 0;
     if (!q->draft->model) return fail(e, ERR_ARG, "%s was opened for its vocabulary only", q->draft->name);
     out->draft = q->draft->model;
-    return check_vocabulary(m, q->draft, e);
+    out->draft_tok = q->draft->tok;
+    out->tok = m->tok;
+    return 0;
 }
 
 static int open_speculation(quern_session *q, const quern_model *model, const quern_speculation *how, struct err *e)

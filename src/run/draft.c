@@ -15,8 +15,9 @@ static int open_slots(struct drafter *d, const struct drafter_options *o, struct
     d->seqs = arena_array(a, d->n_slots, sizeof *d->seqs);
     d->out = arena_array(a, d->n_slots, sizeof *d->out);
     d->tokens = arena_array(a, d->n_batch, sizeof *d->tokens);
-    if (d->n_draft_vocab < d->n_vocab) d->logits = arena_array(a, d->n_vocab, sizeof *d->logits);
-    if (!d->slots || !d->seqs || !d->out || !d->tokens || (d->n_draft_vocab < d->n_vocab && !d->logits))
+    const bool other = d->map || d->n_draft_vocab < d->n_vocab;
+    if (other) d->logits = arena_array(a, d->n_vocab, sizeof *d->logits);
+    if (!d->slots || !d->seqs || !d->out || !d->tokens || (other && !d->logits))
         return fail_nomem(e, "the draft model", d->n_batch * sizeof *d->tokens);
     for (uint32_t i = 0; i < d->n_slots; i++) {
         struct draft_slot *s = &d->slots[i];
@@ -36,6 +37,7 @@ int drafter_new(const struct model *m, const struct drafter_options *o, struct d
     d->n_ctx = o->n_ctx;
     d->n_batch = (uint32_t)size_max(o->n_batch, (size_t)o->n_slots * (DRAFT_LAG + 1));
     d->n_vocab = o->n_vocab;
+    d->map = o->map;
     d->n_draft_vocab = m->hp.n_vocab;
     const struct runner_options ro = {.n_batch = d->n_batch,
                                       .max_out = o->n_slots,
@@ -94,14 +96,21 @@ void drafter_give(struct draft_slot *s)
     s->taken = false;
 }
 
+/* The draft model's id of a token; n_draft_vocab or more where it has none. */
+static uint32_t draft_id(const struct drafter *d, int32_t token)
+{
+    const int32_t id = d->map ? d->map[token] : token;
+    return (uint32_t)(d->map && id < 0 ? ~id : id);
+}
+
 /* Adds tokens [s->n .. to) of a sequence to a batch; false where the draft model does not know one of them. */
 static bool add_rows(struct drafter *d, struct batch *b, struct draft_slot *s, const int32_t *tokens, uint32_t to)
 {
     const uint32_t n = to - s->n;
     for (uint32_t i = s->n; i < to; i++)
-        if ((uint32_t)tokens[i] >= d->n_draft_vocab) return false;
+        if (draft_id(d, tokens[i]) >= d->n_draft_vocab) return false;
     d->seqs[b->n_seqs++] = (struct batch_seq){.kv = &s->kv.view, .row = b->n_rows, .n_rows = n, .pos = s->n};
-    memcpy(d->tokens + b->n_rows, tokens + s->n, n * sizeof *d->tokens);
+    for (uint32_t i = 0; i < n; i++) d->tokens[b->n_rows + i] = (int32_t)draft_id(d, tokens[s->n + i]);
     memcpy(s->tokens + s->n, tokens + s->n, n * sizeof *d->tokens);
     b->n_rows += n;
     s->n = to;
@@ -135,17 +144,24 @@ bool drafter_read(struct drafter *d, struct draft_slot *s, const int32_t *tokens
     return n - 1 - s->n <= DRAFT_LAG;
 }
 
+/* A row of the draft model's logits as one of the large model's. */
+static const float *large_row(struct drafter *d, const float *row)
+{
+    if (!d->logits) return row;
+    for (uint32_t v = 0; v < d->n_vocab; v++) {
+        const uint32_t id = d->map ? (uint32_t)d->map[v] : v; /* what is not drafted is beyond */
+        d->logits[v] = id < d->n_draft_vocab ? row[id] : -INFINITY;
+    }
+    return d->logits;
+}
+
 /* Draws a job's guess number i from its row of logits. */
 static void draw(struct drafter *d, struct draft_job *j, uint32_t i, const float *row)
 {
     struct err e;
     int32_t *out = &j->tokens[j->n_tokens + i];
-    if (d->logits) {
-        memcpy(d->logits, row, d->n_draft_vocab * sizeof *row);
-        for (uint32_t v = d->n_draft_vocab; v < d->n_vocab; v++) d->logits[v] = -INFINITY;
-        row = d->logits;
-    }
-    if (sampler_pick(&d->sampler, j->sampling, row, j->tokens, j->n_tokens + i, j->step + i, out, &e) < 0) j->n = i;
+    if (sampler_pick(&d->sampler, j->sampling, large_row(d, row), j->tokens, j->n_tokens + i, j->step + i, out, &e) < 0)
+        j->n = i;
 }
 
 /* Pass number i: of each job that wants more than i guesses what its slot lacks, then a draw. False where none does. */

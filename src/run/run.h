@@ -349,10 +349,11 @@ struct str stream_end(struct stream *s);
 enum speculate { SPECULATE_AUTO, SPECULATE_OFF, SPECULATE_LOOKUP, SPECULATE_DRAFT };
 struct speculate_options {
     enum speculate how;
-    const struct model *draft; /* guesses; NULL: none */
-    uint32_t max;              /* tokens guessed in a step, of all sequences together; 0: 16 */
-    uint32_t min;              /* fewer of a sequence are not tried */
-    bool always;               /* guess as far as may be, whether or not it pays: for tests */
+    const struct model *draft;         /* guesses; NULL: none */
+    const struct tok *tok, *draft_tok; /* the vocabularies of both; NULL: they are the same */
+    uint32_t max;                      /* tokens guessed in a step, of all sequences together; 0: 16 */
+    uint32_t min;                      /* fewer of a sequence are not tried */
+    bool always;                       /* guess as far as may be, whether or not it pays: for tests */
 };
 #define SPECULATE_MAX 64 /* most that max may be */
 #define SPECULATE_DEFAULT 16

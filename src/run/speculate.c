@@ -97,6 +97,15 @@ struct guesser {
     uint32_t kind, at, limit, n_guesses, n_added, n_right;
 };
 
+static int map_tokens(struct speculator *s, const struct model *m, const struct speculate_options *how, const int32_t **out,
+                      struct err *e)
+{
+    int32_t *map;
+    const int rc = draft_map_new(how->tok, m->hp.n_vocab, how->draft_tok, how->draft->hp.n_vocab, &s->arena, &map, e);
+    if (rc == 0) *out = map;
+    return rc;
+}
+
 int speculator_new(const struct graph *graph, const struct model *m, const struct speculator_options *o,
                    struct speculator **out, struct err *e)
 {
@@ -114,19 +123,20 @@ int speculator_new(const struct graph *graph, const struct model *m, const struc
     s->cost = arena_array(&s->arena, s->n_rows + (size_t)1, sizeof *s->cost);
     s->order = arena_array(&s->arena, SPECULATE_MAX, sizeof(*s->order));
     s->jobs = arena_array(&s->arena, o->n_seqs, sizeof *s->jobs);
-    const struct drafter_options d = {.n_slots = o->n_seqs,
-                                      .n_ctx = o->n_ctx,
-                                      .n_batch = o->n_batch,
-                                      .k_type = o->k_type,
-                                      .v_type = o->v_type,
-                                      .cpu_level = o->cpu_level,
-                                      .beside = o->beside,
-                                      .n_vocab = m->hp.n_vocab};
+    struct drafter_options d = {.n_slots = o->n_seqs,
+                                .n_ctx = o->n_ctx,
+                                .n_batch = o->n_batch,
+                                .k_type = o->k_type,
+                                .v_type = o->v_type,
+                                .cpu_level = o->cpu_level,
+                                .beside = o->beside,
+                                .n_vocab = m->hp.n_vocab};
     int rc = s->cost && s->order && s->jobs ? 0 : fail_nomem(e, "speculation", s->n_rows * sizeof *s->cost);
     const bool draft = o->how.draft && o->how.how != SPECULATE_LOOKUP;
     if (rc == 0 && draft) {
         s->read_share = (double)o->how.draft->decode_bytes / (double)size_max(m->decode_bytes, 1);
-        rc = drafter_new(o->how.draft, &d, &s->drafter, e);
+        if (o->how.tok) rc = map_tokens(s, m, &o->how, &d.map, e);
+        if (rc == 0) rc = drafter_new(o->how.draft, &d, &s->drafter, e);
     }
     if (rc < 0)
         speculator_free(&s);

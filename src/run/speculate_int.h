@@ -39,7 +39,8 @@ struct drafter {
     struct arena arena;
     struct draft_slot *slots;                                 /* [n_slots] */
     uint32_t n_slots, n_ctx, n_batch, n_vocab, n_draft_vocab; /* of the large model; of the draft model */
-    float *logits;                                            /* [n_vocab]; NULL where both have as many */
+    const int32_t *map;                                       /* NULL: ids mean the same to both */
+    float *logits;                                            /* [n_vocab]; NULL where the draft model's will do */
     int32_t *tokens;                                          /* [n_batch] of a pass */
     struct batch_seq *seqs;                                   /* [n_slots] */
     uint32_t *out;                                            /* [n_slots] */
@@ -60,6 +61,7 @@ struct drafter_options {
     const char *cpu_level;
     struct backend *beside;
     uint32_t n_vocab;
+    const int32_t *map; /* [n_vocab] borrowed, see draft_map_new */
 };
 int drafter_new(const struct model *m, const struct drafter_options *o, struct drafter **out, struct err *e);
 void drafter_free(struct drafter **d);
@@ -71,5 +73,12 @@ bool drafter_read(struct drafter *d, struct draft_slot *s, const int32_t *tokens
 /* Guesses for all jobs together. A job's n falls where the draft model cannot go on. Returns the number of passes. */
 uint32_t drafter_guess(struct drafter *d, struct draft_job *jobs, uint32_t n_jobs);
 #define DRAFT_LAG 8 /* tokens that a pass may take on beside the last one */
+
+/* ---- draft_map.c ------------------------------------------------------------------------------------------------------- */
+
+/* *out: [n_vocab] for each token of the large model that of the draft model, or ~ the one that it reads in its place and does
+ * not draft; in the arena. NULL where ids mean the same to both. Vocabularies with little in common are an error. */
+int draft_map_new(const struct tok *large, uint32_t n_vocab, const struct tok *draft, uint32_t n_draft_vocab, struct arena *a,
+                  int32_t **out, struct err *e);
 
 #endif

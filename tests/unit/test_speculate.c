@@ -131,6 +131,46 @@ static void lookup_finds_what_a_search_finds(void **state)
     }
 }
 
+/* ---- other vocabularies ------------------------------------------------------------------------------------------------ */
+
+#define BYTE_LEVEL "\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true"
+
+static struct tok *open_vocabulary(const char *vocab, int32_t end)
+{
+    char json[1024];
+    struct tok *t;
+    struct err e;
+    (void)snprintf(json, sizeof json,
+                   "{\"added_tokens\":[{\"id\":%d,\"content\":\"<end>\",\"special\":true}],"
+                   "\"pre_tokenizer\":{" BYTE_LEVEL "},\"decoder\":{" BYTE_LEVEL "},"
+                   "\"model\":{\"type\":\"BPE\",\"vocab\":{%s},\"merges\":[]}}",
+                   end, vocab);
+    if (tok_open_hf(str_of(json), NULL, NULL, "vocabulary", &t, &e) < 0) fail_msg("%s", e.msg);
+    return t;
+}
+
+static void tokens_are_mapped_by_their_text(void **state)
+{
+    static const int32_t want[] = {3, 2, 0, 1, ~1, ~2, 4};
+    struct tok *large = open_vocabulary("\"a\":0,\"b\":1,\"\\u0120\":2,\"ab\":3,\"\\u0120ab\":4,\"cb\":5", 6);
+    struct tok *draft = open_vocabulary("\"\\u0120\":0,\"ab\":1,\"b\":2,\"a\":3", 4);
+    struct tok *strange = open_vocabulary("\"p\":0,\"q\":1,\"r\":2,\"s\":3,\"t\":4,\"u\":5,\"v\":6,\"w\":7", 8);
+    struct arena a = {0};
+    struct err e;
+    int32_t *map;
+    (void)state;
+    assert_int_equal(draft_map_new(large, 7, large, 7, &a, &map, &e), 0);
+    assert_null(map);
+    if (draft_map_new(large, 7, draft, 5, &a, &map, &e) < 0) fail_msg("%s", e.msg);
+    assert_memory_equal(map, want, sizeof want);
+    assert_int_equal(draft_map_new(large, 8, strange, 9, &a, &map, &e), ERR_ARG);
+    print_message("%s\n", e.msg);
+    arena_fini(&a);
+    tok_close(&large);
+    tok_close(&draft);
+    tok_close(&strange);
+}
+
 /* ---- cost, in simulated time ------------------------------------------------------------------------------------------- */
 
 /* Sequences, by what comes next. */
@@ -434,6 +474,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lookup_finds_the_longest_and_latest),
         cmocka_unit_test(lookup_finds_what_a_search_finds),
+        cmocka_unit_test(tokens_are_mapped_by_their_text),
         cmocka_unit_test(guesses_never_cost_much),
         cmocka_unit_test(guesses_that_hold_pay),
         cmocka_unit_test(an_answer_is_the_same),

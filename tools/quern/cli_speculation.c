@@ -9,7 +9,7 @@ const struct opt speculation_opts[] = {
      "words before, draft from the draft model; auto (default): whichever pays. The answers are the same",
      .kind = OPT_CHOICE, .otherwise = "auto", .choices = "auto off lookup draft", SPECULATION(how)},
     {"-md --model-draft --draft-model", "MODEL",
-     "small model with the same vocabulary that makes draft tokens; demo: that of the demo model, " DEMO_DRAFT,
+     "small model that makes draft tokens, best with the same vocabulary; demo: that of the demo model, " DEMO_DRAFT,
      .kind = OPT_TEXT, SPECULATION(draft_model)},
     {"--draft-max --draft --draft-n", "N", "most draft tokens of a step, of all requests together; default 16", .kind = OPT_INT,
      .min = 1, .max = 64, SPECULATION(max)},
