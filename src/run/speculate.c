@@ -8,7 +8,8 @@
  * What is believed may be wrong, so it is not trusted further than it has paid. A sequence has a credit in seconds, small at
  * first, that grows by a hundredth of the time that passes, by what guesses saved, and falls by what they cost in vain; a step
  * whose guesses may cost more than the credit does not guess. So a sequence never takes more than half a step and a
- * hundredth longer than without. Odds that are not used drift back to what is usual, so that a later try is made. */
+ * hundredth longer than without. What the draft model takes to read prompts is paid from a credit that all sequences share: it
+ * grows in the same way, at half the pace. Odds that are not used drift back to what is usual, so that a later try is made. */
 #include "run/speculate_int.h"
 
 #include <math.h>
@@ -19,6 +20,9 @@
 #define CREDIT_MOST 16     /* steps */
 #define ANSWER_START 64    /* tokens: how long an answer is thought to be at first */
 #define READ_GAIN 2        /* times what it costs, that letting the draft model read a prompt must promise */
+#define READ_START 32      /* steps: the credit for reading */
+#define READ_GROWTH 0.005  /* of the time */
+#define READ_MOST 1024     /* steps */
 #define PLAIN_EVERY 64     /* steps without a plain one, which the cost of plain steps would be guessed from */
 
 /* ---- odds -------------------------------------------------------------------------------------------------------------- */
@@ -72,7 +76,9 @@ struct speculator {
     uint32_t n_rows;         /* most rows of a step that guesses */
     double *cost;            /* [n_rows + 1] seconds of a step; 0: not known */
     struct odds odds[N_KINDS][N_PLACES];
-    double answer; /* tokens that answers have, of late */
+    double answer;      /* tokens that answers have, of late */
+    double read_credit; /* seconds; it begins with the first step */
+    bool has_credit;
     uint32_t since_plain;
     /* Of the present step. */
     struct guesser **order; /* [SPECULATE_MAX] whose guess each next one is */
@@ -311,8 +317,10 @@ static bool has_read(struct guesser *g, double promised)
     const uint32_t behind = g->n - 1 - g->slot->n, written = g->n - g->n_prompt;
     if (behind <= DRAFT_LAG) return true;
     const double rest = fmin(fmax(s->answer, written), g->cap - g->n), plain = cost_of(s, 1);
-    if (!s->o.always && rest * (plain - 1 / promised) < READ_GAIN * behind * read_cost(s)) return false;
+    const double taken = behind * read_cost(s);
+    if (!s->o.always && (taken > s->read_credit || rest * (plain - 1 / promised) < READ_GAIN * taken)) return false;
     const bool done = drafter_read(s->drafter, g->slot, g->tokens, g->n);
+    s->read_credit -= (behind - (g->n - 1 - g->slot->n)) * read_cost(s);
     g->unreadable = !done && g->slot->n == g->n - 1 - behind;
     return done;
 }
@@ -438,6 +446,16 @@ static void learn_odds(struct guesser *g)
     if (g->slot && g->slot->n > known) g->slot->n = known;
 }
 
+/* A step of n sequences is over. */
+static void earn_reading(struct speculator *s, struct guesser *const *g, uint32_t n, double plain, double saved)
+{
+    s->read_credit += (s->has_credit ? READ_GROWTH : READ_START) * plain;
+    s->has_credit = true;
+    for (uint32_t k = 0; k < n; k++)
+        if (g[k]->n_guesses && g[k]->kind == KIND_DRAFT) s->read_credit += saved;
+    s->read_credit = fmin(s->read_credit, READ_MOST * plain);
+}
+
 void speculator_learn(struct speculator *s, struct guesser *const *g, uint32_t n, double seconds)
 {
     uint32_t rows = n, n_tokens = 0, n_guessing = 0;
@@ -453,6 +471,7 @@ void speculator_learn(struct speculator *s, struct guesser *const *g, uint32_t n
     const double plain = cost_of(s, n), taken = cost_of(s, rows) + s->drafting;
     const double saved = n_guessing ? (plain * n_tokens / n - taken) / n_guessing : 0;
     s->since_plain = n_guessing ? s->since_plain + 1 : 0;
+    earn_reading(s, g, n, plain, saved);
     for (uint32_t k = 0; k < n; k++) {
         g[k]->credit += CREDIT_GROWTH * plain + (g[k]->started ? 0 : CREDIT_START * plain);
         g[k]->started = true;
