@@ -128,6 +128,7 @@ static void hyper_parameters(struct writer *w, const struct hparams *hp)
             put_f64(w, p.value);
     }
     member_u64(w, "vocab_size", hp->n_vocab);
+    if (hp->n_mtp) member_u64(w, "mtp_layers_not_used", hp->n_mtp);
     key(w, "rope");
     rope(w, &hp->rope[0]);
     if (hp->n_ropes > 1) {

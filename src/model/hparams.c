@@ -324,6 +324,9 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
     if (x.bidirectional) hp->bidirectional = true;
     hp->pooling = config_pooling(f, hp);
     if (hp->arch->features & CONV_LAYERS) TRY(conv_config(f, hp, e));
+    const struct number_row mtp = {
+        NULL, "num_nextn_predict_layers|mtp_num_hidden_layers", offsetof(struct hparams, n_mtp), NUM_U32, 0, hp->n_layers};
+    TRY(numbers_read(f, hp->arch, &mtp, 1, hp, e));
     return check_config(f, hp, e);
 }
 
@@ -351,7 +354,8 @@ static int more_of_gguf(const struct files *f, struct hparams *hp, struct err *e
     const enum pooling head = hp->bidirectional ? POOL_CLS : POOL_LAST, usual = hp->bidirectional ? POOL_MEAN : POOL_LAST;
     const enum pooling types[] = {usual, POOL_MEAN, POOL_CLS, POOL_LAST, head}; /* none, mean, cls, last, rank */
     hp->pooling = types[x.pooling];
-    hp->n_layers -= x.n_ahead; /* the last ones guess further tokens */
+    hp->n_layers -= x.n_ahead; /* the last ones */
+    hp->n_mtp = x.n_ahead;
     /* Maverick, which has 128 experts, is the Llama 4 without these norms; its files do not say so. */
     char name[64];
     (void)snprintf(name, sizeof name, "%s.attention.qk_norm", hp->arch->gguf);

@@ -106,6 +106,7 @@ enum pooling { POOL_MEAN, POOL_CLS, POOL_LAST };
 struct hparams {
     const struct arch *arch;
     uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx_train;
+    uint32_t n_mtp;          /* layers behind these that predict further tokens (multi-token prediction); they are not used */
     struct layer_hp *layers; /* [n_layers] */
     float norm_eps;
     bool tied;          /* the output matrix is the embedding table */
