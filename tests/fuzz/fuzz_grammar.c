@@ -12,8 +12,11 @@ static void require(bool ok)
     if (!ok) abort();
 }
 
-/* All bytes, and some longer pieces; the last entry ends an answer. */
-static const char *const pieces[] = {"ab", "\\\",", "\\\"}", "true", "{\\\"", "\\u00e9\\u00e9", "00", "],", "\\u010a "};
+/* Tokens: all bytes, one that ends an answer, some pieces, and as many that begin with "a" as a matcher takes in as a whole. */
+enum { END = 256, PIECES };
+static const char *const pieces[] = {"ab", "\\\",", "\\\"}",    "true",           "{\\\"", "\\u00e9\\u00e9",
+                                     "00", "],",    "\\u010a ", "a\\u00c3\\u00a9"};
+#define LETTERS 17
 static struct tok *tok;
 static struct vocab *vocab;
 
@@ -32,7 +35,7 @@ static void open_vocab(void)
 {
     struct buf b = {0};
     struct err e;
-    const int32_t eog = 256;
+    const int32_t eog = END;
     int rc = buf_z(
         &b, "{\"added_tokens\":[{\"id\":256,\"content\":\"<end>\",\"special\":true}],\"pre_tokenizer\":{\"type\":\"ByteLevel\","
             "\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\","
@@ -41,7 +44,9 @@ static void open_vocab(void)
         rc |= put_byte_name(&b, i);
         rc |= buf_printf(&b, ":%u,", i);
     }
-    for (size_t i = 0; i < COUNT_OF(pieces); i++) rc |= buf_printf(&b, "\"%s\":%zu,", pieces[i], 257 + i);
+    for (size_t i = 0; i < COUNT_OF(pieces); i++) rc |= buf_printf(&b, "\"%s\":%zu,", pieces[i], PIECES + i);
+    for (unsigned i = 0; i < LETTERS * LETTERS; i++)
+        rc |= buf_printf(&b, "\"a%c%c\":%zu,", 'a' + i / LETTERS, 'a' + i % LETTERS, PIECES + COUNT_OF(pieces) + i);
     rc |= buf_z(&b, "\"<end>\":256}}}");
     require(rc == 0);
     require(tok_open_hf(buf_view(&b), NULL, NULL, "fuzz", &tok, &e) == 0);
@@ -59,7 +64,7 @@ static void answer(struct matcher *m, const uint8_t *choices, size_t n)
             require(e.code == ERR_LIMIT);
             return;
         }
-        uint64_t copy[8];
+        uint64_t copy[16];
         int32_t picked = -1;
         uint32_t k = n ? choices[i % n] : (uint32_t)i;
         memcpy(copy, mask, (n_ids + 63) / 64 * sizeof *mask);
@@ -68,9 +73,9 @@ static void answer(struct matcher *m, const uint8_t *choices, size_t n)
             const int rc = matcher_accept(m, (int32_t)id, &e);
             if (rc == ERR_LIMIT) return;
             require(allowed == (rc == 0));
-            if (id == 256) require(allowed == matcher_may_end(m));
-            if (rc == 0 && id != 256) matcher_back(m, 1);
-            if (allowed && id != 256 && (picked < 0 || k-- > 0)) picked = (int32_t)id;
+            if (id == END) require(allowed == matcher_may_end(m));
+            if (rc == 0 && id != END) matcher_back(m, 1);
+            if (allowed && id != END && (picked < 0 || k-- > 0)) picked = (int32_t)id;
         }
         require(picked >= 0 || matcher_may_end(m));
         if (picked < 0 || matcher_accept(m, picked, &e) < 0) return;

@@ -400,6 +400,8 @@ static const char *const walked[] = {
     "\"string\"}}",
     "{}",
     "{\"type\":\"string\",\"pattern\":\"(ab|[^a])+x\"}",
+    "{\"type\":\"string\",\"pattern\":\"^[^\xC3\xA9]{2,20}$\"}",
+    "{\"type\":\"string\",\"minLength\":9,\"maxLength\":10}",
 };
 
 static void masks_and_steps_agree(void **state)
