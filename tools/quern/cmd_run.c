@@ -254,7 +254,7 @@ const struct command command_run = {
         "\n"
         "  quern run \"Tell me a short story.\"\n"
         "  quern run model.gguf\n"
-        "  quern run model.gguf -j '{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"}}}' \"Who are you?\"\n"
+        "  quern run model.gguf -jf person.json \"Who are you?\"\n"
         "  quern run model.gguf \"Summarise this:\" < notes.txt\n",
     .groups = run_groups,
     .max_words = 64,
