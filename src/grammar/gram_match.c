@@ -5,7 +5,8 @@
  * The tokens that may come next are found by walking the vocabulary's tree with configs. Where many bytes are possible (inside
  * of a string) this takes in most of the tree, so it is done once for the state on top of a stack with nothing known of
  * what lies below: this gives the tokens that stay in the rule, and the nodes of the tree where the rule may end, from
- * which the walk goes on with what the stack in question has below. A mask is kept for the last few configs.
+ * which the walk goes on with what the stack in question has below. Where all letters, for one, lead to the same config, parts
+ * of the tree that hold nothing else are taken in as a whole. A mask is kept for the last few configs.
  *
  * All memory is reserved by matcher_new. Where stacks or configs run out, those that nothing needs any more are dropped; what
  * was computed with them will be computed again, with the same result. */
@@ -38,6 +39,11 @@ enum {
     CONFIGS_FIRST,
 };
 
+/* Each character of these groups leads to the same config. */
+struct stride {
+    uint32_t to, groups; /* to: CONFIG_FULL: not computed yet; CONFIG_DEAD: groups is 0 */
+};
+
 /* What the state on top of a stack allows whatever lies below. */
 struct local {
     uint32_t state, n_exits;
@@ -62,6 +68,8 @@ struct matcher {
     struct config *configs;
     uint32_t *config_slots;   /* [2 * CONFIGS_MAX] */
     uint32_t *members, *next; /* next: [CONFIGS_MAX][n_classes] */
+    struct stride *strides;   /* [CONFIGS_MAX] */
+    uint8_t group_of[0x80];   /* enum char_group */
     uint32_t n_stacks, n_configs, n_members, n_set, mark;
     bool full;
     struct local locals[LOCALS_MAX];
@@ -251,6 +259,7 @@ static void compact_configs(struct matcher *m, const uint32_t *map)
     memset(live, 0, n * sizeof *live);
     for (uint32_t h = 0; h < m->n_history; h++) live[m->history[h]] = 1;
     memset(m->next, 0, (size_t)n * m->g->n_classes * sizeof *m->next);
+    memset(m->strides, 0, n * sizeof *m->strides);
     memset(m->config_slots, 0, 2 * CONFIGS_MAX * sizeof *m->config_slots);
     m->n_configs = CONFIGS_FIRST;
     m->n_members = 0;
@@ -280,10 +289,83 @@ static int make_room(struct matcher *m, struct err *e)
 
 /* ---- tokens ------------------------------------------------------------------------------------------------------------ */
 
-static inline void set_tokens(const struct vocab *v, uint32_t node, uint64_t *mask)
+/* The tokens that end at the nodes from first to last. */
+static inline void set_tokens(const struct vocab *v, uint32_t first, uint32_t last, uint64_t *mask)
 {
-    for (uint32_t i = v->nodes[node].token; i < v->nodes[node + 1].token; i++)
+    for (uint32_t i = v->nodes[first].token; i < v->nodes[last].token; i++)
         mask[v->ids[i] / 64] |= (uint64_t)1 << (v->ids[i] % 64);
+}
+
+static bool may_leave(const struct matcher *m, uint32_t config)
+{
+    return m->members[m->configs[config].at] == STACK_UNKNOWN;
+}
+
+static uint32_t live_step(struct matcher *m, uint32_t config, uint8_t byte)
+{
+    const uint32_t to = step(m, config, byte);
+    return to <= CONFIG_DEAD || may_leave(m, to) ? CONFIG_DEAD : to;
+}
+
+/* The config that both lead to; a may be CONFIG_FULL, for any. */
+static uint32_t common(uint32_t a, uint32_t b)
+{
+    return a == CONFIG_FULL || a == b ? b : CONFIG_DEAD;
+}
+
+/* The config that all characters of a shape lead to from config, with i bytes taken; CONFIG_DEAD: there is no such one. */
+static uint32_t shape_step(struct matcher *m, uint32_t config, const struct char_shape *s, unsigned i)
+{
+    uint32_t to = CONFIG_FULL, class = NONE;
+    for (unsigned byte = s->lo[i]; byte <= s->hi[i] && to != CONFIG_DEAD; byte++) {
+        if (m->g->class_of[byte] == class) continue;
+        class = m->g->class_of[byte];
+        uint32_t next = live_step(m, config, (uint8_t)byte);
+        if (next != CONFIG_DEAD && i + 1u < s->n) next = shape_step(m, next, s, i + 1);
+        to = common(to, next);
+    }
+    return to;
+}
+
+/* Where the characters of some groups lead, all to one config. */
+static void find_stride(struct matcher *m, uint32_t config)
+{
+    uint32_t to[GROUPS_MAX] = {CONFIG_FULL};
+    struct stride *s = &m->strides[config];
+    for (unsigned byte = 0; byte < 0x80; byte++) {
+        uint32_t *group = &to[m->group_of[byte]];
+        if (*group != CONFIG_DEAD) *group = common(*group, live_step(m, config, (uint8_t)byte));
+    }
+    for (size_t i = 0; i < CHAR_SHAPES && to[GROUP_BEYOND] != CONFIG_DEAD; i++)
+        to[GROUP_BEYOND] = common(to[GROUP_BEYOND], shape_step(m, config, &char_shapes[i], 0));
+    *s = (struct stride){CONFIG_DEAD, 0};
+    for (unsigned i = 0; i < GROUPS_MAX; i++) {
+        if (to[i] <= CONFIG_DEAD || (s->to != CONFIG_DEAD && s->to != to[i])) continue;
+        s->to = to[i];
+        s->groups |= (uint32_t)1 << i;
+    }
+}
+
+#define STRIDES_MAX 32   /* to be followed, where they lead ever further */
+#define STRIDE_NODES 256 /* for which a stride is worth being found */
+
+/* Whether all that is below a node leads on from config, and not out of the rule above STACK_UNKNOWN. False also where that
+ * would take long to tell. Inside of strings and words this spares most of a walk. */
+static bool takes_all_below(struct matcher *m, uint32_t config, uint32_t i)
+{
+    const struct vocab_node *node = &m->v->nodes[i];
+    for (uint32_t n = node->below; n > 0; n--) {
+        const struct stride *s = &m->strides[config];
+        if (s->to == CONFIG_FULL) {
+            if (node->next - i < STRIDE_NODES) return false;
+            find_stride(m, config);
+        }
+        if (node->groups & ~s->groups) return false;
+        if (s->to == config) return true;
+        if (n > STRIDES_MAX) return false;
+        config = s->to;
+    }
+    return true;
 }
 
 /* Takes in the nodes from first to last, siblings and what is below them, from config on. With exits: those where a rule above
@@ -303,15 +385,13 @@ static bool walk(struct matcher *m, uint32_t first, uint32_t last, uint32_t conf
             continue;
         }
         at[node->depth] = to;
-        set_tokens(v, i, mask);
-        if (exits && node->next > i + 1) {
-            const struct config *c = &m->configs[to];
-            if (m->members[c->at] == STACK_UNKNOWN) {
-                if (*n_exits == EXITS_MAX) return *n_exits = EXITS_MAX + 1, true;
-                exits[(*n_exits)++] = i;
-            }
+        if (exits && node->below && may_leave(m, to)) {
+            if (*n_exits == EXITS_MAX) return *n_exits = EXITS_MAX + 1, true;
+            exits[(*n_exits)++] = i;
         }
-        i++;
+        const uint32_t done = takes_all_below(m, to, i) ? node->next : i + 1;
+        set_tokens(v, i, done, mask);
+        i = done;
     }
     return true;
 }
@@ -343,7 +423,10 @@ static bool add_local(struct matcher *m, const struct local *l, uint32_t parent,
     if (below == CONFIG_FULL) return false;
     for (uint32_t i = 0; i < l->n_exits; i++) {
         const uint32_t x = l->exits[i];
-        if (!walk(m, x + 1, m->v->nodes[x].next, below, mask, NULL, NULL)) return false;
+        if (takes_all_below(m, below, x))
+            set_tokens(m->v, x + 1, m->v->nodes[x].next, mask);
+        else if (!walk(m, x + 1, m->v->nodes[x].next, below, mask, NULL, NULL))
+            return false;
     }
     return true;
 }
@@ -488,6 +571,7 @@ static int open_parts(struct matcher *m, struct err *e)
         {(void **)&m->config_slots, (size_t)2 * CONFIGS_MAX, sizeof(uint32_t)},
         {(void **)&m->members, MEMBERS_MAX, sizeof(uint32_t)},
         {(void **)&m->next, (size_t)CONFIGS_MAX * m->g->n_classes, sizeof(uint32_t)},
+        {(void **)&m->strides, CONFIGS_MAX, sizeof *m->strides},
     };
     for (size_t i = 0; i < COUNT_OF(parts); i++) ok = ok && (*parts[i].p = arena_array(a, parts[i].n, parts[i].size));
     for (uint32_t i = 0; i < LOCALS_MAX; i++) {
@@ -496,6 +580,7 @@ static int open_parts(struct matcher *m, struct err *e)
     }
     for (uint32_t i = 0; i < KEPT_MAX; i++) ok = ok && (m->kept[i].mask = arena_array(a, words, sizeof(uint64_t)));
     if (!ok) return fail_nomem(e, "following a grammar", (size_t)CONFIGS_MAX * m->g->n_classes * sizeof(uint32_t));
+    for (unsigned i = 0; i < sizeof m->group_of; i++) m->group_of[i] = (uint8_t)char_group_of((uint8_t)i);
     m->n_stacks = STACKS_FIRST;
     m->n_configs = CONFIGS_FIRST;
     m->history[0] = config_of(m, stack_of(m, m->g->rules[0].entry, STACK_END));

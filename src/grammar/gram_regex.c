@@ -54,7 +54,7 @@ static void add_spans(struct chars *c, const struct span *v, size_t n, bool inve
 static uint32_t read_hex(struct regex *p, unsigned n, bool braces)
 {
     uint32_t v = 0;
-    for (unsigned i = 0; i < n; i++, p->pos++) {
+    for (unsigned i = 0; i < n && p->b->rc == 0; i++) {
         const int c = peek(p), low = c | 0x20;
         if (braces && i > 0 && c == '}') break;
         if (c >= '0' && c <= '9')
@@ -63,6 +63,7 @@ static uint32_t read_hex(struct regex *p, unsigned n, bool braces)
             v = v << 4 | (uint32_t)(low - 'a' + 10);
         else
             wrong(p, ERR_ARG, "expected a hexadecimal digit");
+        p->pos += c >= 0;
     }
     if (braces && !take(p, "}")) wrong(p, ERR_ARG, "expected }");
     if (v > CHAR_LAST) wrong(p, ERR_ARG, "there is no such character");
@@ -162,7 +163,7 @@ static uint32_t group(struct regex *p, uint32_t at)
         if (peek(p) != '<' || take(p, "<=") || take(p, "<!")) wrong(p, ERR_UNSUPPORTED, "assertions cannot be honoured");
         while (p->b->rc == 0 && !take(p, ">")) {
             if (peek(p) < 0) wrong(p, ERR_ARG, "expected > behind the name of a group");
-            p->pos++;
+            p->pos += peek(p) >= 0;
         }
     }
     at = choice(p, at, false);

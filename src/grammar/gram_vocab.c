@@ -3,6 +3,48 @@
 
 #include "grammar/grammar_int.h"
 
+/* ---- groups of characters ---------------------------------------------------------------------------------------------- */
+
+const struct char_shape char_shapes[CHAR_SHAPES] = {
+    {2, {0xC2, 0x80}, {0xDF, 0xBF}},
+    {3, {0xE0, 0xA0, 0x80}, {0xE0, 0xBF, 0xBF}},
+    {3, {0xE1, 0x80, 0x80}, {0xEC, 0xBF, 0xBF}},
+    {3, {0xED, 0x80, 0x80}, {0xED, 0x9F, 0xBF}},
+    {3, {0xEE, 0x80, 0x80}, {0xEF, 0xBF, 0xBF}},
+    {4, {0xF0, 0x90, 0x80, 0x80}, {0xF0, 0xBF, 0xBF, 0xBF}},
+    {4, {0xF1, 0x80, 0x80, 0x80}, {0xF3, 0xBF, 0xBF, 0xBF}},
+    {4, {0xF4, 0x80, 0x80, 0x80}, {0xF4, 0x8F, 0xBF, 0xBF}},
+};
+
+enum char_group char_group_of(uint8_t ascii)
+{
+    static const char singles[] = "\t\n \"#'()*,-./:;<=>[\\]_`|";
+    _Static_assert(GROUP_SINGLE + sizeof singles - 1 <= GROUPS_MAX, "groups are bits of 32");
+    const char *single = memchr(singles, ascii, sizeof singles - 1);
+    if (single) return (enum char_group)(GROUP_SINGLE + (single - singles));
+    if (ascii >= 'a' && ascii <= 'z') return GROUP_LOWER;
+    if (ascii >= 'A' && ascii <= 'Z') return GROUP_UPPER;
+    if (ascii >= '0' && ascii <= '9') return GROUP_DIGIT;
+    return ascii < ' ' || ascii == 0x7F ? GROUP_CONTROL : GROUP_OTHER;
+}
+
+/* The group of the character at p [n], at least one byte; *length: its bytes, or those before the end. */
+static enum char_group read_group(const uint8_t *p, uint32_t n, uint32_t *length)
+{
+    *length = 1;
+    if (*p < 0x80) return char_group_of(*p);
+    for (const struct char_shape *s = char_shapes; s < char_shapes + CHAR_SHAPES; s++) {
+        uint32_t i = 0;
+        while (i < s->n && i < n && s->lo[i] <= p[i] && p[i] <= s->hi[i]) i++;
+        if (i < s->n && i < n) continue;
+        *length = i;
+        return GROUP_BEYOND;
+    }
+    return GROUP_BROKEN;
+}
+
+/* ---- the tree ---------------------------------------------------------------------------------------------------------- */
+
 struct entry {
     const uint8_t *p;
     uint32_t n;
@@ -40,6 +82,23 @@ static int collect(struct vocab *v, const struct tok *t, struct err *e)
     return 0;
 }
 
+/* Tells the nodes on the way to a token what of it lies below them. */
+static void note_below(struct vocab *v, const struct entry *x, const uint32_t *open)
+{
+    uint32_t groups[TOKEN_BYTES_MAX + 1]; /* of what follows the first d bytes */
+    groups[x->n] = 0;
+    for (uint32_t d = x->n - 1; d > 0; d--) {
+        uint32_t length;
+        const enum char_group group = read_group(x->p + d, x->n - d, &length);
+        groups[d] = (uint32_t)1 << group | groups[d + length];
+    }
+    for (uint32_t d = 1; d <= x->n; d++) {
+        struct vocab_node *node = &v->nodes[open[d - 1]];
+        node->groups |= groups[d];
+        node->below = (uint8_t)size_max(node->below, x->n - d);
+    }
+}
+
 /* Appends the nodes of one token behind those of the one before, with which it has `same` bytes in common; open: [depth] the
  * nodes on the way to the last. */
 static void add_token(struct vocab *v, const struct entry *x, uint32_t same, uint32_t n_before, uint32_t *open)
@@ -49,6 +108,7 @@ static void add_token(struct vocab *v, const struct entry *x, uint32_t same, uin
         open[d] = v->n_nodes;
         v->nodes[v->n_nodes++] = (struct vocab_node){.token = v->n_tokens, .byte = x->p[d], .depth = (uint8_t)(d + 1)};
     }
+    note_below(v, x, open);
     v->ids[v->n_tokens++] = x->id;
 }
 

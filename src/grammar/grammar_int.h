@@ -152,11 +152,34 @@ uint32_t json_other_key(struct json_parts *p, uint32_t at, const struct str *nam
 
 #define TOKEN_BYTES_MAX 255 /* longer ones are never used */
 
+/* Characters in groups that grammars seldom tell apart: letters, digits, what lies beyond ASCII, controls; those that often
+ * have a meaning are groups of their own. */
+enum char_group {
+    GROUP_LOWER,
+    GROUP_UPPER,
+    GROUP_DIGIT,
+    GROUP_BEYOND,
+    GROUP_CONTROL,
+    GROUP_OTHER,
+    GROUP_BROKEN, /* what is no UTF-8 */
+    GROUP_SINGLE, /* the first of them */
+    GROUPS_MAX = 32
+};
+enum char_group char_group_of(uint8_t ascii);
+/* GROUP_BEYOND in UTF-8: byte i of a character of shape s lies from lo[i] to hi[i]. */
+struct char_shape {
+    uint8_t n, lo[4], hi[4];
+};
+#define CHAR_SHAPES 8
+extern const struct char_shape char_shapes[CHAR_SHAPES];
+
 /* The tree of all tokens' bytes in preorder: what follows node i begins with its children, and behind them comes nodes[next].
  * The tokens that end at node i are ids[nodes[i].token .. nodes[i + 1].token). */
 struct vocab_node {
     uint32_t next, token;
+    uint32_t groups;     /* 1 << enum char_group of all characters below, of which the last ones may be cut off */
     uint8_t byte, depth; /* depth: bytes from the root, at least 1 */
+    uint8_t below;       /* bytes of the longest way down from here */
 };
 struct vocab {
     struct vocab_node *nodes; /* [n_nodes + 1] */

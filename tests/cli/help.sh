@@ -38,6 +38,7 @@ while read -r name; do
         man_options "quern $name"
         grep -q '^Model:' "$W/help" && man_options Model
         grep -q '^Sampling:' "$W/help" && man_options Sampling
+        grep -q '^Form of the answer:' "$W/help" && man_options "Form of the answer"
         grep -q '^Speculation:' "$W/help" && man_options Speculation
         grep -q '^Computing:' "$W/help" && man_options Computing
         grep -q '^Types of tensors:' "$W/help" && man_options "Types of tensors"

@@ -1,10 +1,10 @@
-/* draw_answers: answers of JSON Schemas, drawn with equal odds from the tokens that each mask allows; and how long masks take.
- * Without a model's preferences the odd corners of a mask are met soon.
+/* draw_answers: answers of JSON Schemas, drawn with equal odds from the tokens that each mask allows. Without a
+ * model's preferences the odd corners of a mask are met soon.
  *
- * usage: draw_answers [--times] VOCABULARY < SCHEMAS
+ * usage: draw_answers VOCABULARY < SCHEMAS
  *
  * VOCABULARY: a .gguf file or a tokenizer.json. SCHEMAS: one in each line. Prints for each {"answer":TEXT} or {"error":TEXT} in
- * a line; with --times what the masks took instead. */
+ * a line. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -12,13 +12,10 @@
 
 #define HURRY 150 /* tokens after which answers take the first way to an end */
 #define LENGTH_MAX 4000
-#define TIMES_MAX 1000000
 
 static struct tok *tok;
 static struct vocab *vocab;
 static uint32_t n_ids;
-static double times[TIMES_MAX]; /* microseconds */
-static size_t n_times;
 
 static void die(const char *message)
 {
@@ -82,10 +79,8 @@ static int answer(const struct grammar *g, struct buf *text, struct err *e)
     int rc = matcher_new(g, vocab, &m, e);
     for (unsigned i = 0; rc == 0 && !matcher_must_end(m) && !(i > HURRY && matcher_may_end(m)); i++) {
         const uint64_t *mask;
-        const uint64_t start = clock_ns();
         rc = i < LENGTH_MAX ? matcher_mask(m, &mask, e) : fail(e, ERR_LIMIT, "the answer does not end");
         if (rc < 0) break;
-        if (n_times < TIMES_MAX) times[n_times++] = (double)(clock_ns() - start) * 1e-3;
         const int32_t id = draw(mask, i > HURRY);
         const size_t before = text->n;
         rc = matcher_accept(m, id, e);
@@ -107,29 +102,12 @@ static void print(const char *key, struct str text)
     buf_fini(&line);
 }
 
-static int by_size(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static void print_times(void)
-{
-    double sum = 0;
-    if (n_times == 0) die("no mask was made");
-    for (size_t i = 0; i < n_times; i++) sum += times[i];
-    qsort(times, n_times, sizeof *times, by_size);
-    printf("{\"masks\":%zu,\"mean_us\":%.1f,\"median_us\":%.1f,\"p90_us\":%.1f,\"p99_us\":%.1f,\"max_us\":%.1f}\n", n_times,
-           sum / (double)n_times, times[n_times / 2], times[n_times * 9 / 10], times[n_times * 99 / 100], times[n_times - 1]);
-}
-
 int main(int argc, char **argv)
 {
-    const bool only_times = argc > 2 && strcmp(argv[1], "--times") == 0;
     char *line = NULL;
     size_t cap = 0;
-    if (argc != 2 + only_times) die("usage: draw_answers [--times] VOCABULARY < SCHEMAS");
-    open_vocabulary(argv[1 + only_times]);
+    if (argc != 2) die("usage: draw_answers VOCABULARY < SCHEMAS");
+    open_vocabulary(argv[1]);
     for (ssize_t n; (n = getline(&line, &cap, stdin)) > 0;) {
         struct err e = {0};
         struct grammar *g = NULL;
@@ -137,12 +115,10 @@ int main(int argc, char **argv)
         n -= line[n - 1] == '\n';
         int rc = grammar_compile(GRAMMAR_SCHEMA, (struct str){line, (size_t)n}, &g, &e);
         if (rc == 0) rc = answer(g, &text, &e);
-        if (!only_times) print(rc < 0 ? "error" : "answer", rc < 0 ? str_of(e.msg) : buf_view(&text));
-        if (rc < 0 && only_times) die(e.msg);
+        print(rc < 0 ? "error" : "answer", rc < 0 ? str_of(e.msg) : buf_view(&text));
         grammar_free(&g);
         buf_fini(&text);
     }
-    if (only_times) print_times();
     free(line);
     vocab_free(&vocab);
     tok_close(&tok);

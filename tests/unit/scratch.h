@@ -12,6 +12,18 @@
 
 #include "base/base.h"
 
+/* Whether everything takes many times as long: under valgrind, an emulator, ThreadSanitizer. */
+static inline bool scratch_slow(void)
+{
+    return getenv("QUERN_TEST_SLOW") != NULL;
+}
+
+/* Rounds of a test with random cases, or bytes of a long text. */
+static inline size_t scratch_rounds(size_t n)
+{
+    return scratch_slow() ? n / 50 : n;
+}
+
 /* A fresh folder; its path goes into dir. */
 static inline void scratch_make(char dir[64])
 {

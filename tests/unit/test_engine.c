@@ -240,8 +240,10 @@ static void check_guesses(struct engine *en, bool some, bool wrong)
     struct engine_info i;
     engine_info(en, &i);
     assert_int_equal(i.speculates, some);
-    assert_int_equal(i.counters.guessed_tokens > 0, some);
-    if (some && wrong) assert_true(i.counters.right_tokens < i.counters.guessed_tokens / 10);
+    if (!some) assert_int_equal(i.counters.guessed_tokens, 0);
+    if (scratch_slow()) return; /* few requests, and guessing hardly pays */
+    if (some) assert_true(i.counters.guessed_tokens > 0);
+    if (some && wrong) assert_true(i.counters.right_tokens <= i.counters.guessed_tokens / 5);
     if (some && !wrong) assert_true(i.counters.right_tokens > 0);
 }
 
@@ -256,10 +258,11 @@ static void each_gets_what_it_gets_alone(void **state)
     } ways[] = {{1, 64, 8, 1, false, SPECULATE_LOOKUP, false},  {4, 16, 12, 2, false, SPECULATE_DRAFT, false},
                 {16, 512, 200, 2, false, SPECULATE_OFF, false}, {64, 64, 512, 1, true, SPECULATE_AUTO, false},
                 {7, 7, 20, 2, false, SPECULATE_AUTO, true},     {3, 64, 64, 2, false, SPECULATE_DRAFT, true}};
+    const size_t n_rounds = scratch_slow() ? 1 : 2, n_jobs = scratch_slow() ? 10 : N_JOBS;
     struct session *s = new_session();
     struct err e;
     (void)state;
-    for (size_t k = 0; k < N_JOBS; k++) {
+    for (size_t k = 0; k < n_jobs; k++) {
         make_job(&jobs[k]);
         run_solo(&jobs[k], s);
         assert_int_equal(jobs[k].n_want, jobs[k].max_tokens);
@@ -268,18 +271,18 @@ static void each_gets_what_it_gets_alone(void **state)
     for (size_t w = 0; w < COUNT_OF(ways); w++) {
         struct engine *en = new_engine(ways[w].n_parallel, ways[w].n_batch, ways[w].n_pages, ways[w].no_prefix,
                                        ways[w].n_threads, ways[w].speculate, ways[w].wrong ? fx.draft : fx.model);
-        for (size_t round = 0; round < 2; round++) {
-            for (size_t k = 0, at = below(N_JOBS); k < N_JOBS; k++, at = (at + 37) % N_JOBS) {
+        for (size_t round = 0; round < n_rounds; round++) {
+            for (size_t k = 0, at = below((uint32_t)n_jobs); k < n_jobs; k++, at = (at + 37) % n_jobs) {
                 struct job *j = &jobs[at];
                 j->n_got = 0;
                 j->cancel_after = below(3) ? 0 : 1 + below(MAX_NEW);
                 j->no_guesses = below(8) == 0;
                 if (submit(en, j, &e) < 0) fail_msg("%s", e.msg);
             }
-            for (size_t k = 0; k < N_JOBS; k++)
+            for (size_t k = 0; k < n_jobs; k++)
                 while (!atomic_load(&jobs[k].ended)) usleep(200);
-            settle(en, jobs, N_JOBS);
-            for (size_t k = 0; k < N_JOBS; k++) {
+            settle(en, jobs, n_jobs);
+            for (size_t k = 0; k < n_jobs; k++) {
                 const struct job *j = &jobs[k];
                 const bool cut = j->cancel_after && j->cancel_after < j->n_want;
                 if (j->error != (cut ? ERR_CANCELLED : 0) || j->n_got != (cut ? j->cancel_after : j->n_want))
@@ -360,11 +363,12 @@ static void a_conversation_goes_on_from_a_state(void **state)
 static void a_full_context_goes_on_when_asked(void **state)
 {
     static struct job jobs[12];
+    const size_t n_jobs = scratch_slow() ? 4 : COUNT_OF(jobs);
     struct session *s = new_session();
     struct engine *en = new_engine(4, 64, 18, false, 1, SPECULATE_AUTO, fx.model);
     struct err e;
     (void)state;
-    for (size_t k = 0; k < COUNT_OF(jobs); k++) {
+    for (size_t k = 0; k < n_jobs; k++) {
         struct job *j = &jobs[k];
         make_job(j);
         j->n_prompt = N_CTX - 1 - below(30);
@@ -377,7 +381,7 @@ static void a_full_context_goes_on_when_asked(void **state)
         assert_in_range(j->n_shifted, N_CTX / 4, N_CTX / 2);
         if (submit(en, j, &e) < 0) fail_msg("%s", e.msg);
     }
-    for (size_t k = 0; k < COUNT_OF(jobs); k++) {
+    for (size_t k = 0; k < n_jobs; k++) {
         const struct job *j = &jobs[k];
         while (!atomic_load(&j->ended)) usleep(200);
         const bool cut = j->cancel_after && j->cancel_after < MAX_NEW;
@@ -385,7 +389,7 @@ static void a_full_context_goes_on_when_asked(void **state)
         assert_int_equal(j->n_got, cut ? j->cancel_after : MAX_NEW);
         assert_memory_equal(j->got, j->want, j->n_got * sizeof *j->got);
     }
-    settle(en, jobs, COUNT_OF(jobs));
+    settle(en, jobs, n_jobs);
     engine_free(&en);
     session_free(&s);
 }
@@ -405,11 +409,6 @@ static void answers_need_no_memory(void **state)
     engine_free(&en);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define N_SCHEDULES 500
-#else
-#define N_SCHEDULES 10000
-#endif
 #define N_POOL 48    /* requests that schedules choose from */
 #define N_TOGETHER 5 /* at most in one */
 
@@ -441,6 +440,7 @@ static void run_schedule(struct engine *en, struct job *pool)
 static void ten_thousand_schedules(void **state)
 {
     static struct job pool[N_POOL];
+    const size_t n = scratch_rounds(10000);
     struct session *s = new_session();
     (void)state;
     for (size_t k = 0; k < N_POOL; k++) {
@@ -450,7 +450,7 @@ static void ten_thousand_schedules(void **state)
     }
     session_free(&s);
     struct engine *en = NULL;
-    for (uint32_t i = 0; i < N_SCHEDULES; i++) {
+    for (size_t i = 0; i < n; i++) {
         if (i % 100 == 0) {
             engine_free(&en);
             en = new_engine(1 + below(4), 8 + below(100), 8 + below(16), below(8) == 0, 1,
@@ -467,7 +467,7 @@ static void aborted_requests_leave_nothing(void **state)
     static struct job jobs[20];
     struct err e;
     (void)state;
-    for (size_t round = 0; round < 500; round++) {
+    for (size_t round = scratch_rounds(500); round > 0; round--) {
         for (size_t k = 0; k < COUNT_OF(jobs); k++) {
             make_job(&jobs[k]);
             if (submit(en, &jobs[k], &e) < 0) fail_msg("%s", e.msg);

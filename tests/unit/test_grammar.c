@@ -268,6 +268,9 @@ static void names_the_place(void **state)
         {GRAMMAR_REGEX, "a)b", ERR_ARG, "character 2"},
         {GRAMMAR_REGEX, "(?=a)", ERR_UNSUPPORTED, "assertions"},
         {GRAMMAR_REGEX, "(?<!a)b", ERR_UNSUPPORTED, "assertions"},
+        {GRAMMAR_REGEX, "a(?<b", ERR_ARG, "expected > behind"},
+        {GRAMMAR_REGEX, "a\\u", ERR_ARG, "character 4: expected a hexadecimal"},
+        {GRAMMAR_REGEX, "a\\u{12", ERR_ARG, "hexadecimal"},
         {GRAMMAR_REGEX, "(a)\\1", ERR_UNSUPPORTED, "escape"},
         {GRAMMAR_REGEX, "\\bfoo", ERR_UNSUPPORTED, "escape"},
         {GRAMMAR_REGEX, "\\p{L}", ERR_UNSUPPORTED, "escape"},
@@ -397,6 +400,8 @@ static const char *const walked[] = {
     "\"string\"}}",
     "{}",
     "{\"type\":\"string\",\"pattern\":\"(ab|[^a])+x\"}",
+    "{\"type\":\"string\",\"pattern\":\"^[^\xC3\xA9]{2,20}$\"}",
+    "{\"type\":\"string\",\"minLength\":9,\"maxLength\":10}",
 };
 
 static void masks_and_steps_agree(void **state)

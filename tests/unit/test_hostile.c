@@ -161,7 +161,7 @@ static void damage(const char *path, const char *file, size_t n_interesting)
     struct arena a = {0};
     struct str whole;
     struct err e;
-    size_t worked = 0, refused = 0, scale = getenv("QUERN_TEST_SLOW") ? 10 : 1;
+    size_t worked = 0, refused = 0, scale = scratch_slow() ? 10 : 1;
     assert_int_equal(vfs_read(file, 1 << 24, &a, &whole, &e), 0);
     assert_true(use(path, whole.n));
     int fd = open(file, O_RDWR);

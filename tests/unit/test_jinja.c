@@ -738,7 +738,7 @@ static void test_hostile_templates(void **state)
     struct harm h = {0};
     pthread_t thread;
     pthread_attr_t attr;
-    bool fast = !SANITIZED && !getenv("QUERN_TEST_SLOW");
+    bool fast = !SANITIZED && !scratch_slow();
     pthread_attr_init(&attr);
     if (fast) assert_int_equal(pthread_attr_setstacksize(&attr, 256 << 10), 0);
     assert_int_equal(pthread_create(&thread, &attr, do_harm, &h), 0);

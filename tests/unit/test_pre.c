@@ -181,7 +181,7 @@ static void random_text(struct buf *out)
 static void compare(const char *what, const struct tok *fast, const struct tok *slow)
 {
     struct buf text = {0}, a = {0}, b = {0};
-    for (int round = 0; round < 20000; round++) {
+    for (size_t round = scratch_rounds(20000); round > 0; round--) {
         random_text(&text);
         a.n = b.n = 0;
         words_of(fast, buf_view(&text), &a);
@@ -282,7 +282,7 @@ static void time_is_linear_in_hostile_text(void **state)
         {"a", 1},  {"A", 1},        {" ", 1},        {"\n", 1},           {"1", 1},
         {"'", 1},  {"\xC3\xA9", 2}, {"\xCC\x81", 2}, {"\xE4\xB8\xAD", 3}, {"\xF0\x9F\x98\x80", 4},
         {"aA", 2}, {"a ", 2},       {" \n", 2},      {"IMG", 3}};
-    enum { SMALL = 128 << 10, LARGE = 512 << 10 };
+    const size_t small_n = scratch_rounds(128 << 10), large_n = 4 * small_n;
     (void)state;
     for (size_t n = 0; pre_name_at(n); n++) {
         struct tok *t = open_named(pre_name_at(n));
@@ -290,8 +290,8 @@ static void time_is_linear_in_hostile_text(void **state)
             const char last = "\0aA1\n"[k % 5];
             double small = 0, large = 0;
             for (int tries = 0; tries < 3; tries++) {
-                small = cut_repeated(t, patterns[k], last, SMALL);
-                large = cut_repeated(t, patterns[k], last, LARGE);
+                small = cut_repeated(t, patterns[k], last, small_n);
+                large = cut_repeated(t, patterns[k], last, large_n);
                 if (large <= 10 * small + 0.05) break;
             }
             if (large > 10 * small + 0.05)

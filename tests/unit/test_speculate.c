@@ -1,5 +1,5 @@
 /* speculation: what lookup finds; that guesses cost next to nothing where they fail and pay where they hold, in simulated time;
- * that an answer with them is the answer without, and its draws have the model's distribution. */
+ * that an answer with them is the answer without, also where it has a form, and its draws have the model's distribution. */
 #include "convert/synth.h"
 #include "run/speculate_int.h"
 #include "scratch.h"
@@ -22,6 +22,7 @@ static struct fixture {
     struct files *files, *other_files;
     struct model *model, *other; /* the same shape with other weights */
     struct tok *tok;
+    struct vocab *vocab;
     struct sampler sampler;
     uint64_t random;
 } fx;
@@ -40,8 +41,9 @@ static int setup(void **state)
     const char *path = scratch_path(fx.dir, "tiny.gguf"), *other = scratch_path(fx.dir, "other.gguf");
     if (synth_write(&tiny, "q8_0", path, NULL, NULL, &e) < 0 || files_open(path, &fx.files, &e) < 0 ||
         model_open(fx.files, &fx.model, &e) < 0 || tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 ||
-        synth_write(&tiny, "bf16", other, NULL, NULL, &e) < 0 || files_open(other, &fx.other_files, &e) < 0 ||
-        model_open(fx.other_files, &fx.other, &e) < 0 || sampler_init(&fx.sampler, N_VOCAB, &e) < 0) {
+        vocab_new(fx.tok, NULL, 0, N_VOCAB, &fx.vocab, &e) < 0 || synth_write(&tiny, "bf16", other, NULL, NULL, &e) < 0 ||
+        files_open(other, &fx.other_files, &e) < 0 || model_open(fx.other_files, &fx.other, &e) < 0 ||
+        sampler_init(&fx.sampler, N_VOCAB, &e) < 0) {
         print_message("%s\n", e.msg);
         return -1;
     }
@@ -52,6 +54,7 @@ static int teardown(void **state)
 {
     (void)state;
     sampler_fini(&fx.sampler);
+    vocab_free(&fx.vocab);
     tok_close(&fx.tok);
     model_close(&fx.model);
     model_close(&fx.other);
@@ -340,12 +343,14 @@ static struct generate_result answer(struct session *s, struct guesser *g, struc
     return result;
 }
 
-static void an_answer_is_the_same(void **state)
+/* form: the answers follow a grammar. */
+static void compare_answers(bool form)
 {
     struct session *plain = new_session(), *guessing = new_session();
     static const struct str stops[] = {STR("e"), STR("th")};
+    const struct constraint_options grammar = {
+        .vocab = fx.vocab, .kind = GRAMMAR_GBNF, .text = STR("root ::= ([^a-m]{1,3} [a-m])*"), .n_vocab = N_VOCAB};
     struct err e;
-    (void)state;
     fx.random = 11;
     for (uint32_t kind = 0; kind < 4; kind++) {
         const struct speculate_options how = {
@@ -370,7 +375,8 @@ static void an_answer_is_the_same(void **state)
                                                .max_tokens = below(3) ? 1 + below(50) : 0,
                                                .stop = stops,
                                                .n_stop = below(2) ? 2 : 0,
-                                               .ignore_eos = true};
+                                               .ignore_eos = true,
+                                               .constraint = form ? grammar : (struct constraint_options){0}};
             const struct generate_result x = answer(plain, NULL, o, prompt, n, &want);
             const struct generate_result y = answer(guessing, g, o, prompt, n, &got);
             n_right += y.guesses.right;
@@ -388,6 +394,18 @@ static void an_answer_is_the_same(void **state)
     }
     session_free(&plain);
     session_free(&guessing);
+}
+
+static void an_answer_is_the_same(void **state)
+{
+    (void)state;
+    compare_answers(false);
+}
+
+static void an_answer_of_a_form_is_the_same(void **state)
+{
+    (void)state;
+    compare_answers(true);
 }
 
 static void probabilities(struct session *s, const int32_t *tokens, uint32_t n, double out[N_VOCAB])
@@ -478,6 +496,7 @@ int main(void)
         cmocka_unit_test(guesses_never_cost_much),
         cmocka_unit_test(guesses_that_hold_pay),
         cmocka_unit_test(an_answer_is_the_same),
+        cmocka_unit_test(an_answer_of_a_form_is_the_same),
         cmocka_unit_test(draws_have_the_distribution_of_the_model),
         cmocka_unit_test(nothing_is_allocated_while_writing),
     };

@@ -533,7 +533,7 @@ static void scanners_equal_their_expressions(void **state)
         struct tok *fast = make(&(struct recipe){.pre = pre[0]}), *slow = make(&(struct recipe){.pre = pre[1]});
         assert_int_equal(fast->pre[0].find, FIND_GPT);
         assert_int_equal(slow->pre[0].find, FIND_REGEX);
-        for (int round = 0; round < 8000; round++) {
+        for (size_t round = scratch_rounds(8000); round > 0; round--) {
             struct buf text = {0}, a = {0}, b = {0};
             for (uint32_t k = rng(12) + 1; k > 0; k--) buf_z(&text, pieces[rng(COUNT_OF(pieces))]);
             words_of(fast, buf_view(&text), &a);
@@ -1269,7 +1269,7 @@ static void pieces_are_whole_characters(void **state)
                                           0xE0, 0xE1, 0xEC, 0xED, 0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF};
     (void)state;
     struct tok *t = open_file(paths[0]);
-    for (int round = 0; round < 20000; round++) {
+    for (size_t round = scratch_rounds(20000); round > 0; round--) {
         struct buf raw = {0}, whole = {0}, want = {0};
         struct detok d;
         struct err e = {0};
@@ -1292,7 +1292,7 @@ static void pieces_are_whole_characters(void **state)
         lossy(buf_view(&raw), &want);
         if (!str_eq(buf_view(&whole), buf_view(&want))) {
             for (size_t i = 0; i < raw.n; i++) print_message("%02X ", (unsigned char)raw.p[i]);
-            fail_msg("round %d: '%.*s' instead of '%.*s'", round, STR_ARG(buf_view(&whole)), STR_ARG(buf_view(&want)));
+            fail_msg("round %zu: '%.*s' instead of '%.*s'", round, STR_ARG(buf_view(&whole)), STR_ARG(buf_view(&want)));
         }
         buf_fini(&raw);
         buf_fini(&whole);
@@ -1391,15 +1391,15 @@ static double encode_repeated(const struct tok *t, struct str pattern, size_t n)
 
 static void scaling_of(const struct tok *t)
 {
-    enum { SMALL = 256 << 10, LARGE = 1 << 20 };
+    const size_t small_n = scratch_rounds(256 << 10), large_n = 4 * small_n;
     for (size_t i = 0; i < COUNT_OF(patterns); i++) {
-        double small = encode_repeated(t, patterns[i], SMALL);
+        double small = encode_repeated(t, patterns[i], small_n);
         if (small > 0.25) continue; /* under an emulator */
-        double large = encode_repeated(t, patterns[i], LARGE);
+        double large = encode_repeated(t, patterns[i], large_n);
         /* Four times the text; quadratic would be 16 times. Other load on the machine gets two more tries. */
         for (int tries = 0; tries < 2 && large > 10 * small + 0.05; tries++) {
-            small = encode_repeated(t, patterns[i], SMALL);
-            large = encode_repeated(t, patterns[i], LARGE);
+            small = encode_repeated(t, patterns[i], small_n);
+            large = encode_repeated(t, patterns[i], large_n);
         }
         if (large > 10 * small + 0.05) fail_msg("pattern %zu: %.3f s, then %.3f s for four times as much", i, small, large);
     }
@@ -1433,7 +1433,7 @@ static void random_bytes_come_back(void **state)
 {
     (void)state;
     struct tok *t = open_file(DATA "tiny-bpe/tokenizer.json");
-    for (int round = 0; round < 3000; round++) {
+    for (size_t round = scratch_rounds(3000); round > 0; round--) {
         char text[64];
         size_t n = rng(sizeof text);
         for (size_t i = 0; i < n; i++) text[i] = (char)(rng(2) ? rng(256) : (unsigned char)" a'\xE4\xB8\xAD\n1"[rng(8)]);
@@ -1609,7 +1609,7 @@ static void damaged_files_are_errors_or_tokenizers(void **state)
     for (unsigned k = 0; k < 2; k++) {
         char *copy = malloc(files[k].n);
         for (int i = 0; i < 300; i++) use_if_open(sub(files[k], 0, rng((uint32_t)files[k].n)), k == 1);
-        for (int i = 0; i < 1000; i++) {
+        for (size_t i = scratch_rounds(1000); i > 0; i--) {
             memcpy(copy, files[k].p, files[k].n);
             for (uint32_t flips = 1 + rng(2); flips > 0; flips--) copy[rng((uint32_t)files[k].n)] ^= (char)(1u << rng(8));
             use_if_open((struct str){copy, files[k].n}, k == 1);

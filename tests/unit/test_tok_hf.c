@@ -394,7 +394,7 @@ static void damaged_unigram_files_are_errors(void **state)
     struct tok *good = open_case(&c, "u_xlm");
     struct str blob = good->charsmap.blob;
     char *copy = malloc(blob.n);
-    for (int i = 0; i < 2000; i++) {
+    for (size_t i = scratch_rounds(2000); i > 0; i--) {
         struct tok *t = NULL;
         struct err e = {0};
         struct ids v = {0};
@@ -462,7 +462,7 @@ static void time_is_linear_in_hostile_text(void **state)
                                           {"\xFF", 1},
                                           {"</w>", 4},
                                           {"the", 3}};
-    enum { SMALL = 64 << 10, LARGE = 256 << 10 };
+    const size_t small_n = scratch_rounds(64 << 10), large_n = 4 * small_n;
     struct cases c;
     (void)state;
     cases_open(&c);
@@ -471,8 +471,8 @@ static void time_is_linear_in_hostile_text(void **state)
         for (size_t k = 0; k < COUNT_OF(patterns); k++) {
             double small = 0, large = 0;
             for (int tries = 0; tries < 3; tries++) {
-                small = encode_repeated(t, patterns[k], SMALL);
-                large = encode_repeated(t, patterns[k], LARGE);
+                small = encode_repeated(t, patterns[k], small_n);
+                large = encode_repeated(t, patterns[k], large_n);
                 if (large <= 10 * small + 0.05) break;
             }
             if (large > 10 * small + 0.05)

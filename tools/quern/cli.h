@@ -206,8 +206,8 @@ struct form {
     quern_form form;
     struct buf text; /* of a file */
 };
-/* Reads and checks it; the texts of args are borrowed. buf_fini(&out->text) also after a failure. */
-int form_make(const struct form_args *args, struct form *out, struct err *e);
+/* Reads and checks it, and returns the exit code; the texts of args are borrowed. buf_fini(&out->text) also after a failure. */
+int form_make(const struct command *c, const struct form_args *args, struct form *out);
 
 #define DEMO_MODEL "Llama-Quern-34M-Q8_0.gguf"
 #define DEMO_DRAFT "Llama-Quern-7M-Draft-Q8_0.gguf"

@@ -224,8 +224,7 @@ static int run(const struct command *c, int argc, char **argv)
     if (!args_parse(c, &args, argc, argv, &words, &exit_code)) return exit_code;
     exit_code = sort_words(c, &args, &words);
     if (exit_code == CLI_OK) exit_code = check_args(c, &args);
-    struct err e = {0};
-    if (exit_code == CLI_OK && form_make(&args.form_args, &args.form, &e) < 0) exit_code = cli_fail("%s", e.msg);
+    if (exit_code == CLI_OK) exit_code = form_make(c, &args.form_args, &args.form);
     if (exit_code != CLI_OK) {
         buf_fini(&args.form.text);
         return exit_code;
@@ -255,7 +254,7 @@ const struct command command_run = {
         "\n"
         "  quern run \"Tell me a short story.\"\n"
         "  quern run model.gguf\n"
-        "  quern run model.gguf -j '{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"}}}' \"Who are you?\"\n"
+        "  quern run model.gguf -jf person.json \"Who are you?\"\n"
         "  quern run model.gguf \"Summarise this:\" < notes.txt\n",
     .groups = run_groups,
     .max_words = 64,

@@ -12,7 +12,7 @@ const struct opt form_opts[] = {
     {0},
 };
 
-int form_make(const struct form_args *args, struct form *out, struct err *e)
+int form_make(const struct command *c, const struct form_args *args, struct form *out)
 {
     const struct {
         const char *text, *file;
@@ -21,17 +21,18 @@ int form_make(const struct form_args *args, struct form *out, struct err *e)
                  {args->grammar, args->grammar_file, QUERN_FORM_GBNF},
                  {args->regex, NULL, QUERN_FORM_REGEX}};
     unsigned n = 0;
+    struct err e = {0};
     quern_error qe = {0};
     for (size_t i = 0; i < COUNT_OF(given); i++) {
         n += given[i].text ? 1 : 0;
         n += given[i].file ? 1 : 0;
-        if (n > 1) return fail(e, ERR_ARG, "an answer has one form: give one of -j, -jf, --grammar, --grammar-file, --regex");
+        if (n > 1) return cli_usage(c, "an answer has one form: give one of -j, -jf, --grammar, --grammar-file, --regex");
         if (!given[i].text && !given[i].file) continue;
         out->form = (quern_form){.kind = given[i].kind, .text = given[i].text};
         if (given[i].text) continue;
-        TRY(cli_read_file(given[i].file, &out->text, e));
-        if (buf_c(&out->text, 0) < 0) return fail_nomem(e, "the form of the answer", out->text.n);
+        if (cli_read_file(given[i].file, &out->text, &e) < 0) return cli_fail("%s", e.msg);
+        if (buf_c(&out->text, 0) < 0) return cli_fail("out of memory");
     }
     if (out->text.p) out->form.text = out->text.p;
-    return quern_form_check(&out->form, &qe) < 0 ? fail(e, qe.code, "%s", qe.message) : 0;
+    return quern_form_check(&out->form, &qe) < 0 ? cli_fail("%s", qe.message) : CLI_OK;
 }

@@ -228,6 +228,49 @@ bool ask_form(struct call *c, const struct json *obj, struct asked *out, int *an
     return true;
 }
 
+/* The schema of a call of one of the tools, as tool_calls reads it; name: of which one, n 0: of any. *n: how many there are. */
+static int put_calls_schema(struct buf *b, const struct json *tools, struct str name, size_t *n)
+{
+    int rc = buf_z(b, "{\"anyOf\":[");
+    for (size_t i = 0; tools && tools->type == JSON_ARRAY && i < tools->n; i++) {
+        const struct json *function = json_find(&tools->v[i], "function"), *parameters = json_find(function, "parameters");
+        struct str own = {0};
+        if (!json_opt_str(function, "name", &own) || own.n == 0 || (name.n && !str_eq(own, name))) continue;
+        rc |= buf_z(b, (*n)++ ? "," : "");
+        rc |= buf_z(b, "{\"type\":\"object\",\"properties\":{\"name\":{\"const\":");
+        rc |= json_write_string(b, own);
+        rc |= buf_z(b, "},\"arguments\":");
+        rc |= parameters && parameters->n ? json_write(b, parameters) : buf_z(b, "{\"type\":\"object\"}");
+        rc |= buf_z(b, "},\"required\":[\"name\",\"arguments\"],\"additionalProperties\":false}");
+    }
+    return rc | buf_z(b, "]}");
+}
+
+static bool force_call(struct call *c, const struct json *tools, struct str name, struct asked *out, int *answer)
+{
+    struct buf b = {0};
+    size_t n = 0;
+    const char *text = put_calls_schema(&b, tools, name, &n) == 0 ? serve_copy(c, buf_view(&b)) : NULL;
+    buf_fini(&b);
+    out->must_call = true;
+    if (n) return set_form(c, out, QUERN_FORM_SCHEMA, "tool_choice", text, answer);
+    *answer = serve_error(c, 400, "\"tool_choice\": there is no such function in \"tools\"");
+    return false;
+}
+
+bool ask_tool_choice(struct call *c, const struct json *obj, const struct json **tools, struct asked *out, int *answer)
+{
+    const struct json *j = json_find(obj, "tool_choice");
+    struct str how = {0}, name = {0};
+    if (!j || j->type == JSON_NULL) return true;
+    if (j->type == JSON_STRING) how = j->s;
+    if (str_is(how, "none")) *tools = NULL;
+    if (str_is(how, "none") || str_is(how, "auto")) return true;
+    if (str_is(how, "required")) return force_call(c, *tools, name, out, answer);
+    if (json_opt_str(json_find(j, "function"), "name", &name) && name.n) return force_call(c, *tools, name, out, answer);
+    return wrong_form(c, "tool_choice", "none, auto, required or {\"type\":\"function\",\"function\":{\"name\":...}}", answer);
+}
+
 /* ---- prompts ----------------------------------------------------------------------------------------------------------- */
 
 static bool tokenize(struct call *c, struct str text, unsigned flags, struct asked *out, int *answer)

@@ -319,7 +319,7 @@ int serve_job(struct call *c, struct job *j, struct asked *asked)
         return serve_error(c, 400, "%s makes vectors of texts and does not write; ask for embeddings or a rerank",
                            c->server->name);
     }
-    if (asked->tools && asked->form.kind != QUERN_FORM_FREE) {
+    if (asked->tools && !asked->must_call && asked->form.kind != QUERN_FORM_FREE) {
         quern_tokens_free(&asked->prompt);
         return serve_error(c, 400, "a form of the answer and \"tools\" cannot be honoured together; leave one out");
     }

@@ -141,7 +141,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
         !ask_form(c, j, asked, answer))
         return NULL;
     if (num_predict > 0) asked->max_tokens = (uint32_t)num_predict;
-    if (keep) asked->n_keep = keep < 0 ? UINT32_MAX : (uint32_t)keep;
+    if (keep != 0) asked->n_keep = keep < 0 ? UINT32_MAX : (uint32_t)keep;
     struct job *job = serve_new_job(c, &dialect, stream);
     if (!job) {
         *answer = serve_error(c, 500, "out of memory");

@@ -238,8 +238,7 @@ int openai_chat(struct call *c)
     struct job *job = read_request(c, true, &asked, &answer);
     if (!job || !ask_object(c, c->json, "chat_template_kwargs", &extra, &answer)) return answer;
     const struct json *tools = json_find(c->json, "tools");
-    struct str choice = {0};
-    if (json_opt_str(c->json, "tool_choice", &choice) && str_is(choice, "none")) tools = NULL;
+    if (!ask_tool_choice(c, c->json, &tools, &asked, &answer)) return answer;
     if (extra && (json_write(&kwargs, extra) < 0 || buf_c(&kwargs, 0) < 0)) return serve_error(c, 500, "out of memory");
     const bool ok = ask_chat(c, json_find(c->json, "messages"), tools, kwargs.p, &asked, &answer);
     buf_fini(&kwargs);

@@ -116,6 +116,7 @@ struct asked {
     bool ignore_eos;
     quern_form form;
     bool split, tools, opened; /* a chat; which has tools; whose prompt opens the thinking */
+    bool must_call;            /* the form is that of a call */
     quern_logit_bias *bias;    /* in the call's arena */
     size_t n_bias;
     quern_context_policy context_policy;
@@ -158,6 +159,9 @@ bool ask_ids(struct call *c, const struct json *array, const char *what, quern_t
 bool ask_prompt(struct call *c, const struct json *prompt, bool parse_special, struct asked *out, int *answer);
 /* The form of the answer, by the names of all dialects: grammar, json_schema, format, response_format. */
 bool ask_form(struct call *c, const struct json *obj, struct asked *out, int *answer);
+
+/* "tool_choice" of OpenAI's: *tools becomes NULL where none may be called; a call that must come is a form of the answer. */
+bool ask_tool_choice(struct call *c, const struct json *obj, const struct json **tools, struct asked *out, int *answer);
 
 char *serve_copy(struct call *c, struct str s); /* with a NUL, in the call's arena; NULL: no memory */
 
