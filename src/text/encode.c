@@ -10,6 +10,21 @@ int enc_put(struct enc *e, int32_t id)
     return ids_put(e->out, id) < 0 ? fail_nomem(e->err, "token ids", e->out->n) : 0;
 }
 
+/* What the cache is asked of pieces on their way through the stages. */
+static int piece_known(void *ctx, unsigned stage, struct str piece)
+{
+    struct enc *e = ctx;
+    if (!cache_takes(e, stage, piece)) return 0;
+    e->piece_from[stage] = e->out->n;
+    return cache_find(e, stage, piece);
+}
+
+static void piece_done(void *ctx, unsigned stage, struct str piece)
+{
+    struct enc *e = ctx;
+    if (cache_takes(e, stage, piece)) cache_keep(e, stage, piece, e->piece_from[stage]);
+}
+
 static int encode_words(struct enc *e, struct str piece, bool first, bool resumed)
 {
     struct str word;
@@ -85,18 +100,6 @@ static int encode_text(struct enc *e, struct str text)
     return 0;
 }
 
-/* The cache pays where words come again: as many lines as a text of this length may fill. */
-static int cache_new(struct enc *e, size_t text_bytes)
-{
-    size_t lines = 64;
-    if (text_bytes < 1024) return 0;
-    while (lines < text_bytes / 16 && lines < 16384) lines *= 2;
-    e->cache = mem_array(lines, sizeof *e->cache);
-    if (!e->cache) return fail_nomem(e->err, "cache of words", lines * sizeof *e->cache);
-    e->cache_mask = lines - 1;
-    return 0;
-}
-
 /* What goes with one call, and how it is given back. */
 static int enc_init(struct enc *enc, size_t text_bytes)
 {
@@ -105,7 +108,9 @@ static int enc_init(struct enc *enc, size_t text_bytes)
                     TEXT_BYTES_MAX);
     enc->norm[0].limit = enc->norm[1].limit = NORMALIZED_BYTES_MAX;
     pre_run_init(&enc->pre, enc->t, text_bytes);
-    return cache_new(enc, text_bytes);
+    TRY(cache_new(enc, text_bytes));
+    if (enc->cache) enc->pre.watch = (struct pre_watch){piece_known, piece_done, enc};
+    return 0;
 }
 
 static void enc_fini(struct enc *enc)

@@ -138,33 +138,20 @@ int enc_fallback(struct enc *e, struct str ch)
     return enc_put(e, t->unk);
 }
 
-/* Words repeat: the last one of each slot is kept with its ids. */
 int enc_word(struct enc *e, struct str word)
 {
-    const struct tok *t = e->t;
-    struct cache_line *line = NULL;
-    uint32_t hash = 0;
-    if (e->cache && word.n <= CACHE_KEY_MAX && word.n) {
-        hash = (uint32_t)hash_bytes(t->seed, word.p, word.n);
-        line = &e->cache[hash & e->cache_mask];
-        if (line->hash == hash && line->n_key == word.n && memcmp(line->key, word.p, word.n) == 0) {
-            for (unsigned i = 0; i < line->n_ids; i++) TRY(enc_put(e, line->ids[i]));
-            return 0;
-        }
-    }
-    size_t from = e->out->n;
     static int (*const words[])(struct enc * e, struct str word) = {
         [MODEL_BYTES] = bpe_word,  [MODEL_CHARS] = bpe_word,       [MODEL_PIECES] = wordpiece_word,
         [MODEL_SCORES] = spm_word, [MODEL_UNIGRAM] = unigram_word,
     };
-    TRY(words[t->model](e, word));
-    size_t n = e->out->n - from;
-    if (line && n <= CACHE_IDS_MAX) {
-        line->hash = hash;
-        line->n_key = (uint8_t)word.n;
-        line->n_ids = (uint8_t)n;
-        memcpy(line->key, word.p, word.n);
-        for (size_t i = 0; i < n; i++) line->ids[i] = e->out->p[from + i];
+    const unsigned stage = e->t->n_pre ? e->t->n_pre - 1 : 0;
+    const bool cached = cache_takes(e, stage, word);
+    const size_t from = e->out->n;
+    if (cached) {
+        const int rc = cache_find(e, stage, word);
+        if (rc != 0) return rc < 0 ? rc : 0;
     }
+    TRY(words[e->t->model](e, word));
+    if (cached) cache_keep(e, stage, word, from);
     return 0;
 }

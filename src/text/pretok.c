@@ -23,21 +23,17 @@ static const struct {
     {RE_JAIS2, {.icase = true, .any_lead = true, .digits = 3, .newlines = true, .steps = true}},
 };
 
-static const uint8_t ascii_class[128] = {
-    ['A' ... 'Z'] = U_LETTER, ['a' ... 'z'] = U_LETTER, ['0' ... '9'] = U_NUMBER, ['\t' ... '\r'] = U_SPACE, [' '] = U_SPACE,
-};
-
 /* Class and length of the character at offset i < s.n of valid text. */
 static inline enum uclass class_at(struct str s, size_t i, size_t *n)
 {
     unsigned char b = (unsigned char)s.p[i];
     if (b < 0x80) {
         *n = 1;
-        return ascii_class[b];
+        return uclass_ascii[b];
     }
     uint32_t cp;
     *n = utf8_next(s.p + i, &cp);
-    return uclass_of(cp);
+    return uclass_wide(cp);
 }
 
 /* End of the run of class c from offset i, of at most max characters. */
@@ -462,11 +458,19 @@ int pre_next(struct pre_run *r, struct str *word, struct err *e)
         if (rc == 0) {
             if (r->at == 0) return 0;
             r->at--;
+            if (r->st[r->at].piece.n) r->watch.done(r->watch.ctx, r->at, r->st[r->at].piece);
             continue;
         }
         if (r->at + 1 == t->n_pre) {
             *word = piece;
             return 1;
+        }
+        st->piece = (struct str){0};
+        if (r->watch.known && r->at >= r->t->watched) {
+            const int known = r->watch.known(r->watch.ctx, r->at, piece);
+            if (known < 0) return known;
+            if (known) continue;
+            st->piece = piece;
         }
         r->at++;
         stage_start(&r->st[r->at], piece, st->first && start, st->resumed && start);

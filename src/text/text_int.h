@@ -21,7 +21,12 @@
 #define LOWER_BLOCK "\xE2\x96\x81"
 
 enum uclass { U_OTHER, U_LETTER, U_NUMBER, U_SPACE }; /* \p{L}, \p{N}, White_Space; no code point is in two of them */
-enum uclass uclass_of(uint32_t cp);
+extern const uint8_t uclass_ascii[128];
+enum uclass uclass_wide(uint32_t cp);
+static inline enum uclass uclass_of(uint32_t cp)
+{
+    return cp < 0x80 ? (enum uclass)uclass_ascii[cp] : uclass_wide(cp);
+}
 bool uclass_is_word(uint32_t cp);  /* \w: letters, marks, digits, connectors, joiners */
 bool uclass_is_digit(uint32_t cp); /* \d: decimal digits of any script */
 bool uclass_is_punct(uint32_t cp); /* \p{P} and all ASCII punctuation */
@@ -189,6 +194,7 @@ void pre_fini(struct tok *t);
 
 struct pre_stage {
     struct str seg;
+    struct str piece;                 /* watched; n 0: none */
     size_t pos;                       /* start of what is not yet given out */
     size_t search;                    /* where the next search begins, >= pos */
     size_t ms, me;                    /* the next match, if have; none left: both seg.n */
@@ -197,8 +203,16 @@ struct pre_stage {
     bool first, resumed; /* seg starts the text; seg continues a segment */
     struct buf buf;      /* rewritten text */
 };
+/* What is told of pieces that later stages may cut further: known, whether to go on to the next piece at once (1), or not (0);
+ * done, that all words of a piece that was not known were given out. */
+struct pre_watch {
+    int (*known)(void *ctx, unsigned stage, struct str piece);
+    void (*done)(void *ctx, unsigned stage, struct str piece);
+    void *ctx;
+};
 struct pre_run {
     const struct tok *t;
+    struct pre_watch watch; /* known NULL: nobody watches */
     unsigned at;
     bool pending; /* no stages: the piece itself is the word */
     struct pre_stage st[PRE_MAX];
@@ -298,9 +312,10 @@ struct tok {
     double *scores; /* MODEL_SCORES, MODEL_UNIGRAM, else NULL */
     char *text;
     size_t text_n, text_cap;
-    size_t max_bytes;     /* of the longest normal entry */
-    uint32_t *slots;      /* hash table from an entry's text to id + 1; 0 is empty. Of equal texts the last id counts */
-    size_t slot_mask;     /* slots - 1 */
+    size_t max_bytes; /* of the longest normal entry */
+    uint64_t *slots;  /* hash table from an entry's text: upper half of its hash, id + 1; 0 is empty. Of equal texts the last
+                         id counts */
+    size_t slot_mask; /* slots - 1 */
     int32_t byte_id[256]; /* the entry that stands for a byte, -1: none */
     uint64_t seed;
 
@@ -323,6 +338,7 @@ struct tok {
     struct charsmap charsmap; /* NORM_CHARSMAP */
     struct pre_op pre[PRE_MAX];
     unsigned n_pre;
+    unsigned watched;              /* the first stage behind which nothing is rewritten: its pieces always give the same ids */
     const char *pre_name;          /* NULL: none fits */
     struct tok_added_set added[2]; /* in the raw text; in the normalized text */
     bool add_space_prefix;         /* a space is put in front of each segment; detokenizing drops the first */
@@ -386,6 +402,14 @@ static inline uint64_t hash_mix(uint64_t a, uint64_t b)
     __uint128_t r = (__uint128_t)a * b;
     return (uint64_t)r ^ (uint64_t)(r >> 64);
 }
+/* The n < 8 bytes at p, zeros behind. */
+static inline uint64_t load_few(const char *p, size_t n)
+{
+    const unsigned char *u = (const unsigned char *)p;
+    if (n == 0) return 0;
+    if (n >= 4) return load_u32(p) | (uint64_t)load_u32(p + n - 4) << (8 * (n - 4));
+    return u[0] | (uint64_t)u[n / 2] << (8 * (n / 2)) | (uint64_t)u[n - 1] << (8 * (n - 1));
+}
 static inline uint64_t hash_bytes(uint64_t seed, const char *p, size_t n)
 {
     uint64_t h = seed ^ (n * 0x9E3779B97F4A7C15u), w;
@@ -393,9 +417,7 @@ static inline uint64_t hash_bytes(uint64_t seed, const char *p, size_t n)
         memcpy(&w, p, 8);
         h = hash_mix(h ^ w, 0xD6E8FEB86659FD93u);
     }
-    w = 0;
-    if (n) memcpy(&w, p, n);
-    return hash_mix(h ^ w, 0xA0761D6478BD642Fu);
+    return hash_mix(h ^ load_few(p, n), 0xA0761D6478BD642Fu);
 }
 
 /* ---- merging ------------------------------------------------------------------------------------------------- */
@@ -410,13 +432,12 @@ struct sym {
     uint32_t rank; /* of joining it with next: lower comes first; RANK_NONE: not possible, or the symbol is gone */
 };
 
-#define CACHE_KEY_MAX 26
-#define CACHE_IDS_MAX 8
-/* A word met before in this text. 64 bytes; n_key 0: empty. */
+#define CACHE_KEY_MAX 24
+#define CACHE_IDS_MAX 9
+/* A word met before in this text. 64 bytes; tag 0: empty. */
 struct cache_line {
-    uint32_t hash;
-    uint8_t n_key, n_ids;
-    char key[CACHE_KEY_MAX];
+    uint64_t key[CACHE_KEY_MAX / 8];
+    uint8_t tag, n_ids;
     int32_t ids[CACHE_IDS_MAX];
 };
 
@@ -435,13 +456,19 @@ struct enc {
     double *ring;  /* MODEL_UNIGRAM: see unigram.c */
     int32_t *ends; /* of each place of the word: the entry that ends there, negative: an unknown character of so many bytes */
     size_t cap_ends;
+    size_t piece_from[PRE_MAX]; /* where the ids of the piece in work begin, of each stage */
     struct cache_line *cache;
     size_t cache_mask;
     struct pre_run pre;
 };
-int enc_put(struct enc *e, int32_t id);                    /* appends an id */
-int enc_word(struct enc *e, struct str word);              /* through the cache; appends the ids */
-int enc_syms(struct enc *e, size_t n);                     /* room for n symbols */
+int enc_put(struct enc *e, int32_t id);       /* appends an id */
+int enc_word(struct enc *e, struct str word); /* appends the ids */
+/* stage: which one gave the piece out; those from the eighth on are not kept. */
+int cache_new(struct enc *e, size_t text_bytes);
+bool cache_takes(const struct enc *e, unsigned stage, struct str piece);       /* may be found or kept */
+int cache_find(struct enc *e, unsigned stage, struct str piece);               /* 1: its ids were appended; 0: not there */
+void cache_keep(struct enc *e, unsigned stage, struct str piece, size_t from); /* its ids are those from out->p[from] on */
+int enc_syms(struct enc *e, size_t n);                                         /* room for n symbols */
 int enc_merge(struct enc *e, struct str word, uint32_t n); /* syms[0..n) with v set; joins until nothing more can be */
 
 int bpe_word(struct enc *e, struct str word);

@@ -98,14 +98,14 @@ static size_t table_size(size_t n)
     return size;
 }
 
-/* Where text is or would be. */
-static size_t slot_of(const struct tok *t, const char *p, size_t n)
+#define SLOT_HASH 0xFFFFFFFF00000000u
+
+/* Where the text with the hash h is or would be. */
+static size_t slot_of(const struct tok *t, uint64_t h, struct str text)
 {
-    size_t at = (size_t)hash_bytes(t->seed, p, n) & t->slot_mask;
-    for (uint32_t id1; (id1 = t->slots[at]) != 0; at = (at + 1) & t->slot_mask) {
-        const struct tok_span *s = &t->ents[id1 - 1];
-        if (s->n == n && memcmp(t->text + s->at, p, n) == 0) break;
-    }
+    size_t at = (size_t)h & t->slot_mask;
+    for (uint64_t slot; (slot = t->slots[at]) != 0; at = (at + 1) & t->slot_mask)
+        if ((slot & SLOT_HASH) == (h & SLOT_HASH) && str_eq(tok_text(t, (uint32_t)slot - 1), text)) break;
     return at;
 }
 
@@ -141,7 +141,8 @@ int tok_index(struct tok *t, struct err *e)
     for (size_t id = 0; id < t->n; id++) {
         struct str s = tok_text(t, id);
         if (s.n == 0) continue;
-        t->slots[slot_of(t, s.p, s.n)] = (uint32_t)id + 1;
+        const uint64_t h = hash_bytes(t->seed, s.p, s.n);
+        t->slots[slot_of(t, h, s)] = (h & SLOT_HASH) | ((uint32_t)id + 1);
         if (t->types[id] == TYPE_NORMAL) t->max_bytes = size_max(t->max_bytes, s.n);
         int b = byte_of(t, id);
         if (b >= 0) t->byte_id[b] = (int32_t)id;
@@ -152,12 +153,12 @@ int tok_index(struct tok *t, struct err *e)
 int32_t tok_find(const struct tok *t, struct str entry)
 {
     if (entry.n == 0) return -1;
-    return (int32_t)t->slots[slot_of(t, entry.p, entry.n)] - 1;
+    return (int32_t)(uint32_t)t->slots[slot_of(t, hash_bytes(t->seed, entry.p, entry.n), entry)] - 1;
 }
 
 int32_t tok_normal(const struct tok *t, const char *p, size_t n)
 {
-    int32_t id = (int32_t)t->slots[slot_of(t, p, n)] - 1;
+    const int32_t id = (int32_t)(uint32_t)t->slots[slot_of(t, hash_bytes(t->seed, p, n), (struct str){p, n})] - 1;
     return id >= 0 && t->types[id] == TYPE_NORMAL ? id : -1;
 }
 
@@ -299,6 +300,8 @@ int tok_finish(struct tok *t, struct err *e)
         if (id >= 0 && is_added_type(t->types[id])) add_stop(t, id);
     }
     default_pair(t);
+    for (unsigned i = 0; i < t->n_pre; i++)
+        if (t->pre[i].rewrite) t->watched = i;
     if (t->model == MODEL_BYTES || t->model == MODEL_PIECES || t->n_pre == PRE_MAX) return 0;
     const struct pre_op *last = t->n_pre ? &t->pre[t->n_pre - 1] : NULL;
     if (last && last->behavior == PRE_WITH_NEXT && str_is(last->literal, LOWER_BLOCK)) return 0;

@@ -4,7 +4,11 @@
 
 #include <utf8proc.h>
 
-enum uclass uclass_of(uint32_t cp)
+const uint8_t uclass_ascii[128] = {
+    ['A' ... 'Z'] = U_LETTER, ['a' ... 'z'] = U_LETTER, ['0' ... '9'] = U_NUMBER, ['\t' ... '\r'] = U_SPACE, [' '] = U_SPACE,
+};
+
+enum uclass uclass_wide(uint32_t cp)
 {
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
     case UTF8PROC_CATEGORY_LU:
@@ -28,6 +32,7 @@ enum uclass uclass_of(uint32_t cp)
 
 bool uclass_is_word(uint32_t cp)
 {
+    if (cp < 0x80) return uclass_of(cp) == U_LETTER || uclass_of(cp) == U_NUMBER || cp == '_';
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
