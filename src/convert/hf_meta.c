@@ -111,7 +111,11 @@ static void put_width(struct gguf_writer *w, const struct model *m, const char *
 static void put_heads(struct gguf_writer *w, const struct model *m, struct arena *a)
 {
     const struct hparams *hp = &m->hp;
-    put_width(w, m, "attention.head_count_kv", offsetof(struct layer_hp, n_kv_heads), a);
+    /* Readers learn from zeros which layers are short convolutions, but from a period which are gated delta nets. */
+    if (hp->arch->features & DELTA_LAYERS)
+        put_u32(w, m, "attention.head_count_kv", hp->n_kv_heads);
+    else
+        put_width(w, m, "attention.head_count_kv", offsetof(struct layer_hp, n_kv_heads), a);
     put_width(w, m, "feed_forward_length", offsetof(struct layer_hp, n_ff), a);
     if (hp->kv_lora) { /* as attention to the latent vector sees them; and as they were meant */
         put_u32(w, m, "attention.key_length", hp->kv_lora + hp->rope_part);
