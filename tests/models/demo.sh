@@ -49,13 +49,9 @@ while read -r model want flags; do
 done <<EOF
 main 14.9431
 main 13.8484 --second-half
-main 15.5211 --bos
 main 13.8906 --bos --second-half
 draft 20.6869
-draft 19.3321 --second-half
-draft 21.7060 --bos
 draft 19.3221 --bos --second-half
-shipped 14.9431
 shipped 13.8906 --bos --second-half
 EOF
 
