@@ -61,6 +61,8 @@ int char_to_byte(uint32_t cp); /* -1 where cp is not in the alphabet */
 /* ---- regular expressions -------------------------------------------------------------------------------------- */
 
 int regex_compile(struct str regex, pcre2_code **out, struct err *e); /* pcre2_code_free */
+int regex_valid(struct str regex, struct err *e);                     /* 1: one of PCRE2's; 0: not; negative: failed */
+int onig_to_pcre(struct str regex, struct buf *out, struct err *e);   /* appends what means the same to PCRE2 */
 
 /* What one encoding needs to match; only text_bytes is set before the first match. */
 struct regex_run {
