@@ -119,12 +119,14 @@ static int put_entry(struct detok *d, int32_t id, struct buf *out)
         [SHOW_PIECES] = put_piece, [SHOW_SUFFIX] = put_suffixed, [SHOW_JOINED] = put_joined,
     };
     const struct tok *t = d->t;
-    struct str s = tok_text(t, (size_t)id);
-    int32_t type = t->types[id];
-    if (type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_UNUSED) return d->show_special ? put_bytes(d, s, out) : 0;
-    if (type == TYPE_USER) return put_bytes(d, s, out);
-    const int b = type == TYPE_BYTE ? tok_byte_name(s) : -1;
-    return b >= 0 ? put_byte(d, (unsigned char)b, out) : puts[t->show](d, s, out);
+    const struct str s = t->shown && t->shown[id].n ? t->shown[id] : tok_text(t, (size_t)id);
+    const int32_t type = t->types[id];
+    const bool special = type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_UNUSED;
+    if (special && !d->show_special) return 0;
+    const int b = type == TYPE_BYTE && !t->show_byte_names ? tok_byte_name(s) : -1;
+    if (b >= 0) return put_byte(d, (unsigned char)b, out);
+    const bool text = t->show == SHOW_BYTES && (special || type == TYPE_USER); /* not in the alphabet */
+    return text ? put_bytes(d, s, out) : puts[t->show](d, s, out);
 }
 
 static int done(int rc, const struct buf *out, struct err *e)

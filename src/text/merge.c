@@ -142,7 +142,7 @@ int enc_word(struct enc *e, struct str word)
 {
     static int (*const words[])(struct enc * e, struct str word) = {
         [MODEL_BYTES] = bpe_word,  [MODEL_CHARS] = bpe_word,       [MODEL_PIECES] = wordpiece_word,
-        [MODEL_SCORES] = spm_word, [MODEL_UNIGRAM] = unigram_word,
+        [MODEL_SCORES] = spm_word, [MODEL_UNIGRAM] = unigram_word, [MODEL_WORDS] = wordlevel_word,
     };
     const unsigned stage = e->t->n_pre ? e->t->n_pre - 1 : 0;
     const bool cached = cache_takes(e, stage, word);

@@ -1,5 +1,6 @@
 /* Regular expressions of tokenizers, run by PCRE2 with limits: a match that needs more than a fixed multiple of its text is an
- * error, never another match. Expressions are written for Oniguruma, where ^ and $ match at line ends; hence PCRE2_MULTILINE.
+ * error, never another match. Expressions are written for Oniguruma (onig.c), where ^ and $ match at line ends; hence
+ * PCRE2_MULTILINE.
  * PCRE2's start optimizations stay off: they look far ahead of a match for a character that it must end with, and the JIT's
  * read beyond the text in whole vectors. Callers are the pre-tokenizer and the normalizer Replace. */
 #include "text/text_int.h"
@@ -23,31 +24,59 @@ static void pcre_release(void *p, void *ctx)
     mem_free(p);
 }
 
+/* One of PCRE2's own. NULL with code and at set, or with code 0 where memory is missing. */
+static pcre2_code *compile(struct str regex, int *code, PCRE2_SIZE *at)
+{
+    pcre2_code *out = NULL;
+    pcre2_general_context *g = pcre2_general_context_create(pcre_alloc, pcre_release, NULL);
+    pcre2_compile_context *c = g ? pcre2_compile_context_create(g) : NULL;
+    *code = 0;
+    *at = 0;
+    if (c) {
+        pcre2_set_newline(c, PCRE2_NEWLINE_LF);
+        pcre2_set_parens_nest_limit(c, 64);
+        out = pcre2_compile((PCRE2_SPTR)(regex.n ? regex.p : ""), regex.n,
+                            PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_START_OPTIMIZE, code,
+                            at, c);
+    }
+    pcre2_compile_context_free(c);
+    pcre2_general_context_free(g);
+    if (*code == PCRE2_ERROR_HEAP_FAILED) *code = 0;
+    return out;
+}
+
+int regex_valid(struct str regex, struct err *e)
+{
+    int code;
+    PCRE2_SIZE at;
+    pcre2_code *c = compile(regex, &code, &at);
+    const bool valid = c != NULL;
+    pcre2_code_free(c);
+    return !valid && code == 0 ? fail_nomem(e, "regular expression", regex.n) : valid;
+}
+
 int regex_compile(struct str regex, pcre2_code **out, struct err *e)
 {
+    struct buf own = {0};
+    int code;
+    PCRE2_SIZE at;
     *out = NULL;
     if (regex.n > REGEX_BYTES_MAX || !utf8_valid(regex))
         return fail(e, ERR_UNSUPPORTED, "a regular expression of %zu bytes; supported are at most %d in UTF-8", regex.n,
                     REGEX_BYTES_MAX);
-    pcre2_general_context *g = pcre2_general_context_create(pcre_alloc, pcre_release, NULL);
-    pcre2_compile_context *c = g ? pcre2_compile_context_create(g) : NULL;
-    int code = 0;
-    PCRE2_SIZE at = 0;
-    if (c) {
-        pcre2_set_newline(c, PCRE2_NEWLINE_LF);
-        pcre2_set_parens_nest_limit(c, 64);
-        *out = pcre2_compile((PCRE2_SPTR)(regex.n ? regex.p : ""), regex.n,
-                             PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_START_OPTIMIZE, &code,
-                             &at, c);
-        if (*out) pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE); /* without JIT it is interpreted: slower, the same matches */
+    int rc = onig_to_pcre(regex, &own, e);
+    if (rc == 0) *out = compile(buf_view(&own), &code, &at);
+    buf_fini(&own);
+    if (rc < 0) return rc;
+    if (*out) {
+        pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE); /* without JIT it is interpreted: slower, the same matches */
+        return 0;
     }
-    pcre2_compile_context_free(c);
-    pcre2_general_context_free(g);
-    if (!c || (!*out && code == PCRE2_ERROR_HEAP_FAILED)) return fail_nomem(e, "regular expression", regex.n);
-    if (*out) return 0;
+    if (code == 0) return fail_nomem(e, "regular expression", regex.n);
     PCRE2_UCHAR why[128] = {0};
     pcre2_get_error_message(code, why, sizeof why);
-    return fail(e, ERR_FORMAT, "regular expression '%.*s': %s at offset %zu", STR_ARG(regex), (const char *)why, (size_t)at);
+    return fail(e, ERR_FORMAT, "regular expression '%.*s': %s at offset %zu of what is made of it for PCRE2", STR_ARG(regex),
+                (const char *)why, (size_t)at);
 }
 
 /* Made at the first match, so that texts without one cost nothing. */

@@ -55,7 +55,7 @@ int32_t tok_eos(const struct tok *t);
 bool tok_adds_bos(const struct tok *t);
 /* Ids that end a turn or the text: eos, eot, eom and what their names mark as such. Borrowed. */
 const int32_t *tok_stops(const struct tok *t, size_t *n);
-const char *tok_kind(const struct tok *t);         /* "bpe", "spm", "unigram", "wordpiece" */
+const char *tok_kind(const struct tok *t);         /* "bpe", "spm", "unigram", "wordpiece", "wordlevel" */
 const char *tok_pre(const struct tok *t);          /* name of the pre-tokenizer, "llama-bpe", "gpt-2", ... */
 struct str tok_chat_template(const struct tok *t); /* of a GGUF file or tokenizer_config; n 0 where there is none */
 

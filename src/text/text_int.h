@@ -61,6 +61,8 @@ int char_to_byte(uint32_t cp); /* -1 where cp is not in the alphabet */
 /* ---- regular expressions -------------------------------------------------------------------------------------- */
 
 int regex_compile(struct str regex, pcre2_code **out, struct err *e); /* pcre2_code_free */
+int regex_valid(struct str regex, struct err *e);                     /* 1: one of PCRE2's; 0: not; negative: failed */
+int onig_to_pcre(struct str regex, struct buf *out, struct err *e);   /* appends what means the same to PCRE2 */
 
 /* What one encoding needs to match; only text_bytes is set before the first match. */
 struct regex_run {
@@ -233,6 +235,7 @@ enum tok_model {
     MODEL_PIECES,  /* the longest entries from the left */
     MODEL_SCORES,  /* neighbours whose concatenation is an entry are joined, best score first */
     MODEL_UNIGRAM, /* the entries whose scores add up to the most */
+    MODEL_WORDS,   /* a word is one entry or unknown */
 };
 
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED, TYPE_BYTE }; /* ggml's token types */
@@ -352,7 +355,9 @@ struct tok {
 
     enum tok_show show;
     struct str show_mark; /* SPACED: what a space is written as; PIECES, SUFFIX: the mark */
-    bool show_close;      /* PIECES: punctuation belongs to the word before it */
+    struct str *shown; /* by id: what added tokens that are looked for in the normalized text are shown as; NULL: as they are */
+    bool show_close;   /* PIECES: punctuation belongs to the word before it */
+    bool show_byte_names; /* the entry of a byte is shown as it is, "<0x0A>" */
     int32_t stops[STOPS_MAX];
     size_t n_stops;
     struct str chat_template;
@@ -476,6 +481,7 @@ int bpe_word(struct enc *e, struct str word);
 uint32_t bpe_find(const struct tok *t, uint32_t left, uint32_t right, size_t *slot);
 int spm_word(struct enc *e, struct str word);
 int wordpiece_word(struct enc *e, struct str word);
+int wordlevel_word(struct enc *e, struct str word);
 int unigram_word(struct enc *e, struct str word);
 int unigram_index(struct tok *t, struct err *e); /* all entries and their scores are there */
 int trie_build(struct tok *t, struct err *e);

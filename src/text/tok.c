@@ -302,7 +302,7 @@ int tok_finish(struct tok *t, struct err *e)
     default_pair(t);
     for (unsigned i = 0; i < t->n_pre; i++)
         if (t->pre[i].rewrite) t->watched = i;
-    if (t->model == MODEL_BYTES || t->model == MODEL_PIECES || t->n_pre == PRE_MAX) return 0;
+    if (t->model == MODEL_BYTES || t->model == MODEL_PIECES || t->model == MODEL_WORDS || t->n_pre == PRE_MAX) return 0;
     const struct pre_op *last = t->n_pre ? &t->pre[t->n_pre - 1] : NULL;
     if (last && last->behavior == PRE_WITH_NEXT && str_is(last->literal, LOWER_BLOCK)) return 0;
     if (t->word_end.n || t->word_inside.n || !cuts_at_spaces(t)) return 0;
@@ -357,11 +357,8 @@ const int32_t *tok_stops(const struct tok *t, size_t *n)
 
 const char *tok_kind(const struct tok *t)
 {
-    static const char *const names[] = {[MODEL_BYTES] = "bpe",
-                                        [MODEL_CHARS] = "spm",
-                                        [MODEL_PIECES] = "wordpiece",
-                                        [MODEL_SCORES] = "spm",
-                                        [MODEL_UNIGRAM] = "unigram"};
+    static const char *const names[] = {[MODEL_BYTES] = "bpe",  [MODEL_CHARS] = "spm",       [MODEL_PIECES] = "wordpiece",
+                                        [MODEL_SCORES] = "spm", [MODEL_UNIGRAM] = "unigram", [MODEL_WORDS] = "wordlevel"};
     return names[t->model];
 }
 

@@ -153,6 +153,7 @@ int tok_export(const struct tok *t, struct arena *a, struct tok_export *out, str
                 [MODEL_PIECES] = {"bert", export_pieces},
                 [MODEL_SCORES] = {"llama", export_spm},
                 [MODEL_UNIGRAM] = {"t5", export_unigram}};
+    if (t->model == MODEL_WORDS) return fail(e, ERR_UNSUPPORTED, "GGUF has no kind of vocabulary for WordLevel tokenizers");
     *out = (struct tok_export){.model = rows[t->model].model,
                                .n = t->n,
                                .types = t->types,

@@ -251,8 +251,10 @@ static int model_kind(struct source *s, enum tok_model *out)
         const char *type;
         enum tok_model model;
         bool merges, scores;
-    } rows[] = {
-        {"BPE", MODEL_CHARS, true, false}, {"WordPiece", MODEL_PIECES, false, false}, {"Unigram", MODEL_UNIGRAM, false, true}};
+    } rows[] = {{"BPE", MODEL_CHARS, true, false},
+                {"WordPiece", MODEL_PIECES, false, false},
+                {"Unigram", MODEL_UNIGRAM, false, true},
+                {"WordLevel", MODEL_WORDS, false, false}};
     const struct str type = s->type.n ? s->type : s->has_scores ? STR("Unigram") : STR("BPE");
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         if (!str_is(type, rows[i].type)) continue;
@@ -260,8 +262,8 @@ static int model_kind(struct source *s, enum tok_model *out)
         if (s->has_vocab && s->has_scores == rows[i].scores && (s->has_merges || !rows[i].merges)) return 0;
         return fail(s->e, ERR_FORMAT, "model has no vocab or no merges as a %s model has them", rows[i].type);
     }
-    return fail(s->e, ERR_UNSUPPORTED, "model type '%.*s' is not supported; supported are BPE, WordPiece and Unigram",
-                STR_ARG(type));
+    return fail(s->e, ERR_UNSUPPORTED,
+                "model type '%.*s' is not supported; supported are BPE, WordPiece, WordLevel and Unigram", STR_ARG(type));
 }
 
 static struct str text_of(const struct json *j)
@@ -301,6 +303,16 @@ static int load_vocab(struct source *s, struct tok *t)
     return 0;
 }
 
+/* The library shows a token that it looks for in the normalized text as it is looked for. */
+static int show_normalized(struct source *s, struct tok *t, const struct tok_added *a)
+{
+    if (str_eq(a->text, tok_text(t, (size_t)a->id))) return 0;
+    if (!t->shown) t->shown = arena_array(&t->arena, t->n, sizeof *t->shown);
+    if (!t->shown) return fail_nomem(s->e, "added tokens", t->n * sizeof *t->shown);
+    t->shown[a->id] = a->text;
+    return 0;
+}
+
 /* Added tokens that are looked for in the normalized text are normalized themselves. */
 static int add_to_set(struct source *s, struct tok *t, struct tok_added *a, struct tok_added *set, size_t *n)
 {
@@ -309,6 +321,7 @@ static int add_to_set(struct source *s, struct tok *t, struct tok_added *a, stru
     struct regex_run regex = {.text_bytes = text.n};
     int rc = a->normalized ? norm_run(t, text, &regex, bufs, &text, s->e) : 0;
     if (rc == 0) rc = tok_dup(t, text, &a->text, s->e);
+    if (rc == 0) rc = show_normalized(s, t, a);
     if (rc == 0) set[(*n)++] = *a;
     regex_run_fini(&regex);
     buf_fini(&bufs[0]);
@@ -452,6 +465,8 @@ static int load(struct source *s, struct tok *t, struct str file, const struct j
     TRY(load_added(s, t, unk));
     TRY(tok_index(t, s->e));
     t->unk = s->has_scores && tok_id_ok(t, s->unk_id) ? (int32_t)s->unk_id : tok_find(t, unk);
+    if (t->model == MODEL_WORDS && t->unk < 0)
+        return fail(s->e, ERR_UNSUPPORTED, "a WordLevel model whose unk_token is not in its vocabulary is not supported");
     if (s->has_merges) TRY(load_merges(s, t));
     if (s->has_scores) TRY(unigram_index(t, s->e));
     TRY(tok_read_post(t, s->post_processor, s->e));

@@ -358,6 +358,13 @@ static int decode_strip(struct tok *t, const struct json *j, struct err *e)
     return 0;
 }
 
+static int decode_byte_names(struct tok *t, const struct json *j, struct err *e)
+{
+    (void)j, (void)e;
+    t->show_byte_names = false;
+    return 0;
+}
+
 static int decode_nothing(struct tok *t, const struct json *j, struct err *e)
 {
     (void)t, (void)j, (void)e;
@@ -367,10 +374,11 @@ static int decode_nothing(struct tok *t, const struct json *j, struct err *e)
 int tok_read_decoder(struct tok *t, struct str text, struct err *e)
 {
     static const struct part_row rows[] = {
-        {"ByteLevel", decode_bytes},      {"WordPiece", decode_pieces}, {"Metaspace", decode_metaspace},
-        {"BPEDecoder", decode_suffix},    {"Replace", decode_replace},  {"Strip", decode_strip},
-        {"ByteFallback", decode_nothing}, {"Fuse", decode_nothing}}; /* what these two do is always done */
+        {"ByteLevel", decode_bytes},         {"WordPiece", decode_pieces}, {"Metaspace", decode_metaspace},
+        {"BPEDecoder", decode_suffix},       {"Replace", decode_replace},  {"Strip", decode_strip},
+        {"ByteFallback", decode_byte_names}, {"Fuse", decode_nothing}}; /* this is always done */
     static const struct part part = {"decoder", "decoders", rows, COUNT_OF(rows), false};
+    t->show_byte_names = true;
     if (text.n == 0) t->show = t->model == MODEL_BYTES ? SHOW_BYTES : SHOW_JOINED;
     TRY(parse_part(&part, t, text, e));
     if (t->show == SHOW_PLAIN && t->model == MODEL_BYTES) t->show = SHOW_BYTES;

@@ -1,6 +1,6 @@
 /* wordpiece: BERT's tokenizer. A word is cut from the left into the longest pieces that the vocabulary has; pieces that begin a
  * word and pieces that continue one are marked apart, in tokenizer.json by "##" before the latter, in GGUF files by U+2581
- * before the former. A word of which a part is in no piece is unknown as a whole. */
+ * before the former. A word of which a part is in no piece is unknown as a whole. And WordLevel, where a word is one entry. */
 #include "text/text_int.h"
 
 /* The longest piece at the start of s, behind its mark; -1: none. */
@@ -34,6 +34,12 @@ int wordpiece_word(struct enc *e, struct str word)
     if (known) return 0;
     e->out->n = before;
     return t->unk >= 0 ? enc_put(e, t->unk) : 0;
+}
+
+int wordlevel_word(struct enc *e, struct str word)
+{
+    const int32_t id = tok_normal(e->t, word.p, word.n);
+    return enc_put(e, id >= 0 ? id : e->t->unk); /* the loader saw to it that there is one */
 }
 
 /* As BERT has it: white space parts words, punctuation stands alone; a word may have 100 characters. */

@@ -243,6 +243,82 @@ static void scanners_equal_their_expressions(void **state)
     }
 }
 
+/* ---- Oniguruma's expressions ------------------------------------------------------------------------------- */
+
+#define MEDIAL \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]+"
+
+/* What version 6.9.8 of the library finds. */
+static void expressions_mean_what_oniguruma_says(void **state)
+{
+    static const struct {
+        const char *regex, *text, *want;
+    } rows[] = {
+        {"[a-c&&b-d]+", "abcd", "a|bc|d|"},
+        {"[^a-c&&b-d]+", "abcd", "a|bc|d|"},
+        {"[a-z&&[^aeiou]&&[^x]]+", "hexlo", "h|ex|l|o|"},
+        {"[a&&b&&[ab]]", "ab", "ab|"},
+        {"[a&&[b]c]", "abc", "abc|"},
+        {"[a[bc]x]+", "zabcxd", "z|abcx|d|"},
+        {"[^[a]]+", "abc[]", "a|bc[]|"},
+        {"[]a[x]]+", "b]ax", "b|]ax|"},
+        {"[[a]^b]+", "^abc", "^ab|c|"},
+        {"[a-c&&-b]", "a-b", "a-|b|"},
+        {"[a\\]&&[^\\]]]+", "a]", "a|]|"},
+        {"(?i)[A-Z&&[^B]]+", "acbB", "ac|bB|"},
+        {"[a-z&&[^b]]{2}", "abcdb", "ab|cd|b|"},
+        {"[\\w&&[^\\d_]]+", "ab1_c", "ab|1_|c|"},
+        {"[^\\W_]+", "ab_c", "ab|_|c|"},
+        {"[\\s\\S]", "a \n", "a| |\n|"},
+        {"[\\w-]+", "a-b c", "a-b| |c|"},
+        {"[[:alpha:]_]+", "a_1b", "a_|1|b|"},
+        {"[[:punct:]]+", "a+,b", "a+|,|b|"},
+        {"[[:^alpha:][b]]+", "ab1", "a|b1|"},
+        {MEDIAL, "aB\xE4\xB8\xAD\xD0\xB1", "a|B\xE4\xB8\xAD|\xD0\xB1|"},
+        {"\\p{Han}", "\xE4\xB8\xAD\xE3\x80\x81", "\xE4\xB8\xAD|\xE3\x80\x81|"},
+        {"[\\p{^Han}]+", "ab\xE4\xB8\xAD\xE3\x80\x81", "ab|\xE4\xB8\xAD|\xE3\x80\x81|"},
+        {"[\\u4e00-\\u9fa5&&[^\\u4e2d]]+", "\xE4\xB8\xAD\xE6\x96\x87", "\xE4\xB8\xAD|\xE6\x96\x87|"},
+        {"\\w+", "e\xCC\x81-\xC2\xB2-\xE2\x80\x8D", "e\xCC\x81|-|\xC2\xB2|-\xE2\x80\x8D|"},
+        {"\\s", "a\xE1\xA0\x8E b", "a\xE1\xA0\x8E| |b|"},
+        {"\\bab\\b", "ab ab\xCC\x81", "ab| ab\xCC\x81|"},
+        {"\\h+", "xhaf9", "xh|af9|"},
+        {"(?m:a.b)", "a\nba", "a\nb|a|"},
+        {"a{1,2}+a", "aaaX", "aaa|X|"},
+        {"a{0,2}+b", "aaab", "aaab|"},
+        {"a{,2}b", "aaab", "a|aab|"},
+        {"{a}", "{a}a", "{a}|a|"},
+    };
+    static const struct {
+        const char *regex, *says;
+    } errors[] = {{"[a&&]", "an empty side of &&"},
+                  {"[&&a]", "an empty side of &&"},
+                  {"[a-[b]]", "a range of sets"},
+                  {"[[a]-b]", "a range of sets"},
+                  {"[a&&[b]", "does not end"},
+                  {"[a", "does not end"},
+                  {"\\Qa", "\\Q or \\E"},
+                  {"a{2}?", "a repeat of a repeat"},
+                  {"a{2,3}+", "a repeat of a repeat"},
+                  {"[[:graph:]]", "this set by name"},
+                  {"[[[[[[[[[[a]]]]]]]]]]", "a set in so many others"}};
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct buf got = {0};
+        struct tok *t = open_regex(rows[i].regex);
+        words_of(t, str_of(rows[i].text), &got);
+        if (!str_is(buf_view(&got), rows[i].want))
+            fail_msg("%s, '%s': '%.*s'", rows[i].regex, rows[i].text, STR_ARG(buf_view(&got)));
+        buf_fini(&got);
+        tok_close(&t);
+    }
+    for (size_t i = 0; i < COUNT_OF(errors); i++) {
+        pcre2_code *code;
+        struct err e = {0};
+        if (regex_compile(str_of(errors[i].regex), &code, &e) >= 0) fail_msg("%s is no error", errors[i].regex);
+        if (!strstr(e.msg, errors[i].says)) fail_msg("%s: '%s'", errors[i].regex, e.msg);
+    }
+}
+
 /* ---- hostile texts ---------------------------------------------------------------------------------------- */
 
 struct job {
@@ -307,6 +383,7 @@ int main(void)
         cmocka_unit_test(words_are_those_of_the_published_expressions),
         cmocka_unit_test(all_names_open),
         cmocka_unit_test(scanners_equal_their_expressions),
+        cmocka_unit_test(expressions_mean_what_oniguruma_says),
         cmocka_unit_test(time_is_linear_in_hostile_text),
     };
     return cmocka_run_group_tests_name("pre", tests, NULL, NULL);

@@ -147,6 +147,77 @@ static void parts_do_what_the_reference_does(void **state)
     cases_close(&c);
 }
 
+/* An added token that is cut out of any text, so that what is behind it does not depend on what is before it. */
+static struct str separator_of(const struct tok *t)
+{
+    for (size_t i = 0; i < t->added[0].n; i++) {
+        const struct tok_added *a = &t->added[0].v[i];
+        if (!a->lstrip && !a->rstrip && !a->single_word) return a->text;
+    }
+    fail_msg("no added token");
+    return (struct str){0};
+}
+
+static void append_ids(const struct tok *t, struct str text, struct ids *v)
+{
+    struct err e = {0};
+    if (tok_encode(t, text, TOK_PARSE_SPECIAL, v, &e) < 0) fail_msg("%s", e.msg);
+}
+
+/* A long text, whose words and pieces come out of the cache, against its parts, which are too short for one. */
+static void cached_pieces_are_the_same(void **state)
+{
+    struct cases c;
+    (void)state;
+    cases_open(&c);
+    for (size_t i = 0; i < c.list->n; i++) {
+        const struct json *cases = json_find(&c.list->v[i], "cases");
+        struct tok *t = open_json(json_find(&c.list->v[i], "tokenizer"));
+        struct buf text = {0}, part = {0};
+        struct ids whole = {0}, parts = {0};
+        for (size_t k = scratch_rounds(500); k > 0; k--) {
+            part.n = 0;
+            if (text.n) buf_str(&part, separator_of(t));
+            buf_str(&part, json_find(&cases->v[rng((uint32_t)cases->n)], "text")->s);
+            assert_true(part.n < 1024);
+            buf_str(&text, buf_view(&part));
+            append_ids(t, buf_view(&part), &parts);
+        }
+        append_ids(t, buf_view(&text), &whole);
+        if (whole.n != parts.n || memcmp(whole.p, parts.p, whole.n * sizeof *whole.p) != 0)
+            fail_msg("%.*s: other ids", STR_ARG(json_find(&c.list->v[i], "name")->s));
+        ids_fini(&whole);
+        ids_fini(&parts);
+        buf_fini(&part);
+        buf_fini(&text);
+        tok_close(&t);
+    }
+    cases_close(&c);
+}
+
+/* The first word of a text is another one than the same word later, though the stage before gave out the same piece. */
+static void cached_pieces_know_the_first_word(void **state)
+{
+    static const char file[] =
+        "{\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"<unk>\",0],[\"a\",-1],[\"\\u2581a\",-1]]},"
+        "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"WhitespaceSplit\"},"
+        "{\"type\":\"Metaspace\",\"replacement\":\"\\u2581\",\"prepend_scheme\":\"first\"}]}}";
+    enum { N_WORDS = 1000 };
+    struct tok *t = NULL;
+    struct err e = {0};
+    struct buf text = {0};
+    struct ids v = {0};
+    (void)state;
+    if (tok_open_hf(str_of(file), NULL, NULL, "tokenizer.json", &t, &e) < 0) fail_msg("%s", e.msg);
+    for (int i = 0; i < N_WORDS; i++) buf_z(&text, "a ");
+    append_ids(t, buf_view(&text), &v);
+    assert_int_equal(v.n, N_WORDS);
+    for (size_t i = 0; i < v.n; i++) assert_int_equal(v.p[i], i == 0 ? 2 : 1);
+    ids_fini(&v);
+    buf_fini(&text);
+    tok_close(&t);
+}
+
 /* Every allocation of opening and encoding may fail, for every type of part. */
 static void every_allocation_may_fail(void **state)
 {
@@ -493,10 +564,11 @@ static void nothing_is_leaked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(parts_do_what_the_reference_does), cmocka_unit_test(every_allocation_may_fail),
-        cmocka_unit_test(unigram_finds_the_best_way),       cmocka_unit_test(unigram_exports_are_the_same),
-        cmocka_unit_test(gguf_says_what_becomes_of_spaces), cmocka_unit_test(damaged_unigram_files_are_errors),
-        cmocka_unit_test(time_is_linear_in_hostile_text),   cmocka_unit_test(nothing_is_leaked),
+        cmocka_unit_test(parts_do_what_the_reference_does),  cmocka_unit_test(cached_pieces_are_the_same),
+        cmocka_unit_test(cached_pieces_know_the_first_word), cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(unigram_finds_the_best_way),        cmocka_unit_test(unigram_exports_are_the_same),
+        cmocka_unit_test(gguf_says_what_becomes_of_spaces),  cmocka_unit_test(damaged_unigram_files_are_errors),
+        cmocka_unit_test(time_is_linear_in_hostile_text),    cmocka_unit_test(nothing_is_leaked),
     };
     return cmocka_run_group_tests_name("tok_hf", tests, make_dir, remove_dir);
 }
