@@ -350,6 +350,7 @@ static void compare_answers(bool form)
     static const struct str stops[] = {STR("e"), STR("th")};
     const struct constraint_options grammar = {
         .vocab = fx.vocab, .kind = GRAMMAR_GBNF, .text = STR("root ::= ([^a-m]{1,3} [a-m])*"), .n_vocab = N_VOCAB};
+    const uint32_t n_answers = scratch_slow() ? 8 : 40;
     struct err e;
     fx.random = 11;
     for (uint32_t kind = 0; kind < 4; kind++) {
@@ -361,7 +362,7 @@ static void compare_answers(bool form)
         uint32_t n_right = 0;
         assert_int_equal(session_speculator(guessing, &how, &s, &e), 0);
         assert_int_equal(guesser_new(s, &a, 128, &g, &e), 0);
-        for (uint32_t i = 0; i < 40; i++) {
+        for (uint32_t i = 0; i < n_answers; i++) {
             int32_t prompt[100];
             struct run want, got;
             const uint32_t n = 1 + below(90);
@@ -388,7 +389,7 @@ static void compare_answers(bool form)
             assert_int_equal(session_n_tokens(guessing), session_n_tokens(plain));
             assert_memory_equal(session_tokens(guessing), session_tokens(plain), session_n_tokens(plain) * sizeof(int32_t));
         }
-        if (kind < 3) assert_true(n_right > 50);
+        if (kind < 3) assert_true(n_right > n_answers);
         speculator_free(&s);
         arena_fini(&a);
     }
@@ -422,7 +423,8 @@ static void probabilities(struct session *s, const int32_t *tokens, uint32_t n, 
 /* The second token is drawn from a row that a guess, mostly a wrong one, stood beside. Tokens are put into eight bins. */
 static void draws_have_the_distribution_of_the_model(void **state)
 {
-    enum { N_BINS = 8, N_RUNS = 4000 };
+    enum { N_BINS = 8 };
+    const uint32_t n_runs = scratch_slow() ? 400 : 4000;
     const int32_t prompt[] = {1, 2, 3, 4};
     struct session *s = new_session();
     const struct speculate_options how = {.how = SPECULATE_DRAFT, .draft = fx.other, .always = true};
@@ -443,15 +445,15 @@ static void draws_have_the_distribution_of_the_model(void **state)
         probabilities(s, tokens, 5, q);
         for (uint32_t i = 0; i < N_VOCAB; i++) expected[i * 7 % N_BINS] += p[t] * q[i];
     }
-    for (uint32_t i = 0; i < N_RUNS; i++) {
+    for (uint32_t i = 0; i < n_runs; i++) {
         struct run r;
         const struct generate_options o = {
             .sampling = {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .seed = i}, .max_tokens = 3, .ignore_eos = true};
         n_guessed += answer(s, g, o, prompt, 4, &r).guesses.guessed;
         seen[(uint32_t)r.ids[1] * 7 % N_BINS]++;
     }
-    assert_true(n_guessed >= N_RUNS);
-    for (uint32_t b = 0; b < N_BINS; b++) x2 += pow(seen[b] - N_RUNS * expected[b], 2) / (N_RUNS * expected[b]);
+    assert_true(n_guessed >= n_runs);
+    for (uint32_t b = 0; b < N_BINS; b++) x2 += pow(seen[b] - n_runs * expected[b], 2) / (n_runs * expected[b]);
     print_message("chi square with 7 degrees of freedom: %.2f\n", x2);
     assert_true(x2 < 24.3); /* 0.1 % of draws from the true distribution are beyond */
     speculator_free(&sp);
