@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "grammar/grammar.h"
+#include "any_vocab.h"
 
 enum { RUNS = 20, STEPS = RUNS * MATCHER_BACK };
 
@@ -58,19 +58,8 @@ static void die(const char *message)
 
 static void open_vocabulary(const char *path)
 {
-    struct map map;
-    struct gguf *g = NULL;
     struct err e = {0};
-    size_t n_stops;
-    if (vfs_map(path, &map, &e) < 0) die(e.msg);
-    const struct str bytes = {(const char *)map.p, map.n};
-    int rc = str_starts(bytes, STR("GGUF")) ? gguf_parse(bytes, path, false, &g, &e) : 0;
-    if (rc == 0) rc = g ? tok_open_gguf(g, &tok, &e) : tok_open_hf(bytes, NULL, NULL, path, &tok, &e);
-    if (rc < 0) die(e.msg);
-    gguf_free(&g);
-    vfs_unmap(&map);
-    const int32_t *stops = tok_stops(tok, &n_stops);
-    if (vocab_new(tok, stops, n_stops, (uint32_t)tok_n_vocab(tok), &vocab, &e) < 0) die(e.msg);
+    if (any_vocab_open(path, &tok, &vocab, &e) < 0) die(e.msg);
 }
 
 static double now_us(void)

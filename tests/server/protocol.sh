@@ -2,14 +2,6 @@
 # Requests that are wrong, in every way that was thought of, against a quern serve of the demo model: each gets its status and an
 # error in the form of its dialect, and the server goes on.
 set -eu
+. "$(dirname "$0")/../serving.sh"
 
-SRC=${SOURCE_ROOT:-$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)}
-QUERN=${QUERN:-$SRC/build/quern}
-
-skip() {
-    echo "1..0 # SKIP $1"
-    exit 0
-}
-command -v node >/dev/null 2>&1 || skip "node is not installed"
-"$QUERN" help serve >/dev/null 2>&1 || skip "this program is built without serve"
-QUERN=$QUERN DEMO=$SRC/share/Llama-Quern-34M-Q8_0.gguf node "$(dirname "$0")/protocol.mjs"
+node "$(dirname "$0")/protocol.mjs"
