@@ -1,5 +1,6 @@
 /* schema_check: the keywords of JSON Schema, and the form that each one's value must have. A keyword that is not in the table,
  * or that constrains in a way that cannot be honoured, fails the schema: nothing is left out silently. */
+#include <math.h>
 #include <stdio.h>
 
 #include "grammar/schema_int.h"
@@ -53,7 +54,7 @@ static void check_type(struct schema *s, struct sub sub, const char *key, const 
 
 static void check_count(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
-    const bool ok = (v->type == JSON_INT && v->i >= 0) || (v->type == JSON_REAL && v->f >= 0 && v->f == (double)(int64_t)v->f);
+    const bool ok = (v->type == JSON_INT && v->i >= 0) || (v->type == JSON_REAL && v->f >= 0 && v->f == floor(v->f));
     if (!ok) schema_wrong(s, ERR_ARG, sub, key, "expected a whole number that is not negative");
 }
 

@@ -40,7 +40,8 @@ static int export_merges(const struct tok *t, struct arena *a, struct tok_export
     return 0;
 }
 
-/* Pieces as GGUF marks them: those that begin a word by U+2581, the others by nothing. */
+/* Pieces as GGUF marks them: those that begin a word by U+2581, the others by nothing. A piece that is nothing but the mark
+ * of the others can only begin one. */
 static int export_pieces(const struct tok *t, struct arena *a, struct tok_export *out, struct err *e)
 {
     struct str *v = arena_array(a, t->n, sizeof *v);
@@ -50,7 +51,7 @@ static int export_pieces(const struct tok *t, struct arena *a, struct tok_export
     for (size_t id = 0; id < t->n; id++) {
         struct buf b = {0};
         struct str s = out->tokens[id];
-        const bool inside = t->word_inside.n && str_starts(s, t->word_inside);
+        const bool inside = t->word_inside.n && s.n > t->word_inside.n && str_starts(s, t->word_inside);
         v[id] = s;
         if (t->types[id] != TYPE_NORMAL) continue;
         if (inside) s = (struct str){s.p + t->word_inside.n, s.n - t->word_inside.n};

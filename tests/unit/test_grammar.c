@@ -290,6 +290,8 @@ static void names_the_place(void **state)
         {GRAMMAR_SCHEMA, "{\"type\":\"array\",\"uniqueItems\":true}", ERR_UNSUPPORTED, "#/uniqueItems"},
         {GRAMMAR_SCHEMA, "{\"type\":\"number\",\"multipleOf\":2}", ERR_UNSUPPORTED, "#/multipleOf"},
         {GRAMMAR_SCHEMA, "{\"minLength\":-1}", ERR_ARG, "#/minLength"},
+        {GRAMMAR_SCHEMA, "{\"minLength\":1.5}", ERR_ARG, "#/minLength"},
+        {GRAMMAR_SCHEMA, "{\"type\":\"array\",\"minItems\":1e69}", ERR_LIMIT, "#/minItems"},
         {GRAMMAR_SCHEMA, "{\"minimum\":\"1\"}", ERR_ARG, "#/minimum: expected a number"},
         {GRAMMAR_SCHEMA, "{\"minimum\":1.2345678901234567}", ERR_UNSUPPORTED, "#/minimum"},
         {GRAMMAR_SCHEMA, "{\"minimum\":2,\"maximum\":1}", ERR_ARG, "no finite text"},
