@@ -9,7 +9,8 @@
  * by a part of the time that passes, by what guesses saved, and falls by what they cost in vain; a step whose guesses may cost
  * more than the credit does not guess. What it begins with, half a step, and what the draft model takes to read its prompt come
  * from a purse of all sequences, which is filled in the same way. So where guesses never hold, answers take in the long run
- * at most 1.25 % longer than without. Odds that are not used drift back to what is usual, so that a later try is made. */
+ * at most 1.25 % longer than without. Odds and costs that are not used drift back to what is usual, so that a later try is
+ * made. */
 #include "run/speculate_int.h"
 
 #include <math.h>
@@ -24,6 +25,8 @@
 #define PURSE_GROWTH 0.005   /* of the time */
 #define PURSE_MOST 1024      /* steps */
 #define PLAIN_EVERY 64       /* steps without a plain one, which the cost of plain steps would be guessed from */
+#define ROW_COST 0.25        /* of a step: what one more row is thought to take, where nothing was measured */
+#define UNUSED_COST 0.995    /* of the trust in a measurement, per plain step */
 
 /* ---- odds -------------------------------------------------------------------------------------------------------------- */
 
@@ -75,6 +78,7 @@ struct speculator {
     double read_share;       /* weight bytes of the draft model, as a share of the model's */
     uint32_t n_rows;         /* most rows of a step that guesses */
     double *cost;            /* [n_rows + 1] seconds of a step; 0: not known */
+    double *trust;           /* [n_rows + 1] in that, from 1 down to 0: none */
     struct odds odds[N_KINDS][N_PLACES];
     double answer;  /* tokens that answers have, of late */
     double purse;   /* seconds */
@@ -127,6 +131,7 @@ int speculator_new(const struct graph *graph, const struct model *m, const struc
     s->n_rows = o->n_seqs + s->o.max;
     s->answer = ANSWER_START;
     s->cost = arena_array(&s->arena, s->n_rows + (size_t)1, sizeof *s->cost);
+    s->trust = arena_array(&s->arena, s->n_rows + (size_t)1, sizeof *s->trust);
     s->order = arena_array(&s->arena, SPECULATE_MAX, sizeof(*s->order));
     s->jobs = arena_array(&s->arena, o->n_seqs, sizeof *s->jobs);
     struct drafter_options d = {.n_slots = o->n_seqs,
@@ -137,7 +142,7 @@ int speculator_new(const struct graph *graph, const struct model *m, const struc
                                 .cpu_level = o->cpu_level,
                                 .beside = o->beside,
                                 .n_vocab = m->hp.n_vocab};
-    int rc = s->cost && s->order && s->jobs ? 0 : fail_nomem(e, "speculation", s->n_rows * sizeof *s->cost);
+    int rc = s->cost && s->trust && s->order && s->jobs ? 0 : fail_nomem(e, "speculation", s->n_rows * sizeof *s->cost);
     const bool draft = o->how.draft && o->how.how != SPECULATE_LOOKUP;
     if (rc == 0 && draft) {
         s->read_share = (double)o->how.draft->decode_bytes / (double)size_max(m->decode_bytes, 1);
@@ -241,8 +246,8 @@ struct guess_counts guesser_counts(const struct guesser *g)
 
 /* ---- what a step costs ------------------------------------------------------------------------------------------------- */
 
-/* Seconds of a step of so many rows: as measured, or on the line between the two nearest that were; beyond them a row takes a
- * quarter of a step. Never more than its rows would take in several steps. 0: nothing is known. */
+/* Seconds of a step of so many rows: as measured, or on the line between the two nearest that were; beyond them a row takes
+ * ROW_COST. Never more than its rows would take in several steps. 0: nothing is known. */
 static double cost_of(const struct speculator *s, uint32_t rows)
 {
     uint32_t low = rows - 1, high = rows;
@@ -250,8 +255,21 @@ static double cost_of(const struct speculator *s, uint32_t rows)
     while (high <= s->n_rows && s->cost[high] <= 0) high++;
     if (low == 0) return high > s->n_rows ? 0 : s->cost[high];
     const double step = s->cost[low], most = step * rows / low;
-    if (high > s->n_rows) return fmin(most, step + (rows - low) * 0.25 * step / low);
+    if (high > s->n_rows) return fmin(most, step + (rows - low) * ROW_COST * step / low);
     return fmin(most, step + (s->cost[high] - step) * (rows - low) / (high - low));
+}
+
+/* Seconds that n sequences may hope for in a step of so many rows. What was measured may have been so at a bad time; where it
+ * is dear it is not measured again, so the trust in it fades, and a later try is made. */
+static double hoped_cost(const struct speculator *s, uint32_t n, uint32_t rows)
+{
+    const double known = cost_of(s, rows), usual = cost_of(s, n) * (1 + ROW_COST * (rows - n) / n);
+    return known > usual ? usual + s->trust[rows] * (known - usual) : known;
+}
+
+static void fade_trust(struct speculator *s, uint32_t n)
+{
+    for (uint32_t rows = n + 1; rows <= s->n_rows; rows++) s->trust[rows] *= UNUSED_COST;
 }
 
 /* A step took so long. Other work on the machine only ever adds to that, so what is lower counts more, and a step by itself
@@ -259,6 +277,7 @@ static double cost_of(const struct speculator *s, uint32_t rows)
 static void learn_cost(struct speculator *s, uint32_t rows, double seconds)
 {
     double *known = &s->cost[rows];
+    s->trust[rows] = 1;
     if (*known <= 0) {
         const double expected = cost_of(s, rows);
         *known = expected > 0 ? fmin(seconds, 2 * expected) : seconds;
@@ -302,7 +321,7 @@ static double promise(const struct guesser *g, uint32_t kind)
     for (uint32_t i = 0; i < g->limit; i++) {
         reach *= next_chance(g, kind, i);
         gain += reach;
-        const double seconds = cost_of(s, i + 2) + (kind == KIND_DRAFT ? (i + 1) * pass_cost(s) : 0);
+        const double seconds = hoped_cost(s, 1, i + 2) + (kind == KIND_DRAFT ? (i + 1) * pass_cost(s) : 0);
         best = fmax(best, (1 + gain) / seconds);
     }
     return best;
@@ -377,8 +396,8 @@ static uint32_t plan(struct speculator *s, struct guesser *const *g, uint32_t n,
         if (next->kind == KIND_DRAFT) passes = (uint32_t)size_max(passes, next->n_guesses);
         s->order[total++] = next;
         gain += reach;
-        const double seconds = cost_of(s, n + total) + (passes ? passes * pass_cost(s) : 0);
-        if (!s->o.always && ((n + gain) / seconds <= best || seconds - plain > credit)) continue;
+        const double drafting = passes ? passes * pass_cost(s) : 0, seconds = hoped_cost(s, n, n + total) + drafting;
+        if (!s->o.always && ((n + gain) / seconds <= best || cost_of(s, n + total) + drafting - plain > credit)) continue;
         best = (n + gain) / seconds;
         chosen = total;
     }
@@ -475,6 +494,7 @@ void speculator_learn(struct speculator *s, struct guesser *const *g, uint32_t n
     }
     if (rows > s->n_rows) return;
     learn_cost(s, rows, seconds);
+    if (rows == n) fade_trust(s, n);
     /* By what steps usually take: a single measurement says more about the machine than about the guesses. */
     const double plain = cost_of(s, n), taken = cost_of(s, rows) + s->drafting;
     const double saved = n_guessing ? (plain * n_tokens / n - taken) / n_guessing : 0;

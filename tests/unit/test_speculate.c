@@ -295,6 +295,19 @@ static void guesses_that_hold_pay(void **state)
     }
 }
 
+/* Guesses cost much for a while, as beside other work: then they pay again, and are made again. */
+static void what_was_dear_is_tried_again(void **state)
+{
+    struct graph graph;
+    double last = 1;
+    (void)state;
+    struct speculator *s = new_speculator(&graph);
+    for (uint32_t i = 0; i < 2; i++) simulate(s, copy, 128, 2, false);
+    for (uint32_t i = 0; i < 4; i++) last = simulate(s, copy, 256, 0.1, false);
+    if (last > 0.4) fail_msg("%.3f of the time", last);
+    speculator_free(&s);
+}
+
 /* ---- answers ----------------------------------------------------------------------------------------------------------- */
 
 struct run {
@@ -497,6 +510,7 @@ int main(void)
         cmocka_unit_test(tokens_are_mapped_by_their_text),
         cmocka_unit_test(guesses_never_cost_much),
         cmocka_unit_test(guesses_that_hold_pay),
+        cmocka_unit_test(what_was_dear_is_tried_again),
         cmocka_unit_test(an_answer_is_the_same),
         cmocka_unit_test(an_answer_of_a_form_is_the_same),
         cmocka_unit_test(draws_have_the_distribution_of_the_model),
