@@ -5,8 +5,9 @@
  *   hard   words in no order, where every pair has occurred before and says nothing about what follows
  *
  * The answers of the last two are forced by a grammar, so that they do not depend on what the model is able to do; it computes
- * and draws each token as always. In each repetition every prompt is answered twice, one by one and with speculation, and both
- * answers must be the same. A prompt comes again only after all others, so that the draft model reads it anew each time. */
+ * and draws each token as always. In each repetition every prompt is answered twice, one by one and with speculation, in turns
+ * the other way round, and both answers must be the same. A prompt comes again only after all others, so that the draft model
+ * reads it anew each time. */
 #include "bench.h"
 
 #include <stdio.h>
@@ -224,17 +225,18 @@ static double median(double *v, size_t n)
     return (v[(n - 1) / 2] + v[n / 2]) / 2;
 }
 
-static int measure_task(const struct bench *b, const struct task *t, struct bench_speculation *row, double seconds[2],
-                        struct err *e)
+static int measure_task(const struct bench *b, const struct task *t, size_t first, struct bench_speculation *row,
+                        double seconds[2], struct err *e)
 {
-    quern_result r;
     uint64_t hash[2];
-    for (size_t way = 0; way < 2; way++) {
+    for (size_t i = 0; i < 2; i++) {
+        const size_t way = first ^ i;
+        quern_result r;
         TRY(answer(b, t, row->n, way == 1, &r, &hash[way], e));
         seconds[way] = r.decode_seconds / (double)size_max(r.n_generated, 2);
+        row->n_drafted += r.n_drafted;
+        row->n_accepted += r.n_accepted;
     }
-    row->n_drafted += r.n_drafted;
-    row->n_accepted += r.n_accepted;
     return hash[0] == hash[1] ? 0 : fail(e, ERR_FORMAT, "with speculation the model says something else: please report this");
 }
 
@@ -246,7 +248,7 @@ static int measure_tasks(const struct bench *b, struct task *t, size_t n_repeats
     for (size_t k = 0; k < n_repeats; k++)
         for (uint32_t i = 0; i < w->n_tasks; i++) {
             if (make_task(w, i, row->n, t) < 0) return fail_nomem(e, "a prompt", t->prompt.n);
-            TRY(measure_task(b, t, row, seconds, e));
+            TRY(measure_task(b, t, k % 2, row, seconds, e));
             for (size_t way = 0; way < 2; way++) times[way][i][k] = seconds[way];
         }
     return 0;
