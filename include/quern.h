@@ -530,9 +530,9 @@ typedef struct quern_imatrix_options {
     void *user;
 } quern_imatrix_options;
 
-/* Runs text through the model and writes the mean squared activations that meet each column of each matrix, for
- * quern_convert_options.imatrix; llama.cpp reads the file, too. Windows as in quern_perplexity; their first token is BOS where
- * the model asks for one. The bytes depend on neither threads nor batch. */
+/* Runs text through the model and writes the sums of the activations that meet each column of each matrix, and of their
+ * squares, for quern_convert_options.imatrix; llama.cpp reads the file, too. Windows as in quern_perplexity; their first token
+ * is BOS where the model asks for one. The bytes depend on neither threads nor batch. */
 QUERN_API int quern_imatrix(quern_session *session, const char *text, size_t length, const quern_imatrix_options *options,
                             const char *out_path, quern_error *err);
 

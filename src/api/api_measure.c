@@ -74,10 +74,15 @@ static int make_entry(const struct importance_entry *from, struct arena *a, stru
     to->name = str_of(b->name);
     to->n_values = n;
     to->n_counts = b->n_parts;
-    to->sums = arena_array(a, n, sizeof *to->sums);
+    to->sum = arena_array(a, n, sizeof *to->sum);
+    to->sum2 = arena_array(a, n, sizeof *to->sum2);
     to->counts = arena_array(a, b->n_parts, sizeof *to->counts);
-    if (!to->sums || !to->counts) return fail_nomem(e, "an importance matrix", n * sizeof *to->sums);
-    for (size_t i = 0; i < n; i++) to->sums[i] = (float)from->sums[reorder_column(b->order, n, i)];
+    if (!to->sum || !to->sum2 || !to->counts) return fail_nomem(e, "an importance matrix", n * 2 * sizeof *to->sum);
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t column = reorder_column(b->order, n, i);
+        to->sum[i] = (float)from->sum[column];
+        to->sum2[i] = (float)from->sum2[column];
+    }
     for (size_t i = 0; i < b->n_parts; i++) to->counts[i] = (float)from->rows[i];
     return 0;
 }

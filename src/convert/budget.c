@@ -7,6 +7,7 @@
  */
 #include "convert/convert_int.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 enum {
@@ -53,38 +54,45 @@ struct budget {
 
 /* ---- measuring ---------------------------------------------------------------------------------------------------------- */
 
-static double weighted_square(const float *x, const float *importance, size_t n)
+/* The expected square of the product of x with an input (src/quant/balance.c), as far as the columns are known. */
+static double expected_square(const float *x, const struct qcolumns *c, size_t n)
 {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += (importance ? (double)importance[i] : 1.0) * (double)x[i] * (double)x[i];
-    return sum;
+    double sum = 0, mean = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double m = c && c->means ? (double)c->means[i] : 0, square = c ? (double)c->squares[i] : 1;
+        sum += fmax(square - m * m, 0) * (double)x[i] * (double)x[i];
+        mean += m * (double)x[i];
+    }
+    return sum + mean * mean;
 }
 
 /* Adds the errors of a row in all types of c, and gives its own square. */
-static double measure_row(const struct choice *c, struct worker *w, uint64_t row, const float *importance, double errors[RUNGS])
+static double measure_row(const struct choice *c, struct worker *w, uint64_t row, const struct qcolumns *columns,
+                          double errors[RUNGS])
 {
     const struct tensor *src = c->item->src;
     size_t n = size_min((size_t)src->ne[0], SAMPLE_COLS);
     transfer_floats(c->item, row, 0, w->x, n);
     for (size_t r = 0; r < c->n; r++) {
-        qtypes[c->types[r]].quantize(w->x, importance, w->packed, n);
+        qtypes[c->types[r]].quantize(w->x, columns, w->packed, n);
         qtype_to_float(c->types[r], w->packed, w->y, n);
         for (size_t i = 0; i < n; i++) w->y[i] -= w->x[i];
-        errors[r] += weighted_square(w->y, importance, n);
+        errors[r] += expected_square(w->y, columns, n);
     }
-    return weighted_square(w->x, importance, n);
+    return expected_square(w->x, columns, n);
 }
 
 static int measure(const struct transfer *t, struct choice *c, struct worker *w, struct arena *a)
 {
     const struct tensor *src = c->item->src;
     const uint64_t rows = src->ne[1] * src->ne[2] * src->ne[3], n = rows < SAMPLE_ROWS ? rows : SAMPLE_ROWS;
-    const float *importance;
+    struct qcolumns columns;
     double all = 0;
-    TRY(transfer_importance(t, c->item, a, &importance, &w->e));
+    TRY(transfer_columns(t, c->item, a, &columns, &w->e));
     for (uint64_t i = 0; i < n; i++) {
         uint64_t row = i * (rows / n);
-        all += measure_row(c, w, row, importance ? importance + row / src->ne[1] * src->ne[0] : NULL, c->errors);
+        const struct qcolumns at = columns.squares ? qcolumns_from(&columns, row / src->ne[1] * src->ne[0]) : columns;
+        all += measure_row(c, w, row, at.squares ? &at : NULL, c->errors);
     }
     bool output = str_is(c->item->name, t->model.tied ? "token_embd.weight" : "output.weight");
     for (size_t r = 0; r < c->n; r++) c->errors[r] = all > 0 ? c->errors[r] / all * (output ? OUTPUT_WEIGHT : 1) : 0;

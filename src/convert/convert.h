@@ -75,7 +75,8 @@ struct imatrix_entry {
     struct str name; /* of the tensor, as GGUF files have it */
     size_t n_values; /* row length times the number of matrices (experts, else 1) */
     size_t n_counts; /* one for each matrix; the legacy format has one for all */
-    float *sums;     /* [n_values] sums of squared activations */
+    float *sum2;     /* [n_values] sums of squared activations */
+    float *sum;      /* [n_values] of activations; NULL: the file has none */
     float *counts;   /* [n_counts] rows that went into them */
 };
 
@@ -93,8 +94,9 @@ int imatrix_open(const char *path, struct imatrix **out, struct err *e);
 int imatrix_parse(struct str bytes, const char *path, struct imatrix **out, struct err *e);
 void imatrix_free(struct imatrix **m);
 const struct imatrix_entry *imatrix_find(const struct imatrix *m, struct str name); /* NULL when missing, or m is NULL */
-/* Means for n_mats matrices with rows of n: out [n_mats][n]. False where the entry has another size. */
-bool imatrix_means(const struct imatrix_entry *x, size_t n, size_t n_mats, float *out);
+/* Means for n_mats matrices with rows of n, [n_mats][n] each: of the squares, and of the activations where x->sum is known
+ * (else means is left alone). False where the entry has another size. */
+bool imatrix_columns(const struct imatrix_entry *x, size_t n, size_t n_mats, float *squares, float *means);
 /* Writes the GGUF format, durably. */
 int imatrix_write(const struct imatrix *m, const char *path, struct err *e);
 

@@ -81,9 +81,9 @@ int transfer_init(struct transfer *t, const struct files *src, const char *out_p
 int transfer_plan(struct transfer *t, struct err *e);
 /* Chooses the types of all items that are not fixed so that the file does not exceed the size of the options. */
 int budget_assign(struct transfer *t, struct err *e);
-/* Importance of the columns of each matrix of an item, [matrices][row length], in a; *out is NULL where nothing is known. */
-int transfer_importance(const struct transfer *t, const struct transfer_item *item, struct arena *a, const float **out,
-                        struct err *e);
+/* What is known of the columns of each matrix of an item, [matrices][row length], in a; squares are NULL where nothing is. */
+int transfer_columns(const struct transfer *t, const struct transfer_item *item, struct arena *a, struct qcolumns *out,
+                     struct err *e);
 /* n weights of row r of the new tensor from `col` on, as its source has them. Where the item has an order of blocks, these and
  * col are multiples of the source's block. */
 void transfer_floats(const struct transfer_item *item, uint64_t r, uint64_t col, float *x, size_t n);

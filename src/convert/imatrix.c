@@ -1,17 +1,21 @@
-/* imatrix: importance matrices, the mean squared activations that meet each column of a matrix. Two formats, both llama.cpp's:
+/* imatrix: importance matrices, the means of the activations that meet each column of a matrix, and of their squares. Two
+ * formats, both llama.cpp's:
  *
  *   GGUF     general.type "imatrix"; imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size; for each matrix the f32 tensors
  *            NAME.in_sum2 [n_mats][n], sums of squares, and NAME.counts [n_mats][1], the rows that went into them. n_mats is
- * the number of experts, else 1 legacy   i32 n_entries; n_entries x { i32 length, name, i32 count, i32 n_values, f32[n_values]
- * }; then, since 2024, i32 n_chunks, i32 length, data set. Values are means times count
+ *            the number of experts, else 1. NAME.in_sum [n_mats][n], the sums themselves, need not be there; readers that do
+ *            not know them pass them over
+ *   legacy   i32 n_entries; n_entries x { i32 length, name, i32 count, i32 n_values, f32[n_values] }; then, since 2024,
+ *            i32 n_chunks, i32 length, data set. Values are mean squares times count
  *
- * What is read is copied and checked: finite, not negative, at least one value for each matrix. */
+ * What is read is copied and checked: finite, squares not negative, at least one value for each matrix. */
 #include "convert/convert.h"
 
 #include <float.h>
 #include <stdlib.h>
 
-#define SUMS ".in_sum2"
+#define SUMS2 ".in_sum2"
+#define SUMS ".in_sum"
 #define COUNTS ".counts"
 
 enum { NAME_MAX_BYTES = 1024 };
@@ -32,17 +36,17 @@ static int sort(struct imatrix *m, const char *path, struct err *e)
     return 0;
 }
 
-/* n numbers of entry x from p, which has no alignment. */
-static int copy_floats(struct imatrix *m, const struct imatrix_entry *x, const void *p, size_t n, float **out, const char *path,
-                       struct err *e)
+/* n numbers of entry x from p, which has no alignment; none is below least. */
+static int copy_floats(struct imatrix *m, const struct imatrix_entry *x, const void *p, size_t n, float least, float **out,
+                       const char *path, struct err *e)
 {
     float *v = arena_array(&m->a, n, sizeof *v);
     if (!v) return fail_nomem(e, "an importance matrix", n * sizeof *v);
     memcpy(v, p, n * sizeof *v);
     for (size_t i = 0; i < n; i++)
-        if (!(v[i] >= 0 && v[i] <= FLT_MAX))
-            return fail(e, ERR_FORMAT, "%s: \"%.*s\" holds %g where only finite numbers from 0 up make sense", path,
-                        STR_ARG(x->name), (double)v[i]);
+        if (!(v[i] >= least && v[i] <= FLT_MAX))
+            return fail(e, ERR_FORMAT, "%s: \"%.*s\" holds %g where only finite numbers%s make sense", path, STR_ARG(x->name),
+                        (double)v[i], least == 0 ? " from 0 up" : "");
     *out = v;
     return 0;
 }
@@ -56,27 +60,48 @@ static int copy_str(struct imatrix *m, struct str s, struct str *out, struct err
 
 /* ---- GGUF ---------------------------------------------------------------------------------------------------------------- */
 
-static int read_sums(struct imatrix *m, const struct tensor *t, const char *path, struct err *e)
+static int read_sums2(struct imatrix *m, const struct tensor *t, const char *path, struct err *e)
 {
     struct imatrix_entry *x = &m->entries[m->n];
     if (t->type != QTYPE_F32 || t->ne[2] != 1 || t->ne[3] != 1)
         return fail(e, ERR_FORMAT, "%s: \"%.*s\" is no matrix of f32", path, STR_ARG(t->name));
-    TRY(copy_str(m, (struct str){t->name.p, t->name.n - strlen(SUMS)}, &x->name, e));
+    TRY(copy_str(m, (struct str){t->name.p, t->name.n - strlen(SUMS2)}, &x->name, e));
     x->n_values = (size_t)(t->ne[0] * t->ne[1]);
     x->n_counts = (size_t)t->ne[1];
-    TRY(copy_floats(m, x, t->data, x->n_values, &x->sums, path, e));
+    TRY(copy_floats(m, x, t->data, x->n_values, 0, &x->sum2, path, e));
     m->n++;
     return 0;
 }
 
+/* What lies beside the sums of squares, with so many values. */
+static int find_beside(const struct imatrix *m, const struct tensor *t, const char *suffix, struct imatrix_entry **out,
+                       const char *path, struct err *e)
+{
+    const struct str name = {t->name.p, t->name.n - strlen(suffix)};
+    *out = bsearch(&(struct imatrix_entry){.name = name}, m->entries, m->n, sizeof **out, compare);
+    return *out ? 0 : fail(e, ERR_FORMAT, "%s: \"%.*s\" has no sums of squares beside it", path, STR_ARG(t->name));
+}
+
+static int check_size(const struct tensor *t, size_t n, const char *path, struct err *e)
+{
+    if (t->type == QTYPE_F32 && t->bytes / sizeof(float) == n) return 0;
+    return fail(e, ERR_FORMAT, "%s: \"%.*s\" must be %zu f32", path, STR_ARG(t->name), n);
+}
+
 static int read_counts(struct imatrix *m, const struct tensor *t, const char *path, struct err *e)
 {
-    struct str name = {t->name.p, t->name.n - strlen(COUNTS)};
-    struct imatrix_entry *x = bsearch(&(struct imatrix_entry){.name = name}, m->entries, m->n, sizeof *x, compare);
-    if (!x) return fail(e, ERR_FORMAT, "%s: \"%.*s\" has no sums beside it", path, STR_ARG(t->name));
-    if (t->type != QTYPE_F32 || t->bytes / sizeof(float) != x->n_counts)
-        return fail(e, ERR_FORMAT, "%s: \"%.*s\" must be %zu f32", path, STR_ARG(t->name), x->n_counts);
-    return copy_floats(m, x, t->data, x->n_counts, &x->counts, path, e);
+    struct imatrix_entry *x;
+    TRY(find_beside(m, t, COUNTS, &x, path, e));
+    TRY(check_size(t, x->n_counts, path, e));
+    return copy_floats(m, x, t->data, x->n_counts, 0, &x->counts, path, e);
+}
+
+static int read_sums(struct imatrix *m, const struct tensor *t, const char *path, struct err *e)
+{
+    struct imatrix_entry *x;
+    TRY(find_beside(m, t, SUMS, &x, path, e));
+    TRY(check_size(t, x->n_values, path, e));
+    return copy_floats(m, x, t->data, x->n_values, -FLT_MAX, &x->sum, path, e);
 }
 
 static int read_meta(struct imatrix *m, const struct gguf *g, const char *path, struct err *e)
@@ -98,10 +123,13 @@ static int read_tensors(struct imatrix *m, const struct gguf *g, const char *pat
     m->entries = arena_array(&m->a, size_max(n, 1), sizeof *m->entries);
     if (!m->entries) return fail_nomem(e, "an importance matrix", n * sizeof *m->entries);
     for (size_t i = 0; i < n; i++)
-        if (str_ends(gguf_tensor(g, i)->name, STR(SUMS))) TRY(read_sums(m, gguf_tensor(g, i), path, e));
-    TRY(sort(m, path, e)); /* names in order, so that counts find their sums */
-    for (size_t i = 0; i < n; i++)
-        if (str_ends(gguf_tensor(g, i)->name, STR(COUNTS))) TRY(read_counts(m, gguf_tensor(g, i), path, e));
+        if (str_ends(gguf_tensor(g, i)->name, STR(SUMS2))) TRY(read_sums2(m, gguf_tensor(g, i), path, e));
+    TRY(sort(m, path, e)); /* names in order, so that the others find them */
+    for (size_t i = 0; i < n; i++) {
+        const struct tensor *t = gguf_tensor(g, i);
+        if (str_ends(t->name, STR(COUNTS))) TRY(read_counts(m, t, path, e));
+        if (str_ends(t->name, STR(SUMS))) TRY(read_sums(m, t, path, e));
+    }
     for (size_t i = 0; i < m->n; i++)
         if (!m->entries[i].counts)
             return fail(e, ERR_FORMAT, "%s: \"%.*s" COUNTS "\" is missing", path, STR_ARG(m->entries[i].name));
@@ -141,9 +169,9 @@ static int read_entry(struct imatrix *m, struct reader *r, const char *path, str
         return fail(e, ERR_FORMAT, "%s: entry %zu of an importance matrix does not fit the file's %zu bytes", path, m->n,
                     (size_t)(r->end - r->start));
     TRY(copy_str(m, name, &x->name, e));
-    TRY(copy_floats(m, x, rd_bytes(r, (uint64_t)n * sizeof(float)), n, &x->sums, path, e));
+    TRY(copy_floats(m, x, rd_bytes(r, (uint64_t)n * sizeof(float)), n, 0, &x->sum2, path, e));
     count = count >= 1 ? count : 1;
-    TRY(copy_floats(m, x, &count, 1, &x->counts, path, e));
+    TRY(copy_floats(m, x, &count, 1, 0, &x->counts, path, e));
     x->n_values = n;
     x->n_counts = 1;
     m->n++;
@@ -210,12 +238,13 @@ const struct imatrix_entry *imatrix_find(const struct imatrix *m, struct str nam
     return bsearch(&(struct imatrix_entry){.name = name}, m->entries, m->n, sizeof *m->entries, compare);
 }
 
-bool imatrix_means(const struct imatrix_entry *x, size_t n, size_t n_mats, float *out)
+bool imatrix_columns(const struct imatrix_entry *x, size_t n, size_t n_mats, float *squares, float *means)
 {
     if (n == 0 || x->n_values / n != n_mats || x->n_values % n || (x->n_counts != 1 && x->n_counts != n_mats)) return false;
     for (size_t i = 0; i < x->n_values; i++) {
-        float count = x->counts[x->n_counts == 1 ? 0 : i / n];
-        out[i] = count > 0 ? x->sums[i] / count : 1; /* an expert that no token went to */
+        const float count = x->counts[x->n_counts == 1 ? 0 : i / n];
+        squares[i] = count > 0 ? x->sum2[i] / count : 1; /* an expert that no token went to */
+        if (x->sum) means[i] = count > 0 ? x->sum[i] / count : 0;
     }
     return true;
 }
@@ -236,13 +265,17 @@ static int write_all(const struct imatrix *m, struct gguf_writer *w, struct err 
     gguf_put_u32(w, "imatrix.chunk_count", m->n_chunks);
     gguf_put_u32(w, "imatrix.chunk_size", m->chunk_tokens);
     for (size_t i = 0; i < m->n; i++) {
-        TRY(add_tensor(w, &m->entries[i], SUMS, m->entries[i].n_values / m->entries[i].n_counts, e));
-        TRY(add_tensor(w, &m->entries[i], COUNTS, 1, e));
+        const struct imatrix_entry *x = &m->entries[i];
+        TRY(add_tensor(w, x, SUMS2, x->n_values / x->n_counts, e));
+        if (x->sum) TRY(add_tensor(w, x, SUMS, x->n_values / x->n_counts, e));
+        TRY(add_tensor(w, x, COUNTS, 1, e));
     }
     TRY(gguf_write_begin(w, e));
     for (size_t i = 0; i < m->n; i++) {
-        TRY(gguf_write_data(w, m->entries[i].sums, m->entries[i].n_values * sizeof(float), e));
-        TRY(gguf_write_data(w, m->entries[i].counts, m->entries[i].n_counts * sizeof(float), e));
+        const struct imatrix_entry *x = &m->entries[i];
+        TRY(gguf_write_data(w, x->sum2, x->n_values * sizeof(float), e));
+        if (x->sum) TRY(gguf_write_data(w, x->sum, x->n_values * sizeof(float), e));
+        TRY(gguf_write_data(w, x->counts, x->n_counts * sizeof(float), e));
     }
     return gguf_write_end(w, e);
 }

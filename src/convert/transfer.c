@@ -58,19 +58,19 @@ void transfer_fini(struct transfer *t)
     arena_fini(&t->a);
 }
 
-int transfer_importance(const struct transfer *t, const struct transfer_item *item, struct arena *a, const float **out,
-                        struct err *e)
+int transfer_columns(const struct transfer *t, const struct transfer_item *item, struct arena *a, struct qcolumns *out,
+                     struct err *e)
 {
     const struct tensor *src = item->src;
     const struct imatrix_entry *x = imatrix_find(t->imatrix, item->name);
-    *out = NULL;
+    *out = (struct qcolumns){0};
     if (!x || recipe_keeps(item->name, src->n_dims)) return 0;
-    float *means = arena_array(a, x->n_values, sizeof *means);
-    if (!means) return fail_nomem(e, "importance of columns", x->n_values * sizeof *means);
-    if (!imatrix_means(x, src->ne[0], src->ne[2] * src->ne[3], means))
+    float *squares = arena_array(a, x->n_values, sizeof *squares), *means = arena_array(a, x->n_values, sizeof *means);
+    if (!squares || !means) return fail_nomem(e, "importance of columns", x->n_values * 2 * sizeof *means);
+    if (!imatrix_columns(x, src->ne[0], src->ne[2] * src->ne[3], squares, means))
         return fail(e, ERR_ARG, "%s: %zu values for \"%.*s\", whose rows have %llu weights; it was made for another model",
                     t->opts->imatrix, x->n_values, STR_ARG(item->name), (unsigned long long)src->ne[0]);
-    *out = means;
+    *out = (struct qcolumns){squares, x->sum ? means : NULL};
     return 0;
 }
 
@@ -114,7 +114,7 @@ struct stream {
     uint64_t piece;                      /* weights; the last of a row may be shorter */
     uint64_t row_pieces, n_pieces;
     uint64_t piece_bytes, new_row_bytes; /* in the new file */
-    const float *importance;             /* [matrices][row_len]; NULL: all alike */
+    struct qcolumns columns;             /* [matrices][row_len]; squares NULL: all alike */
     uint64_t from, to;                   /* pieces of the slab that is being made */
     float **floats;                      /* [threads][PIECE] */
     uint64_t *bad;                       /* [threads] first piece with a weight that the new type cannot hold, else n_pieces */
@@ -156,8 +156,9 @@ static bool make_piece(const struct stream *s, uint64_t p, uint8_t *dst, float *
     else
         transfer_floats(s->item, row, col, x, n);
     if (!in_range(x, n, largest[s->item->type])) return false;
-    const float *importance = s->importance ? s->importance + row / src->ne[1] * s->row_len + col : NULL;
-    to->quantize(x, importance, dst, n);
+    const struct qcolumns at =
+        s->columns.squares ? qcolumns_from(&s->columns, row / src->ne[1] * s->row_len + col) : s->columns;
+    to->quantize(x, at.squares ? &at : NULL, dst, n);
     return true;
 }
 
@@ -244,7 +245,7 @@ static int put_tensor(struct stream *s, const struct transfer_item *item)
     s->piece_bytes = s->piece / to->block_n * to->block_bytes;
     s->new_row_bytes = s->row_len / to->block_n * to->block_bytes;
     struct arena a = {0};
-    int rc = transfer_importance(s->t, item, &a, &s->importance, s->e);
+    int rc = transfer_columns(s->t, item, &a, &s->columns, s->e);
     if (rc == 0) rc = put_slabs(s);
     arena_fini(&a);
     return rc;

@@ -75,9 +75,9 @@ void row_to_float_F32(const struct qrow *row, size_t from, float *dst, size_t n)
     memcpy(dst, row->data + from * sizeof *dst, n * sizeof *dst);
 }
 
-void quantize_F32(const float *src, const float *importance, void *dst, size_t n)
+void quantize_F32(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
-    (void)importance;
+    (void)c;
     memcpy(dst, src, n * sizeof *src);
 }
 
@@ -86,9 +86,9 @@ void row_to_float_F16(const struct qrow *row, size_t from, float *dst, size_t n)
     for (size_t i = 0; i < n; i++) dst[i] = f16_to_f32(load_u16(row->data + 2 * (from + i)));
 }
 
-void quantize_F16(const float *src, const float *importance, void *dst, size_t n)
+void quantize_F16(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
-    (void)importance;
+    (void)c;
     uint8_t *p = dst;
     for (size_t i = 0; i < n; i++) {
         uint16_t h = f32_to_f16(src[i]);
@@ -101,9 +101,9 @@ void row_to_float_BF16(const struct qrow *row, size_t from, float *dst, size_t n
     for (size_t i = 0; i < n; i++) dst[i] = bf16_to_f32(load_u16(row->data + 2 * (from + i)));
 }
 
-void quantize_BF16(const float *src, const float *importance, void *dst, size_t n)
+void quantize_BF16(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
-    (void)importance;
+    (void)c;
     uint8_t *p = dst;
     for (size_t i = 0; i < n; i++) {
         uint16_t h = f32_to_bf16(src[i]);

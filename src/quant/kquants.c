@@ -190,37 +190,37 @@ static void pack_Q6_K(const struct qblock *b, uint8_t *p)
         }
 }
 
-void quantize_Q2_K(const float *src, const float *importance, void *dst, size_t n)
+void quantize_Q2_K(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     static const struct qfit fit = {
         .type = QTYPE_Q2_K, .lo = 0, .hi = 3, .sub = 16, .sc_lo = 0, .sc_hi = 15, .pack = pack_Q2_K};
-    quant_search(&fit, src, importance, dst, n);
+    quant_search(&fit, src, c, dst, n);
 }
 
-void quantize_Q3_K(const float *src, const float *importance, void *dst, size_t n)
+void quantize_Q3_K(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     static const struct qfit fit = {
         .type = QTYPE_Q3_K, .lo = -4, .hi = 3, .sub = 16, .sc_lo = -32, .sc_hi = 31, .pack = pack_Q3_K};
-    quant_search(&fit, src, importance, dst, n);
+    quant_search(&fit, src, c, dst, n);
 }
 
-void quantize_Q4_K(const float *src, const float *importance, void *dst, size_t n)
+void quantize_Q4_K(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     static const struct qfit fit = {
         .type = QTYPE_Q4_K, .lo = 0, .hi = 15, .sub = 32, .sc_lo = 0, .sc_hi = 63, .pack = pack_Q4_K};
-    quant_search(&fit, src, importance, dst, n);
+    quant_search(&fit, src, c, dst, n);
 }
 
-void quantize_Q5_K(const float *src, const float *importance, void *dst, size_t n)
+void quantize_Q5_K(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     static const struct qfit fit = {
         .type = QTYPE_Q5_K, .lo = 0, .hi = 31, .sub = 32, .sc_lo = 0, .sc_hi = 63, .pack = pack_Q5_K};
-    quant_search(&fit, src, importance, dst, n);
+    quant_search(&fit, src, c, dst, n);
 }
 
-void quantize_Q6_K(const float *src, const float *importance, void *dst, size_t n)
+void quantize_Q6_K(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     static const struct qfit fit = {
         .type = QTYPE_Q6_K, .lo = -32, .hi = 31, .sub = 16, .sc_lo = -128, .sc_hi = 127, .pack = pack_Q6_K};
-    quant_search(&fit, src, importance, dst, n);
+    quant_search(&fit, src, c, dst, n);
 }

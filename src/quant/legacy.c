@@ -100,10 +100,10 @@ static int8_t round_q(float v)
     return (int8_t)(q + (rest >= 0.5f) - (rest <= -0.5f));
 }
 
-void quantize_Q8_0(const float *src, const float *importance, void *dst, size_t n)
+void quantize_Q8_0(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     uint8_t *out = dst;
-    (void)importance; /* the step is too fine for it to matter */
+    (void)c; /* the step is too fine for it to matter */
     for (size_t b = 0; b < n / BLOCK; b++, src += BLOCK, out += 34) {
         float d = block_amax(src) / 127.0f;
         float id = d != 0.0f ? 1.0f / d : 0.0f;
@@ -156,26 +156,26 @@ static void pack_Q5_1(const struct qblock *b, uint8_t *p)
     put_nibbles(b->u, p + 8);
 }
 
-void quantize_Q4_0(const float *src, const float *importance, void *dst, size_t n)
+void quantize_Q4_0(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     static const struct qfit fit = {.type = QTYPE_Q4_0, .lo = -8, .hi = 7, .sub = BLOCK, .pack = pack_Q4_0};
-    quant_search(&fit, src, importance, dst, n);
+    quant_search(&fit, src, c, dst, n);
 }
 
-void quantize_Q4_1(const float *src, const float *importance, void *dst, size_t n)
+void quantize_Q4_1(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     static const struct qfit fit = {.type = QTYPE_Q4_1, .hi = 15, .sub = BLOCK, .min_any = true, .pack = pack_Q4_1};
-    quant_search(&fit, src, importance, dst, n);
+    quant_search(&fit, src, c, dst, n);
 }
 
-void quantize_Q5_0(const float *src, const float *importance, void *dst, size_t n)
+void quantize_Q5_0(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     static const struct qfit fit = {.type = QTYPE_Q5_0, .lo = -16, .hi = 15, .sub = BLOCK, .pack = pack_Q5_0};
-    quant_search(&fit, src, importance, dst, n);
+    quant_search(&fit, src, c, dst, n);
 }
 
-void quantize_Q5_1(const float *src, const float *importance, void *dst, size_t n)
+void quantize_Q5_1(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     static const struct qfit fit = {.type = QTYPE_Q5_1, .hi = 31, .sub = BLOCK, .min_any = true, .pack = pack_Q5_1};
-    quant_search(&fit, src, importance, dst, n);
+    quant_search(&fit, src, c, dst, n);
 }

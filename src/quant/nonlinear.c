@@ -82,14 +82,14 @@ static void pack_IQ4_XS(const struct qblock *b, uint8_t *p)
     }
 }
 
-void quantize_IQ4_NL(const float *src, const float *importance, void *dst, size_t n)
+void quantize_IQ4_NL(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     static const struct qfit fit = {
         .type = QTYPE_IQ4_NL, .lo = -127, .hi = 113, .levels = iq4_levels, .sub = 32, .pack = pack_IQ4_NL};
-    quant_search(&fit, src, importance, dst, n);
+    quant_search(&fit, src, c, dst, n);
 }
 
-void quantize_IQ4_XS(const float *src, const float *importance, void *dst, size_t n)
+void quantize_IQ4_XS(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     static const struct qfit fit = {.type = QTYPE_IQ4_XS,
                                     .lo = -127,
@@ -99,7 +99,7 @@ void quantize_IQ4_XS(const float *src, const float *importance, void *dst, size_
                                     .sc_lo = -32,
                                     .sc_hi = 31,
                                     .pack = pack_IQ4_XS};
-    quant_search(&fit, src, importance, dst, n);
+    quant_search(&fit, src, c, dst, n);
 }
 
 /* The exponent e for which 6 * 2^(e - 127) or less is the power of two above max; a half of it or twice may do better. */
@@ -111,9 +111,11 @@ static unsigned exponent_of(float max)
     return (unsigned)(e < 1 ? 1 : e > 253 ? 253 : e);
 }
 
-void quantize_MXFP4(const float *src, const float *importance, void *dst, size_t n)
+void quantize_MXFP4(const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     static const struct qfit fit = {.type = QTYPE_MXFP4, .lo = -12, .hi = 12, .levels = fp4_levels, .sub = 32};
+    float carried = 0.0f;
+    struct qblock b;
     uint8_t *p = dst;
     for (size_t i = 0; i < n; i += 32, p += 17) {
         float max = 0.0f, w[32], best = 0.0f;
@@ -128,15 +130,19 @@ void quantize_MXFP4(const float *src, const float *importance, void *dst, size_t
             p[0] = 255;
             continue;
         }
-        quant_weights(src + i, importance ? importance + i : NULL, 32, w);
+        const struct qcolumns at = c ? qcolumns_from(c, i) : (struct qcolumns){0};
+        quant_weights(src + i, at.squares, 32, w);
         for (unsigned e = exponent_of(max) - 1, k = 0; k < 3; k++, e++) {
             uint8_t u[32];
-            float err = quant_nearest(&fit, src + i, w, 32, quant_e8m0_half((uint8_t)e), u);
+            const float d = quant_e8m0_half((uint8_t)e), err = quant_nearest(&fit, src + i, w, 32, d, u);
             if (k > 0 && !(err < best)) continue;
             best = err;
+            b.d = d;
             p[0] = (uint8_t)e;
-            for (size_t j = 0; j < 32; j++) u[j] = u[j] < 8 ? 15 - u[j] : u[j] - 8;
-            put_nibbles(u, p + 1);
+            memcpy(b.u, u, sizeof u);
         }
+        if (at.means) quant_balance(&fit, src + i, &at, &b, &carried);
+        for (size_t j = 0; j < 32; j++) b.u[j] = b.u[j] < 8 ? 15 - b.u[j] : b.u[j] - 8;
+        put_nibbles(b.u, p + 1);
     }
 }

@@ -53,6 +53,17 @@ struct qrow {
     size_t first_group;       /* index of the row's first group in the arrays of side */
 };
 
+/* What is known of the activations that meet the columns of a row: the means of their squares, >= 0, and of themselves.
+ * Borrowed. What rounding does to a product grows with the former; the latter tell which errors cancel. */
+struct qcolumns {
+    const float *squares, *means; /* means NULL: not known */
+};
+/* From a column on. */
+static inline struct qcolumns qcolumns_from(const struct qcolumns *c, size_t column)
+{
+    return (struct qcolumns){c->squares + column, c->means ? c->means + column : NULL};
+}
+
 struct qtype_info {
     const char *name;
     uint32_t ggml_id;
@@ -65,9 +76,9 @@ struct qtype_info {
     void (*unpack)(const struct qrow *row, size_t block, struct qblock *out);
     /* Weights from .. from + n - 1 of a row, both multiples of block_n. */
     void (*row_to_float)(const struct qrow *row, size_t from, float *dst, size_t n);
-    /* n a multiple of block_n; NULL where Quern does not write the type. importance: [n] weights >= 0 of the squared errors of
-     * each column, or NULL: all alike. Deterministic: the same floats give the same bytes on every machine. */
-    void (*quantize)(const float *src, const float *importance, void *dst, size_t n);
+    /* n a multiple of block_n; NULL where Quern does not write the type. columns: of n, or NULL: all alike. Deterministic: the
+     * same floats give the same bytes on every machine. */
+    void (*quantize)(const float *src, const struct qcolumns *columns, void *dst, size_t n);
 };
 extern const struct qtype_info qtypes[QTYPE_COUNT];
 

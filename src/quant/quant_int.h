@@ -12,7 +12,7 @@
 #define T(NAME, name, id, block_n, bytes, ARITH, off, min, W)                            \
     void unpack_##NAME(const struct qrow *row, size_t block, struct qblock *out);        \
     void row_to_float_##NAME(const struct qrow *row, size_t from, float *dst, size_t n); \
-    void quantize_##NAME(const float *src, const float *importance, void *dst, size_t n);
+    void quantize_##NAME(const float *src, const struct qcolumns *c, void *dst, size_t n);
 #include "quant/types.def"
 #undef T
 
@@ -41,7 +41,10 @@ struct qfit {
     void (*pack)(const struct qblock *b, uint8_t *p);
 };
 /* qtype_info.quantize of a type of scales that are halves. */
-void quant_search(const struct qfit *f, const float *src, const float *importance, void *dst, size_t n);
+void quant_search(const struct qfit *f, const float *src, const struct qcolumns *c, void *dst, size_t n);
+/* balance.c: of a block that the search has filled, moves levels to their neighbours so that the errors of the row cancel for
+ * the mean activation. *carried is the row's error for that so far, 0 at first. c->means is known. */
+void quant_balance(const struct qfit *f, const float *x, const struct qcolumns *c, struct qblock *b, float *carried);
 /* Weights w [n] of squared errors for x [n], all of one block. */
 void quant_weights(const float *x, const float *importance, size_t n, float *w);
 /* Indices u [n] of the levels nearest to x / d, and the weighted sum of squared errors. */

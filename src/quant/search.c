@@ -392,18 +392,21 @@ static float largest(const float *x, size_t n)
     return max;
 }
 
-void quant_search(const struct qfit *f, const float *src, const float *importance, void *dst, size_t n)
+void quant_search(const struct qfit *f, const float *src, const struct qcolumns *c, void *dst, size_t n)
 {
     const struct qtype_info *t = &qtypes[f->type];
     const float zeros[QSUPER] = {0};
+    float carried = 0.0f;
     uint8_t *p = dst;
     for (size_t i = 0; i < n; i += t->block_n, p += t->block_bytes) {
         struct qblock b = {0};
         to_index(f, zeros, t->block_n, b.u);
         float w[QSUPER], max = largest(src + i, t->block_n);
         if (max >= TINY && max <= LARGE) {
-            quant_weights(src + i, importance ? importance + i : NULL, t->block_n, w);
+            const struct qcolumns at = c ? qcolumns_from(c, i) : (struct qcolumns){0};
+            quant_weights(src + i, at.squares, t->block_n, w);
             (t->arith == ARITH_32 ? fit_32 : fit_256)(f, src + i, w, &b);
+            if (at.means) quant_balance(f, src + i, &at, &b, &carried);
         } else if (!(max < TINY)) {
             b.d = NAN;
         }

@@ -1,5 +1,5 @@
-/* importance: which columns of a matrix matter, measured: the mean of the squares of the activations that meet them. What
- * rounding does to a product grows with exactly these. */
+/* importance: which columns of a matrix matter, measured: sums of the activations that meet them, and of their squares. What
+ * rounding does to a product follows from these (src/quant/balance.c). */
 #include "run/run.h"
 
 /* An entry for each matrix that passes multiply with, save the output matrix where it is not wanted. */
@@ -17,12 +17,14 @@ static int make_entries(struct importance *im, const struct model *m, bool outpu
         if (w->n_dims < 2 || (w == m->token_embd && !is_output) || (is_output && !output)) continue;
         struct importance_entry *entry = &im->entries[im->n++];
         *entry = (struct importance_entry){.tensor = b};
-        entry->sums = arena_array(&im->a, b->n_parts * w->ne[0], sizeof *entry->sums);
+        entry->sum = arena_array(&im->a, b->n_parts * w->ne[0], sizeof *entry->sum);
+        entry->sum2 = arena_array(&im->a, b->n_parts * w->ne[0], sizeof *entry->sum2);
         entry->rows = arena_array(&im->a, b->n_parts, sizeof *entry->rows);
-        if (!entry->sums || !entry->rows) return fail_nomem(e, "importance of columns", b->n_parts * w->ne[0] * sizeof(double));
+        if (!entry->sum || !entry->sum2 || !entry->rows)
+            return fail_nomem(e, "importance of columns", b->n_parts * w->ne[0] * 2 * sizeof(double));
         for (uint32_t p = 0; p < b->n_parts; p++)
-            im->parts[im->n_parts++] =
-                (struct importance_part){b->parts[p]->data, w->ne[0], entry->sums + p * w->ne[0], &entry->rows[p]};
+            im->parts[im->n_parts++] = (struct importance_part){b->parts[p]->data, w->ne[0], entry->sum + p * w->ne[0],
+                                                                entry->sum2 + p * w->ne[0], &entry->rows[p]};
     }
     return 0;
 }
@@ -31,7 +33,10 @@ static void add_rows(struct importance_part *part, const float *x, size_t n_rows
 {
     *part->rows += n_rows;
     for (size_t m = 0; m < n_rows; m++, x += part->row)
-        for (size_t k = 0; k < part->row; k++) part->sums[k] += (double)x[k] * (double)x[k];
+        for (size_t k = 0; k < part->row; k++) {
+            part->sum[k] += (double)x[k];
+            part->sum2[k] += (double)x[k] * (double)x[k];
+        }
 }
 
 /* A view of the first rows of a matrix counts for all of it, and that for several which a file makes of it: they read the same.

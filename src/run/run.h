@@ -522,17 +522,17 @@ void request_free(struct request **q);
 
 /* ---- importance of columns ----------------------------------------------------------------------------------- */
 
-/* Sums of the squares of what meets each column of a matrix, of a tensor of several (experts) for each of them. */
+/* Sums of what meets each column of a matrix, and of its squares; of a tensor of several (experts) for each of them. */
 struct importance_entry {
     const struct bound *tensor;
-    double *sums;   /* [n_parts][row length] */
-    uint64_t *rows; /* [n_parts] that went into them */
+    double *sum, *sum2; /* [n_parts][row length] */
+    uint64_t *rows;     /* [n_parts] that went into them */
 };
 /* One matrix, by where its weights lie. */
 struct importance_part {
     const void *data;
     size_t row; /* its length */
-    double *sums;
+    double *sum, *sum2;
     uint64_t *rows;
 };
 struct importance {

@@ -19,10 +19,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     } else {
         for (size_t i = 0; i < m->n; i++) {
             const struct imatrix_entry *x = &m->entries[i];
-            float *means = mem_array(x->n_values, sizeof *means);
+            float *squares = mem_array(x->n_values, sizeof *squares), *means = mem_array(x->n_values, sizeof *means);
             check(imatrix_find(m, x->name) == x && x->n_values > 0 && x->n_counts > 0);
-            check(!means || imatrix_means(x, x->n_values / x->n_counts, x->n_counts, means));
-            for (size_t k = 0; means && k < x->n_values; k++) check(means[k] >= 0);
+            check(!squares || !means || imatrix_columns(x, x->n_values / x->n_counts, x->n_counts, squares, means));
+            for (size_t k = 0; squares && means && k < x->n_values; k++) check(squares[k] >= 0);
+            mem_free(squares);
             mem_free(means);
         }
         imatrix_free(&m);

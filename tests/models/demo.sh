@@ -62,4 +62,29 @@ if [ -d "$shared/demo-model" ]; then
 else
     skip "$name"
 fi
+
+# An importance matrix from the end of the text lowers the divergence of the weights at its beginning by 5 % and more (12 % when
+# this was written), at the same size.
+divergence() { # FLAGS...
+    "$QUERN" quantize "$shared/demo-model/main" "$work/q.gguf" q4_k_m "$@" >/dev/null 2>&1 &&
+        "$QUERN" perplexity "$work/q.gguf" --kl-divergence --kl-divergence-base "$work/base" --bos --json |
+        tr -d '{}" ' | tr ',' '\n' | awk -F: '$1 == "mean_kld" { print $2 }'
+}
+matrix_helps() {
+    tail -c 80000 "$shared/demo-model/val.txt" >"$work/text"
+    "$QUERN" imatrix "$shared/demo-model/main" -f "$work/text" -o "$work/matrix" >/dev/null 2>&1 &&
+        "$QUERN" perplexity "$shared/demo-model/main" -f "$shared/demo-model/val.txt" --ctx 512 --bos --chunks 8 \
+            --save-all-logits "$work/base" >/dev/null || return 1
+    without=$(divergence) && with=$(divergence --imatrix "$work/matrix")
+    echo "# divergence $without, with the matrix $with"
+    awk -v a="$without" -v b="$with" 'BEGIN { exit !(b > 0 && b < 0.95 * a) }'
+}
+name="an importance matrix makes Q4_K_M better"
+if [ -d "$shared/demo-model" ]; then
+    work=$(mktemp -d "${TMPDIR:-/tmp}/quern-demo-XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    check "$name" matrix_helps
+else
+    skip "$name"
+fi
 echo "1..$n"

@@ -469,7 +469,7 @@ static void importance(void **state)
     (void)state;
     float sums[FF], counts[] = {1};
     for (size_t i = 0; i < FF; i++) sums[i] = i % 7 ? 1 : 1000;
-    struct imatrix_entry entry = {STR("blk.0.ffn_down.weight"), FF, 1, sums, counts};
+    struct imatrix_entry entry = {STR("blk.0.ffn_down.weight"), FF, 1, sums, NULL, counts};
     const struct imatrix m = {.entries = &entry, .n = 1, .dataset = STR("text"), .n_chunks = 1, .chunk_tokens = 8};
     struct err e = {0};
     const char *file = scratch_path(dir, "m.gguf");
@@ -712,7 +712,7 @@ static void faults(void **state)
 {
     (void)state;
     float sums[EMBD] = {1}, counts[] = {1};
-    struct imatrix_entry entry = {STR("blk.0.ffn_up.weight"), EMBD, 1, sums, counts};
+    struct imatrix_entry entry = {STR("blk.0.ffn_up.weight"), EMBD, 1, sums, sums, counts};
     const struct imatrix m = {.entries = &entry, .n = 1, .dataset = STR("text")};
     static char file[512];
     snprintf(file, sizeof file, "%s", scratch_path(dir, "faults.gguf"));

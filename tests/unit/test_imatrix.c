@@ -75,12 +75,12 @@ static void legacy_format(void **state)
         assert_int_equal(m->n_chunks, tail ? 7 : 0);
         assert_true(str_is(m->dataset, tail ? "text" : ""));
         const struct imatrix_entry *up = imatrix_find(m, STR("blk.0.ffn_up.weight"));
-        assert_true(up && imatrix_means(up, 4, 1, x));
+        assert_true(up && imatrix_columns(up, 4, 1, x, NULL));
         assert_true(x[0] == 1 && x[1] == 2 && x[2] == 3 && x[3] == 0);
-        assert_true(imatrix_means(up, 2, 2, x)); /* two experts share the count */
-        assert_false(imatrix_means(up, 3, 1, x));
-        assert_false(imatrix_means(up, 0, 0, x));
-        assert_true(imatrix_means(imatrix_find(m, STR("blk.0.attn_q.weight")), 2, 1, x) && x[0] == 1 && x[1] == 2);
+        assert_true(imatrix_columns(up, 2, 2, x, NULL)); /* two experts share the count */
+        assert_false(imatrix_columns(up, 3, 1, x, NULL));
+        assert_false(imatrix_columns(up, 0, 0, x, NULL));
+        assert_true(imatrix_columns(imatrix_find(m, STR("blk.0.attn_q.weight")), 2, 1, x, NULL) && x[0] == 1 && x[1] == 2);
         assert_null(imatrix_find(m, STR("blk.0.ffn_down.weight")));
         assert_null(imatrix_find(NULL, STR("x")));
         imatrix_free(&m);
@@ -91,9 +91,9 @@ static void legacy_format(void **state)
 static void gguf_format(void **state)
 {
     (void)state;
-    float sums[] = {2, 4, 6, 9, 9, 9}, counts[] = {2, 0}, one[] = {5}, five[] = {10};
-    struct imatrix_entry entries[] = {{STR("blk.1.ffn_up_exps.weight"), 6, 2, sums, counts},
-                                      {STR("blk.0.attn_q.weight"), 1, 1, five, one}};
+    float sum2[] = {2, 4, 6, 9, 9, 9}, sum[] = {1, -2, 3, 9, 9, 9}, counts[] = {2, 0}, one[] = {5}, five[] = {10};
+    struct imatrix_entry entries[] = {{STR("blk.1.ffn_up_exps.weight"), 6, 2, sum2, sum, counts},
+                                      {STR("blk.0.attn_q.weight"), 1, 1, five, NULL, one}};
     const struct imatrix m = {.entries = entries, .n = 2, .dataset = STR("calib"), .n_chunks = 3, .chunk_tokens = 512};
     struct imatrix *read = NULL;
     struct err e = {0};
@@ -103,11 +103,12 @@ static void gguf_format(void **state)
     assert_int_equal(read->n_chunks, 3);
     assert_int_equal(read->chunk_tokens, 512);
     assert_true(str_is(read->dataset, "calib"));
-    float x[6];
-    assert_true(imatrix_means(imatrix_find(read, entries[0].name), 3, 2, x));
-    assert_true(x[0] == 1 && x[1] == 2 && x[2] == 3);
-    assert_true(x[3] == 1 && x[5] == 1); /* an expert without tokens */
-    assert_true(imatrix_means(imatrix_find(read, entries[1].name), 1, 1, x) && x[0] == 2);
+    float x[6], y[6];
+    assert_true(imatrix_columns(imatrix_find(read, entries[0].name), 3, 2, x, y));
+    assert_true(x[0] == 1 && x[1] == 2 && x[2] == 3 && y[0] == 0.5f && y[1] == -1 && y[2] == 1.5f);
+    assert_true(x[3] == 1 && x[5] == 1 && y[3] == 0 && y[5] == 0); /* an expert without tokens */
+    const struct imatrix_entry *q = imatrix_find(read, entries[1].name);
+    assert_true(imatrix_columns(q, 1, 1, x, y) && x[0] == 2 && !q->sum);
     imatrix_free(&read);
 }
 

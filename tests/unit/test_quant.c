@@ -343,10 +343,10 @@ static double relative_error(const float *x, const float *y, const float *weight
     return sqrt(err / all);
 }
 
-static void there_and_back(enum qtype t, const float *x, const float *importance, float *y)
+static void there_and_back(enum qtype t, const float *x, const struct qcolumns *c, float *y)
 {
     uint8_t bytes[SEARCH_N * 2];
-    qtypes[t].quantize(x, importance, bytes, SEARCH_N);
+    qtypes[t].quantize(x, c, bytes, SEARCH_N);
     qtype_to_float(t, bytes, y, SEARCH_N);
 }
 
@@ -386,17 +386,61 @@ static void importance_counts(void **state)
 {
     (void)state;
     float x[SEARCH_N], importance[SEARCH_N], y[SEARCH_N], z[SEARCH_N];
+    const struct qcolumns c = {importance, NULL};
     samples(3, x);
     for (size_t i = 0; i < COUNT_OF(searched); i++) {
         enum qtype t = searched[i].type;
         for (size_t k = 0; k < SEARCH_N; k++) importance[k] = k % 5 ? 0.125f : 4.0f;
         there_and_back(t, x, NULL, y);
-        there_and_back(t, x, importance, z);
+        there_and_back(t, x, &c, z);
         if (relative_error(x, z, importance) >= relative_error(x, y, importance)) fail_msg("%s", qtypes[t].name);
         const float nothing[] = {0.0f, NAN, INFINITY};
         for (size_t v = 0; v < COUNT_OF(nothing); v++) {
             for (size_t k = 0; k < SEARCH_N; k++) importance[k] = nothing[v];
-            there_and_back(t, x, importance, z);
+            there_and_back(t, x, &c, z);
+            assert_memory_equal(y, z, sizeof y);
+        }
+    }
+}
+
+/* The expected square of a row's error, where inputs vary independently about their means; *of_mean gets its part of them. */
+static double expected_error(const float *x, const float *y, const struct qcolumns *c, double *of_mean)
+{
+    double sum = 0, mean = 0;
+    for (size_t i = 0; i < SEARCH_N; i++) {
+        const double d = (double)y[i] - (double)x[i], m = (double)c->means[i];
+        sum += ((double)c->squares[i] - m * m) * d * d;
+        mean += m * d;
+    }
+    *of_mean = mean * mean;
+    return sum + *of_mean;
+}
+
+/* Where the mean input is known errors cancel for it, and the whole becomes smaller; means that say nothing change nothing. */
+static void errors_cancel_for_the_mean(void **state)
+{
+    (void)state;
+    float x[SEARCH_N], squares[SEARCH_N], means[SEARCH_N], y[SEARCH_N], z[SEARCH_N];
+    const struct qcolumns c = {squares, means}, without = {squares, NULL};
+    double part;
+    for (size_t i = 0; i < COUNT_OF(searched); i++) {
+        const enum qtype t = searched[i].type;
+        double all[2] = {0}, of_mean[2] = {0};
+        for (uint32_t row = 0; row < 8; row++) {
+            samples(40 + row, x);
+            samples(60 + row, means);
+            for (size_t k = 0; k < SEARCH_N; k++) squares[k] = means[k] * means[k] * (k % 3 ? 3.0f : 1.5f);
+            there_and_back(t, x, &without, y);
+            there_and_back(t, x, &c, z);
+            all[0] += expected_error(x, y, &c, &part), of_mean[0] += part;
+            all[1] += expected_error(x, z, &c, &part), of_mean[1] += part;
+        }
+        if (all[1] >= all[0] || of_mean[1] > 0.05 * of_mean[0])
+            fail_msg("%s: error %g of %g, that of the mean %g of %g", qtypes[t].name, all[1], all[0], of_mean[1], of_mean[0]);
+        const float nothing[] = {0.0f, NAN, INFINITY, -0x1p120f};
+        for (size_t v = 0; v < COUNT_OF(nothing); v++) {
+            for (size_t k = 0; k < SEARCH_N; k++) means[k] = nothing[v];
+            there_and_back(t, x, &c, z);
             assert_memory_equal(y, z, sizeof y);
         }
     }
@@ -428,7 +472,7 @@ static void search_of_odd_rows(void **state)
             for (size_t k = v; k < SEARCH_N; k += 37) x[k] = bad[v];
             there_and_back(t, x, NULL, y);
             for (size_t k = 0; k < SEARCH_N; k++) importance[k] = k % 64 < 32 ? 0.0f : 1e30f;
-            there_and_back(t, x, importance, y);
+            there_and_back(t, x, &(struct qcolumns){importance, x}, y);
         }
     }
 }
@@ -595,6 +639,7 @@ int main(void)
         cmocka_unit_test(search_errors_are_small),
         cmocka_unit_test(search_gives_the_same_bytes_everywhere),
         cmocka_unit_test(importance_counts),
+        cmocka_unit_test(errors_cancel_for_the_mean),
         cmocka_unit_test(search_of_odd_rows),
         cmocka_unit_test(blocks_golden),
         cmocka_unit_test(blocks_hostile),

@@ -91,8 +91,8 @@ const struct command command_imatrix = {
     .summary = "which columns of the weights matter, measured on a text",
     .text =
         "Runs the text through the model, in windows of N tokens that do not overlap (the rest is left out), and writes the "
-        "mean "
-        "squared activations that meet each column of the matrices. 'quern quantize --imatrix' and llama.cpp read the file.\n",
+        "sums of the activations that meet each column of the matrices, and of their squares. 'quern quantize --imatrix' "
+        "reads the file; so does llama.cpp, which uses the squares only.\n",
     .groups = imatrix_groups,
     .max_words = 1,
     .run = run,
