@@ -1,5 +1,6 @@
 /* api_model: quern.h's model and text functions. */
 #include "api/api_int.h"
+#include "machine/machine.h"
 
 /* quern.h repeats the codes of err.def and the flags of text.h for those who see nothing else. */
 #define ERR(name, value, text) _Static_assert(QUERN_ERR_##name == (value), #name);
@@ -102,11 +103,22 @@ static int open_vocab(quern_model *m, const char *path, struct err *e)
     return tok_open_gguf(m->gguf, &m->tok, e);
 }
 
+/* Whether the weights are more than memory has room for, with an eighth of it for all else that a process needs. */
+static bool exceeds_memory(const struct model *m)
+{
+    uint64_t total, available, bytes = 0;
+    machine_memory_under("", &total, &available);
+    for (size_t i = 0; i < m->n_reads; i++) bytes += m->reads[i].n;
+    return bytes > available - available / 8;
+}
+
 /* A thread that cannot be had costs speed and nothing else: pages come when they are used. */
 static void preload(quern_model *m, const quern_model_options *o)
 {
     bool in_memory = o->copy || o->lock;
-    if (in_memory || (o->lazy && !o->prefault)) return;
+    if (in_memory) return;
+    m->model->from_disk = exceeds_memory(m->model);
+    if ((o->lazy || m->model->from_disk) && !o->prefault) return;
     if (preload_start(m->model->reads, m->model->n_reads, &m->preload, NULL) == 0 && o->prefault) preload_wait(&m->preload);
 }
 

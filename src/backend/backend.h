@@ -64,6 +64,7 @@ struct backend_options {
     const char *cpu_level;    /* NULL: the best */
     const struct lora *loras; /* [n_loras] adapters that sequences may use; their matrices outlive the backend */
     uint32_t n_loras;
+    bool from_disk; /* the weights are larger than memory: those of experts are asked for as soon as they are chosen */
 };
 
 /* Opens the CPU for the graph (which must outlive it) and reserves all memory that runs will need. */

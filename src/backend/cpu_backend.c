@@ -332,6 +332,22 @@ static void carve_act(struct carve *c, const struct backend *b, struct act_buf *
     }
 }
 
+/* Experts lie one behind the other mostly: told in one piece, they stay one mapping. */
+static void sparse_experts(const struct graph *g)
+{
+    for (uint32_t i = 0; i < g->n_ops; i++)
+        for (size_t set = 0; set < COUNT_OF(g->ops[i].experts) && g->ops[i].route && g->ops[i].experts[set].w; set++) {
+            struct region all = {0};
+            for (uint32_t x = 0; x < g->ops[i].route->n_experts; x++) {
+                const struct tensor *t = g->ops[i].experts[set].w[x];
+                const bool follows = all.n && all.p + all.n == (const uint8_t *)t->data;
+                if (all.n && !follows) preload_sparse(all);
+                all = follows ? (struct region){all.p, all.n + t->bytes} : (struct region){t->data, t->bytes};
+            }
+            preload_sparse(all);
+        }
+}
+
 static void carve_all(struct backend *b, struct carve *c, const struct widths *w, unsigned n_threads)
 {
     b->rows = carve(c, b->g->row_floats, b->max_rows * sizeof(float));
@@ -378,6 +394,8 @@ int backend_open_cpu(const struct graph *g, const struct backend_options *opts, 
     b->g = g;
     b->max_rows = opts->max_rows;
     b->max_out = opts->max_out;
+    b->from_disk = opts->from_disk;
+    if (b->from_disk) sparse_experts(g);
     b->max_chunks = (opts->max_positions + (size_t)ATTN_CHUNK - 1) / ATTN_CHUNK;
     unsigned n_threads = opts->beside ? pool_size(opts->beside->pool) : opts->n_threads ? opts->n_threads : cpu_threads();
     struct widths widths = {0};

@@ -7,7 +7,8 @@
  *     EXPERTS_SUM    [rows * n_used][n], routes   -> [rows][n] */
 #include "backend/cpu_int.h"
 
-#define EXPERT_SLICE 256 /* weight rows of a task */
+#define EXPERT_SLICE 256               /* weight rows of a task */
+#define AHEAD_BYTES ((size_t)64 << 20) /* of weights that are asked for before they are used */
 
 /* A row of routes: weights, then as many experts (int32 in the place of floats). */
 static int32_t chosen(const float *route, size_t n_used, size_t i)
@@ -38,6 +39,47 @@ static size_t sort_choices(const struct backend *b, struct worker *w, const stru
     w->expert_first[0] = 0;
     return n_rows;
 }
+
+/* ---- weights that are not in memory ----------------------------------------------------------------------------------------
+ * Where they are larger than memory most of what experts read comes from the disk. Page faults would fetch it piece after
+ * piece, each with much around it that nobody wants; so all experts of a batch are asked for when they are chosen, those of
+ * EXPERTS_DOWN with those of EXPERTS_UP, as far ahead as AHEAD_BYTES go. */
+
+/* The k-th expert with tokens from e on; n_experts where there is none. */
+static size_t find_active(const struct worker *w, size_t n_experts, size_t e, size_t k)
+{
+    for (; e < n_experts; e++)
+        if (w->expert_first[e + 1] > w->expert_first[e] && k-- == 0) break;
+    return e;
+}
+
+static void ask_for(const struct op *op, size_t e)
+{
+    for (size_t i = 0; e < op->route->n_experts && i < COUNT_OF(op->experts) && op->experts[i].w; i++)
+        preload_ask((struct region){op->experts[i].w[e]->data, op->experts[i].w[e]->bytes});
+}
+
+/* How many experts are asked for ahead. */
+static size_t ahead(const struct op *op)
+{
+    size_t bytes = op->experts[0].w[0]->bytes;
+    if (op->experts[1].w) bytes += op->experts[1].w[0]->bytes;
+    return size_max(AHEAD_BYTES / size_max(bytes, 1), 1);
+}
+
+/* This thread's share of the first experts of op. */
+static void ask_first(const struct worker *w, const struct op *op, unsigned ith, unsigned nth)
+{
+    const size_t n = op->route->n_experts;
+    size_t active = 0;
+    for (size_t e = 0; e < n; e++) active += w->expert_first[e + 1] > w->expert_first[e];
+    const struct range r = share(size_min(ahead(op), active), 1, ith, nth);
+    size_t e = find_active(w, n, 0, r.from);
+    for (size_t i = r.from; i < r.to; i++, e = find_active(w, n, e + 1, 0)) ask_for(op, e);
+}
+
+/* ---- products --------------------------------------------------------------------------------------------------------------
+ */
 
 /* Some rows of an expert's input, from the prepared activations `from` of all rows (row length k, floats in x), as a product
  * wants them. */
@@ -93,6 +135,7 @@ static void expert_rows(struct backend *b, struct worker *w, const struct op *op
     const struct act_buf *from = up ? &b->shared : &b->hidden;
     const float *x = value_rows(b, op->src[0], NULL), *routes = value_rows(b, op->src[1], NULL);
     float *dst = value_rows(b, op->dst, NULL);
+    if (b->from_disk && r0 == 0) ask_for(op, find_active(w, op->route->n_experts, e, ahead(op)));
     for (size_t at = w->expert_first[e], end = w->expert_first[e + 1]; at < end; at += EXPERT_ROWS) {
         const size_t n = size_min(EXPERT_ROWS, end - at);
         uint32_t rows[EXPERT_ROWS];
@@ -178,6 +221,10 @@ void run_experts_up(struct backend *b, const struct op *op, unsigned ith, unsign
     struct worker *w = &b->workers[ith];
     const float *x = value_rows(b, op->src[0], NULL);
     const size_t n_rows = sort_choices(b, w, op);
+    if (b->from_disk) {
+        ask_first(w, op, ith, nth);
+        if (op[1].code == OP_EXPERTS_DOWN) ask_first(w, op + 1, ith, nth); /* EXPERTS_SUM is the last of the list */
+    }
     prepare(b, op, &b->shared, x, n_rows, ith, nth);
     if (b->observe && ith == 0) observe(b, w, op, x);
     run_experts(b, op, n_rows, ith, nth);

@@ -56,6 +56,7 @@ struct backend {
     struct kernels k;
     struct pool *pool;
     bool lent; /* the pool is that of another backend */
+    bool from_disk;
     uint32_t max_rows, max_out;
     unsigned kinds;                /* bits 1 << qarith: of the matrices of the graph */
     float *rows, *outs;            /* the values */

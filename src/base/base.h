@@ -364,6 +364,10 @@ struct preload;
 int preload_start(const struct region *spans, size_t n, struct preload **out, struct err *e);
 void preload_wait(struct preload **p);
 void preload_stop(struct preload **p);
+/* For spans of maps of which little is used at a time: from now on the pages around one that is used are not read with it. */
+void preload_sparse(struct region s);
+/* Asks for the pages of s, and no others, without waiting for them. */
+void preload_ask(struct region s);
 
 /* Reads a small regular file into arena (NUL added). max: the most bytes accepted. */
 int vfs_read(const char *path, size_t max, struct arena *a, struct str *out, struct err *e);

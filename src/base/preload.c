@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define PIECE ((size_t)32 << 20) /* bytes between two looks at stop */
+#define ASK ((size_t)512 << 10)  /* bytes of one request: Linux reads no more of it than the device takes at once */
 
 #if defined(__linux__) && !defined(MADV_POPULATE_READ)
 #define MADV_POPULATE_READ 22
@@ -24,16 +25,23 @@ struct preload {
     struct region spans[];
 };
 
+/* The same span in whole pages. */
+static struct region whole_pages(struct region s)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), skip = (uintptr_t)s.p % page;
+    return (struct region){s.p - skip, (s.n + skip + page - 1) / page * page};
+}
+
 /* False where there is no use in going on. */
 static bool populate(struct region s)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE), skip = (uintptr_t)s.p % page;
-    void *start = (void *)(uintptr_t)(s.p - skip);
+    s = whole_pages(s);
+    void *start = (void *)(uintptr_t)s.p;
 #ifdef MADV_POPULATE_READ
-    if (madvise(start, s.n + skip, MADV_POPULATE_READ) == 0) return true;
+    if (madvise(start, s.n, MADV_POPULATE_READ) == 0) return true;
     if (errno != EINVAL) return false;
 #endif
-    return posix_madvise(start, s.n + skip, POSIX_MADV_WILLNEED) == 0;
+    return posix_madvise(start, s.n, POSIX_MADV_WILLNEED) == 0;
 }
 
 static void *work(void *arg)
@@ -84,4 +92,24 @@ void preload_wait(struct preload **p)
 void preload_stop(struct preload **p)
 {
     end(p, true);
+}
+
+void preload_sparse(struct region s)
+{
+    s = whole_pages(s);
+    void *start = (void *)(uintptr_t)s.p;
+#ifdef MADV_NOHUGEPAGE
+    (void)madvise(start, s.n, MADV_NOHUGEPAGE); /* else Linux reads a huge page, whatever else it is told */
+#endif
+    (void)posix_madvise(start, s.n, POSIX_MADV_RANDOM);
+}
+
+/* Not MADV_POPULATE_READ, which waits, and which reads page after page where nothing is read ahead. */
+void preload_ask(struct region s)
+{
+    for (s = whole_pages(s); s.n > 0;) {
+        const size_t n = size_min(s.n, ASK);
+        if (posix_madvise((void *)(uintptr_t)s.p, n, POSIX_MADV_WILLNEED) != 0) return;
+        s = (struct region){s.p + n, s.n - n};
+    }
 }

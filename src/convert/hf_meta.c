@@ -191,6 +191,8 @@ static void put_hparams(struct gguf_writer *w, const struct model *m, struct are
     const struct hparams *hp = &m->hp;
     const bool layer_norm = hp->arch->features & LAYER_NORM;
     put_numbers(w, m);
+    /* Other programs look at it for few architectures: they compute what is usual for the others. */
+    if (hp->act != hp->arch->act) gguf_put_str(w, arch_key(m, "hidden_activation").text, str_of(hparams_act_name(hp->act)));
     put_heads(w, m, a);
     put_windows(w, m, a);
     if (!(hp->arch->features & ABSOLUTE)) put_positions(w, m, a);

@@ -74,6 +74,7 @@ ACT(silu, v_silu)
 ACT(gelu_tanh, v_gelu_tanh)
 ACT(gelu, v_gelu)
 ACT(relu2, v_relu2)
+ACT(relu, v_relu)
 
 static void KERNEL(glu_clamp)(const float *g, const float *u, float limit, size_t n, float *y)
 {
@@ -161,11 +162,13 @@ void KERNEL(elem_init)(struct kernels *k)
     k->act[ACT_GELU_TANH] = KERNEL(act_gelu_tanh);
     k->act[ACT_GELU] = KERNEL(act_gelu);
     k->act[ACT_RELU2] = KERNEL(act_relu2);
+    k->act[ACT_RELU] = KERNEL(act_relu);
     k->glu[ACT_SILU] = KERNEL(glu_silu);
     k->glu[ACT_GELU_TANH] = KERNEL(glu_gelu_tanh);
     k->glu[ACT_GELU] = KERNEL(glu_gelu);
     k->glu[ACT_SWIGLU_CLAMP] = KERNEL(glu_clamp);
     k->glu[ACT_RELU2] = KERNEL(glu_relu2);
+    k->glu[ACT_RELU] = KERNEL(glu_relu);
     k->add = KERNEL(add);
     k->mul = KERNEL(mul);
     k->gate = KERNEL(gate);

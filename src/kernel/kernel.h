@@ -58,7 +58,7 @@ struct act_mem {
 };
 
 /* What a feed-forward network does to its hidden values; docs/arithmetic.md has the formulas. */
-enum act_fn { ACT_SILU, ACT_GELU_TANH, ACT_GELU, ACT_SWIGLU_CLAMP, ACT_RELU2, ACT_COUNT };
+enum act_fn { ACT_SILU, ACT_GELU_TANH, ACT_GELU, ACT_SWIGLU_CLAMP, ACT_RELU2, ACT_RELU, ACT_COUNT };
 
 /* ---- the table --------------------------------------------------------------------------------------- */
 

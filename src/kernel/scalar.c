@@ -165,6 +165,11 @@ static float silu(float x)
     return gated(x, x);
 }
 
+static float relu(float x)
+{
+    return max_f32(0.0f, x);
+}
+
 static float relu2(float x)
 {
     float r = max_f32(0.0f, x);
@@ -220,6 +225,7 @@ ACT(silu)
 ACT(gelu_tanh)
 ACT(gelu)
 ACT(relu2)
+ACT(relu)
 
 static void glu_clamp_scalar(const float *g, const float *u, float limit, size_t n, float *y)
 {
@@ -476,12 +482,14 @@ void kernels_init_scalar(struct kernels *k)
         .act = {[ACT_SILU] = act_silu_scalar,
                 [ACT_GELU_TANH] = act_gelu_tanh_scalar,
                 [ACT_GELU] = act_gelu_scalar,
-                [ACT_RELU2] = act_relu2_scalar},
+                [ACT_RELU2] = act_relu2_scalar,
+                [ACT_RELU] = act_relu_scalar},
         .glu = {[ACT_SILU] = glu_silu_scalar,
                 [ACT_GELU_TANH] = glu_gelu_tanh_scalar,
                 [ACT_GELU] = glu_gelu_scalar,
                 [ACT_SWIGLU_CLAMP] = glu_clamp_scalar,
-                [ACT_RELU2] = glu_relu2_scalar},
+                [ACT_RELU2] = glu_relu2_scalar,
+                [ACT_RELU] = glu_relu_scalar},
         .gate = gate_scalar,
         .scale = scale_scalar,
         .softcap = softcap_scalar,

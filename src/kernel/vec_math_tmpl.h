@@ -57,6 +57,10 @@ ALWAYS vec v_silu(vec x)
 {
     return v_gated(x, x);
 }
+ALWAYS vec v_relu(vec x)
+{
+    return v_max(v_zero(), x);
+}
 ALWAYS vec v_relu2(vec x)
 {
     vec r = v_max(v_zero(), x);

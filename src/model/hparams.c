@@ -243,34 +243,43 @@ static const struct {
     {"swiglu", ACT_SILU},         {"gelu_pytorch_tanh", ACT_GELU_TANH},
     {"gelu_new", ACT_GELU_TANH},  {"gelu_tanh", ACT_GELU_TANH},
     {"gelu_fast", ACT_GELU_TANH}, {"gelu", ACT_GELU},
-    {"relu2", ACT_RELU2},
+    {"relu2", ACT_RELU2},         {"relu", ACT_RELU},
 };
+
+const char *hparams_act_name(enum act_fn act)
+{
+    size_t i = 0;
+    while (i < COUNT_OF(acts) && acts[i].act != act) i++;
+    return i < COUNT_OF(acts) ? acts[i].name : NULL;
+}
+
+static int read_act(const struct files *f, struct str name, struct hparams *hp, struct err *e)
+{
+    size_t i = 0;
+    while (i < COUNT_OF(acts) && !str_is(name, acts[i].name)) i++;
+    if (i == COUNT_OF(acts))
+        return fail(e, ERR_UNSUPPORTED,
+                    "%s: hidden_act \"%.*s\" is not supported; known are silu, gelu, gelu_pytorch_tanh, relu and relu2",
+                    files_path(f), STR_ARG(name));
+    /* gpt-oss says silu and means its own. */
+    if (hp->arch->act != ACT_SWIGLU_CLAMP) hp->act = acts[i].act;
+    return 0;
+}
 
 /* Things of config.json that change the arithmetic must not pass silently. */
 static int check_config(const struct files *f, struct hparams *hp, struct err *e)
 {
     const char *used = "";
     const struct json *act = config_any(f, "hidden_activation|hidden_act|activation_function", &used);
-    size_t i = 0;
     if (act && act->type != JSON_STRING)
         return fail(e, ERR_FORMAT, "%s: the value of hidden_act has the wrong kind", files_path(f));
-    while (act && i < COUNT_OF(acts) && !str_is(act->s, acts[i].name)) i++;
-    if (i == COUNT_OF(acts))
-        return fail(e, ERR_UNSUPPORTED,
-                    "%s: hidden_act \"%.*s\" is not supported; known are silu, gelu, gelu_pytorch_tanh and relu2",
-                    files_path(f), STR_ARG(act->s));
-    /* gpt-oss says silu and means its own. */
-    if (act && hp->arch->act != ACT_SWIGLU_CLAMP) hp->act = acts[i].act;
+    if (act) TRY(read_act(f, act->s, hp, e));
     if (config_find(f, "quantization_config") && !hf_quantization(files_hf(f)))
         return fail(
             e, ERR_UNSUPPORTED,
             "%s: the weights are quantised by another tool (quantization_config in config.json); expected f32, f16 or bf16 "
             "tensors, or MLX's",
             files_path(f));
-    const struct json *tied = config_any(f, "tie_word_embeddings|tie_embedding", &used);
-    if (tied && tied->type != JSON_TRUE && tied->type != JSON_FALSE)
-        return fail(e, ERR_FORMAT, "%s: the value of tie_word_embeddings has the wrong kind", files_path(f));
-    if (tied) hp->tied = tied->type == JSON_TRUE;
     return 0;
 }
 
@@ -293,12 +302,24 @@ static enum pooling config_pooling(const struct files *f, const struct hparams *
     return ranks && !(head && head->type == JSON_STRING && str_is(head->s, "mean")) ? POOL_CLS : POOL_MEAN;
 }
 
+/* Of Gemma's: true, or "all"; "vision" is for images alone. */
+static int config_directions(const struct files *f, struct hparams *hp, struct err *e)
+{
+    const struct json *j = config_find(f, "use_bidirectional_attention");
+    if (!j || j->type == JSON_FALSE) return 0;
+    const bool vision = j->type == JSON_STRING && str_is(j->s, "vision");
+    if (j->type != JSON_TRUE && !vision && !(j->type == JSON_STRING && str_is(j->s, "all")))
+        return fail(e, ERR_UNSUPPORTED, "%s: the value of use_bidirectional_attention is not known", files_path(f));
+    if (!vision) hp->bidirectional = true;
+    return 0;
+}
+
 /* Numbers of which only folders know, or which they say in another way. */
 static int more_of_config(const struct files *f, struct hparams *hp, struct err *e)
 {
     struct {
         float layer_norm_eps, query_scalar, logits_scaling, temp_scale, beta;
-        bool temp_on, use_window, interleave, experts, bidirectional;
+        bool temp_on, use_window, interleave, experts;
     } x = {.temp_on = true, .use_window = true, .interleave = true, .experts = true};
 #define X(m) (size_t)((uint8_t *)&x.m - (uint8_t *)&x)
     const struct number_row more[] = {
@@ -310,7 +331,6 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
         {NULL, "use_sliding_window", X(use_window), NUM_BOOL, 0, 1},
         {NULL, "rope_interleave", X(interleave), NUM_BOOL, 0, 1},
         {NULL, "enable_moe_block", X(experts), NUM_BOOL, 0, 1},
-        {NULL, "use_bidirectional_attention", X(bidirectional), NUM_BOOL, 0, 1},
     };
 #undef X
     TRY(numbers_read(f, hp->arch, more, COUNT_OF(more), &x, e));
@@ -321,12 +341,15 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
     if (!x.use_window) hp->window = 0;
     if (!x.interleave) hp->rope_neox = true;
     if (!x.experts) hp->route.n_experts = 0;
-    if (x.bidirectional) hp->bidirectional = true;
+    TRY(config_directions(f, hp, e));
+    if (strcmp(hp->arch->gguf, "gemma3") == 0) hp->attn_softcap = 0; /* transformers reads it, and does not use it */
     hp->pooling = config_pooling(f, hp);
     if (hp->arch->features & CONV_LAYERS) TRY(conv_config(f, hp, e));
-    const struct number_row mtp = {
-        NULL, "num_nextn_predict_layers|mtp_num_hidden_layers", offsetof(struct hparams, n_mtp), NUM_U32, 0, hp->n_layers};
-    TRY(numbers_read(f, hp->arch, &mtp, 1, hp, e));
+    const struct number_row own[] = {
+        {NULL, "num_nextn_predict_layers|mtp_num_hidden_layers", offsetof(struct hparams, n_mtp), NUM_U32, 0, hp->n_layers},
+        {NULL, "tie_word_embeddings|tie_embedding", offsetof(struct hparams, tied), NUM_BOOL, 0, 1},
+    };
+    TRY(numbers_read(f, hp->arch, own, COUNT_OF(own), hp, e));
     return check_config(f, hp, e);
 }
 
@@ -356,8 +379,11 @@ static int more_of_gguf(const struct files *f, struct hparams *hp, struct err *e
     hp->pooling = types[x.pooling];
     hp->n_layers -= x.n_ahead; /* the last ones */
     hp->n_mtp = x.n_ahead;
-    /* Maverick, which has 128 experts, is the Llama 4 without these norms; its files do not say so. */
     char name[64];
+    struct str act;
+    (void)snprintf(name, sizeof name, "%s.hidden_activation", hp->arch->gguf);
+    if (gguf_get_str(files_gguf(f), name, &act)) TRY(read_act(f, act, hp, e));
+    /* Maverick, which has 128 experts, is the Llama 4 without these norms; its files do not say so. */
     (void)snprintf(name, sizeof name, "%s.attention.qk_norm", hp->arch->gguf);
     if (hp->route.n_experts == 128 && !gguf_find(files_gguf(f), name)) hp->qk_l2 = false;
     if (x.gating) hp->route.sigmoid = x.gating == 2;

@@ -118,9 +118,17 @@ static int gguf_windows(const struct files *f, struct hparams *hp, struct err *e
     return 0;
 }
 
+static bool is_arch(const struct hparams *hp, const char *gguf)
+{
+    return strcmp(hp->arch->gguf, gguf) == 0;
+}
+
 static int config_windows(const struct files *f, struct hparams *hp, struct err *e)
 {
     const struct json *types = config_find(f, "layer_types");
+    /* What max_window_layers means: these have windows from this layer on, or before it in every other. Others do not look at
+     * it. */
+    const bool late = is_arch(hp, "qwen2") || is_arch(hp, "qwen3"), early = is_arch(hp, "qwen2moe");
     struct {
         uint32_t period, first;
     } x = {hp->arch->full_every, 0};
@@ -131,13 +139,17 @@ static int config_windows(const struct files *f, struct hparams *hp, struct err 
     };
     TRY(numbers_read(f, hp->arch, rows, COUNT_OF(rows), &x, e));
     for (uint32_t l = 0; l < hp->n_layers; l++) {
-        hp->layers[l].local =
-            (x.period == 0 || (l + (hp->arch->features & FULL_FIRST ? 0 : 1)) % x.period != 0) && l >= x.first;
+        bool *local = &hp->layers[l].local;
+        *local = x.period == 0 || (l + (hp->arch->features & FULL_FIRST ? 0 : 1)) % x.period != 0;
+        if (late) *local = l >= x.first;
+        if (early) *local = l % 2 == 0 && l < x.first;
         if (!types) continue;
         if (types->type != JSON_ARRAY || l >= types->n || types->v[l].type != JSON_STRING)
             return wrong_entry(f, "layer_types", l, e);
-        hp->layers[l].local = str_is(types->v[l].s, "sliding_attention") || str_is(types->v[l].s, "chunked_attention");
+        *local = str_is(types->v[l].s, "sliding_attention") || str_is(types->v[l].s, "chunked_attention");
     }
+    /* transformers lets Gemma 4 end with such a layer, whatever the file says. */
+    if (is_arch(hp, "gemma4")) hp->layers[hp->n_layers - 1].local = false;
     return 0;
 }
 
@@ -151,7 +163,8 @@ static int positions(const struct files *f, struct hparams *hp, struct err *e)
     uint32_t period = 0;
     static const struct number_row row = {NULL, "no_rope_layer_interval", 0, NUM_U32, 1, MAX_LAYERS};
     TRY(numbers_read(f, hp->arch, &row, 1, &period, e));
-    if (!hf && strcmp(hp->arch->gguf, "smollm3") == 0) period = 4; /* its files need not say it */
+    if (!hf && is_arch(hp, "smollm3")) period = 4; /* its files need not say it */
+    const bool types = hf && config_find(f, "layer_types");
     char key[128];
     (void)snprintf(key, sizeof key, "%s.rope.layer_pattern", hp->arch->gguf);
     const struct gguf_kv *list = hf ? NULL : gguf_find(files_gguf(f), key);
@@ -163,11 +176,13 @@ static int positions(const struct files *f, struct hparams *hp, struct err *e)
         bool turns;
         if (list && !gguf_arr_bool(list, l, &turns)) return wrong_entry(f, key, l, e);
         if (list) x->nope = !turns;
+        if (is_arch(hp, "smollm3") && hf && !types) x->local = x->nope;
         if (!rotated || rotated->type != JSON_ARRAY || rotated->n == 0) continue;
         if (l >= rotated->n || rotated->v[l].type != JSON_INT) return wrong_entry(f, "no_rope_layers", l, e);
         x->nope = rotated->v[l].i == 0;
         /* Of these, layers with positions are the ones with a window. */
         if (hp->arch->features & FULL_NOPE) x->local = !x->nope;
+        if (is_arch(hp, "smollm3") && !types) x->local = x->nope; /* of these, it is those without */
     }
     return 0;
 }

@@ -59,6 +59,8 @@ struct arch {
 const struct arch *arch_at(size_t i); /* NULL past the end */
 /* The number that config.json means by leaving out a key; false where there is none. */
 bool arch_unsaid(const struct arch *arch, struct str key, double *value);
+/* The same of rope_parameters: JSON text, n 0 where there is none. */
+struct str arch_unsaid_rope(const struct arch *arch);
 
 /* ---- hyper-parameters ------------------------------------------------------------------------------ */
 
@@ -139,6 +141,9 @@ struct hparams {
 /* Reads and checks everything of f that is not in tensors; memory for the arrays comes from a. Errors name the key, the value
  * and the range that is accepted. */
 int hparams_read(const struct files *f, struct arena *a, struct hparams *out, struct err *e);
+
+/* How files call an activation; NULL where they do not. */
+const char *hparams_act_name(enum act_fn act);
 
 /* The i-th of the numbers that files say by a key of their own; false past the end. */
 enum number_kind { NUM_U32, NUM_F32, NUM_F64, NUM_BOOL };
@@ -245,7 +250,8 @@ struct model {
     struct macs layer_macs, output_macs; /* of one token: in the layers; for its logits */
     struct region *reads;                /* [n_reads] the matrices, in the order in which a pass reads them */
     size_t n_reads, cap_reads;
-    bool *used; /* [files_n_tensors] */
+    bool *used;     /* [files_n_tensors] */
+    bool from_disk; /* set by who opens it: the matrices are larger than memory */
     struct arena arena;
 };
 

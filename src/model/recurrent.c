@@ -39,7 +39,6 @@ int conv_config(const struct files *f, struct hparams *hp, struct err *e)
         {NULL, "block_multiple_of", X(unit), NUM_U32, 1, 1 << 20},
     };
 #undef X
-    hp->tied = true; /* what files mean that do not say it */
     TRY(numbers_read(f, hp->arch, rows, COUNT_OF(rows), &x, e));
     if (!x.adjust) return 0;
     const uint32_t width = (uint32_t)((double)(2 * (uint64_t)hp->n_ff / 3) * (double)x.factor);

@@ -173,6 +173,12 @@ static int ropes_from_config(const struct files *f, struct arena *a, struct hpar
     if (local_theta > 0) local->theta = (double)local_theta;
     const struct json *parameters = object(config_find(f, "rope_parameters")),
                       *scaling = object(config_find(f, "rope_scaling"));
+    const struct str usual = arch_unsaid_rope(hp->arch);
+    if (!parameters && !scaling && usual.n) {
+        struct json *j;
+        TRY(json_parse(a, usual, "rope_parameters", &j, e));
+        parameters = j;
+    }
     const struct json *full = object(json_find(parameters, "full_attention"));
     const struct json *sliding = object(json_find(parameters, "sliding_attention"));
     if (!full && !sliding) full = parameters ? parameters : scaling;

@@ -21,7 +21,8 @@ static int open_parts(struct runner *r, const struct runner_options *o, struct e
                                        .max_positions = o->n_ctx,
                                        .cpu_level = o->cpu_level,
                                        .loras = o->loras,
-                                       .n_loras = o->n_loras};
+                                       .n_loras = o->n_loras,
+                                       .from_disk = r->m->from_disk};
     return backend_open_cpu(&r->graph, &bo, &r->be, e);
 }
 

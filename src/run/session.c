@@ -61,7 +61,8 @@ static int open_parts(struct session *s, const struct session_options *o, struct
                                  .max_positions = s->n_ctx,
                                  .cpu_level = o->cpu_level,
                                  .loras = o->loras,
-                                 .n_loras = o->n_loras};
+                                 .n_loras = o->n_loras,
+                                 .from_disk = s->m->from_disk};
     TRY(backend_open_cpu(&s->graph, &bo, &s->be, e));
     TRY(states_init(&s->states, s->graph.state_floats, e));
     return kv_init(&s->kv, s->m, o->k_type, o->v_type, s->n_ctx, e);

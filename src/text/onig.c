@@ -6,8 +6,9 @@
  *  - \p{Han}: the characters of a script, where PCRE2 takes those that are used with it as well;
  *  - (?m), where the dot takes line feeds; {,n}; {n,m}+, which repeats and is not possessive.
  *
- * A set that PCRE2 has no set for becomes a group of alternatives and lookaheads that matches one character. What differs and
- * cannot be written is an error. regex.c is the caller. */
+ * A set that PCRE2 has no set for becomes a group of alternatives and lookaheads that matches one character; but a repeated
+ * group keeps a way back for each character, and a repeated set needs none, so categories without some characters, the common
+ * case, become a set again. What differs and cannot be written is an error. regex.c is the caller. */
 #include <stdio.h>
 
 #include "text/text_int.h"
@@ -19,6 +20,8 @@ struct onig {
     size_t at;    /* what is before it was written to out */
     struct buf *out;
     struct err *e;
+    unsigned depth; /* open groups, and one for the whole */
+    unsigned fold;  /* which of them began to take letters of either case as alike; 0: none */
 };
 
 static int put(struct onig *o, struct str s)
@@ -305,6 +308,62 @@ static size_t union_end(struct str s, size_t at, bool first)
     }
 }
 
+/* ---- categories without some characters --------------------------------------------------------------------- */
+
+static const char categories[][3] = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe",
+                                     "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"};
+#define ALL_CATEGORIES ((UINT32_C(1) << COUNT_OF(categories)) - 1)
+
+/* The categories that an item \p{Lu} or \P{L} stands for, as bits; 0: it is something else. */
+static uint32_t category_bits(struct str item)
+{
+    if (item.n < 5 || item.n > 6 || item.p[0] != '\\' || !one_of(item.p[1], "pP") || item.p[2] != '{') return 0;
+    const struct str name = {item.p + 3, item.n - 4};
+    uint32_t bits = 0;
+    for (size_t i = 0; i < COUNT_OF(categories); i++)
+        if (str_starts(str_of(categories[i]), name)) bits |= UINT32_C(1) << i;
+    return bits && item.p[1] == 'P' ? ALL_CATEGORIES & ~bits : bits;
+}
+
+static int put_categories(struct onig *o, uint32_t bits)
+{
+    for (size_t i = 0; i < COUNT_OF(categories); i++) {
+        if (!(bits & UINT32_C(1) << i)) continue;
+        TRY(put_z(o, "\\p{"));
+        TRY(put_z(o, categories[i]));
+        TRY(put_z(o, "}"));
+    }
+    return 0;
+}
+
+/* [\p{L}\p{M}&&[^\p{Han}]]: where those that are left out begin, and the categories; else 0. */
+static size_t difference(struct str s, size_t at, uint32_t *bits)
+{
+    size_t end, next;
+    bool simple;
+    for (*bits = 0; set_item(s, at, false, &end) == ITEM_PLAIN; at = end) {
+        const uint32_t more = category_bits((struct str){s.p + at, end - at});
+        if (!more) return 0;
+        *bits |= more;
+    }
+    if (set_item(s, at, false, &at) != ITEM_AND || set_item(s, at, false, &end) != ITEM_SET || s.p[end] != '^') return 0;
+    next = set_end(s, at, &simple);
+    if (!simple || one_of(s.p[end + 1], "]-") || set_item(s, next, false, &next) != ITEM_CLOSE) return 0;
+    return end + 1;
+}
+
+/* What is in none of the other categories, and is none of those left out. o->at is behind the bracket and, if others, its ^. */
+static int put_difference(struct onig *o, size_t left_out, size_t end, uint32_t bits, bool others)
+{
+    size_t n = 0;
+    o->at = left_out;
+    TRY(put_z(o, others ? "[" : "[^"));
+    TRY(put_categories(o, ALL_CATEGORIES & ~bits));
+    TRY(put_members(o, end - 2, true, &n));
+    o->at = end;
+    return put_z(o, "]");
+}
+
 /* The set whose bracket is at o->at: as it is, or as (?:(?=A)(?=B)C), which matches one character. */
 static int put_set(struct onig *o, unsigned depth)
 {
@@ -315,6 +374,9 @@ static int put_set(struct onig *o, unsigned depth)
     if (depth == SET_DEPTH_MAX) return unsupported(o, "a set in so many others");
     const bool others = o->s.p[++o->at] == '^';
     if (others) o->at++;
+    uint32_t bits;
+    const size_t left_out = o->fold ? 0 : difference(o->s, o->at, &bits); /* PCRE2 folds categories, too: Ll is Lu then */
+    if (left_out) return put_difference(o, left_out, end, bits, others);
     TRY(put_z(o, others ? "(?:(?!" : "(?:"));
     for (;; first = false) {
         const size_t to = union_end(o->s, o->at, first);
@@ -335,8 +397,10 @@ static int put_options(struct onig *o)
 {
     size_t end = o->at + 2;
     while (end < o->s.n && one_of(o->s.p[end], "imx-")) end++;
+    o->depth++;
     if (end == o->s.n || !one_of(o->s.p[end], ":)")) return copy(o, o->at + 2);
     while (o->at < end) {
+        if (o->s.p[o->at] == 'i' && !o->fold) o->fold = o->s.p[end] == ':' ? o->depth : o->depth - 1;
         if (o->s.p[o->at] != 'm') {
             TRY(copy(o, o->at + 1));
             continue;
@@ -377,9 +441,19 @@ static int put_interval(struct onig *o)
     return copy(o, i + 1);
 }
 
+static int put_char(struct onig *o, char c)
+{
+    if (c == '(') o->depth++;
+    if (c == ')' && o->depth > 1) {
+        if (o->depth == o->fold) o->fold = 0;
+        o->depth--;
+    }
+    return copy(o, o->at + 1);
+}
+
 int onig_to_pcre(struct str regex, struct buf *out, struct err *e)
 {
-    struct onig o = {.s = regex, .out = out, .e = e};
+    struct onig o = {.s = regex, .out = out, .e = e, .depth = 1};
     while (o.at < regex.n) {
         const char c = regex.p[o.at];
         if (c == '\\')
@@ -391,7 +465,7 @@ int onig_to_pcre(struct str regex, struct buf *out, struct err *e)
         else if (looks_at(&o, o.at, "(?"))
             TRY(put_options(&o));
         else
-            TRY(copy(&o, o.at + 1));
+            TRY(put_char(&o, c));
     }
     return 0;
 }

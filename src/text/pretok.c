@@ -310,6 +310,24 @@ static int find_spaces_end(struct str s, size_t from, size_t *ms, size_t *me)
     return 0;
 }
 
+/* Characters of one script, and those of none among and behind them. */
+static int find_script(struct str seg, size_t from, size_t *ms, size_t *me)
+{
+    unsigned first = 0;
+    uint32_t cp;
+    size_t i = from, n;
+    for (; i < seg.n; i += n) {
+        n = utf8_next(seg.p + i, &cp);
+        const unsigned script = uclass_script(cp);
+        if (script == 0 || script == first) continue;
+        if (first) break;
+        first = script;
+        *ms = i;
+    }
+    *me = i;
+    return first != 0;
+}
+
 /* Advances the stage to its next match; none left is the empty match at the end. */
 static int next_match(struct pre_run *r, const struct pre_op *op, struct pre_stage *st, struct err *e)
 {
@@ -333,6 +351,9 @@ static int next_match(struct pre_run *r, const struct pre_op *op, struct pre_sta
             break;
         case FIND_SPACES_END:
             rc = find_spaces_end(st->seg, st->search, &st->ms, &st->me);
+            break;
+        case FIND_SCRIPT:
+            rc = find_script(st->seg, st->search, &st->ms, &st->me);
             break;
         case FIND_LITERAL:
             rc = find_literal(op, st->seg, st->search, &st->ms, &st->me);

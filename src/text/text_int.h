@@ -27,9 +27,10 @@ static inline enum uclass uclass_of(uint32_t cp)
 {
     return cp < 0x80 ? (enum uclass)uclass_ascii[cp] : uclass_wide(cp);
 }
-bool uclass_is_word(uint32_t cp);  /* \w: letters, marks, digits, connectors, joiners */
-bool uclass_is_digit(uint32_t cp); /* \d: decimal digits of any script */
-bool uclass_is_punct(uint32_t cp); /* \p{P} and all ASCII punctuation */
+bool uclass_is_word(uint32_t cp);    /* \w: letters, marks, digits, connectors, joiners */
+bool uclass_is_digit(uint32_t cp);   /* \d: decimal digits of any script */
+bool uclass_is_punct(uint32_t cp);   /* \p{P} and all ASCII punctuation */
+unsigned uclass_script(uint32_t cp); /* a number for the script (script_table.h); 0: none */
 /* Start of the character that ends at end > 0; bytes that are no UTF-8 count one by one, as U+FFFD. */
 size_t utf8_before(struct str s, size_t end, uint32_t *cp);
 
@@ -133,6 +134,7 @@ enum pre_find {
     FIND_TRIPLES,       /* digits in threes from the right, RE_TRIPLES */
     FIND_TRIPLE_STARTS, /* the places where they begin, RE_TRIPLE_STARTS */
     FIND_SPACES_END,    /* RE_SPACES_END */
+    FIND_SCRIPT,        /* characters of one script, with those of none behind them */
     FIND_LITERAL,
     FIND_REGEX
 };

@@ -265,6 +265,13 @@ static int pre_bert(struct tok *t, const struct json *j, struct err *e)
     return pre_add(t, (struct pre_op){.find = FIND_CLASS, .behavior = PRE_ISOLATED, .cls = CLASS_PUNCT}, e);
 }
 
+/* Characters of no script at the beginning go to no piece. */
+static int pre_scripts(struct tok *t, const struct json *j, struct err *e)
+{
+    (void)j;
+    return pre_add(t, (struct pre_op){.find = FIND_SCRIPT, .behavior = PRE_ONLY_MATCHES}, e);
+}
+
 static int pre_delimiter(struct tok *t, const struct json *j, struct err *e)
 {
     const struct str delimiter = text_of(json_find(j, "delimiter"));
@@ -298,6 +305,7 @@ int tok_read_pre(struct tok *t, struct str text, struct err *e)
                                            {"WhitespaceSplit", pre_whitespace_split},
                                            {"Metaspace", pre_metaspace},
                                            {"BertPreTokenizer", pre_bert},
+                                           {"UnicodeScripts", pre_scripts},
                                            {"CharDelimiterSplit", pre_delimiter}};
     static const struct part part = {"pre_tokenizer", "pretokenizers", rows, COUNT_OF(rows), true};
     return parse_part(&part, t, text, e);

@@ -4,6 +4,8 @@
 
 #include <utf8proc.h>
 
+#include "text/script_table.h"
+
 const uint8_t uclass_ascii[128] = {
     ['A' ... 'Z'] = U_LETTER, ['a' ... 'z'] = U_LETTER, ['0' ... '9'] = U_NUMBER, ['\t' ... '\r'] = U_SPACE, [' '] = U_SPACE,
 };
@@ -97,4 +99,17 @@ int char_to_byte(uint32_t cp)
     if (cp >= 256 + 33) return (int)(cp - 256 - 33 + 127);
     if (cp >= 256) return (int)(cp - 256);
     return byte_to_char((unsigned char)cp) == cp ? (int)cp : -1;
+}
+
+unsigned uclass_script(uint32_t cp)
+{
+    size_t low = 0, high = COUNT_OF(script_runs); /* the run of cp is in [low, high) */
+    while (high - low > 1) {
+        const size_t mid = (low + high) / 2;
+        if (script_runs[mid] >> 8 <= cp)
+            low = mid;
+        else
+            high = mid;
+    }
+    return script_runs[low] & 0xff;
 }

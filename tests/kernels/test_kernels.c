@@ -883,7 +883,7 @@ static void test_delta(const struct kernels *ref, const struct kernels *now)
 }
 
 /* By enum act_fn. */
-const char *const act_names[ACT_COUNT] = {"silu", "gelu_tanh", "gelu", "swiglu_clamp", "relu2"};
+const char *const act_names[ACT_COUNT] = {"silu", "gelu_tanh", "gelu", "swiglu_clamp", "relu2", "relu"};
 
 /* ---- one level --------------------------------------------------------------------------------------------------------------
  */

@@ -220,6 +220,10 @@ static void scanners_equal_their_expressions(void **state)
         {"kimi-k2", NULL,
          "[\\p{Han}]+|" LEAD UPPER "*" LOWER "+" TAIL "|" LEAD UPPER "+" LOWER "*" TAIL
          "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+        {"kimi-k2", NULL,
+         "[\\p{Han}]+|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}&&[^"
+         "\\p{Han}]]+" TAIL "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]+[\\p{Ll}\\p{Lm}\\p{Lo}"
+         "\\p{M}&&[^\\p{Han}]]*" TAIL "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
         {"exaone-moe", NULL,
          "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?(?:\\p{L}\\p{M}*(?: \\p{L}\\p{M}*)*)+|\\p{N}"
          "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]?|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"},
@@ -274,6 +278,10 @@ static void expressions_mean_what_oniguruma_says(void **state)
         {"[[:alpha:]_]+", "a_1b", "a_|1|b|"},
         {"[[:punct:]]+", "a+,b", "a+|,|b|"},
         {"[[:^alpha:][b]]+", "ab1", "a|b1|"},
+        {"[^\\p{L}\\P{M}&&[^-a^]]+", "^\xCC\x81-ab", "^\xCC\x81-a|b|"},
+        {"[^\\p{L}\\P{M}&&[^a^-]]+", "^\xCC\x81-ab", "^\xCC\x81-a|b|"},
+        {"(?:(?i:b)|[\\p{Ll}&&[^a]])+", "abBcC", "a|bBc|C|"},
+        {"((?i)x)[\\p{Lu}&&[^A]]", "XAxBxb", "XA|xB|xb|"},
         {MEDIAL, "aB\xE4\xB8\xAD\xD0\xB1", "a|B\xE4\xB8\xAD|\xD0\xB1|"},
         {"\\p{Han}", "\xE4\xB8\xAD\xE3\x80\x81", "\xE4\xB8\xAD|\xE3\x80\x81|"},
         {"[\\p{^Han}]+", "ab\xE4\xB8\xAD\xE3\x80\x81", "ab|\xE4\xB8\xAD|\xE3\x80\x81|"},
@@ -377,6 +385,16 @@ static void time_is_linear_in_hostile_text(void **state)
     }
 }
 
+/* A repeated set needs no memory for a way back; a repeated group would need more than there is. */
+static void a_word_may_be_as_long_as_its_text(void **state)
+{
+    static const struct str patterns[] = {{"\xE0\xB8\x81", 3}, {"\xE0\xB8\x81\xE0\xB8\xB4", 6}};
+    struct tok *t = open_regex(MEDIAL);
+    (void)state;
+    for (size_t k = 0; k < COUNT_OF(patterns); k++) cut_repeated(t, patterns[k], '1', (size_t)2 << 20);
+    tok_close(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -385,6 +403,7 @@ int main(void)
         cmocka_unit_test(scanners_equal_their_expressions),
         cmocka_unit_test(expressions_mean_what_oniguruma_says),
         cmocka_unit_test(time_is_linear_in_hostile_text),
+        cmocka_unit_test(a_word_may_be_as_long_as_its_text),
     };
     return cmocka_run_group_tests_name("pre", tests, NULL, NULL);
 }

@@ -5,7 +5,9 @@
 #include <setjmp.h>
 #include <stdint.h>
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "scratch.h"
@@ -106,6 +108,37 @@ static void a_file_that_lost_its_end_is_no_crash(void **state)
     vfs_unmap(&m);
 }
 
+#ifdef __linux__
+static size_t cached_pages(const struct map *m, size_t from, size_t n)
+{
+    unsigned char there[BYTES / 4096];
+    size_t pages = 0;
+    assert_int_equal(mincore((void *)(uintptr_t)(m->p + from), n, there), 0);
+    for (size_t i = 0; i < n / 4096; i++) pages += there[i] & 1;
+    return pages;
+}
+
+/* Where the file system keeps its files in memory alone nothing can be dropped, and nothing is seen here. */
+static void what_is_asked_for_comes_alone(void **state)
+{
+    enum { FROM = 1 << 20, N = 700 * 1024, STEP = 4096 };
+    (void)state;
+    struct map m = map_file();
+    preload_sparse((struct region){m.p, m.n});
+    int fd = open(scratch_path(dir, "file"), O_RDONLY);
+    assert_int_equal(fsync(fd), 0);
+    assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    close(fd);
+    if (cached_pages(&m, 0, BYTES) == 0) {
+        preload_ask((struct region){m.p + FROM + 1, N - 2});
+        for (unsigned i = 0; i < 1000 && cached_pages(&m, FROM, N) < N / STEP; i++) usleep(10000);
+        assert_int_equal(cached_pages(&m, FROM, N), N / STEP);
+        assert_int_equal(cached_pages(&m, 0, BYTES), N / STEP);
+    }
+    vfs_unmap(&m);
+}
+#endif
+
 static void start_may_fail(void **state)
 {
     (void)state;
@@ -129,6 +162,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
 #ifdef __linux__
         cmocka_unit_test(pages_are_there_after_wait),
+        cmocka_unit_test(what_is_asked_for_comes_alone),
 #endif
         cmocka_unit_test(stops_at_any_moment),
         cmocka_unit_test(a_file_that_lost_its_end_is_no_crash),

@@ -97,6 +97,38 @@ static void the_same_bytes_however_it_is_cut(void **state)
     }
 }
 
+/* Experts that are asked for as they are chosen are the same experts. */
+static void weights_that_come_from_the_disk_change_nothing(void **state)
+{
+    static const struct synth_shape experts = {"experts", "qwen3moe", 2,     64,   96, 4, 2,  16,
+                                               300,       1024,       10000, true, 16, 3, 32, .traits = S_EXPERTS | S_QK_NORM};
+    static int32_t ids[LONG];
+    static float rows[2][LONG * 300];
+    struct files *f;
+    struct model *m;
+    struct err e;
+    (void)state;
+    some_ids(ids, LONG);
+    const char *path = scratch_path(fx.dir, "experts.gguf");
+    assert_int_equal(synth_write(&experts, "q8_0", path, NULL, NULL, &e), 0);
+    assert_int_equal(files_open(path, &f, &e), 0);
+    assert_int_equal(model_open(f, &m, &e), 0);
+    for (unsigned disk = 0; disk < 2; disk++) {
+        struct session *s;
+        m->from_disk = disk;
+        const struct session_options o = {
+            .n_ctx = LONG, .n_batch = 64, .n_threads = 2, .k_type = QTYPE_F16, .v_type = QTYPE_F16};
+        assert_int_equal(session_new(m, &o, &s, &e), 0);
+        assert_int_equal(session_eval(s, ids, LONG - 2, keep_row, rows[disk], &e), 0);
+        for (size_t i = LONG - 2; i < LONG; i++)
+            assert_int_equal(session_eval(s, ids + i, 1, keep_row, rows[disk] + i * 300, &e), 0);
+        session_free(&s);
+    }
+    assert_memory_equal(rows[0], rows[1], sizeof rows[0]);
+    model_close(&m);
+    files_close(&f);
+}
+
 static void a_reused_prefix_changes_nothing(void **state)
 {
     static int32_t ids[LONG];
@@ -377,10 +409,15 @@ static void every_failed_call_is_a_clean_error(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_same_bytes_however_it_is_cut),      cmocka_unit_test(a_reused_prefix_changes_nothing),
-        cmocka_unit_test(what_does_not_fit_changes_nothing),     cmocka_unit_test(a_cancelled_eval_leaves_the_session_usable),
-        cmocka_unit_test(generation_is_a_function_of_its_input), cmocka_unit_test(stop_strings_never_show),
-        cmocka_unit_test(generation_ends_for_every_reason),      cmocka_unit_test(every_failed_call_is_a_clean_error),
+        cmocka_unit_test(the_same_bytes_however_it_is_cut),
+        cmocka_unit_test(a_reused_prefix_changes_nothing),
+        cmocka_unit_test(weights_that_come_from_the_disk_change_nothing),
+        cmocka_unit_test(what_does_not_fit_changes_nothing),
+        cmocka_unit_test(a_cancelled_eval_leaves_the_session_usable),
+        cmocka_unit_test(generation_is_a_function_of_its_input),
+        cmocka_unit_test(stop_strings_never_show),
+        cmocka_unit_test(generation_ends_for_every_reason),
+        cmocka_unit_test(every_failed_call_is_a_clean_error),
     };
     return cmocka_run_group_tests_name("session", tests, setup, teardown);
 }
