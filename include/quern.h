@@ -184,10 +184,11 @@ QUERN_API int quern_adapter_describe(const char *path, quern_string *json, quern
  * have written itself are accepted. Nothing else changes: text, tokens and probabilities are the same to the last bit, drawn
  * ones too. What steps cost and how many are accepted is measured while requests run; there are as many as pays. */
 typedef enum quern_speculate {
-    QUERN_SPECULATE_AUTO,   /* from both sources below, by what they promise */
-    QUERN_SPECULATE_OFF,    /* one token in each step */
+    QUERN_SPECULATE_AUTO, /* from the sources below, by what they promise: the model's own head where there is no draft model */
+    QUERN_SPECULATE_OFF,  /* one token in each step */
     QUERN_SPECULATE_LOOKUP, /* what followed the same tokens earlier in prompt and answer */
-    QUERN_SPECULATE_DRAFT   /* what the draft model expects */
+    QUERN_SPECULATE_DRAFT,  /* what the draft model expects */
+    QUERN_SPECULATE_MTP     /* what the model's own head for multi-token prediction expects; an error where it has none */
 } quern_speculate;
 
 typedef struct quern_speculation {
@@ -226,7 +227,7 @@ typedef struct quern_session_info {
     uint64_t kv_token_bytes;          /* of the cache that one token takes, and a decode step reads */
     uint64_t state_bytes;             /* of recurrent layers: the present state, and earlier ones to go back to */
     uint64_t state_step_bytes;        /* of them that a decode step reads and writes */
-    uint64_t draft_bytes;             /* cache and activations of the draft model */
+    uint64_t draft_bytes;             /* cache and activations of the draft model, or of the model's own head */
     bool speculates;                  /* there may be draft tokens */
 } quern_session_info;
 QUERN_API void quern_session_get_info(const quern_session *session, quern_session_info *out);

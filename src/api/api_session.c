@@ -31,8 +31,8 @@ int api_session_options(const quern_session_options *o, struct session_options *
 
 int api_speculation(const quern_model *m, const quern_speculation *q, struct speculate_options *out, struct err *e)
 {
-    if (q->how < QUERN_SPECULATE_AUTO || q->how > QUERN_SPECULATE_DRAFT)
-        return fail(e, ERR_ARG, "speculation %d; expected 0 to %d", (int)q->how, QUERN_SPECULATE_DRAFT);
+    if (q->how < QUERN_SPECULATE_AUTO || q->how > QUERN_SPECULATE_MTP)
+        return fail(e, ERR_ARG, "speculation %d; expected 0 to %d", (int)q->how, QUERN_SPECULATE_MTP);
     *out = (struct speculate_options){.how = (enum speculate)q->how, .max = q->draft_max, .min = q->draft_min};
     if (!q->draft || q->how == QUERN_SPECULATE_OFF) return 0;
     if (!q->draft->model) return fail(e, ERR_ARG, "%s was opened for its vocabulary only", q->draft->name);

@@ -45,6 +45,7 @@ struct batch_seq {
 struct batch {
     const int32_t *tokens;        /* [n_rows], each below the vocabulary size */
     const uint8_t *types;         /* [n_rows] kinds of tokens (the second text of a pair is 1); NULL: all 0 */
+    const float *inputs;          /* [n_rows][cols] where the graph has an INPUT */
     uint32_t n_rows;              /* 1.. max_rows of the backend: the sum of those of the sequences */
     const struct batch_seq *seqs; /* [n_seqs], of different sequences, in the order of their rows */
     uint32_t n_seqs;
@@ -74,6 +75,8 @@ void backend_close(struct backend **b);
 int backend_run(struct backend *b, const struct batch *batch);
 /* Logits of the last run, [n_out][cols of the output value]; valid until the next. */
 const float *backend_logits(const struct backend *b);
+/* What the graph keeps of the rows of the last run, [n_rows][cols of the kept value], likewise; NULL: it keeps nothing. */
+const float *backend_kept(const struct backend *b);
 
 /* Sees the input of each matrix product, as floats and after the norm: x [n_rows][row length of w], valid during the call. One
  * thread calls it, in the order of the graph, while others go on to multiply. fn NULL: nobody does (at first). */

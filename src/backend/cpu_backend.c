@@ -30,6 +30,15 @@ static void run_embed(struct backend *b, const struct op *op, unsigned ith, unsi
     }
 }
 
+static void run_input(struct backend *b, const struct op *op, unsigned ith, unsigned nth)
+{
+    const size_t cols = value_cols(b, op->dst);
+    const struct range r = share(b->batch->n_rows, 1, ith, nth);
+    if (r.from < r.to)
+        memcpy(value_rows(b, op->dst, NULL) + r.from * cols, b->batch->inputs + r.from * cols,
+               (r.to - r.from) * cols * sizeof(float));
+}
+
 static void run_gather(struct backend *b, const struct op *op, unsigned ith, unsigned nth)
 {
     size_t cols = b->g->values[op->dst].cols;
@@ -92,6 +101,12 @@ static void row_mul(const struct backend *b, const struct op *op, const struct r
     (void)op;
     b->k.mul(r->x, r->y, r->n, r->dst);
 }
+static void row_join(const struct backend *b, const struct op *op, const struct row *r)
+{
+    const size_t n = value_cols(b, op->src[0]);
+    memcpy(r->dst, r->x, n * sizeof *r->dst);
+    memcpy(r->dst + n, r->y, (r->n - n) * sizeof *r->dst);
+}
 static void row_head_norm(const struct backend *b, const struct op *op, const struct row *r)
 {
     for (size_t h = 0; h < op->n_heads; h++) {
@@ -118,6 +133,7 @@ static void (*const row_fns[OP_COUNT])(const struct backend *b, const struct op 
     [OP_HEAD_COLS] = row_head_cols,
     [OP_ROUTE] = row_route,
     [OP_MUL] = row_mul,
+    [OP_JOIN] = row_join,
     [OP_HEAD_NORM] = row_head_norm,
     [OP_DELTA_SPLIT] = row_delta_split,
     [OP_DELTA_NORM] = row_delta_norm,
@@ -171,6 +187,7 @@ static void run_alone(struct backend *b, const struct op *op, unsigned ith, unsi
 {
     static void (*const fns[OP_COUNT])(struct backend * b, const struct op *op, unsigned ith, unsigned nth) = {
         [OP_EMBED] = run_embed,
+        [OP_INPUT] = run_input,
         [OP_GATHER] = run_gather,
         [OP_HEAD_MATMUL] = run_head_matmul,
         [OP_EXPERTS_UP] = run_experts_up,
@@ -230,6 +247,12 @@ int backend_run(struct backend *b, const struct batch *batch)
 const float *backend_logits(const struct backend *b)
 {
     return b->outs + b->g->values[b->g->output].offset * b->max_out;
+}
+
+const float *backend_kept(const struct backend *b)
+{
+    const value_id v = b->g->kept;
+    return v == NO_VALUE ? NULL : b->rows + b->g->values[v].offset * b->max_rows;
 }
 
 void backend_observe(struct backend *b, observe_fn *fn, void *ctx)

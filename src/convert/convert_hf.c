@@ -46,6 +46,17 @@ static int add_rope(struct transfer *t, const struct rope_hp *r, struct err *e)
 
 /* ---- tensors of the folder ----------------------------------------------------------------------------------------------- */
 
+/* Whether a tensor is of a layer behind the last one that is used. */
+static bool beyond(const struct model *m, struct str name)
+{
+    static const struct str mark = STR("layers.");
+    while (name.n && !str_starts(name, mark)) name.p++, name.n--;
+    struct str digits = {name.p + mark.n, 0};
+    while (mark.n + digits.n < name.n && digits.p[digits.n] != '.') digits.n++;
+    uint64_t layer;
+    return name.n && str_u64(digits, &layer) && layer >= m->hp.n_layers + (m->head != NULL);
+}
+
 /* Tensors that the file has no use for: tables that everybody computes, an output matrix that is the embedding, and what is
  * beside the text model. */
 static bool left_out(const struct model *m, struct str name)
@@ -54,6 +65,7 @@ static bool left_out(const struct model *m, struct str name)
                                          "audio_tower.",  "embed_vision.", "embed_audio.",           "mtp."};
     for (size_t i = 0; i < COUNT_OF(beside); i++)
         if (str_has(name, str_of(beside[i]))) return true;
+    if (m->hp.n_mtp && beyond(m, name)) return true;
     /* BERT's pooler serves only a head. */
     if (!m->cls_out && str_has(name, STR("pooler.dense."))) return true;
     if (str_ends(name, STR("position_ids")) || str_starts(name, STR("cls.predictions."))) return true;

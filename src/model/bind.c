@@ -20,7 +20,8 @@ enum dim {
     D_ONE,
     D_VOCAB,
     D_LAYER_EMBD,
-    D_ALL_EMBD
+    D_ALL_EMBD,
+    D_JOINED
 };
 
 static uint64_t dim_of(const struct hparams *hp, const struct layer_hp *l, enum dim d)
@@ -53,6 +54,8 @@ static uint64_t dim_of(const struct hparams *hp, const struct layer_hp *l, enum 
         return hp->n_embd_layer;
     case D_ALL_EMBD:
         return (uint64_t)hp->n_layers * hp->n_embd_layer;
+    case D_JOINED:
+        return 2 * (uint64_t)hp->n_embd;
     }
     return 0;
 }
@@ -97,6 +100,7 @@ enum {
     BIAS = 16,    /* GGUF's suffix is .bias, */
     HF_BIAS = 32, /* and so is the other's */
     SCALE = 64,   /* GGUF's suffix is .scale */
+    TABLE = 128,  /* rows are looked up, and not multiplied with */
 };
 
 #define L(m) offsetof(struct layer, m)
@@ -174,6 +178,15 @@ static const struct slot model_slots[] = {
     {"token_embd_norm", "embeddings.LayerNorm|embeddings.norm|emb_ln", M(embd_norm), NO_SLOT, D_EMBD, 0, P_ENCODER, VECTOR},
     {"token_embd_norm", "embeddings.LayerNorm|embeddings.norm|emb_ln", M(embd_norm_bias), NO_SLOT, D_EMBD, 0, P_ENCODER,
      VECTOR | OPTIONAL | BIAS | HF_BIAS},
+};
+/* Of the head for multi-token prediction, beside its layer and under the prefix of it. */
+static const struct slot head_slots[] = {
+    {"nextn.eh_proj", "eh_proj", M(join), NO_SLOT, D_JOINED, D_EMBD, P_ALL, 0},
+    {"nextn.enorm", "enorm", M(join_embd_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM},
+    {"nextn.hnorm", "hnorm", M(join_input_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM},
+    {"nextn.embed_tokens", "embed_tokens", M(token_embd), NO_SLOT, D_EMBD, D_VOCAB, P_ALL, OPTIONAL | TABLE},
+    {"nextn.shared_head_norm", "shared_head.norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM | OPTIONAL},
+    {"nextn.shared_head_head", "shared_head.head", M(output), NO_SLOT, D_EMBD, D_VOCAB, P_ALL, OPTIONAL},
 };
 #undef M
 
@@ -492,6 +505,7 @@ static int bind_slot(struct model *m, const struct slot *s, const char *gguf, co
     *(const struct tensor **)(void *)((uint8_t *)base + s->at) = t;
     const uint32_t heads = foreign ? turned_heads(m, s, l) : 0;
     TRY(note_one(m, name, layer, t, heads, e));
+    if (s->flags & TABLE) return 0;
     TRY(bind_reads(m, t, e));
     bind_count(m, t, 1, s->out == D_VOCAB ? &m->output_macs : &m->layer_macs);
     if (s->bias == NO_SLOT) return 0;
@@ -694,6 +708,61 @@ const struct tensor *bind_by_gguf(const struct model *m, struct str name, uint32
     return NULL;
 }
 
+/* ---- the head for multi-token prediction ------------------------------------------------------------------------------ */
+
+static bool has_head(struct model *m)
+{
+    struct names n;
+    layer_names(&head_slots[0], &n);
+    return m->hp.n_mtp && bind_find(m, files_kind(m->files) == FILES_HF ? n.hf : n.gguf, ".weight", m->hp.n_layers);
+}
+
+/* What was counted since then, and is read, is the head's alone; its list follows the model's. */
+static void split_off(struct model *m, const struct model *before, struct model *head)
+{
+    head->reads = m->reads + before->n_reads;
+    head->n_reads = m->n_reads - before->n_reads;
+    head->decode_bytes = m->decode_bytes - before->decode_bytes;
+    m->n_reads = before->n_reads;
+    m->decode_bytes = before->decode_bytes;
+    m->layer_macs = before->layer_macs;
+    m->output_macs = before->output_macs;
+    if (head->output == m->output) head->decode_bytes += m->output->bytes;
+}
+
+/* Last, for all that is bound after this is its. Files may say that there is one and leave it out. */
+static int bind_mtp(struct model *m, struct err *e)
+{
+    const uint32_t layer = m->hp.n_layers;
+    if (!has_head(m)) return 0;
+    struct model *head = m->head = arena_alloc(&m->arena, sizeof *head);
+    struct layer_hp *lh = arena_alloc(&m->arena, sizeof *lh);
+    if (!head || !lh) return fail_nomem(e, "the head for multi-token prediction", sizeof *head);
+    const struct model before = *m;
+    *lh = m->hp.layers[layer];
+    lh->kv_layer = 0;
+    *head = (struct model){.files = m->files,
+                           .hp = m->hp,
+                           .token_embd = m->token_embd,
+                           .output = m->output,
+                           .output_norm = m->output_norm,
+                           .output_norm_bias = m->output_norm_bias,
+                           .output_bias = m->output_bias,
+                           .layers = m->layers + layer,
+                           .ones = m->ones};
+    head->hp.n_layers = 1;
+    head->hp.n_mtp = 0;
+    head->hp.layers = lh;
+    TRY(bind_layer(m, layer, e));
+    for (size_t i = 0; i < COUNT_OF(head_slots); i++) {
+        struct names n;
+        layer_names(&head_slots[i], &n);
+        TRY(bind_slot(m, &head_slots[i], n.gguf, n.hf, layer, head, e));
+    }
+    split_off(m, &before, head);
+    return 0;
+}
+
 /* ---- the whole --------------------------------------------------------------------------------------------------------- */
 
 /* A table whose rows are added to the embeddings, from row `first` on. */
@@ -815,7 +884,7 @@ static int bind_all(struct model *m, struct err *e)
     hp->n_vocab = (uint32_t)t->ne[1];
     TRY(note_one(m, "token_embd.weight", 0, t, 0, e));
     TRY(bind_layer_embd(m, e));
-    m->layers = arena_array(&m->arena, hp->n_layers, sizeof *m->layers);
+    m->layers = arena_array(&m->arena, hp->n_layers + (size_t)1, sizeof *m->layers);
     float *ones = arena_array(&m->arena, ATTN_DIM_MAX, sizeof *ones);
     if (!m->layers || !ones) return fail_nomem(e, "layers", hp->n_layers * sizeof *m->layers);
     for (size_t i = 0; i < ATTN_DIM_MAX; i++) ones[i] = 1.0f;
@@ -839,7 +908,7 @@ static int bind_all(struct model *m, struct err *e)
         bind_count(m, t, 1, &m->output_macs);
     }
     hp->tied = m->output == m->token_embd;
-    return 0;
+    return bind_mtp(m, e);
 }
 
 int model_open(const struct files *f, struct model **out, struct err *e)

@@ -313,9 +313,22 @@ static struct state_step state_step(struct request *q, uint32_t n)
     return s;
 }
 
+/* At the beginning, and again where the tokens have become others. */
+static void begin_guesses(struct request *q)
+{
+    const struct guess_options o = {.how = q->o.speculate,
+                                    .max = q->o.draft_max,
+                                    .min = q->o.draft_min,
+                                    .sampling = &q->o.sampling,
+                                    .n_drawn = q->r.generated.n_generated};
+    guesser_begin(q->guesser, &o, q->tokens, q->n_tokens);
+    q->guesses = true;
+}
+
 /* Adds the next n tokens of q to the batch. */
 static void add_rows(struct engine *en, struct batch *b, struct request *q, uint32_t n)
 {
+    if (q->guesser && !q->guesses) begin_guesses(q);
     en->seqs[b->n_seqs] = (struct batch_seq){.kv = &q->view, .row = b->n_rows, .n_rows = n, .pos = q->n_done};
     en->seqs[b->n_seqs].state = state_step(q, n);
     en->seqs[b->n_seqs].lora_scales = q->o.lora_scales;
@@ -449,18 +462,6 @@ static uint32_t index_of(const struct engine *en, const struct request *q)
     return i;
 }
 
-/* At the beginning, and again where the tokens have become others. */
-static void begin_guesses(struct request *q)
-{
-    const struct guess_options o = {.how = q->o.speculate,
-                                    .max = q->o.draft_max,
-                                    .min = q->o.draft_min,
-                                    .sampling = &q->o.sampling,
-                                    .n_drawn = q->r.generated.n_generated};
-    guesser_begin(q->guesser, &o, q->tokens, q->n_tokens);
-    q->guesses = true;
-}
-
 /* A full q goes on as if the tokens that stay and id were a new prompt: it gives back what it holds, and is the next to be
  * admitted. So whatever it needs, no page is ever missing. */
 static void shift(struct engine *en, struct request *q, int32_t id)
@@ -493,7 +494,6 @@ static bool draw(struct engine *en, struct request *q, const float *logits, stru
     float probs[TOP_MAX];
     struct generate_result *r = &q->r.generated;
     struct token_event t = {0};
-    if (q->guesser && !q->guesses) begin_guesses(q);
     if (constraint_mask(&q->form, &en->sampler.allowed, e) < 0) return true;
     if (sampler_pick(&en->sampler, &q->o.sampling, logits, q->tokens, q->n_tokens, r->n_generated, &t.id, e) < 0) return true;
     if (r->n_generated++ == 0) {
@@ -534,6 +534,14 @@ static uint32_t write_on(struct engine *en, struct request *q, const int32_t *gu
     }
 }
 
+/* Those of the rows that stand are what the model's own head reads. */
+static void follow(struct engine *en, struct request *q, const struct batch_seq *rows)
+{
+    const float *kept = backend_kept(en->runner.be);
+    if (!q->guesses || !kept || q->over) return;
+    guesser_follow(q->guesser, q->tokens, rows->pos, q->n_done - rows->pos, kept + (size_t)rows->row * en->m->hp.n_embd);
+}
+
 /* What the step made of each sequence; the number of guesses that were right. */
 static uint32_t take_rows(struct engine *en, const struct batch *b)
 {
@@ -545,10 +553,12 @@ static uint32_t take_rows(struct engine *en, const struct batch *b)
         q->n_done += rows->n_rows - q->n_guesses;
         keep_pages(en, q);
         keep_state(en, q);
-        if (q->n_done < q->n_tokens) continue;
-        if (!atomic_load(&q->cancel)) /* else it is seen before the next step */
-            n_right += write_on(en, q, b->tokens + rows->row + 1, logits);
-        logits += (1 + q->n_guesses) * (size_t)en->m->hp.n_vocab;
+        if (q->n_done == q->n_tokens) {
+            if (!atomic_load(&q->cancel)) /* else it is seen before the next step */
+                n_right += write_on(en, q, b->tokens + rows->row + 1, logits);
+            logits += (1 + q->n_guesses) * (size_t)en->m->hp.n_vocab;
+        }
+        follow(en, q, rows);
     }
     return n_right;
 }

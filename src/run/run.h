@@ -237,6 +237,10 @@ void session_truncate(struct session *s, uint32_t n_keep);
 void session_use(struct session *s, const float *lora_scales);
 /* Kinds of the tokens of the next evaluation, [n], borrowed (struct batch); NULL: all 0. */
 void session_types(struct session *s, const uint8_t *types);
+/* Sees each batch of the session when it was computed: tokens pos .. pos + n - 1, and what the graph kept of them
+ * (backend_kept). fn NULL: nobody does (at first). */
+typedef void session_follow_fn(void *ctx, const int32_t *tokens, uint32_t pos, uint32_t n, const float *kept);
+void session_follow(struct session *s, session_follow_fn *fn, void *ctx);
 /* Makes the session hold exactly ids, whose common beginning with what it holds is kept (all but the last token, whose
  * logits are computed anew). *reused gets how much of it was not computed again: with recurrent layers, up to where a state was
  * kept. */
@@ -346,7 +350,7 @@ struct str stream_end(struct stream *s);
 /* Guesses at the next tokens of sequences, which one step of the model checks together. The model draws each token as it would
  * have without a guess, from the same logits and with the same random number, and a guess that is that token saves a step: so
  * nobody gets other tokens because of them. One thread at a time. */
-enum speculate { SPECULATE_AUTO, SPECULATE_OFF, SPECULATE_LOOKUP, SPECULATE_DRAFT };
+enum speculate { SPECULATE_AUTO, SPECULATE_OFF, SPECULATE_LOOKUP, SPECULATE_DRAFT, SPECULATE_MTP };
 struct speculate_options {
     enum speculate how;
     const struct model *draft;         /* guesses; NULL: none */
@@ -391,6 +395,9 @@ int guesser_new(struct speculator *s, struct arena *a, uint32_t cap, struct gues
 void guesser_begin(struct guesser *g, const struct guess_options *o, const int32_t *tokens, uint32_t n);
 void guesser_add(struct guesser *g, int32_t id); /* the model has drawn id */
 void guesser_end(struct guesser *g);             /* also where none began */
+/* The model has computed tokens pos .. pos + n - 1 of the sequence: left [n][n_embd] is what it kept of them (backend_kept),
+ * which its own head reads. To be called after each step, also of those that read the prompt. */
+void guesser_follow(struct guesser *g, const int32_t *tokens, uint32_t pos, uint32_t n, const float *left);
 /* The guesses for the next step, at what follows the last token added. */
 const int32_t *guesser_guesses(const struct guesser *g, uint32_t *n);
 struct guess_counts {

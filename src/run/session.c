@@ -21,7 +21,9 @@ struct session {
     const uint8_t *types; /* of the next evaluation's tokens */
     float *lora_scales;   /* [n_loras] of all tokens */
     uint32_t n_loras;
-    const float *logits; /* of the last token, in the backend */
+    const float *logits;       /* of the last token, in the backend */
+    session_follow_fn *follow; /* NULL: nobody watches */
+    void *follow_ctx;
     atomic_int cancel;
 };
 
@@ -151,6 +153,11 @@ const int32_t *session_tokens(const struct session *s)
 {
     return s->tokens;
 }
+void session_follow(struct session *s, session_follow_fn *fn, void *ctx)
+{
+    s->follow = fn;
+    s->follow_ctx = ctx;
+}
 void session_types(struct session *s, const uint8_t *types)
 {
     s->types = types;
@@ -206,6 +213,7 @@ static int compute(struct session *s, uint32_t to, uint32_t wanted, session_row_
         else if (at + n == to)
             batch.out = &last, batch.n_out = 1;
         TRY(backend_run(s->be, &batch));
+        if (s->follow) s->follow(s->follow_ctx, s->tokens, at, n, backend_kept(s->be));
         const float *logits = backend_logits(s->be);
         for (uint32_t i = 0; all && i < n; i++) row(ctx, at + i - wanted, logits + (size_t)i * s->n_outputs);
         if (batch.n_out) s->logits = logits + (size_t)(batch.n_out - 1) * s->n_outputs;
