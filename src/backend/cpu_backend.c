@@ -244,6 +244,23 @@ int backend_run(struct backend *b, const struct batch *batch)
     return atomic_load(&b->stop) ? ERR_CANCELLED : 0;
 }
 
+static void redo_thread(void *ctx, unsigned ith, unsigned nth)
+{
+    struct backend *b = ctx;
+    for (uint32_t i = 0; i < b->g->n_ops; i++) {
+        const struct op *op = &b->g->ops[i];
+        if (op->code == OP_CONV) redo_conv(b, op, ith, nth);
+        if (op->code == OP_DELTA) redo_delta(b, op, ith, nth);
+    }
+}
+
+void backend_redo(struct backend *b, const struct batch_seq *seqs, uint32_t n_seqs)
+{
+    b->redo_seqs = seqs;
+    b->n_redo = n_seqs;
+    pool_run(b->pool, redo_thread, b);
+}
+
 const float *backend_logits(const struct backend *b)
 {
     return b->outs + b->g->values[b->g->output].offset * b->max_out;
@@ -313,6 +330,7 @@ static int survey(struct backend *b, struct widths *w, struct err *e)
             survey_matrix(b, op->w);
         }
         if (op->experts[0].w) survey_experts(b, op, w);
+        if (op->code == OP_CONV || op->code == OP_DELTA) b->state_cols = size_max(b->state_cols, value_cols(b, op->dst));
         if (op->code == OP_ROPE) TRY(survey_rope(b, op->rope, e));
         if (op->code != OP_ATTENTION) continue;
         w->head = size_max(w->head, op->attn.head_dim);
@@ -381,6 +399,7 @@ static void carve_all(struct backend *b, struct carve *c, const struct widths *w
         wk->expert_slot = carve(c, choices, sizeof *wk->expert_slot);
         wk->expert_at = carve(c, choices, sizeof *wk->expert_at);
         if (b->n_loras) wk->lora_part = carve(c, LORA_ROWS, LORA_COLS * sizeof(float));
+        wk->redo_out = carve(c, b->max_redo, b->state_cols * sizeof(float));
         wk->lora_x = carve(c, LORA_ROWS, b->lora_width * sizeof(float));
     }
     struct lora_rows *const rows[] = {&b->lora_all, &b->lora_outs};
@@ -390,6 +409,7 @@ static void carve_all(struct backend *b, struct carve *c, const struct widths *w
     }
     b->lora_low = carve(c, b->lora_ranks, b->max_rows * sizeof(float));
     if (b->n_loras) b->lora_group_of = carve(c, b->max_rows, sizeof *b->lora_group_of);
+    b->reads = carve(c, b->max_redo, b->g->read_floats * sizeof(float));
     b->attn_states = carve(c, b->max_chunks, b->state_floats * sizeof(float));
     b->attn_done = carve(c, w->n_heads, sizeof *b->attn_done);
 }
@@ -401,6 +421,7 @@ int backend_open_cpu(const struct graph *g, const struct backend_options *opts, 
     b->g = g;
     b->max_rows = opts->max_rows;
     b->max_out = opts->max_out;
+    b->max_redo = g->state_floats ? opts->max_redo : 0;
     b->max_chunks = (opts->max_positions + (size_t)ATTN_CHUNK - 1) / ATTN_CHUNK;
     unsigned n_threads = opts->beside ? pool_size(opts->beside->pool) : opts->n_threads ? opts->n_threads : cpu_threads();
     struct widths widths = {0};

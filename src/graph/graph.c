@@ -209,8 +209,9 @@ value_id graph_join(struct graph *g, value_id a, value_id b)
 
 value_id graph_conv(struct graph *g, value_id x, const struct conv_params *p)
 {
-    struct op op = {.code = OP_CONV, .src = {x, NO_VALUE}, .conv = p, .state = g->state_floats};
+    struct op op = {.code = OP_CONV, .src = {x, NO_VALUE}, .conv = p, .state = g->state_floats, .read = g->read_floats};
     g->state_floats += (p->taps - (size_t)1) * cols_of(g, x);
+    g->read_floats += cols_of(g, x);
     return record(g, op, cols_of(g, x));
 }
 
@@ -232,8 +233,9 @@ value_id graph_delta_gates(struct graph *g, value_id b, value_id a, const struct
 
 value_id graph_delta(struct graph *g, value_id qkv, value_id gates, const struct delta_params *p)
 {
-    struct op op = {.code = OP_DELTA, .src = {qkv, gates}, .delta = p, .state = g->state_floats};
+    struct op op = {.code = OP_DELTA, .src = {qkv, gates}, .delta = p, .state = g->state_floats, .read = g->read_floats};
     g->state_floats += delta_floats(p);
+    g->read_floats += cols_of(g, qkv) + (size_t)cols_of(g, gates);
     return record(g, op, p->n_v_heads * p->v_dim);
 }
 

@@ -126,7 +126,8 @@ struct op {
     bool weigh_input;                 /* EXPERTS_UP: the routes' weights are for its products, and the sum takes none */
     const struct conv_params *conv;   /* CONV */
     const struct delta_params *delta; /* DELTA_ */
-    size_t state;                     /* CONV, DELTA: where theirs begins in the state of a sequence */
+    size_t state;                     /* CONV, DELTA: where theirs begins in the state of a sequence, */
+    size_t read;                      /* and in what such operations read of a row */
 };
 
 enum phase_kind { PHASE_ATTENTION, PHASE_PRODUCTS, PHASE_ROWS, PHASE_ALONE };
@@ -144,6 +145,7 @@ struct graph {
     size_t row_floats;   /* buffer floats per batch row, all values placed */
     size_t out_floats;   /* the same per gathered row */
     size_t state_floats; /* what a sequence carries from token to token, beside keys and values */
+    size_t read_floats;  /* what the operations that have such a state read of a row, all together */
     value_id output;     /* logits */
     value_id kept;       /* rows of the whole batch that can be read after a run, too; NO_VALUE: none */
     int failed;          /* sticky error of the recording */

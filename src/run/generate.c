@@ -177,8 +177,8 @@ static int evaluate(struct answer *a)
     if (a->guesser) guess(a);
     const uint64_t start = clock_ns();
     TRY(session_eval(s, a->ids, a->n, on_row, a, a->e));
-    if (a->guesser) speculator_learn(guesser_speculator(a->guesser), &a->guesser, 1, (double)(clock_ns() - start) * 1e-9);
     session_truncate(s, before + a->n_right);
+    if (a->guesser) speculator_learn(guesser_speculator(a->guesser), &a->guesser, 1, (double)(clock_ns() - start) * 1e-9);
     return a->rc;
 }
 

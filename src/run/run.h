@@ -152,6 +152,7 @@ struct runner {
 };
 struct runner_options {
     uint32_t n_batch, max_out, n_ctx; /* most rows of a batch, rows with logits, positions of a sequence */
+    uint32_t n_redo;                  /* see struct backend_options */
     uint32_t n_threads;               /* 0: cpu_threads() */
     struct backend *beside;           /* see struct backend_options */
     uint32_t n_expected;              /* length that sequences will reach, where known: see model_rope_class */
@@ -190,8 +191,9 @@ void states_fini(struct states *s);
 uint32_t states_cut(struct states *s, uint32_t n);
 /* An evaluation goes on by one batch from where it is; last: it ends with it. */
 struct state_step states_step(struct states *s, uint32_t n_rows, bool last);
-void states_done(struct states *s, uint32_t n); /* it has ended, and the sequence has n tokens */
-void states_undo(struct states *s);             /* it has failed: the present state is the one before it */
+void states_done(struct states *s, uint32_t n);   /* it has ended, and the sequence has n tokens */
+void states_redone(struct states *s, uint32_t n); /* the present state has become that of n tokens (backend_redo) */
+void states_undo(struct states *s);               /* it has failed: the present state is the one before it */
 
 /* ---- session --------------------------------------------------------------------------------------------- */
 
@@ -201,7 +203,9 @@ struct session_options {
     uint32_t n_threads;        /* 0: cpu_threads() */
     uint32_t n_expected;       /* length that the sequence will reach, where known: see model_rope_class */
     enum qtype k_type, v_type; /* of the cache */
-    bool hidden;               /* rows are not logits but what the last norm gives (model_outputs) */
+    uint32_t
+        n_redo;  /* rows of an evaluation that session_truncate takes back without computing anew, recurrent layers or not */
+    bool hidden; /* rows are not logits but what the last norm gives (model_outputs) */
     const char *cpu_level;
     const struct lora *loras; /* [n_loras] adapters that may be used (session_use); none is at first */
     uint32_t n_loras;
@@ -369,12 +373,13 @@ static inline uint32_t speculate_max(const struct speculate_options *o) /* token
 struct speculator;
 struct speculator_options {
     struct speculate_options how;
-    uint32_t n_seqs, n_ctx, n_batch; /* sequences at once; tokens of one; rows of a step */
+    uint32_t n_seqs, n_ctx, n_batch; /* sequences at once; tokens of one; rows of a step, */
+    uint32_t n_redo;                 /* and those of them that can be taken back where there are recurrent layers */
     enum qtype k_type, v_type;       /* of the draft model's cache */
     const char *cpu_level;
     struct backend *beside; /* the model's */
 };
-/* *out: NULL where guesses are off: they were not asked for, the model has recurrent layers, or a step has one row. */
+/* *out: NULL where guesses are off: they were not asked for, or no step may have two rows for a sequence. */
 int speculator_new(const struct graph *g, const struct model *m, const struct speculator_options *o, struct speculator **out,
                    struct err *e);
 /* For the one sequence of a session, with its options. */

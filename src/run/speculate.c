@@ -165,11 +165,12 @@ int speculator_new(const struct graph *graph, const struct model *m, const struc
     if (o->how.how == SPECULATE_MTP && !m->head)
         return fail(e, ERR_ARG, "%s: the model has no head for multi-token prediction, whose guesses are asked for",
                     files_path(m->files));
-    if (o->how.how == SPECULATE_OFF || graph->state_floats || o->n_batch < 2) return 0;
+    const size_t most = graph->state_floats ? size_min(o->n_batch, o->n_redo) : o->n_batch; /* rows of a step with guesses */
+    if (o->how.how == SPECULATE_OFF || most < 2) return 0;
     struct speculator *s = mem_zalloc(sizeof *s);
     if (!s) return fail_nomem(e, "speculation", sizeof *s);
     s->o = o->how;
-    s->o.max = (uint32_t)size_min(speculate_max(&o->how), o->n_batch - 1);
+    s->o.max = (uint32_t)size_min(speculate_max(&o->how), most - 1);
     s->n_rows = o->n_seqs + s->o.max;
     s->answer = ANSWER_START;
     s->cost = arena_array(&s->arena, s->n_rows + (size_t)1, sizeof *s->cost);
