@@ -179,13 +179,14 @@ static const struct slot model_slots[] = {
     {"token_embd_norm", "embeddings.LayerNorm|embeddings.norm|emb_ln", M(embd_norm_bias), NO_SLOT, D_EMBD, 0, P_ENCODER,
      VECTOR | OPTIONAL | BIAS | HF_BIAS},
 };
-/* Of the head for multi-token prediction, beside its layer and under the prefix of it. */
+/* Of the head for multi-token prediction, beside its layer and under the prefix of it; Qwen's names are whole ones. */
 static const struct slot head_slots[] = {
-    {"nextn.eh_proj", "eh_proj", M(join), NO_SLOT, D_JOINED, D_EMBD, P_ALL, 0},
-    {"nextn.enorm", "enorm", M(join_embd_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM},
-    {"nextn.hnorm", "hnorm", M(join_input_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM},
-    {"nextn.embed_tokens", "embed_tokens", M(token_embd), NO_SLOT, D_EMBD, D_VOCAB, P_ALL, OPTIONAL | TABLE},
-    {"nextn.shared_head_norm", "shared_head.norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM | OPTIONAL},
+    {"nextn.eh_proj", "eh_proj|/mtp.fc", M(join), NO_SLOT, D_JOINED, D_EMBD, P_ALL, 0},
+    {"nextn.enorm", "enorm|/mtp.pre_fc_norm_embedding", M(join_embd_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM},
+    {"nextn.hnorm", "hnorm|/mtp.pre_fc_norm_hidden", M(join_input_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM},
+    {"nextn.embed_tokens", "embed_tokens|/mtp.embed_tokens", M(token_embd), NO_SLOT, D_EMBD, D_VOCAB, P_ALL, OPTIONAL | TABLE},
+    {"nextn.shared_head_norm", "shared_head.norm|/mtp.norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_ALL,
+     VECTOR | NORM | OPTIONAL},
     {"nextn.shared_head_head", "shared_head.head", M(output), NO_SLOT, D_EMBD, D_VOCAB, P_ALL, OPTIONAL},
 };
 #undef M
@@ -229,6 +230,17 @@ static void spell(char out[TENSOR_NAME_MAX], struct str name, uint32_t layer, co
                        name.p + hole + 2, suffix);
 }
 
+/* Qwen's layers for multi-token prediction are not behind the others, but counted by themselves. */
+static const struct tensor *find_ahead(const struct model *m, struct str name, uint32_t layer, const char *suffix)
+{
+    static const struct str prefix = STR("model.layers.%u.");
+    char other[TENSOR_NAME_MAX];
+    if (layer < m->hp.n_layers || !str_starts(name, prefix)) return NULL;
+    (void)snprintf(other, sizeof other, "mtp.layers.%u.%.*s%s", layer - m->hp.n_layers, (int)(name.n - prefix.n),
+                   name.p + prefix.n, suffix);
+    return find_hf(m, other);
+}
+
 const struct tensor *bind_find(struct model *m, const char *names, const char *suffix, uint32_t layer)
 {
     for (struct str rest = str_of(names), one; rest.n;) {
@@ -238,7 +250,9 @@ const struct tensor *bind_find(struct model *m, const char *names, const char *s
         rest = (struct str){rest.p + step, rest.n - step};
         char name[TENSOR_NAME_MAX];
         spell(name, one, layer, suffix);
-        const struct tensor *t = files_kind(m->files) == FILES_GGUF ? files_find(m->files, str_of(name)) : find_hf(m, name);
+        const bool gguf = files_kind(m->files) == FILES_GGUF;
+        const struct tensor *t = gguf ? files_find(m->files, str_of(name)) : find_hf(m, name);
+        if (!t && !gguf) t = find_ahead(m, one, layer, suffix);
         size_t i;
         if (t && files_index(m->files, t->name, &i)) {
             m->used[i] = true;

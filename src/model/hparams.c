@@ -327,6 +327,7 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
     const struct number_row mtp = {
         NULL, "num_nextn_predict_layers|mtp_num_hidden_layers", offsetof(struct hparams, n_mtp), NUM_U32, 0, hp->n_layers};
     TRY(numbers_read(f, hp->arch, &mtp, 1, hp, e));
+    if (files_find(f, STR("mtp.fc.weight")) && !hp->n_mtp) hp->n_mtp = 1; /* Qwen3-Next does not say it */
     return check_config(f, hp, e);
 }
 

@@ -25,7 +25,7 @@ answer() { # MODEL OPTION...
 same() { [ "$1" = "$2" ]; }
 has_head() { "$QUERN" show "$1" --json | grep -q '"mtp_layers": *1'; }
 
-for kind in deepseek_v3 glm4_moe; do
+for kind in deepseek_v3 glm4_moe qwen3_5 qwen3_next; do
     mkdir $kind
     "$make_mtp" $kind $kind
     "$QUERN" convert $kind $kind.gguf >convert.txt

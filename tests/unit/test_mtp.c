@@ -181,7 +181,7 @@ static void a_head_computes_what_its_definition_says(void **state)
 static struct session *new_session(const struct model *m, uint32_t n_threads)
 {
     const struct session_options o = {
-        .n_ctx = N_CTX, .n_batch = 64, .n_threads = n_threads, .k_type = QTYPE_F16, .v_type = QTYPE_F16};
+        .n_ctx = N_CTX, .n_batch = 64, .n_threads = n_threads, .n_redo = 8, .k_type = QTYPE_F16, .v_type = QTYPE_F16};
     struct session *s;
     struct err e;
     if (session_new(m, &o, &s, &e) < 0) fail_msg("%s", e.msg);

@@ -53,6 +53,11 @@ static const struct tiny_mtp tiny_mtps[] = {
      "\"attention_bias\":true,\"use_qk_norm\":true,\"n_routed_experts\":4,\"n_shared_experts\":1,\"first_k_dense_replace\":1,"
      "\"n_group\":1,\"topk_group\":1,\"routed_scaling_factor\":1.0," TINY_EXPERTS_JSON,
      2, 1, .biases = true},
+    {"qwen3_5", "\"architectures\":[\"Qwen3_5ForCausalLM\"],\"mtp_num_hidden_layers\":1," TINY_DELTA_JSON, 4, 5, .delta = true},
+    {"qwen3_next",
+     "\"architectures\":[\"Qwen3NextForCausalLM\"],\"num_experts\":4,\"shared_expert_intermediate_size\":32," TINY_EXPERTS_JSON
+         TINY_DELTA_JSON,
+     4, 0, .delta = true},
 };
 
 /* ---- weights ----------------------------------------------------------------------------------------------------------- */
