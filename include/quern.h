@@ -544,6 +544,7 @@ typedef struct quern_convert_options {
     const char *name; /* general.name; NULL: from the source */
     bool dry_run;     /* compute sizes, write nothing */
     bool pure;        /* all matrices in the mix's main type */
+    bool no_mtp;      /* without the head for multi-token prediction that a folder may have */
     uint64_t target_bytes; /* size of the file, in place of type: the type of each matrix is chosen so that it is not larger */
     double target_bits;    /* the same as bits for each parameter */
     const char *imatrix;   /* file that quern_imatrix or llama.cpp wrote; NULL: all columns are alike */

@@ -78,16 +78,10 @@ static bool said_otherwise(const struct hparams *hp, const char *key)
     return strcmp(key, "embedding_scale") == 0 && hp->arch->features & EMBD_SQRT;
 }
 
-/* Layers of the file: a head for multi-token prediction is the last one. */
-static uint32_t n_blocks(const struct model *m)
-{
-    return m->hp.n_layers + (m->head != NULL);
-}
-
 static void put_numbers(struct gguf_writer *w, const struct model *m)
 {
     struct hparam p;
-    put_u32(w, m, "block_count", n_blocks(m));
+    put_u32(w, m, "block_count", model_n_blocks(m));
     if (m->head) put_u32(w, m, "nextn_predict_layers", 1);
     for (size_t i = 0; hparams_at(&m->hp, i, &p); i++) {
         if (!p.key || said_otherwise(&m->hp, p.key) || !p.said) continue;
@@ -103,7 +97,7 @@ static void put_numbers(struct gguf_writer *w, const struct model *m)
 /* A width of layers, at an offset of struct layer_hp: a number, or a list where they differ. */
 static void put_width(struct gguf_writer *w, const struct model *m, const char *name, size_t at, struct arena *a)
 {
-    const uint32_t n = n_blocks(m);
+    const uint32_t n = model_n_blocks(m);
     int32_t *v = arena_array(a, n, sizeof *v);
     bool alike = true;
     for (uint32_t l = 0; v && l < n; l++) {

@@ -763,6 +763,8 @@ static int bind_mtp(struct model *m, struct err *e)
                            .output_norm_bias = m->output_norm_bias,
                            .output_bias = m->output_bias,
                            .layers = m->layers + layer,
+                           .n_bound = m->n_bound,       /* of the model without it, */
+                           .parameters = m->parameters, /* and its parameters: see model_drop_head */
                            .ones = m->ones};
     head->hp.n_layers = 1;
     head->hp.n_mtp = 0;
@@ -938,6 +940,15 @@ int model_open(const struct files *f, struct model **out, struct err *e)
     }
     *out = m;
     return 0;
+}
+
+/* What was bound of it stands behind all else. */
+void model_drop_head(struct model *m)
+{
+    if (!m->head) return;
+    m->n_bound = m->head->n_bound;
+    m->parameters = m->head->parameters;
+    m->head = NULL;
 }
 
 void model_close(struct model **m)

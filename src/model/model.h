@@ -256,6 +256,13 @@ struct model {
 
 /* Binds f, which must stay open as long as the model. */
 int model_open(const struct files *f, struct model **out, struct err *e);
+/* Layers of its files: the head for multi-token prediction is the last one. */
+static inline uint32_t model_n_blocks(const struct model *m)
+{
+    return m->hp.n_layers + (m->head != NULL);
+}
+/* The model as if it had no head for multi-token prediction. */
+void model_drop_head(struct model *m);
 void model_close(struct model **m);
 
 /* Whether the pass reads t, a tensor of the files. */

@@ -38,6 +38,10 @@ for kind in deepseek_v3 glm4_moe qwen3_5 qwen3_next; do
             check "$model: --speculate $how, 2 threads" same "$want" "$(answer $model --speculate $how -t 2)"
         done
     done
+    "$QUERN" convert $kind without.gguf --no-mtp >convert.txt
+    if has_head without.gguf; then bad "$kind: --no-mtp"; else
+        check "$kind: without the head" same "$(answer $kind)" "$(answer without.gguf)"
+    fi
     check "$kind: the GGUF file answers as the folder" same "$(answer $kind)" "$(answer $kind.gguf)"
     "$QUERN" bench $kind-q8_0.gguf -p 0 -n 16 -r 1 --speculate mtp >bench.txt
     check "$kind: quern bench --speculate mtp" grep -q 'with speculation' bench.txt
