@@ -21,6 +21,7 @@
 #define CREDIT_MOST 16       /* steps */
 #define ANSWER_START 64      /* tokens: how long an answer is thought to be at first */
 #define READ_GAIN 2          /* times what it costs, that letting the draft model read a prompt must promise */
+#define HEAD_READS 1024      /* tokens at the end of a prompt that the model's own head reads: it looks back no further */
 #define PURSE_START 32       /* steps */
 #define PURSE_GROWTH 0.005   /* of the time */
 #define PURSE_MOST 1024      /* steps */
@@ -268,8 +269,8 @@ void guesser_follow(struct guesser *g, const int32_t *tokens, uint32_t pos, uint
 {
     struct speculator *s = g->s;
     if (!g->head || n == 0) return;
-    const bool may_read = s->o.always || !s->has_purse || s->purse > 0;
-    s->purse -= mtp_follow(s->mtp, g->head, tokens, pos, n, left, may_read);
+    const bool pays = (!s->has_purse || s->purse > 0) && (uint64_t)pos + n + HEAD_READS >= g->n_prompt;
+    s->purse -= mtp_follow(s->mtp, g->head, tokens, pos, n, left, s->o.always || pays);
 }
 
 const int32_t *guesser_guesses(const struct guesser *g, uint32_t *n)
