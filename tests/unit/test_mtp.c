@@ -242,8 +242,10 @@ static void guess_told_in_pieces(struct mtp *h, int32_t *tokens, uint32_t n, uin
         (void)mtp_follow(h, s, tokens, pos, some, left[pos], true);
     }
     struct draft_job job = {.head = s, .tokens = tokens, .n_tokens = n, .n = want, .sampling = &greedy};
+    const size_t calls = mem_stats().calls;
     assert_true(mtp_ready(s, n));
     assert_int_equal(mtp_guess(h, &job, 1), want);
+    assert_int_equal(mem_stats().calls, calls);
     assert_int_equal(job.n, want);
     memcpy(out, tokens + n, want * sizeof *out);
     mtp_give(s);
