@@ -67,7 +67,7 @@ int quern_session_new(const quern_model *model, const quern_session_options *opt
     if (rc == 0) so.loras = q->loras.loras, so.n_loras = q->loras.n;
     struct speculate_options how;
     if (rc == 0) rc = api_speculation(model, options ? &options->speculation : &auto_speculation, &how, &e);
-    if (rc == 0) so.n_redo = 1 + speculate_max(&how);
+    if (rc == 0) so.n_redo = speculate_max(&how) ? 1 + speculate_max(&how) : 0;
     if (rc == 0) rc = session_new(model->model, &so, &q->s, &e);
     if (rc == 0) session_use(q->s, q->loras.scales);
     if (rc == 0) rc = sampler_init(&q->sampler, model->model->hp.n_vocab, &e);

@@ -47,6 +47,9 @@ for kind in deepseek_v3 glm4_moe qwen3_5 qwen3_next; do
     check "$kind: quern bench --speculate mtp" grep -q 'with speculation' bench.txt
 done
 
+if "$QUERN" quantize glm4_moe.gguf out.gguf q8_0 --no-mtp >out.txt 2>err.txt; then bad "--no-mtp of a GGUF file"; else
+    check "--no-mtp is for folders" grep -q 'Hugging Face folders only' err.txt
+fi
 if "$QUERN" run --tokens 1,2 -n 1 --speculate mtp >out.txt 2>err.txt; then bad "a model without a head"; else
     check "a model without a head says so" grep -q 'no head for multi-token prediction' err.txt
 fi
