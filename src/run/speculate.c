@@ -346,10 +346,19 @@ static double read_cost(const struct speculator *s)
 
 /* ---- what guesses promise ---------------------------------------------------------------------------------------------- */
 
+/* Where little is known, what such guesses were seen to do elsewhere. A head is trained for its first guess. */
 static double usual_chance(const struct speculator *s, uint32_t kind, uint32_t place)
 {
-    static const double first[N_KINDS] = {0.3, 0.45, 0.6, 0.75, 0.85, 0.7, 0.8};
-    return chance(&s->odds[kind][place], place ? fmax(first[kind], 0.7) : first[kind]);
+    static const double first[N_KINDS][N_PLACES] = {
+        {0.3, 0.7, 0.7, 0.7},
+        {0.45, 0.7, 0.7, 0.7},
+        {0.6, 0.7, 0.7, 0.7},
+        {0.75, 0.75, 0.75, 0.75},
+        {0.85, 0.85, 0.85, 0.85},
+        [KIND_DRAFT] = {0.7, 0.7, 0.7, 0.7},
+        [KIND_MTP] = {0.8, 0.65, 0.5, 0.4},
+    };
+    return chance(&s->odds[kind][place], first[kind][place]);
 }
 
 /* Whether each guess of a kind takes a pass of another model. */
