@@ -184,10 +184,11 @@ QUERN_API int quern_adapter_describe(const char *path, quern_string *json, quern
  * have written itself are accepted. Nothing else changes: text, tokens and probabilities are the same to the last bit, drawn
  * ones too. What steps cost and how many are accepted is measured while requests run; there are as many as pays. */
 typedef enum quern_speculate {
-    QUERN_SPECULATE_AUTO,   /* from both sources below, by what they promise */
-    QUERN_SPECULATE_OFF,    /* one token in each step */
+    QUERN_SPECULATE_AUTO, /* from the sources below, by what they promise: the model's own head where there is no draft model */
+    QUERN_SPECULATE_OFF,  /* one token in each step */
     QUERN_SPECULATE_LOOKUP, /* what followed the same tokens earlier in prompt and answer */
-    QUERN_SPECULATE_DRAFT   /* what the draft model expects */
+    QUERN_SPECULATE_DRAFT,  /* what the draft model expects */
+    QUERN_SPECULATE_MTP     /* what the model's own head for multi-token prediction expects; an error where it has none */
 } quern_speculate;
 
 typedef struct quern_speculation {
@@ -211,7 +212,7 @@ typedef struct quern_session_options {
     const char *cpu_level;       /* "scalar", "avx2", ...; NULL: the best. The results are the same */
     const quern_lora *loras;     /* adapters; copied */
     size_t n_loras;
-    quern_speculation speculation; /* of quern_generate; off for models with recurrent layers */
+    quern_speculation speculation; /* of quern_generate; a draft model has no recurrent layers */
 } quern_session_options;
 
 /* Reserves everything that later calls need: the KV cache, activations, logits, threads. */
@@ -226,7 +227,7 @@ typedef struct quern_session_info {
     uint64_t kv_token_bytes;          /* of the cache that one token takes, and a decode step reads */
     uint64_t state_bytes;             /* of recurrent layers: the present state, and earlier ones to go back to */
     uint64_t state_step_bytes;        /* of them that a decode step reads and writes */
-    uint64_t draft_bytes;             /* cache and activations of the draft model */
+    uint64_t draft_bytes;             /* cache and activations of the draft model, or of the model's own head */
     bool speculates;                  /* there may be draft tokens */
 } quern_session_info;
 QUERN_API void quern_session_get_info(const quern_session *session, quern_session_info *out);
@@ -375,7 +376,7 @@ typedef struct quern_engine_options {
     void *user;
     const quern_lora *loras; /* adapters that requests may use, with scales for those that say nothing; copied */
     size_t n_loras;
-    quern_speculation speculation; /* off for models with recurrent layers */
+    quern_speculation speculation; /* a draft model has no recurrent layers */
 } quern_engine_options;
 
 QUERN_API int quern_engine_new(const quern_model *model, const quern_engine_options *options, quern_engine **out,
@@ -543,6 +544,7 @@ typedef struct quern_convert_options {
     const char *name; /* general.name; NULL: from the source */
     bool dry_run;     /* compute sizes, write nothing */
     bool pure;        /* all matrices in the mix's main type */
+    bool no_mtp;      /* without the head for multi-token prediction that a folder may have */
     uint64_t target_bytes; /* size of the file, in place of type: the type of each matrix is chosen so that it is not larger */
     double target_bits;    /* the same as bits for each parameter */
     const char *imatrix;   /* file that quern_imatrix or llama.cpp wrote; NULL: all columns are alike */

@@ -110,8 +110,9 @@ static void rope(struct writer *w, const struct rope_hp *r)
     close(w, "}");
 }
 
-static void hyper_parameters(struct writer *w, const struct hparams *hp)
+static void hyper_parameters(struct writer *w, const struct model *m)
 {
+    const struct hparams *hp = &m->hp;
     struct hparam p;
     key(w, "hyper_parameters");
     open(w, "{");
@@ -128,7 +129,8 @@ static void hyper_parameters(struct writer *w, const struct hparams *hp)
             put_f64(w, p.value);
     }
     member_u64(w, "vocab_size", hp->n_vocab);
-    if (hp->n_mtp) member_u64(w, "mtp_layers_not_used", hp->n_mtp);
+    if (m->head) member_u64(w, "mtp_layers", 1);
+    if (hp->n_mtp > (m->head != NULL)) member_u64(w, "mtp_layers_not_used", hp->n_mtp - (m->head != NULL));
     key(w, "rope");
     rope(w, &hp->rope[0]);
     if (hp->n_ropes > 1) {
@@ -318,7 +320,7 @@ int api_describe(const quern_model *m, struct buf *out)
         member_u64(&w, "parameters", m->model->parameters);
         member_u64(&w, "weight_bytes", files_bytes(m->files));
         member_u64(&w, "bytes_per_token", m->model->decode_bytes);
-        hyper_parameters(&w, &m->model->hp);
+        hyper_parameters(&w, m->model);
     }
     tokenizer(&w, m);
     sampling(&w, &m->sampling);

@@ -14,6 +14,7 @@ static struct convert_opts opts_of(const quern_convert_options *o)
                                  .name = o->name,
                                  .dry_run = o->dry_run,
                                  .pure = o->pure,
+                                 .no_mtp = o->no_mtp,
                                  .target_bytes = o->target_bytes,
                                  .target_bits = o->target_bits,
                                  .output_type = o->output_type,

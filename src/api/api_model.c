@@ -119,7 +119,9 @@ static void preload(quern_model *m, const quern_model_options *o)
     if (in_memory) return;
     m->model->from_disk = exceeds_memory(m->model);
     if ((o->lazy || m->model->from_disk) && !o->prefault) return;
-    if (preload_start(m->model->reads, m->model->n_reads, &m->preload, NULL) == 0 && o->prefault) preload_wait(&m->preload);
+    const struct model *head = m->model->head;
+    const size_t n = m->model->n_reads + (head ? head->n_reads : 0);
+    if (preload_start(m->model->reads, n, &m->preload, NULL) == 0 && o->prefault) preload_wait(&m->preload);
 }
 
 static int open_model(quern_model *m, const char *path, const quern_model_options *o, struct err *e)

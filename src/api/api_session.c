@@ -31,8 +31,8 @@ int api_session_options(const quern_session_options *o, struct session_options *
 
 int api_speculation(const quern_model *m, const quern_speculation *q, struct speculate_options *out, struct err *e)
 {
-    if (q->how < QUERN_SPECULATE_AUTO || q->how > QUERN_SPECULATE_DRAFT)
-        return fail(e, ERR_ARG, "speculation %d; expected 0 to %d", (int)q->how, QUERN_SPECULATE_DRAFT);
+    if (q->how < QUERN_SPECULATE_AUTO || q->how > QUERN_SPECULATE_MTP)
+        return fail(e, ERR_ARG, "speculation %d; expected 0 to %d", (int)q->how, QUERN_SPECULATE_MTP);
     *out = (struct speculate_options){.how = (enum speculate)q->how, .max = q->draft_max, .min = q->draft_min};
     if (!q->draft || q->how == QUERN_SPECULATE_OFF) return 0;
     if (!q->draft->model) return fail(e, ERR_ARG, "%s was opened for its vocabulary only", q->draft->name);
@@ -42,11 +42,9 @@ int api_speculation(const quern_model *m, const quern_speculation *q, struct spe
     return 0;
 }
 
-static int open_speculation(quern_session *q, const quern_model *model, const quern_speculation *how, struct err *e)
+static int open_speculation(quern_session *q, const struct speculate_options *how, struct err *e)
 {
-    struct speculate_options so;
-    TRY(api_speculation(model, how, &so, e));
-    TRY(session_speculator(q->s, &so, &q->speculator, e));
+    TRY(session_speculator(q->s, how, &q->speculator, e));
     return q->speculator ? guesser_new(q->speculator, &q->arena, session_n_ctx(q->s), &q->guesser, e) : 0;
 }
 
@@ -67,10 +65,13 @@ int quern_session_new(const quern_model *model, const quern_session_options *opt
     if (rc == 0 && options) rc = api_session_options(options, &so, &e);
     if (rc == 0 && options) rc = api_loras_open(model, options->loras, options->n_loras, &q->loras, &e);
     if (rc == 0) so.loras = q->loras.loras, so.n_loras = q->loras.n;
+    struct speculate_options how;
+    if (rc == 0) rc = api_speculation(model, options ? &options->speculation : &auto_speculation, &how, &e);
+    if (rc == 0) so.n_redo = speculate_max(&how) ? 1 + speculate_max(&how) : 0;
     if (rc == 0) rc = session_new(model->model, &so, &q->s, &e);
     if (rc == 0) session_use(q->s, q->loras.scales);
     if (rc == 0) rc = sampler_init(&q->sampler, model->model->hp.n_vocab, &e);
-    if (rc == 0) rc = open_speculation(q, model, options ? &options->speculation : &auto_speculation, &e);
+    if (rc == 0) rc = open_speculation(q, &how, &e);
     if (rc < 0) {
         quern_session_free(&q);
         return api_fail(err, &e);

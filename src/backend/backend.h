@@ -45,11 +45,13 @@ struct batch_seq {
 struct batch {
     const int32_t *tokens;        /* [n_rows], each below the vocabulary size */
     const uint8_t *types;         /* [n_rows] kinds of tokens (the second text of a pair is 1); NULL: all 0 */
+    const float *inputs;          /* [n_rows][cols] where the graph has an INPUT */
     uint32_t n_rows;              /* 1.. max_rows of the backend: the sum of those of the sequences */
     const struct batch_seq *seqs; /* [n_seqs], of different sequences, in the order of their rows */
     uint32_t n_seqs;
     const uint32_t *out;      /* [n_out] rows whose logits are wanted, ascending; */
     uint32_t n_out;           /* 0: only the cache is filled */
+    bool may_redo;            /* backend_redo may follow: n_rows is at most max_redo */
     const atomic_int *cancel; /* non-zero: return ERR_CANCELLED at the next phase; may be NULL */
 };
 
@@ -60,6 +62,7 @@ struct backend_options {
     struct backend *beside;   /* NULL, or one that outlives this: both use its threads, and run one at a time */
     uint32_t max_rows;        /* largest batch */
     uint32_t max_out;         /* most rows with logits in one batch, 1.. max_rows */
+    uint32_t max_redo;        /* most rows of a batch that backend_redo may follow */
     uint32_t max_positions;   /* of the sequences: decode steps split their attention up to here */
     const char *cpu_level;    /* NULL: the best */
     const struct lora *loras; /* [n_loras] adapters that sequences may use; their matrices outlive the backend */
@@ -73,8 +76,14 @@ void backend_close(struct backend **b);
 /* 0 or ERR_CANCELLED (the cache rows of the batch, and the states that it was to make, are then undefined). Allocates nothing.
  */
 int backend_run(struct backend *b, const struct batch *batch);
+/* Takes rows of the last run back, as far as recurrent states are concerned: of each of these sequences of it only the first
+ * n_rows rows stand, and state.to gets the state behind them, from state.from as it was before the run; keep is NULL. Reads
+ * what the run has remembered, and no weights. Allocates nothing. */
+void backend_redo(struct backend *b, const struct batch_seq *seqs, uint32_t n_seqs);
 /* Logits of the last run, [n_out][cols of the output value]; valid until the next. */
 const float *backend_logits(const struct backend *b);
+/* What the graph keeps of the rows of the last run, [n_rows][cols of the kept value], likewise; NULL: it keeps nothing. */
+const float *backend_kept(const struct backend *b);
 
 /* Sees the input of each matrix product, as floats and after the norm: x [n_rows][row length of w], valid during the call. One
  * thread calls it, in the order of the graph, while others go on to multiply. fn NULL: nobody does (at first). */

@@ -30,6 +30,15 @@ static void run_embed(struct backend *b, const struct op *op, unsigned ith, unsi
     }
 }
 
+static void run_input(struct backend *b, const struct op *op, unsigned ith, unsigned nth)
+{
+    const size_t cols = value_cols(b, op->dst);
+    const struct range r = share(b->batch->n_rows, 1, ith, nth);
+    if (r.from < r.to)
+        memcpy(value_rows(b, op->dst, NULL) + r.from * cols, b->batch->inputs + r.from * cols,
+               (r.to - r.from) * cols * sizeof(float));
+}
+
 static void run_gather(struct backend *b, const struct op *op, unsigned ith, unsigned nth)
 {
     size_t cols = b->g->values[op->dst].cols;
@@ -92,6 +101,12 @@ static void row_mul(const struct backend *b, const struct op *op, const struct r
     (void)op;
     b->k.mul(r->x, r->y, r->n, r->dst);
 }
+static void row_join(const struct backend *b, const struct op *op, const struct row *r)
+{
+    const size_t n = value_cols(b, op->src[0]);
+    memcpy(r->dst, r->x, n * sizeof *r->dst);
+    memcpy(r->dst + n, r->y, (r->n - n) * sizeof *r->dst);
+}
 static void row_head_norm(const struct backend *b, const struct op *op, const struct row *r)
 {
     for (size_t h = 0; h < op->n_heads; h++) {
@@ -118,6 +133,7 @@ static void (*const row_fns[OP_COUNT])(const struct backend *b, const struct op 
     [OP_HEAD_COLS] = row_head_cols,
     [OP_ROUTE] = row_route,
     [OP_MUL] = row_mul,
+    [OP_JOIN] = row_join,
     [OP_HEAD_NORM] = row_head_norm,
     [OP_DELTA_SPLIT] = row_delta_split,
     [OP_DELTA_NORM] = row_delta_norm,
@@ -171,6 +187,7 @@ static void run_alone(struct backend *b, const struct op *op, unsigned ith, unsi
 {
     static void (*const fns[OP_COUNT])(struct backend * b, const struct op *op, unsigned ith, unsigned nth) = {
         [OP_EMBED] = run_embed,
+        [OP_INPUT] = run_input,
         [OP_GATHER] = run_gather,
         [OP_HEAD_MATMUL] = run_head_matmul,
         [OP_EXPERTS_UP] = run_experts_up,
@@ -227,9 +244,32 @@ int backend_run(struct backend *b, const struct batch *batch)
     return atomic_load(&b->stop) ? ERR_CANCELLED : 0;
 }
 
+static void redo_thread(void *ctx, unsigned ith, unsigned nth)
+{
+    struct backend *b = ctx;
+    for (uint32_t i = 0; i < b->g->n_ops; i++) {
+        const struct op *op = &b->g->ops[i];
+        if (op->code == OP_CONV) redo_conv(b, op, ith, nth);
+        if (op->code == OP_DELTA) redo_delta(b, op, ith, nth);
+    }
+}
+
+void backend_redo(struct backend *b, const struct batch_seq *seqs, uint32_t n_seqs)
+{
+    b->redo_seqs = seqs;
+    b->n_redo = n_seqs;
+    pool_run(b->pool, redo_thread, b);
+}
+
 const float *backend_logits(const struct backend *b)
 {
     return b->outs + b->g->values[b->g->output].offset * b->max_out;
+}
+
+const float *backend_kept(const struct backend *b)
+{
+    const value_id v = b->g->kept;
+    return v == NO_VALUE ? NULL : b->rows + b->g->values[v].offset * b->max_rows;
 }
 
 void backend_observe(struct backend *b, observe_fn *fn, void *ctx)
@@ -290,6 +330,7 @@ static int survey(struct backend *b, struct widths *w, struct err *e)
             survey_matrix(b, op->w);
         }
         if (op->experts[0].w) survey_experts(b, op, w);
+        if (op->code == OP_CONV || op->code == OP_DELTA) b->state_cols = size_max(b->state_cols, value_cols(b, op->dst));
         if (op->code == OP_ROPE) TRY(survey_rope(b, op->rope, e));
         if (op->code != OP_ATTENTION) continue;
         w->head = size_max(w->head, op->attn.head_dim);
@@ -374,6 +415,7 @@ static void carve_all(struct backend *b, struct carve *c, const struct widths *w
         wk->expert_slot = carve(c, choices, sizeof *wk->expert_slot);
         wk->expert_at = carve(c, choices, sizeof *wk->expert_at);
         if (b->n_loras) wk->lora_part = carve(c, LORA_ROWS, LORA_COLS * sizeof(float));
+        wk->redo_out = carve(c, b->max_redo, b->state_cols * sizeof(float));
         wk->lora_x = carve(c, LORA_ROWS, b->lora_width * sizeof(float));
     }
     struct lora_rows *const rows[] = {&b->lora_all, &b->lora_outs};
@@ -383,6 +425,7 @@ static void carve_all(struct backend *b, struct carve *c, const struct widths *w
     }
     b->lora_low = carve(c, b->lora_ranks, b->max_rows * sizeof(float));
     if (b->n_loras) b->lora_group_of = carve(c, b->max_rows, sizeof *b->lora_group_of);
+    b->reads = carve(c, b->max_redo, b->g->read_floats * sizeof(float));
     b->attn_states = carve(c, b->max_chunks, b->state_floats * sizeof(float));
     b->attn_done = carve(c, w->n_heads, sizeof *b->attn_done);
 }
@@ -396,6 +439,7 @@ int backend_open_cpu(const struct graph *g, const struct backend_options *opts, 
     b->max_out = opts->max_out;
     b->from_disk = opts->from_disk;
     if (b->from_disk) sparse_experts(g);
+    b->max_redo = g->state_floats ? opts->max_redo : 0;
     b->max_chunks = (opts->max_positions + (size_t)ATTN_CHUNK - 1) / ATTN_CHUNK;
     unsigned n_threads = opts->beside ? pool_size(opts->beside->pool) : opts->n_threads ? opts->n_threads : cpu_threads();
     struct widths widths = {0};

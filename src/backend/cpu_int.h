@@ -36,6 +36,7 @@ struct worker {
     uint32_t *expert_at;                                  /* and where each choice stands in it */
     float *lora_part;                                     /* [LORA_ROWS][LORA_COLS] */
     float *lora_x;                                        /* [LORA_ROWS][lora_width] gathered rows */
+    float *redo_out;                                      /* [max_redo][state_cols] results that nobody wants again */
 };
 
 /* Rows of a value that use the same adapters. */
@@ -79,7 +80,12 @@ struct backend {
     float *lora_low; /* [lora_ranks][max_rows] products with `a`: [rows][rank] for each matrix and adapter, group by group */
     uint32_t *lora_group_of;              /* [max_rows] the group of each sequence of the batch */
     struct lora_rows lora_all, lora_outs; /* of the batch: of all rows, and of gathered ones */
-    uint8_t *memory;                      /* one block that holds all of the above buffers */
+    uint32_t max_redo;                    /* rows of a batch that may be taken back; 0: none */
+    size_t state_cols;                    /* widest result of an operation with a state */
+    float *reads;                         /* [max_redo rows] of each of them what it read, op->read * max_redo on */
+    const struct batch_seq *redo_seqs;    /* [n_redo] of the running backend_redo */
+    uint32_t n_redo;
+    uint8_t *memory; /* one block that holds all of the above buffers */
     size_t memory_bytes;
     const struct batch *batch; /* the running one */
     observe_fn *observe;       /* NULL: nobody watches */
@@ -155,6 +161,9 @@ void run_experts_up(struct backend *b, const struct op *op, unsigned ith, unsign
 void run_experts_down(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
 void run_conv(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
 void run_delta(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
+/* The same once more, for the sequences that are to be redone. */
+void redo_conv(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
+void redo_delta(struct backend *b, const struct op *op, unsigned ith, unsigned nth);
 void row_delta_split(const struct backend *b, const struct op *op, const struct row *r);
 void row_delta_norm(const struct backend *b, const struct op *op, const struct row *r);
 void row_delta_gates(const struct backend *b, const struct op *op, const struct row *r);

@@ -27,6 +27,7 @@ struct convert_opts { /* zeroed: the defaults */
     const char *name; /* general.name; NULL: the source's */
     bool dry_run;     /* check everything and compute the sizes, write nothing; out_path may be NULL */
     bool pure;        /* all matrices in the recipe's default type */
+    bool no_mtp;      /* a folder's head for multi-token prediction stays behind */
     const char *output_type, *embedding_type; /* of these two; NULL: what the recipe says */
     const char *const *tensor_types;          /* "REGEX=TYPE", the first that is found in a name holds */
     size_t n_tensor_types;

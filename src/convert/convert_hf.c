@@ -46,6 +46,17 @@ static int add_rope(struct transfer *t, const struct rope_hp *r, struct err *e)
 
 /* ---- tensors of the folder ----------------------------------------------------------------------------------------------- */
 
+/* Whether a tensor is of a layer behind the last one that is used. */
+static bool beyond(const struct model *m, struct str name)
+{
+    static const struct str mark = STR("layers.");
+    while (name.n && !str_starts(name, mark)) name.p++, name.n--;
+    struct str digits = {name.p + mark.n, 0};
+    while (mark.n + digits.n < name.n && digits.p[digits.n] != '.') digits.n++;
+    uint64_t layer;
+    return name.n && str_u64(digits, &layer) && layer >= model_n_blocks(m);
+}
+
 /* Tensors that the file has no use for: tables that everybody computes, an output matrix that is the embedding, and what is
  * beside the text model. */
 static bool left_out(const struct model *m, struct str name)
@@ -54,6 +65,7 @@ static bool left_out(const struct model *m, struct str name)
                                          "audio_tower.",  "embed_vision.", "embed_audio.",           "mtp."};
     for (size_t i = 0; i < COUNT_OF(beside); i++)
         if (str_has(name, str_of(beside[i]))) return true;
+    if (m->hp.n_mtp && beyond(m, name)) return true;
     /* BERT's pooler serves only a head. */
     if (!m->cls_out && str_has(name, STR("pooler.dense."))) return true;
     if (str_ends(name, STR("position_ids")) || str_starts(name, STR("cls.predictions."))) return true;
@@ -126,7 +138,7 @@ static int convert(struct transfer *t, const struct model *m, const struct merge
     TRY(list_items(t, m, e));
     TRY(merge_items(merge, m, t, e));
     TRY(hf_meta_put(t->w, t->src, m, name, e));
-    t->model = (struct recipe_model){.n_layers = m->hp.n_layers,
+    t->model = (struct recipe_model){.n_layers = model_n_blocks(m),
                                      .n_heads = m->hp.n_heads,
                                      .n_kv_heads = m->hp.n_kv_heads,
                                      .n_experts = m->hp.route.n_experts,
@@ -142,6 +154,7 @@ int convert_hf(const struct files *src, const char *out_path, const struct conve
         return fail(e, ERR_ARG, "%s: already a GGUF file; quantize changes its type", files_path(src));
     struct model *m;
     TRY(model_open(src, &m, e));
+    if (opts->no_mtp) model_drop_head(m);
     struct transfer t;
     struct merge merge = {0};
     int rc = transfer_init(&t, src, out_path, opts, e);

@@ -72,7 +72,7 @@ static bool said_otherwise(const struct hparams *hp, const char *key)
 {
     static const char *const keys[] = {
         "attention.head_count_kv",  "attention.key_length", "attention.value_length_mla", "attention.layer_norm_rms_epsilon",
-        "attention.sliding_window", "logit_scale",          "feed_forward_length"};
+        "attention.sliding_window", "logit_scale",          "feed_forward_length",        "block_count"};
     for (size_t i = 0; i < COUNT_OF(keys); i++)
         if (strcmp(key, keys[i]) == 0) return true;
     return strcmp(key, "embedding_scale") == 0 && hp->arch->features & EMBD_SQRT;
@@ -81,6 +81,8 @@ static bool said_otherwise(const struct hparams *hp, const char *key)
 static void put_numbers(struct gguf_writer *w, const struct model *m)
 {
     struct hparam p;
+    put_u32(w, m, "block_count", model_n_blocks(m));
+    if (m->head) put_u32(w, m, "nextn_predict_layers", 1);
     for (size_t i = 0; hparams_at(&m->hp, i, &p); i++) {
         if (!p.key || said_otherwise(&m->hp, p.key) || !p.said) continue;
         if (p.kind == NUM_U32)
@@ -95,7 +97,7 @@ static void put_numbers(struct gguf_writer *w, const struct model *m)
 /* A width of layers, at an offset of struct layer_hp: a number, or a list where they differ. */
 static void put_width(struct gguf_writer *w, const struct model *m, const char *name, size_t at, struct arena *a)
 {
-    const uint32_t n = m->hp.n_layers;
+    const uint32_t n = model_n_blocks(m);
     int32_t *v = arena_array(a, n, sizeof *v);
     bool alike = true;
     for (uint32_t l = 0; v && l < n; l++) {

@@ -76,6 +76,9 @@ int convert_quantize(const struct files *src, const char *out_path, const struct
     if (!opts->type && !opts->target_bytes && !(opts->target_bits > 0))
         return fail(e, ERR_ARG, "%s: no type to quantize to", files_path(src));
     if (files_kind(src) == FILES_HF) return convert_hf(src, out_path, opts, result, e);
+    if (opts->no_mtp)
+        return fail(e, ERR_ARG, "%s: a head for multi-token prediction can be left out of Hugging Face folders only",
+                    files_path(src));
     struct transfer t;
     struct model *m = NULL;
     struct merge merge = {0};

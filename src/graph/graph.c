@@ -14,7 +14,7 @@ const char *op_name(enum op_code code)
 
 void graph_init(struct graph *g, struct arena *arena)
 {
-    *g = (struct graph){.arena = arena, .output = NO_VALUE};
+    *g = (struct graph){.arena = arena, .output = NO_VALUE, .kept = NO_VALUE};
 }
 
 /* ---- recording ------------------------------------------------------------------------------------ */
@@ -76,6 +76,11 @@ static uint32_t cols_of(const struct graph *g, value_id v)
 value_id graph_embed(struct graph *g, const struct tensor *table, enum embed_by by)
 {
     return record(g, (struct op){.code = OP_EMBED, .src = {NO_VALUE, NO_VALUE}, .w = table, .by = by}, (uint32_t)table->ne[0]);
+}
+
+value_id graph_input(struct graph *g, uint32_t cols)
+{
+    return record(g, (struct op){.code = OP_INPUT, .src = {NO_VALUE, NO_VALUE}}, cols);
 }
 
 value_id graph_rms_norm(struct graph *g, value_id x, const float *w, float eps)
@@ -197,10 +202,16 @@ value_id graph_mul(struct graph *g, value_id a, value_id b)
     return record(g, (struct op){.code = OP_MUL, .src = {a, b}}, cols_of(g, a));
 }
 
+value_id graph_join(struct graph *g, value_id a, value_id b)
+{
+    return record(g, (struct op){.code = OP_JOIN, .src = {a, b}}, cols_of(g, a) + cols_of(g, b));
+}
+
 value_id graph_conv(struct graph *g, value_id x, const struct conv_params *p)
 {
-    struct op op = {.code = OP_CONV, .src = {x, NO_VALUE}, .conv = p, .state = g->state_floats};
+    struct op op = {.code = OP_CONV, .src = {x, NO_VALUE}, .conv = p, .state = g->state_floats, .read = g->read_floats};
     g->state_floats += (p->taps - (size_t)1) * cols_of(g, x);
+    g->read_floats += cols_of(g, x);
     return record(g, op, cols_of(g, x));
 }
 
@@ -222,14 +233,20 @@ value_id graph_delta_gates(struct graph *g, value_id b, value_id a, const struct
 
 value_id graph_delta(struct graph *g, value_id qkv, value_id gates, const struct delta_params *p)
 {
-    struct op op = {.code = OP_DELTA, .src = {qkv, gates}, .delta = p, .state = g->state_floats};
+    struct op op = {.code = OP_DELTA, .src = {qkv, gates}, .delta = p, .state = g->state_floats, .read = g->read_floats};
     g->state_floats += delta_floats(p);
+    g->read_floats += cols_of(g, qkv) + (size_t)cols_of(g, gates);
     return record(g, op, p->n_v_heads * p->v_dim);
 }
 
 value_id graph_gather(struct graph *g, value_id x)
 {
     return record(g, (struct op){.code = OP_GATHER, .src = {x, NO_VALUE}}, cols_of(g, x));
+}
+
+void graph_keep(struct graph *g, value_id x)
+{
+    g->kept = x;
 }
 
 /* ---- phases ------------------------------------------------------------------------------------------ */
@@ -246,10 +263,10 @@ static bool read_later(const struct graph *g, value_id v, const struct op *end)
 static bool row_by_row(enum op_code code)
 {
     static const bool rows[OP_COUNT] = {
-        [OP_RMS_NORM] = true,  [OP_LAYER_NORM] = true,  [OP_ADD] = true,        [OP_SCALE] = true,
-        [OP_GLU] = true,       [OP_ACT] = true,         [OP_GATE] = true,       [OP_ROUTE] = true,
-        [OP_HEAD_COLS] = true, [OP_EXPERTS_SUM] = true, [OP_SOFTCAP] = true,    [OP_HEAD_NORM] = true,
-        [OP_MUL] = true,       [OP_DELTA_SPLIT] = true, [OP_DELTA_NORM] = true, [OP_DELTA_GATES] = true,
+        [OP_RMS_NORM] = true,   [OP_LAYER_NORM] = true,  [OP_ADD] = true,   [OP_SCALE] = true,     [OP_GLU] = true,
+        [OP_ACT] = true,        [OP_GATE] = true,        [OP_ROUTE] = true, [OP_HEAD_COLS] = true, [OP_EXPERTS_SUM] = true,
+        [OP_SOFTCAP] = true,    [OP_HEAD_NORM] = true,   [OP_JOIN] = true,  [OP_MUL] = true,       [OP_DELTA_SPLIT] = true,
+        [OP_DELTA_NORM] = true, [OP_DELTA_GATES] = true,
     };
     return rows[code];
 }
@@ -346,6 +363,7 @@ int graph_plan(struct graph *g, value_id output, struct err *e)
         g->phases[g->n_phases++] = p;
     }
     last[output] = g->n_phases;
+    if (g->kept != NO_VALUE) last[g->kept] = g->n_phases;
     for (uint32_t v = 0; v < g->n_values; v++) {
         g->values[v].offset = place(g, first, last, order, v, (value_id)v);
         order[v] = v;

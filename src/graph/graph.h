@@ -126,7 +126,8 @@ struct op {
     bool weigh_input;                 /* EXPERTS_UP: the routes' weights are for its products, and the sum takes none */
     const struct conv_params *conv;   /* CONV */
     const struct delta_params *delta; /* DELTA_ */
-    size_t state;                     /* CONV, DELTA: where theirs begins in the state of a sequence */
+    size_t state;                     /* CONV, DELTA: where theirs begins in the state of a sequence, */
+    size_t read;                      /* and in what such operations read of a row */
 };
 
 enum phase_kind { PHASE_ATTENTION, PHASE_PRODUCTS, PHASE_ROWS, PHASE_ALONE };
@@ -144,7 +145,9 @@ struct graph {
     size_t row_floats;   /* buffer floats per batch row, all values placed */
     size_t out_floats;   /* the same per gathered row */
     size_t state_floats; /* what a sequence carries from token to token, beside keys and values */
+    size_t read_floats;  /* what the operations that have such a state read of a row, all together */
     value_id output;     /* logits */
+    value_id kept;       /* rows of the whole batch that can be read after a run, too; NO_VALUE: none */
     int failed;          /* sticky error of the recording */
 };
 
@@ -152,6 +155,7 @@ struct graph {
  * are given by address must outlive the graph. */
 void graph_init(struct graph *g, struct arena *arena);
 value_id graph_embed(struct graph *g, const struct tensor *table, enum embed_by by);
+value_id graph_input(struct graph *g, uint32_t cols);
 value_id graph_rms_norm(struct graph *g, value_id x, const float *w, float eps);
 value_id graph_layer_norm(struct graph *g, value_id x, const float *w, const float *bias, float eps);
 value_id graph_matmul(struct graph *g, value_id x, const struct tensor *w, const float *bias);
@@ -175,12 +179,14 @@ value_id graph_experts_up(struct graph *g, value_id x, value_id routes, const st
 value_id graph_experts_down(struct graph *g, value_id x, value_id routes, const struct route_params *p, struct experts down);
 value_id graph_experts_sum(struct graph *g, value_id x, value_id routes, const struct route_params *p, bool weighted);
 value_id graph_mul(struct graph *g, value_id a, value_id b);
+value_id graph_join(struct graph *g, value_id a, value_id b);
 value_id graph_conv(struct graph *g, value_id x, const struct conv_params *p);
 value_id graph_delta_split(struct graph *g, value_id x, const struct delta_params *p);
 value_id graph_delta_norm(struct graph *g, value_id x, const struct delta_params *p);
 value_id graph_delta_gates(struct graph *g, value_id b, value_id a, const struct delta_params *p);
 value_id graph_delta(struct graph *g, value_id qkv, value_id gates, const struct delta_params *p);
 value_id graph_gather(struct graph *g, value_id x);
+void graph_keep(struct graph *g, value_id x); /* x stays readable after a run */
 /* Names the logits, groups the phases, places the values. */
 int graph_plan(struct graph *g, value_id output, struct err *e);
 

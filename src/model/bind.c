@@ -20,7 +20,8 @@ enum dim {
     D_ONE,
     D_VOCAB,
     D_LAYER_EMBD,
-    D_ALL_EMBD
+    D_ALL_EMBD,
+    D_JOINED
 };
 
 static uint64_t dim_of(const struct hparams *hp, const struct layer_hp *l, enum dim d)
@@ -53,6 +54,8 @@ static uint64_t dim_of(const struct hparams *hp, const struct layer_hp *l, enum 
         return hp->n_embd_layer;
     case D_ALL_EMBD:
         return (uint64_t)hp->n_layers * hp->n_embd_layer;
+    case D_JOINED:
+        return 2 * (uint64_t)hp->n_embd;
     }
     return 0;
 }
@@ -97,6 +100,7 @@ enum {
     BIAS = 16,    /* GGUF's suffix is .bias, */
     HF_BIAS = 32, /* and so is the other's */
     SCALE = 64,   /* GGUF's suffix is .scale */
+    TABLE = 128,  /* rows are looked up, and not multiplied with */
 };
 
 #define L(m) offsetof(struct layer, m)
@@ -175,6 +179,16 @@ static const struct slot model_slots[] = {
     {"token_embd_norm", "embeddings.LayerNorm|embeddings.norm|emb_ln", M(embd_norm_bias), NO_SLOT, D_EMBD, 0, P_ENCODER,
      VECTOR | OPTIONAL | BIAS | HF_BIAS},
 };
+/* Of the head for multi-token prediction, beside its layer and under the prefix of it; Qwen's names are whole ones. */
+static const struct slot head_slots[] = {
+    {"nextn.eh_proj", "eh_proj|/mtp.fc", M(join), NO_SLOT, D_JOINED, D_EMBD, P_ALL, 0},
+    {"nextn.enorm", "enorm|/mtp.pre_fc_norm_embedding", M(join_embd_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM},
+    {"nextn.hnorm", "hnorm|/mtp.pre_fc_norm_hidden", M(join_input_norm), NO_SLOT, D_EMBD, 0, P_ALL, VECTOR | NORM},
+    {"nextn.embed_tokens", "embed_tokens|/mtp.embed_tokens", M(token_embd), NO_SLOT, D_EMBD, D_VOCAB, P_ALL, OPTIONAL | TABLE},
+    {"nextn.shared_head_norm", "shared_head.norm|/mtp.norm", M(output_norm), NO_SLOT, D_EMBD, 0, P_ALL,
+     VECTOR | NORM | OPTIONAL},
+    {"nextn.shared_head_head", "shared_head.head", M(output), NO_SLOT, D_EMBD, D_VOCAB, P_ALL, OPTIONAL},
+};
 #undef M
 
 /* ---- names ------------------------------------------------------------------------------------------------------------- */
@@ -216,6 +230,17 @@ static void spell(char out[TENSOR_NAME_MAX], struct str name, uint32_t layer, co
                        name.p + hole + 2, suffix);
 }
 
+/* Qwen's layers for multi-token prediction are not behind the others, but counted by themselves. */
+static const struct tensor *find_ahead(const struct model *m, struct str name, uint32_t layer, const char *suffix)
+{
+    static const struct str prefix = STR("model.layers.%u.");
+    char other[TENSOR_NAME_MAX];
+    if (layer < m->hp.n_layers || !str_starts(name, prefix)) return NULL;
+    (void)snprintf(other, sizeof other, "mtp.layers.%u.%.*s%s", layer - m->hp.n_layers, (int)(name.n - prefix.n),
+                   name.p + prefix.n, suffix);
+    return find_hf(m, other);
+}
+
 const struct tensor *bind_find(struct model *m, const char *names, const char *suffix, uint32_t layer)
 {
     for (struct str rest = str_of(names), one; rest.n;) {
@@ -225,7 +250,9 @@ const struct tensor *bind_find(struct model *m, const char *names, const char *s
         rest = (struct str){rest.p + step, rest.n - step};
         char name[TENSOR_NAME_MAX];
         spell(name, one, layer, suffix);
-        const struct tensor *t = files_kind(m->files) == FILES_GGUF ? files_find(m->files, str_of(name)) : find_hf(m, name);
+        const bool gguf = files_kind(m->files) == FILES_GGUF;
+        const struct tensor *t = gguf ? files_find(m->files, str_of(name)) : find_hf(m, name);
+        if (!t && !gguf) t = find_ahead(m, one, layer, suffix);
         size_t i;
         if (t && files_index(m->files, t->name, &i)) {
             m->used[i] = true;
@@ -492,6 +519,7 @@ static int bind_slot(struct model *m, const struct slot *s, const char *gguf, co
     *(const struct tensor **)(void *)((uint8_t *)base + s->at) = t;
     const uint32_t heads = foreign ? turned_heads(m, s, l) : 0;
     TRY(note_one(m, name, layer, t, heads, e));
+    if (s->flags & TABLE) return 0;
     TRY(bind_reads(m, t, e));
     bind_count(m, t, 1, s->out == D_VOCAB ? &m->output_macs : &m->layer_macs);
     if (s->bias == NO_SLOT) return 0;
@@ -694,6 +722,63 @@ const struct tensor *bind_by_gguf(const struct model *m, struct str name, uint32
     return NULL;
 }
 
+/* ---- the head for multi-token prediction ------------------------------------------------------------------------------ */
+
+static bool has_head(struct model *m)
+{
+    struct names n;
+    layer_names(&head_slots[0], &n);
+    return m->hp.n_mtp && bind_find(m, files_kind(m->files) == FILES_HF ? n.hf : n.gguf, ".weight", m->hp.n_layers);
+}
+
+/* What was counted since then, and is read, is the head's alone; its list follows the model's. */
+static void split_off(struct model *m, const struct model *before, struct model *head)
+{
+    head->reads = m->reads + before->n_reads;
+    head->n_reads = m->n_reads - before->n_reads;
+    head->decode_bytes = m->decode_bytes - before->decode_bytes;
+    m->n_reads = before->n_reads;
+    m->decode_bytes = before->decode_bytes;
+    m->layer_macs = before->layer_macs;
+    m->output_macs = before->output_macs;
+    if (head->output == m->output) head->decode_bytes += m->output->bytes;
+}
+
+/* Last, for all that is bound after this is its. Files may say that there is one and leave it out. */
+static int bind_mtp(struct model *m, struct err *e)
+{
+    const uint32_t layer = m->hp.n_layers;
+    if (!has_head(m)) return 0;
+    struct model *head = m->head = arena_alloc(&m->arena, sizeof *head);
+    struct layer_hp *lh = arena_alloc(&m->arena, sizeof *lh);
+    if (!head || !lh) return fail_nomem(e, "the head for multi-token prediction", sizeof *head);
+    const struct model before = *m;
+    *lh = m->hp.layers[layer];
+    lh->kv_layer = 0;
+    *head = (struct model){.files = m->files,
+                           .hp = m->hp,
+                           .token_embd = m->token_embd,
+                           .output = m->output,
+                           .output_norm = m->output_norm,
+                           .output_norm_bias = m->output_norm_bias,
+                           .output_bias = m->output_bias,
+                           .layers = m->layers + layer,
+                           .n_bound = m->n_bound,       /* of the model without it, */
+                           .parameters = m->parameters, /* and its parameters: see model_drop_head */
+                           .ones = m->ones};
+    head->hp.n_layers = 1;
+    head->hp.n_mtp = 0;
+    head->hp.layers = lh;
+    TRY(bind_layer(m, layer, e));
+    for (size_t i = 0; i < COUNT_OF(head_slots); i++) {
+        struct names n;
+        layer_names(&head_slots[i], &n);
+        TRY(bind_slot(m, &head_slots[i], n.gguf, n.hf, layer, head, e));
+    }
+    split_off(m, &before, head);
+    return 0;
+}
+
 /* ---- the whole --------------------------------------------------------------------------------------------------------- */
 
 /* A table whose rows are added to the embeddings, from row `first` on. */
@@ -815,7 +900,7 @@ static int bind_all(struct model *m, struct err *e)
     hp->n_vocab = (uint32_t)t->ne[1];
     TRY(note_one(m, "token_embd.weight", 0, t, 0, e));
     TRY(bind_layer_embd(m, e));
-    m->layers = arena_array(&m->arena, hp->n_layers, sizeof *m->layers);
+    m->layers = arena_array(&m->arena, hp->n_layers + (size_t)1, sizeof *m->layers);
     float *ones = arena_array(&m->arena, ATTN_DIM_MAX, sizeof *ones);
     if (!m->layers || !ones) return fail_nomem(e, "layers", hp->n_layers * sizeof *m->layers);
     for (size_t i = 0; i < ATTN_DIM_MAX; i++) ones[i] = 1.0f;
@@ -839,7 +924,7 @@ static int bind_all(struct model *m, struct err *e)
         bind_count(m, t, 1, &m->output_macs);
     }
     hp->tied = m->output == m->token_embd;
-    return 0;
+    return bind_mtp(m, e);
 }
 
 int model_open(const struct files *f, struct model **out, struct err *e)
@@ -855,6 +940,15 @@ int model_open(const struct files *f, struct model **out, struct err *e)
     }
     *out = m;
     return 0;
+}
+
+/* What was bound of it stands behind all else. */
+void model_drop_head(struct model *m)
+{
+    if (!m->head) return;
+    m->n_bound = m->head->n_bound;
+    m->parameters = m->head->parameters;
+    m->head = NULL;
 }
 
 void model_close(struct model **m)

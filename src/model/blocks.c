@@ -228,10 +228,25 @@ static value_id embedding(const struct model *m, struct graph *g)
     return m->hp.embd_scale != 1.0f ? graph_scale(g, x, m->hp.embd_scale) : x;
 }
 
+/* What the layer of a head reads: the token, and what was left of the one before. */
+static value_id joined(const struct model *m, value_id embd, struct graph *g)
+{
+    const value_id x = norm(m, g, embd, m->join_embd_norm, NULL);
+    const value_id y = norm(m, g, graph_input(g, m->hp.n_embd), m->join_input_norm, NULL);
+    return graph_matmul(g, graph_join(g, x, y), m->join, NULL);
+}
+
+static value_id last_norm(const struct model *m, value_id x, struct graph *g)
+{
+    return m->output_norm ? norm(m, g, x, m->output_norm, m->output_norm_bias) : x;
+}
+
 value_id model_record(const struct model *m, const struct rope *ropes, bool hidden, struct graph *g)
 {
     const struct hparams *hp = &m->hp;
+    const bool keeps = m->head || m->join;
     value_id x = embedding(m, g), embd = NO_VALUE, proj = NO_VALUE;
+    if (m->join) x = joined(m, x, g);
     if (m->layer_embd) {
         embd = graph_scale(g, graph_embed(g, m->layer_embd, BY_TOKEN), sqrtf((float)hp->n_embd_layer));
         proj = graph_scale(g, graph_matmul(g, x, m->layer_proj, NULL), 1.0f / sqrtf((float)hp->n_embd));
@@ -242,8 +257,9 @@ value_id model_record(const struct model *m, const struct rope *ropes, bool hidd
         const struct recording r = {m, &m->layers[i], lh, i, rope, embd, proj, g};
         x = hp->arch->features & SUM_NORMS ? layer_of_sums(&r, x) : layer(&r, x);
     }
+    if (keeps) graph_keep(g, x = last_norm(m, x, g));
     x = graph_gather(g, x);
-    if (m->output_norm) x = norm(m, g, x, m->output_norm, m->output_norm_bias);
+    if (!keeps) x = last_norm(m, x, g);
     if (hidden || !m->output) return x;
     x = graph_matmul(g, x, m->output, m->output_bias);
     if (hp->logit_scale != 1.0f) x = graph_scale(g, x, hp->logit_scale);

@@ -350,6 +350,7 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
         {NULL, "tie_word_embeddings|tie_embedding", offsetof(struct hparams, tied), NUM_BOOL, 0, 1},
     };
     TRY(numbers_read(f, hp->arch, own, COUNT_OF(own), hp, e));
+    if (files_find(f, STR("mtp.fc.weight")) && !hp->n_mtp) hp->n_mtp = 1; /* Qwen3-Next does not say it */
     return check_config(f, hp, e);
 }
 

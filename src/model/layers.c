@@ -187,10 +187,20 @@ static int positions(const struct files *f, struct hparams *hp, struct err *e)
     return 0;
 }
 
+/* That of the first layer for multi-token prediction: it has attention, as the last layer that has. */
+static void head_layer(struct hparams *hp)
+{
+    uint32_t l = hp->n_layers;
+    while (l > 1 && hp->layers[l - 1].mixer != MIX_ATTENTION) l--;
+    hp->layers[hp->n_layers] = hp->layers[l - 1];
+    hp->layers[hp->n_layers].mixer = MIX_ATTENTION;
+    hp->layers[hp->n_layers].kv_layer = hp->n_layers;
+}
+
 int layers_read(const struct files *f, struct arena *a, struct hparams *hp, struct err *e)
 {
     const bool hf = files_kind(f) == FILES_HF;
-    hp->layers = arena_array(a, hp->n_layers, sizeof *hp->layers);
+    hp->layers = arena_array(a, hp->n_layers + (size_t)1, sizeof *hp->layers);
     if (!hp->layers) return fail_nomem(e, "layers", hp->n_layers * sizeof *hp->layers);
     for (uint32_t l = 0; l < hp->n_layers; l++)
         hp->layers[l] =
@@ -207,5 +217,6 @@ int layers_read(const struct files *f, struct arena *a, struct hparams *hp, stru
             return fail(e, ERR_FORMAT, "%s: layer %u: %u attention heads cannot share %u KV heads evenly", files_path(f), l,
                         x->n_heads, x->n_kv_heads);
     }
+    if (hp->n_mtp) head_layer(hp);
     return 0;
 }

@@ -108,8 +108,8 @@ enum pooling { POOL_MEAN, POOL_CLS, POOL_LAST };
 struct hparams {
     const struct arch *arch;
     uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx_train;
-    uint32_t n_mtp;          /* layers behind these that predict further tokens (multi-token prediction); they are not used */
-    struct layer_hp *layers; /* [n_layers] */
+    uint32_t n_mtp;          /* layers behind these that predict further tokens (multi-token prediction), as the files say */
+    struct layer_hp *layers; /* [n_layers], and where n_mtp is not 0 that of the first of those */
     float norm_eps;
     bool tied;          /* the output matrix is the embedding table */
     bool bidirectional; /* tokens see all others, those of windows half of it on each side */
@@ -234,6 +234,11 @@ struct model {
     const struct tensor *token_embd, *output;       /* output NULL: an encoder */
     const struct tensor *position_embd, *type_embd; /* NULL where the model has none */
     const float *embd_norm, *embd_norm_bias;
+    /* The head for multi-token prediction, a model of one layer by itself: what it reads is the embedding of a token joined
+     * with what the last norm of the model, or its own, left of the token before (docs/speculation.md). NULL: there is none. */
+    struct model *head;
+    const struct tensor *join; /* of a head: [2 n_embd -> n_embd]; NULL: this model is none */
+    const float *join_embd_norm, *join_input_norm;
     const struct tensor *layer_embd, *layer_proj; /* [n_layers][n_embd_layer]: of tokens; of their embeddings. NULL: none */
     const float *layer_proj_norm;                 /* [n_embd_layer] */
     const struct tensor *cls, *cls_out; /* the head of a model that ranks: [n_embd -> n_embd], [n_embd -> labels]; NULL */
@@ -248,7 +253,7 @@ struct model {
     uint64_t parameters;
     uint64_t decode_bytes;               /* weight bytes that one decode step reads: of experts, those of one route */
     struct macs layer_macs, output_macs; /* of one token: in the layers; for its logits */
-    struct region *reads;                /* [n_reads] the matrices, in the order in which a pass reads them */
+    struct region *reads;                /* [n_reads] the matrices, in the order in which a pass reads them; then a head's */
     size_t n_reads, cap_reads;
     bool *used;     /* [files_n_tensors] */
     bool from_disk; /* set by who opens it: the matrices are larger than memory */
@@ -257,6 +262,13 @@ struct model {
 
 /* Binds f, which must stay open as long as the model. */
 int model_open(const struct files *f, struct model **out, struct err *e);
+/* Layers of its files: the head for multi-token prediction is the last one. */
+static inline uint32_t model_n_blocks(const struct model *m)
+{
+    return m->hp.n_layers + (m->head != NULL);
+}
+/* The model as if it had no head for multi-token prediction. */
+void model_drop_head(struct model *m);
 void model_close(struct model **m);
 
 /* Whether the pass reads t, a tensor of the files. */
@@ -274,7 +286,8 @@ struct kv_shape {
 struct kv_shape model_kv_shape(const struct model *m, uint32_t layer);
 
 /* Records the pass from tokens to logits, or where `hidden` to the vectors behind the last norm, as encoders always do; ropes
- * [n_ropes] are the session's and outlive the graph. */
+ * [n_ropes] are the session's and outlive the graph. Of models with a head these vectors of all rows are kept; a head has them
+ * as its INPUT, too. */
 value_id model_record(const struct model *m, const struct rope *ropes, bool hidden, struct graph *g);
 /* An error for models whose tokens see those behind them, of which nothing can be asked but vectors. */
 int model_check_generates(const struct model *m, struct err *e);

@@ -8,6 +8,12 @@
 
 #include <math.h>
 
+void draft_keep_time(double *known, double seconds)
+{
+    const double part = seconds < *known ? 0.5 : 0.1;
+    *known += *known > 0 ? part * (fmin(seconds, 2 * *known) - *known) : seconds;
+}
+
 static int open_slots(struct drafter *d, const struct drafter_options *o, struct err *e)
 {
     struct arena *a = &d->arena;
@@ -122,13 +128,6 @@ static struct batch new_batch(const struct drafter *d)
     return (struct batch){.tokens = d->tokens, .seqs = d->seqs, .out = d->out};
 }
 
-/* Of late: what is lower counts more, for other work on the machine only ever adds to a measurement. */
-static void keep_time(double *known, double seconds)
-{
-    const double part = seconds < *known ? 0.5 : 0.1;
-    *known += *known > 0 ? part * (fmin(seconds, 2 * *known) - *known) : seconds;
-}
-
 bool drafter_read(struct drafter *d, struct draft_slot *s, const int32_t *tokens, uint32_t n)
 {
     struct batch b = new_batch(d);
@@ -139,7 +138,7 @@ bool drafter_read(struct drafter *d, struct draft_slot *s, const int32_t *tokens
         const uint64_t start = clock_ns();
         if (!add_rows(d, &b, s, tokens, to)) return false;
         (void)backend_run(d->runner.be, &b); /* fails only where it is cancelled, and nobody can */
-        if (rows > DRAFT_LAG) keep_time(&d->row_seconds, (double)(clock_ns() - start) * 1e-9 / rows);
+        if (rows > DRAFT_LAG) draft_keep_time(&d->row_seconds, (double)(clock_ns() - start) * 1e-9 / rows);
     }
     return n - 1 - s->n <= DRAFT_LAG;
 }
@@ -193,6 +192,6 @@ uint32_t drafter_guess(struct drafter *d, struct draft_job *jobs, uint32_t n_job
     uint32_t n = 0;
     while (pass(d, jobs, n_jobs, n)) n++;
     const double seconds = (double)(clock_ns() - start) * 1e-9;
-    if (n) keep_time(&d->pass_seconds, seconds / n);
+    if (n) draft_keep_time(&d->pass_seconds, seconds / n);
     return n;
 }

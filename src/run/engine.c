@@ -73,7 +73,8 @@ struct engine {
     struct request **who;      /* [n_parallel] of each sequence */
     struct guesser **guessers; /* [n_parallel] of those that write */
     uint32_t n_guessers;
-    uint32_t *out; /* [max_out] rows with logits */
+    struct batch_seq *redo; /* [n_parallel] of which not all rows stand */
+    uint32_t *out;          /* [max_out] rows with logits */
     atomic_int stop_run;
 };
 
@@ -287,8 +288,8 @@ static uint32_t prompt_budget(const struct engine *en, uint32_t n_rows, bool ans
     return limit < n ? (uint32_t)limit : n;
 }
 
-/* Where in the next n tokens of q the state is to be kept: at the end of the prompt's last whole page; in prompts now and then
- * and in answers with each page, as far as the tokens go. 0: nowhere. */
+/* Where in the next n tokens of q, guesses too, the state is to be kept: at the end of the prompt's last whole page; in prompts
+ * now and then and in answers with each page, as far as the tokens go. 0: nowhere. */
 static uint32_t keep_at(const struct request *q, uint32_t n)
 {
     const uint32_t end = q->n_done + n, last = (q->o.n_prompt - 1) / KV_PAGE * KV_PAGE;
@@ -313,16 +314,56 @@ static struct state_step state_step(struct request *q, uint32_t n)
     return s;
 }
 
-/* Adds the next n tokens of q to the batch. */
-static void add_rows(struct engine *en, struct batch *b, struct request *q, uint32_t n)
+/* At the beginning, and again where the tokens have become others. */
+static void begin_guesses(struct request *q)
 {
-    en->seqs[b->n_seqs] = (struct batch_seq){.kv = &q->view, .row = b->n_rows, .n_rows = n, .pos = q->n_done};
-    en->seqs[b->n_seqs].state = state_step(q, n);
-    en->seqs[b->n_seqs].lora_scales = q->o.lora_scales;
+    const struct guess_options o = {.how = q->o.speculate,
+                                    .max = q->o.draft_max,
+                                    .min = q->o.draft_min,
+                                    .sampling = &q->o.sampling,
+                                    .n_drawn = q->r.generated.n_generated};
+    guesser_begin(q->guesser, &o, q->tokens, q->n_tokens);
+    q->guesses = true;
+}
+
+/* What q goes on from stays as it is, for guesses may be wrong. False: no state is free, which cannot be. */
+static bool set_aside(struct request *q)
+{
+    struct prefix *t = &q->en->prefix;
+    if (t->state_floats == 0 || q->from != NO_STATE) return true;
+    q->from = q->state;
+    if (prefix_take_state(t, &q->state)) return true;
+    q->from = NO_STATE;
+    return false;
+}
+
+/* Adds what was guessed of q behind its next token, which is the last of the batch so far. */
+static void add_guesses(struct engine *en, struct batch *b, struct request *q)
+{
+    const int32_t *guesses = guesser_guesses(q->guesser, &q->n_guesses);
+    if (q->n_guesses == 0 || !set_aside(q)) {
+        q->n_guesses = 0;
+        return;
+    }
+    memcpy(en->tokens + b->n_rows, guesses, q->n_guesses * sizeof *guesses);
+    en->seqs[b->n_seqs - 1].n_rows += q->n_guesses;
+    for (uint32_t i = 0; i < q->n_guesses; i++) en->out[b->n_out++] = b->n_rows++;
+    b->may_redo = true;
+}
+
+/* Adds the next n tokens of q to the batch, and guesses where there may be some. */
+static void add_rows(struct engine *en, struct batch *b, struct request *q, uint32_t n, bool guesses)
+{
+    if (q->guesser && !q->guesses) begin_guesses(q);
+    struct batch_seq *seq = &en->seqs[b->n_seqs];
+    *seq = (struct batch_seq){.kv = &q->view, .row = b->n_rows, .n_rows = n, .pos = q->n_done};
+    seq->lora_scales = q->o.lora_scales;
     en->who[b->n_seqs++] = q;
     memcpy(en->tokens + b->n_rows, q->tokens + q->n_done, n * sizeof *en->tokens);
     b->n_rows += n;
     if (q->n_done + n == q->n_tokens) en->out[b->n_out++] = b->n_rows - 1;
+    if (guesses) add_guesses(en, b, q);
+    seq->state = state_step(q, seq->n_rows);
 }
 
 static bool writes(const struct request *q, uint32_t rope_class)
@@ -347,15 +388,6 @@ static void guess(struct engine *en, uint32_t rope_class)
     if (en->n_guessers) speculator_guess(en->speculator, en->guessers, en->n_guessers, en->o.n_batch - en->n_guessers);
 }
 
-/* Adds what was guessed of q behind its next token. */
-static void add_guesses(struct engine *en, struct batch *b, struct request *q)
-{
-    const int32_t *guesses = guesser_guesses(q->guesser, &q->n_guesses);
-    memcpy(en->tokens + b->n_rows, guesses, q->n_guesses * sizeof *guesses);
-    en->seqs[b->n_seqs - 1].n_rows += q->n_guesses;
-    for (uint32_t i = 0; i < q->n_guesses; i++) en->out[b->n_out++] = b->n_rows++;
-}
-
 /* Answers first, then prompts by age. Only sequences that turn with the same frequencies go together: those of the oldest. */
 static bool compose(struct engine *en, struct batch *b)
 {
@@ -366,8 +398,7 @@ static bool compose(struct engine *en, struct batch *b)
     for (uint32_t i = 0; i < en->n_running; i++) {
         struct request *q = en->running[i];
         if (!writes(q, class) || b->n_rows == en->o.n_batch) continue;
-        add_rows(en, b, q, 1);
-        if (en->n_guessers) add_guesses(en, b, q);
+        add_rows(en, b, q, 1, en->n_guessers > 0);
         answers = true;
     }
     uint32_t left = prompt_budget(en, b->n_rows, answers);
@@ -375,7 +406,7 @@ static bool compose(struct engine *en, struct batch *b)
         struct request *q = en->running[i];
         if (q->rope_class != class || q->n_tokens - q->n_done <= 1) continue;
         const uint32_t n = (uint32_t)size_min(left, q->n_tokens - q->n_done);
-        add_rows(en, b, q, n);
+        add_rows(en, b, q, n, false);
         left -= n;
         prompts = true;
     }
@@ -449,18 +480,6 @@ static uint32_t index_of(const struct engine *en, const struct request *q)
     return i;
 }
 
-/* At the beginning, and again where the tokens have become others. */
-static void begin_guesses(struct request *q)
-{
-    const struct guess_options o = {.how = q->o.speculate,
-                                    .max = q->o.draft_max,
-                                    .min = q->o.draft_min,
-                                    .sampling = &q->o.sampling,
-                                    .n_drawn = q->r.generated.n_generated};
-    guesser_begin(q->guesser, &o, q->tokens, q->n_tokens);
-    q->guesses = true;
-}
-
 /* A full q goes on as if the tokens that stay and id were a new prompt: it gives back what it holds, and is the next to be
  * admitted. So whatever it needs, no page is ever missing. */
 static void shift(struct engine *en, struct request *q, int32_t id)
@@ -493,7 +512,6 @@ static bool draw(struct engine *en, struct request *q, const float *logits, stru
     float probs[TOP_MAX];
     struct generate_result *r = &q->r.generated;
     struct token_event t = {0};
-    if (q->guesser && !q->guesses) begin_guesses(q);
     if (constraint_mask(&q->form, &en->sampler.allowed, e) < 0) return true;
     if (sampler_pick(&en->sampler, &q->o.sampling, logits, q->tokens, q->n_tokens, r->n_generated, &t.id, e) < 0) return true;
     if (r->n_generated++ == 0) {
@@ -534,8 +552,37 @@ static uint32_t write_on(struct engine *en, struct request *q, const int32_t *gu
     }
 }
 
-/* What the step made of each sequence; the number of guesses that were right. */
-static uint32_t take_rows(struct engine *en, const struct batch *b)
+/* Those of the rows that stand are what the model's own head reads. */
+static void follow(struct engine *en, struct request *q, const struct batch_seq *rows)
+{
+    const float *kept = backend_kept(en->runner.be);
+    if (!q->guesses || !kept || q->over) return;
+    guesser_follow(q->guesser, q->tokens, rows->pos, q->n_done - rows->pos, kept + (size_t)rows->row * en->m->hp.n_embd);
+}
+
+/* Recurrent states become those of the rows that stand; what they were to be kept at must stand, too. Returns the seconds. */
+static double settle_states(struct engine *en, const struct batch *b)
+{
+    const uint64_t start = clock_ns();
+    uint32_t n = 0;
+    for (uint32_t s = 0; s < b->n_seqs; s++) {
+        struct request *q = en->who[s];
+        const uint32_t stand = q->n_done - en->seqs[s].pos;
+        if (q->state == NO_STATE || stand == en->seqs[s].n_rows) continue; /* NO_STATE: it was shifted */
+        if (q->kept != NO_STATE && q->kept_at > q->n_done) {
+            prefix_give_state(&en->prefix, q->kept);
+            q->kept = NO_STATE;
+        }
+        en->redo[n] = en->seqs[s];
+        en->redo[n].state.keep = NULL;
+        en->redo[n++].n_rows = stand;
+    }
+    if (n) backend_redo(en->runner.be, en->redo, n);
+    return (double)(clock_ns() - start) * 1e-9;
+}
+
+/* What the step made of each sequence; the number of guesses that were right. Adds what wrong ones took to *seconds. */
+static uint32_t take_rows(struct engine *en, const struct batch *b, double *seconds)
 {
     const float *logits = backend_logits(en->runner.be);
     uint32_t n_right = 0;
@@ -544,11 +591,16 @@ static uint32_t take_rows(struct engine *en, const struct batch *b)
         const struct batch_seq *rows = &en->seqs[s];
         q->n_done += rows->n_rows - q->n_guesses;
         keep_pages(en, q);
-        keep_state(en, q);
-        if (q->n_done < q->n_tokens) continue;
-        if (!atomic_load(&q->cancel)) /* else it is seen before the next step */
-            n_right += write_on(en, q, b->tokens + rows->row + 1, logits);
-        logits += (1 + q->n_guesses) * (size_t)en->m->hp.n_vocab;
+        if (q->n_done == q->n_tokens) {
+            if (!atomic_load(&q->cancel)) /* else it is seen before the next step */
+                n_right += write_on(en, q, b->tokens + rows->row + 1, logits);
+            logits += (1 + q->n_guesses) * (size_t)en->m->hp.n_vocab;
+        }
+    }
+    *seconds += settle_states(en, b);
+    for (uint32_t s = 0; s < b->n_seqs; s++) {
+        keep_state(en, en->who[s]);
+        follow(en, en->who[s], &en->seqs[s]);
     }
     return n_right;
 }
@@ -575,9 +627,10 @@ static void step(struct engine *en)
     const int rc = backend_run(en->runner.be, &b);
     const uint64_t end = clock_ns();
     if (rc < 0) return; /* stopping: everything ends */
-    const uint32_t n_right = take_rows(en, &b);
+    double seconds = (double)(end - composed) * 1e-9;
+    const uint32_t n_right = take_rows(en, &b, &seconds);
     count_step(en, &b, prompts, (double)(end - start) * 1e-9, n_right);
-    if (en->n_guessers) speculator_learn(en->speculator, en->guessers, en->n_guessers, (double)(end - composed) * 1e-9);
+    if (en->n_guessers) speculator_learn(en->speculator, en->guessers, en->n_guessers, seconds);
     for (uint32_t i = 0; i < en->n_running;)
         if (en->running[i]->over)
             retire(en, i, en->running[i]->err.code, en->running[i]->err.msg);
@@ -665,6 +718,7 @@ static int open_parts(struct engine *en, struct err *e)
     const uint32_t most = speculate_max(&o->speculate);
     const struct runner_options ro = {.n_batch = o->n_batch,
                                       .max_out = (uint32_t)size_min(o->n_batch, o->n_parallel + (size_t)most),
+                                      .n_redo = most ? (uint32_t)size_min(o->n_batch, o->n_parallel + (size_t)most) : 0,
                                       .n_ctx = o->n_ctx,
                                       .n_threads = o->n_threads,
                                       .cpu_level = o->cpu_level,
@@ -675,17 +729,20 @@ static int open_parts(struct engine *en, struct err *e)
     en->running = arena_array(a, o->n_parallel, sizeof(*en->running));
     en->who = arena_array(a, o->n_parallel, sizeof(*en->who));
     en->seqs = arena_array(a, o->n_parallel, sizeof *en->seqs);
+    en->redo = arena_array(a, o->n_parallel, sizeof *en->redo);
     en->guessers = arena_array(a, o->n_parallel, sizeof(*en->guessers));
     en->out = arena_array(a, ro.max_out, sizeof *en->out);
     en->tokens = arena_array(a, o->n_batch, sizeof *en->tokens);
     en->lora_digests = arena_array(a, size_max(o->n_loras, 1), sizeof *en->lora_digests);
     for (uint32_t i = 0; en->lora_digests && i < o->n_loras; i++) en->lora_digests[i] = o->loras[i].digest;
     o->loras = NULL; /* the caller's */
-    if (!en->running || !en->who || !en->seqs || !en->guessers || !en->out || !en->tokens || !en->lora_digests)
+    if (!en->running || !en->who || !en->seqs || !en->redo || !en->guessers || !en->out || !en->tokens || !en->lora_digests)
         return fail_nomem(e, "the engine", o->n_batch * sizeof *en->tokens);
     TRY(sampler_init(&en->sampler, en->m->hp.n_vocab, e));
-    /* Of each that runs: the state that it works with, the one that it began from, one to keep. Two that go to the disk. */
-    const uint32_t n_states = (o->no_prefix ? 1 : 3) * o->n_parallel + (o->park_folder ? 2 : 0);
+    /* Of each that runs: the state that it works with, the one that it began from, one to keep; one more where it guesses. Two
+     * that go to the disk. */
+    const uint32_t each = (o->no_prefix ? 1u : 3u) + (most ? 1u : 0u);
+    const uint32_t n_states = each * o->n_parallel + (o->park_folder ? 2 : 0);
     TRY(limit_pages(en, n_states, e));
     const struct prefix_options po = {.k_type = o->k_type,
                                       .v_type = o->v_type,
@@ -697,6 +754,7 @@ static int open_parts(struct engine *en, struct err *e)
                                           .n_seqs = o->n_parallel,
                                           .n_ctx = o->n_ctx,
                                           .n_batch = o->n_batch,
+                                          .n_redo = ro.n_redo,
                                           .k_type = o->k_type,
                                           .v_type = o->v_type,
                                           .cpu_level = o->cpu_level,

@@ -85,14 +85,22 @@ static int32_t draw(struct answer *a, const float *logits, uint32_t n)
 
 /* ---- guesses ----------------------------------------------------------------------------------------------------------- */
 
-static void begin_guesses(struct answer *a)
+static void on_batch(void *ctx, const int32_t *tokens, uint32_t pos, uint32_t n, const float *kept)
+{
+    struct answer *a = ctx;
+    guesser_follow(a->guesser, tokens, pos, n, kept);
+}
+
+/* Before the session reads the prompt tokens [n]. */
+static void begin_guesses(struct answer *a, const int32_t *tokens, uint32_t n)
 {
     const struct generate_options *o = a->o;
     const struct guess_options g = {
         .how = o->speculate, .max = o->draft_max, .min = o->draft_min, .sampling = &o->sampling, .n_drawn = a->r->n_generated};
     if (!o->guesser || o->speculate == SPECULATE_OFF) return;
     a->guesser = o->guesser;
-    guesser_begin(a->guesser, &g, session_tokens(a->s), session_n_tokens(a->s));
+    guesser_begin(a->guesser, &g, tokens, n);
+    session_follow(a->s, on_batch, a);
 }
 
 static void end_guesses(struct answer *a)
@@ -102,6 +110,7 @@ static void end_guesses(struct answer *a)
     a->r->guesses.guessed += n.guessed;
     a->r->guesses.right += n.right;
     guesser_end(a->guesser);
+    session_follow(a->s, NULL, NULL);
     a->guesser = NULL;
 }
 
@@ -127,19 +136,22 @@ uint32_t shift_tokens(int32_t *tokens, uint32_t n, uint32_t n_keep)
     return drop;
 }
 
-/* Appends id to a session that is full. */
-static int shift(struct session *s, const struct generate_options *o, int32_t id, struct generate_result *r, struct err *e)
+/* Appends ids[0] to a session that is full. */
+static int shift(struct answer *a)
 {
+    struct session *s = a->s;
     const uint32_t n = session_n_tokens(s);
     uint32_t reused;
     int32_t *tokens = mem_array(n, sizeof *tokens);
-    if (!tokens) return fail_nomem(e, "the shifted context", n * sizeof *tokens);
+    if (!tokens) return fail_nomem(a->e, "the shifted context", n * sizeof *tokens);
     memcpy(tokens, session_tokens(s), n * sizeof *tokens);
-    const uint32_t gone = shift_tokens(tokens, n, o->n_keep);
-    tokens[n - gone] = id;
-    const int rc = session_sync(s, tokens, n - gone + 1, &reused, e);
+    const uint32_t gone = shift_tokens(tokens, n, a->o->n_keep);
+    tokens[n - gone] = a->ids[0];
+    end_guesses(a);
+    begin_guesses(a, tokens, n - gone + 1);
+    const int rc = session_sync(s, tokens, n - gone + 1, &reused, a->e);
     mem_free(tokens);
-    if (rc == 0) r->n_shifted += gone;
+    if (rc == 0) a->r->n_shifted += gone;
     return rc;
 }
 
@@ -165,8 +177,8 @@ static int evaluate(struct answer *a)
     if (a->guesser) guess(a);
     const uint64_t start = clock_ns();
     TRY(session_eval(s, a->ids, a->n, on_row, a, a->e));
-    if (a->guesser) speculator_learn(guesser_speculator(a->guesser), &a->guesser, 1, (double)(clock_ns() - start) * 1e-9);
     session_truncate(s, before + a->n_right);
+    if (a->guesser) speculator_learn(guesser_speculator(a->guesser), &a->guesser, 1, (double)(clock_ns() - start) * 1e-9);
     return a->rc;
 }
 
@@ -178,19 +190,15 @@ static int step(struct answer *a)
     a->r->decode_bytes += session_model(s)->decode_bytes + (uint64_t)(n + 1) * session_kv(s)->token_bytes;
     a->r->decode_bytes += states_step_bytes(session_states(s));
     if (n < session_n_ctx(s)) return evaluate(a);
-    end_guesses(a);
-    TRY(shift(s, a->o, a->ids[0], a->r, a->e));
-    begin_guesses(a);
+    TRY(shift(a));
     a->ids[0] = draw(a, session_logits(s), session_n_tokens(s));
     return a->rc;
 }
 
 static void loop(struct answer *a)
 {
-    begin_guesses(a);
     a->ids[0] = draw(a, session_logits(a->s), session_n_tokens(a->s));
     while (a->rc == 0 && !a->over) a->rc = step(a);
-    end_guesses(a);
 }
 
 static int run(struct answer *a, const struct tok *t, const int32_t *prompt, size_t n)
@@ -213,7 +221,9 @@ int generate(struct session *s, const struct tok *t, struct sampler *sampler, co
     *r = (struct generate_result){.n_prompt = (uint32_t)n};
     TRY(sampling_check(&o->sampling, session_model(s)->hp.n_vocab, e));
     TRY(constraint_init(&a.form, &o->constraint, t, e));
+    if (n <= session_n_ctx(s)) begin_guesses(&a, prompt, (uint32_t)n);
     const int rc = run(&a, t, prompt, n);
+    end_guesses(&a);
     constraint_fini(&a.form);
     return rc;
 }

@@ -152,6 +152,7 @@ struct runner {
 };
 struct runner_options {
     uint32_t n_batch, max_out, n_ctx; /* most rows of a batch, rows with logits, positions of a sequence */
+    uint32_t n_redo;                  /* see struct backend_options */
     uint32_t n_threads;               /* 0: cpu_threads() */
     struct backend *beside;           /* see struct backend_options */
     uint32_t n_expected;              /* length that sequences will reach, where known: see model_rope_class */
@@ -190,8 +191,9 @@ void states_fini(struct states *s);
 uint32_t states_cut(struct states *s, uint32_t n);
 /* An evaluation goes on by one batch from where it is; last: it ends with it. */
 struct state_step states_step(struct states *s, uint32_t n_rows, bool last);
-void states_done(struct states *s, uint32_t n); /* it has ended, and the sequence has n tokens */
-void states_undo(struct states *s);             /* it has failed: the present state is the one before it */
+void states_done(struct states *s, uint32_t n);   /* it has ended, and the sequence has n tokens */
+void states_redone(struct states *s, uint32_t n); /* the present state has become that of n tokens (backend_redo) */
+void states_undo(struct states *s);               /* it has failed: the present state is the one before it */
 
 /* ---- session --------------------------------------------------------------------------------------------- */
 
@@ -201,7 +203,9 @@ struct session_options {
     uint32_t n_threads;        /* 0: cpu_threads() */
     uint32_t n_expected;       /* length that the sequence will reach, where known: see model_rope_class */
     enum qtype k_type, v_type; /* of the cache */
-    bool hidden;               /* rows are not logits but what the last norm gives (model_outputs) */
+    uint32_t
+        n_redo;  /* rows of an evaluation that session_truncate takes back without computing anew, recurrent layers or not */
+    bool hidden; /* rows are not logits but what the last norm gives (model_outputs) */
     const char *cpu_level;
     const struct lora *loras; /* [n_loras] adapters that may be used (session_use); none is at first */
     uint32_t n_loras;
@@ -237,6 +241,10 @@ void session_truncate(struct session *s, uint32_t n_keep);
 void session_use(struct session *s, const float *lora_scales);
 /* Kinds of the tokens of the next evaluation, [n], borrowed (struct batch); NULL: all 0. */
 void session_types(struct session *s, const uint8_t *types);
+/* Sees each batch of the session when it was computed: tokens pos .. pos + n - 1, and what the graph kept of them
+ * (backend_kept). fn NULL: nobody does (at first). */
+typedef void session_follow_fn(void *ctx, const int32_t *tokens, uint32_t pos, uint32_t n, const float *kept);
+void session_follow(struct session *s, session_follow_fn *fn, void *ctx);
 /* Makes the session hold exactly ids, whose common beginning with what it holds is kept (all but the last token, whose
  * logits are computed anew). *reused gets how much of it was not computed again: with recurrent layers, up to where a state was
  * kept. */
@@ -346,7 +354,7 @@ struct str stream_end(struct stream *s);
 /* Guesses at the next tokens of sequences, which one step of the model checks together. The model draws each token as it would
  * have without a guess, from the same logits and with the same random number, and a guess that is that token saves a step: so
  * nobody gets other tokens because of them. One thread at a time. */
-enum speculate { SPECULATE_AUTO, SPECULATE_OFF, SPECULATE_LOOKUP, SPECULATE_DRAFT };
+enum speculate { SPECULATE_AUTO, SPECULATE_OFF, SPECULATE_LOOKUP, SPECULATE_DRAFT, SPECULATE_MTP };
 struct speculate_options {
     enum speculate how;
     const struct model *draft;         /* guesses; NULL: none */
@@ -365,12 +373,13 @@ static inline uint32_t speculate_max(const struct speculate_options *o) /* token
 struct speculator;
 struct speculator_options {
     struct speculate_options how;
-    uint32_t n_seqs, n_ctx, n_batch; /* sequences at once; tokens of one; rows of a step */
+    uint32_t n_seqs, n_ctx, n_batch; /* sequences at once; tokens of one; rows of a step, */
+    uint32_t n_redo;                 /* and those of them that can be taken back where there are recurrent layers */
     enum qtype k_type, v_type;       /* of the draft model's cache */
     const char *cpu_level;
     struct backend *beside; /* the model's */
 };
-/* *out: NULL where guesses are off: they were not asked for, the model has recurrent layers, or a step has one row. */
+/* *out: NULL where guesses are off: they were not asked for, or no step may have two rows for a sequence. */
 int speculator_new(const struct graph *g, const struct model *m, const struct speculator_options *o, struct speculator **out,
                    struct err *e);
 /* For the one sequence of a session, with its options. */
@@ -391,6 +400,9 @@ int guesser_new(struct speculator *s, struct arena *a, uint32_t cap, struct gues
 void guesser_begin(struct guesser *g, const struct guess_options *o, const int32_t *tokens, uint32_t n);
 void guesser_add(struct guesser *g, int32_t id); /* the model has drawn id */
 void guesser_end(struct guesser *g);             /* also where none began */
+/* The model has computed tokens pos .. pos + n - 1 of the sequence: left [n][n_embd] is what it kept of them (backend_kept),
+ * which its own head reads. To be called after each step, also of those that read the prompt. */
+void guesser_follow(struct guesser *g, const int32_t *tokens, uint32_t pos, uint32_t n, const float *left);
 /* The guesses for the next step, at what follows the last token added. */
 const int32_t *guesser_guesses(const struct guesser *g, uint32_t *n);
 struct guess_counts {

@@ -18,6 +18,7 @@ static int open_parts(struct runner *r, const struct runner_options *o, struct e
                                        .beside = o->beside,
                                        .max_rows = o->n_batch,
                                        .max_out = o->max_out,
+                                       .max_redo = o->n_redo,
                                        .max_positions = o->n_ctx,
                                        .cpu_level = o->cpu_level,
                                        .loras = o->loras,

@@ -17,11 +17,14 @@ struct session {
     struct states states;
     int32_t *tokens; /* [n_ctx] */
     uint32_t *out;   /* [max_out]: 0, 1, 2, ... */
-    uint32_t n_tokens, n_done, n_ctx, n_batch, max_out, n_expected, n_outputs;
-    const uint8_t *types; /* of the next evaluation's tokens */
-    float *lora_scales;   /* [n_loras] of all tokens */
+    uint32_t n_tokens, n_done, n_ctx, n_batch, max_out, n_redo, n_expected, n_outputs;
+    struct batch_seq last; /* what the last batch computed, as long as that may be taken back; n_rows 0: it may not */
+    const uint8_t *types;  /* of the next evaluation's tokens */
+    float *lora_scales;    /* [n_loras] of all tokens */
     uint32_t n_loras;
-    const float *logits; /* of the last token, in the backend */
+    const float *logits;       /* of the last token, in the backend */
+    session_follow_fn *follow; /* NULL: nobody watches */
+    void *follow_ctx;
     atomic_int cancel;
 };
 
@@ -58,6 +61,7 @@ static int open_parts(struct session *s, const struct session_options *o, struct
     struct backend_options bo = {.n_threads = o->n_threads,
                                  .max_rows = s->n_batch,
                                  .max_out = s->max_out,
+                                 .max_redo = s->n_redo,
                                  .max_positions = s->n_ctx,
                                  .cpu_level = o->cpu_level,
                                  .loras = o->loras,
@@ -82,6 +86,7 @@ int session_new(const struct model *m, const struct session_options *o, struct s
     s->n_batch = (uint32_t)size_min(o->n_batch, o->n_ctx);
     s->n_outputs = model_outputs(m, o->hidden);
     s->max_out = (uint32_t)size_max(1, size_min(s->n_batch, LOGITS_BYTES / (s->n_outputs * sizeof(float))));
+    s->n_redo = (uint32_t)size_min(o->n_redo, s->max_out);
     s->n_expected = o->n_expected;
     int rc = open_parts(s, o, e);
     if (rc < 0) {
@@ -152,6 +157,11 @@ const int32_t *session_tokens(const struct session *s)
 {
     return s->tokens;
 }
+void session_follow(struct session *s, session_follow_fn *fn, void *ctx)
+{
+    s->follow = fn;
+    s->follow_ctx = ctx;
+}
 void session_types(struct session *s, const uint8_t *types)
 {
     s->types = types;
@@ -175,6 +185,7 @@ int session_speculator(const struct session *s, const struct speculate_options *
                                          .n_seqs = 1,
                                          .n_ctx = s->n_ctx,
                                          .n_batch = s->n_batch,
+                                         .n_redo = s->n_redo,
                                          .k_type = s->kv.view.k_type,
                                          .v_type = s->kv.view.v_type,
                                          .cpu_level = backend_info(s->be).level,
@@ -191,22 +202,26 @@ static int compute(struct session *s, uint32_t to, uint32_t wanted, session_row_
         uint32_t n = (uint32_t)size_min(all ? s->max_out : s->n_batch, to - at);
         if (row && at < wanted) n = (uint32_t)size_min(n, wanted - at);
         uint32_t last = n - 1;
+        const bool may_redo = s->states.floats && all && at == s->n_done && n > 1 && n <= s->n_redo;
         const struct batch_seq seq = {.kv = &s->kv.view,
                                       .n_rows = n,
                                       .pos = at,
-                                      .state = states_step(&s->states, n, at + n == to),
+                                      .state = states_step(&s->states, n, at + n == to && !may_redo),
                                       .lora_scales = s->lora_scales};
+        s->last = may_redo ? seq : (struct batch_seq){0};
         struct batch batch = {.tokens = s->tokens + at,
                               .n_rows = n,
                               .types = s->types ? s->types + (at - s->n_tokens) : NULL,
                               .seqs = &seq,
                               .n_seqs = 1,
+                              .may_redo = may_redo,
                               .cancel = &s->cancel};
         if (all)
             batch.out = s->out, batch.n_out = n;
         else if (at + n == to)
             batch.out = &last, batch.n_out = 1;
         TRY(backend_run(s->be, &batch));
+        if (s->follow) s->follow(s->follow_ctx, s->tokens, at, n, backend_kept(s->be));
         const float *logits = backend_logits(s->be);
         for (uint32_t i = 0; all && i < n; i++) row(ctx, at + i - wanted, logits + (size_t)i * s->n_outputs);
         if (batch.n_out) s->logits = logits + (size_t)(batch.n_out - 1) * s->n_outputs;
@@ -233,6 +248,7 @@ int session_eval(struct session *s, const int32_t *ids, size_t n, session_row_fn
     int rc = compute(s, total, s->n_tokens, row, ctx);
     if (rc < 0) {
         states_undo(&s->states);
+        s->last.n_rows = 0;
         s->logits = NULL;
         return fail(e, rc, "%s", err_text(rc));
     }
@@ -241,9 +257,20 @@ int session_eval(struct session *s, const int32_t *ids, size_t n, session_row_fn
     return 0;
 }
 
+/* Goes back into the last batch. */
+static void redo(struct session *s, uint32_t n_keep)
+{
+    struct batch_seq seq = s->last;
+    seq.n_rows = n_keep - seq.pos;
+    backend_redo(s->be, &seq, 1);
+    states_redone(&s->states, n_keep);
+}
+
 void session_truncate(struct session *s, uint32_t n_keep)
 {
     if (n_keep >= s->n_tokens) return;
+    if (s->last.n_rows && n_keep > s->last.pos) redo(s, n_keep);
+    s->last.n_rows = 0;
     s->n_tokens = n_keep;
     s->n_done = states_cut(&s->states, (uint32_t)size_min(s->n_done, n_keep));
     s->logits = NULL;

@@ -1,9 +1,9 @@
 /* speculate: whether to guess, how, and how far.
  *
  * Two things are measured while requests run. The cost: seconds of a step by its number of rows, and of a pass of the draft
- * model. The odds: how often a guess was right, by where it came from (the draft model, or a match of so many tokens) and how
- * far it reached; of each sequence, and of all so far, which is where a new sequence begins. From these follows how many tokens
- * a second any number of guesses promises; the best is taken, and none where plain steps are as good.
+ * model or of the model's own head. The odds: how often a guess was right, by where it came from (one of these, or a match of
+ * so many tokens) and how far it reached; of each sequence, and of all so far, which is where a new sequence begins. From these
+ * follows how many tokens a second any number of guesses promises; the best is taken, and none where plain steps are as good.
  *
  * What is believed may be wrong, so it is not trusted further than it has paid. A sequence has a credit in seconds, that grows
  * by a part of the time that passes, by what guesses saved, and falls by what they cost in vain; a step whose guesses may cost
@@ -21,6 +21,7 @@
 #define CREDIT_MOST 16       /* steps */
 #define ANSWER_START 64      /* tokens: how long an answer is thought to be at first */
 #define READ_GAIN 2          /* times what it costs, that letting the draft model read a prompt must promise */
+#define HEAD_READS 1024      /* tokens at the end of a prompt that the model's own head reads: it looks back no further */
 #define PURSE_START 32       /* steps */
 #define PURSE_GROWTH 0.005   /* of the time */
 #define PURSE_MOST 1024      /* steps */
@@ -30,8 +31,8 @@
 
 /* ---- odds -------------------------------------------------------------------------------------------------------------- */
 
-/* Kinds of guesses: by the length of the match that they follow, and those of the draft model. */
-enum { KIND_DRAFT = 5, N_KINDS };
+/* Kinds of guesses: by the length of the match that they follow, those of the draft model, and of the model's own head. */
+enum { KIND_DRAFT = 5, KIND_MTP, N_KINDS };
 enum { N_PLACES = 4 }; /* first, second, third or fourth guess in a row, later */
 
 /* How often a guess was right, the older the less it counts. */
@@ -75,7 +76,8 @@ static void fade(struct odds o[N_PLACES], double part)
 struct speculator {
     struct speculate_options o;
     struct drafter *drafter; /* NULL: none */
-    double read_share;       /* weight bytes of the draft model, as a share of the model's */
+    struct mtp *mtp;         /* NULL: no head */
+    double read_share;       /* weight bytes of the draft model or the head, as a share of the model's */
     uint32_t n_rows;         /* most rows of a step that guesses */
     double *cost;            /* [n_rows + 1] seconds of a step; 0: not known */
     double *trust;           /* [n_rows + 1] in that, from 1 down to 0: none */
@@ -98,6 +100,7 @@ struct guesser {
     uint32_t n, cap, n_prompt;
     struct lookup lookup;
     struct draft_slot *slot; /* NULL: none */
+    struct mtp_slot *head;   /* NULL: none */
     bool unreadable;         /* the draft model does not know a token, or has no room */
     struct odds odds[N_KINDS][N_PLACES];
     double credit;       /* seconds */
@@ -116,24 +119,8 @@ static int map_tokens(struct speculator *s, const struct model *m, const struct 
     return rc;
 }
 
-int speculator_new(const struct graph *graph, const struct model *m, const struct speculator_options *o,
-                   struct speculator **out, struct err *e)
+static int open_draft(struct speculator *s, const struct model *m, const struct speculator_options *o, struct err *e)
 {
-    *out = NULL;
-    if (o->how.max > SPECULATE_MAX) return fail(e, ERR_ARG, "guesses of %u tokens; at most %d", o->how.max, SPECULATE_MAX);
-    if (o->how.how == SPECULATE_DRAFT && !o->how.draft)
-        return fail(e, ERR_ARG, "guesses of a draft model are asked for, but there is none");
-    if (o->how.how == SPECULATE_OFF || graph->state_floats || o->n_batch < 2) return 0;
-    struct speculator *s = mem_zalloc(sizeof *s);
-    if (!s) return fail_nomem(e, "speculation", sizeof *s);
-    s->o = o->how;
-    s->o.max = (uint32_t)size_min(speculate_max(&o->how), o->n_batch - 1);
-    s->n_rows = o->n_seqs + s->o.max;
-    s->answer = ANSWER_START;
-    s->cost = arena_array(&s->arena, s->n_rows + (size_t)1, sizeof *s->cost);
-    s->trust = arena_array(&s->arena, s->n_rows + (size_t)1, sizeof *s->trust);
-    s->order = arena_array(&s->arena, SPECULATE_MAX, sizeof(*s->order));
-    s->jobs = arena_array(&s->arena, o->n_seqs, sizeof *s->jobs);
     struct drafter_options d = {.n_slots = o->n_seqs,
                                 .n_ctx = o->n_ctx,
                                 .n_batch = o->n_batch,
@@ -142,13 +129,57 @@ int speculator_new(const struct graph *graph, const struct model *m, const struc
                                 .cpu_level = o->cpu_level,
                                 .beside = o->beside,
                                 .n_vocab = m->hp.n_vocab};
+    s->read_share = (double)o->how.draft->decode_bytes / (double)size_max(m->decode_bytes, 1);
+    if (o->how.tok) TRY(map_tokens(s, m, &o->how, &d.map, e));
+    return drafter_new(o->how.draft, &d, &s->drafter, e);
+}
+
+static int open_head(struct speculator *s, const struct model *m, const struct speculator_options *o, struct err *e)
+{
+    const struct mtp_options d = {.n_slots = o->n_seqs,
+                                  .n_ctx = o->n_ctx,
+                                  .n_batch = o->n_batch,
+                                  .k_type = o->k_type,
+                                  .v_type = o->v_type,
+                                  .cpu_level = o->cpu_level,
+                                  .beside = o->beside};
+    s->read_share = (double)m->head->decode_bytes / (double)size_max(m->decode_bytes, 1);
+    return mtp_new(m->head, &d, &s->mtp, e);
+}
+
+/* What makes guesses beside the lookup: a draft model where there is one, else the model's own head. */
+static int open_sources(struct speculator *s, const struct model *m, const struct speculator_options *o, struct err *e)
+{
+    const enum speculate how = o->how.how;
+    if (o->how.draft && (how == SPECULATE_AUTO || how == SPECULATE_DRAFT)) return open_draft(s, m, o, e);
+    if (m->head && (how == SPECULATE_AUTO || how == SPECULATE_MTP)) return open_head(s, m, o, e);
+    return 0;
+}
+
+int speculator_new(const struct graph *graph, const struct model *m, const struct speculator_options *o,
+                   struct speculator **out, struct err *e)
+{
+    *out = NULL;
+    if (o->how.max > SPECULATE_MAX) return fail(e, ERR_ARG, "guesses of %u tokens; at most %d", o->how.max, SPECULATE_MAX);
+    if (o->how.how == SPECULATE_DRAFT && !o->how.draft)
+        return fail(e, ERR_ARG, "guesses of a draft model are asked for, but there is none");
+    if (o->how.how == SPECULATE_MTP && !m->head)
+        return fail(e, ERR_ARG, "%s: the model has no head for multi-token prediction, whose guesses are asked for",
+                    files_path(m->files));
+    const size_t most = graph->state_floats ? size_min(o->n_batch, o->n_redo) : o->n_batch; /* rows of a step with guesses */
+    if (o->how.how == SPECULATE_OFF || most < 2) return 0;
+    struct speculator *s = mem_zalloc(sizeof *s);
+    if (!s) return fail_nomem(e, "speculation", sizeof *s);
+    s->o = o->how;
+    s->o.max = (uint32_t)size_min(speculate_max(&o->how), most - 1);
+    s->n_rows = o->n_seqs + s->o.max;
+    s->answer = ANSWER_START;
+    s->cost = arena_array(&s->arena, s->n_rows + (size_t)1, sizeof *s->cost);
+    s->trust = arena_array(&s->arena, s->n_rows + (size_t)1, sizeof *s->trust);
+    s->order = arena_array(&s->arena, SPECULATE_MAX, sizeof(*s->order));
+    s->jobs = arena_array(&s->arena, o->n_seqs, sizeof *s->jobs);
     int rc = s->cost && s->trust && s->order && s->jobs ? 0 : fail_nomem(e, "speculation", s->n_rows * sizeof *s->cost);
-    const bool draft = o->how.draft && o->how.how != SPECULATE_LOOKUP;
-    if (rc == 0 && draft) {
-        s->read_share = (double)o->how.draft->decode_bytes / (double)size_max(m->decode_bytes, 1);
-        if (o->how.tok) rc = map_tokens(s, m, &o->how, &d.map, e);
-        if (rc == 0) rc = drafter_new(o->how.draft, &d, &s->drafter, e);
-    }
+    if (rc == 0) rc = open_sources(s, m, o, e);
     if (rc < 0)
         speculator_free(&s);
     else
@@ -161,6 +192,7 @@ void speculator_free(struct speculator **sp)
     struct speculator *s = *sp;
     if (!s) return;
     drafter_free(&s->drafter);
+    mtp_free(&s->mtp);
     arena_fini(&s->arena);
     mem_free(s);
     *sp = NULL;
@@ -168,7 +200,8 @@ void speculator_free(struct speculator **sp)
 
 size_t speculator_bytes(const struct speculator *s)
 {
-    return s && s->drafter ? s->drafter->bytes : 0;
+    if (!s) return 0;
+    return s->drafter ? s->drafter->bytes : s->mtp ? s->mtp->bytes : 0;
 }
 
 /* ---- one sequence ------------------------------------------------------------------------------------------------------ */
@@ -208,6 +241,7 @@ void guesser_begin(struct guesser *g, const struct guess_options *o, const int32
     lookup_clear(&g->lookup);
     if (uses(g, SPECULATE_LOOKUP)) lookup_extend(&g->lookup, n);
     if (g->s->drafter && uses(g, SPECULATE_DRAFT)) g->slot = drafter_take(g->s->drafter, tokens, n);
+    if (g->s->mtp && uses(g, SPECULATE_MTP)) g->head = mtp_take(g->s->mtp, tokens, n);
     g->begun = true;
 }
 
@@ -222,10 +256,21 @@ void guesser_add(struct guesser *g, int32_t id)
 void guesser_end(struct guesser *g)
 {
     if (!g->begun) return;
-    g->s->answer += 0.2 * (g->n - g->n_prompt - g->s->answer);
+    if (g->n > g->n_prompt) g->s->answer += 0.2 * (g->n - g->n_prompt - g->s->answer);
     if (g->slot) drafter_give(g->slot);
+    if (g->head) mtp_give(g->head);
     g->slot = NULL;
+    g->head = NULL;
     g->begun = false;
+}
+
+/* What the head reads, other than to guess, is paid for by the purse. */
+void guesser_follow(struct guesser *g, const int32_t *tokens, uint32_t pos, uint32_t n, const float *left)
+{
+    struct speculator *s = g->s;
+    if (!g->head || n == 0) return;
+    const bool pays = (!s->has_purse || s->purse > 0) && (uint64_t)pos + n + HEAD_READS >= g->n_prompt;
+    s->purse -= mtp_follow(s->mtp, g->head, tokens, pos, n, left, s->o.always || pays);
 }
 
 const int32_t *guesser_guesses(const struct guesser *g, uint32_t *n)
@@ -287,10 +332,11 @@ static void learn_cost(struct speculator *s, uint32_t rows, double seconds)
     for (uint32_t i = 1; i <= s->n_rows; i++) s->cost[i] *= 1 + (i == rows ? part : 0.1 * part) * (ratio - 1);
 }
 
-/* Seconds of a pass of the draft model, and of one token of a prompt that it reads. */
+/* Seconds of a pass of the draft model or the head, and of one token of a prompt that the draft model reads. */
 static double pass_cost(const struct speculator *s)
 {
-    return s->drafter->pass_seconds > 0 ? s->drafter->pass_seconds : s->read_share * cost_of(s, 1);
+    const double known = s->drafter ? s->drafter->pass_seconds : s->mtp->pass_seconds;
+    return known > 0 ? known : s->read_share * cost_of(s, 1);
 }
 
 static double read_cost(const struct speculator *s)
@@ -300,10 +346,25 @@ static double read_cost(const struct speculator *s)
 
 /* ---- what guesses promise ---------------------------------------------------------------------------------------------- */
 
+/* Where little is known, what such guesses were seen to do elsewhere. A head is trained for its first guess. */
 static double usual_chance(const struct speculator *s, uint32_t kind, uint32_t place)
 {
-    static const double first[N_KINDS] = {0.3, 0.45, 0.6, 0.75, 0.85, 0.7};
-    return chance(&s->odds[kind][place], place ? fmax(first[kind], 0.7) : first[kind]);
+    static const double first[N_KINDS][N_PLACES] = {
+        {0.3, 0.7, 0.7, 0.7},
+        {0.45, 0.7, 0.7, 0.7},
+        {0.6, 0.7, 0.7, 0.7},
+        {0.75, 0.75, 0.75, 0.75},
+        {0.85, 0.85, 0.85, 0.85},
+        [KIND_DRAFT] = {0.7, 0.7, 0.7, 0.7},
+        [KIND_MTP] = {0.8, 0.65, 0.5, 0.4},
+    };
+    return chance(&s->odds[kind][place], first[kind][place]);
+}
+
+/* Whether each guess of a kind takes a pass of another model. */
+static bool is_drafted(uint32_t kind)
+{
+    return kind == KIND_DRAFT || kind == KIND_MTP;
 }
 
 /* That the guess is right, those before it being so. */
@@ -321,7 +382,7 @@ static double promise(const struct guesser *g, uint32_t kind)
     for (uint32_t i = 0; i < g->limit; i++) {
         reach *= next_chance(g, kind, i);
         gain += reach;
-        const double seconds = hoped_cost(s, 1, i + 2) + (kind == KIND_DRAFT ? (i + 1) * pass_cost(s) : 0);
+        const double seconds = hoped_cost(s, 1, i + 2) + (is_drafted(kind) ? (i + 1) * pass_cost(s) : 0);
         best = fmax(best, (1 + gain) / seconds);
     }
     return best;
@@ -360,11 +421,12 @@ static void choose_source(struct guesser *g)
         g->at = lookup_find(&g->lookup, &same);
         if (same) best = promise(g, g->kind = kind_of(same));
     }
-    const double drafted = g->slot ? promise(g, KIND_DRAFT) : 0;
-    if (drafted > best && has_read(g, drafted))
-        g->kind = KIND_DRAFT;
-    else if (g->slot)
-        fade(g->s->odds[KIND_DRAFT], UNUSED_ALL);
+    const uint32_t kind = g->slot ? KIND_DRAFT : KIND_MTP;
+    const double drafted = g->slot || g->head ? promise(g, kind) : 0;
+    if (drafted > best && (g->slot ? has_read(g, drafted) : mtp_ready(g->head, g->n)))
+        g->kind = kind;
+    else if (g->slot || g->head)
+        fade(g->s->odds[kind], UNUSED_ALL);
     if (g->kind == N_KINDS) g->limit = 0;
 }
 
@@ -393,7 +455,7 @@ static uint32_t plan(struct speculator *s, struct guesser *const *g, uint32_t n,
     uint32_t total = 0, passes = 0, chosen = 0;
     for (struct guesser *next; total < most && (next = likeliest(g, n, &reach));) {
         if (next->n_guesses++ == 0) credit += next->credit;
-        if (next->kind == KIND_DRAFT) passes = (uint32_t)size_max(passes, next->n_guesses);
+        if (is_drafted(next->kind)) passes = (uint32_t)size_max(passes, next->n_guesses);
         s->order[total++] = next;
         gain += reach;
         const double drafting = passes ? passes * pass_cost(s) : 0, seconds = hoped_cost(s, n, n + total) + drafting;
@@ -412,8 +474,9 @@ static void make_guesses(struct speculator *s, struct guesser *const *g, uint32_
     for (uint32_t k = 0; k < n; k++) {
         struct guesser *x = g[k];
         if (x->n_guesses < x->o.min) x->n_guesses = 0;
-        if (x->n_guesses && x->kind == KIND_DRAFT)
+        if (x->n_guesses && is_drafted(x->kind))
             s->jobs[n_jobs++] = (struct draft_job){.slot = x->slot,
+                                                   .head = x->head,
                                                    .tokens = x->tokens,
                                                    .n_tokens = x->n,
                                                    .n = x->n_guesses,
@@ -422,10 +485,12 @@ static void make_guesses(struct speculator *s, struct guesser *const *g, uint32_
         else /* one by one: the place may be so near that guesses follow guesses */
             for (uint32_t i = 0; i < x->n_guesses; i++) x->tokens[x->n + i] = x->tokens[x->at + i];
     }
-    const uint32_t n_passes = n_jobs ? drafter_guess(s->drafter, s->jobs, n_jobs) : 0;
+    const uint32_t n_passes = n_jobs == 0  ? 0
+                              : s->drafter ? drafter_guess(s->drafter, s->jobs, n_jobs)
+                                           : mtp_guess(s->mtp, s->jobs, n_jobs);
     s->drafting = n_passes ? n_passes * pass_cost(s) : 0;
     for (uint32_t k = 0, job = 0; job < n_jobs; k++)
-        if (g[k]->n_guesses && g[k]->kind == KIND_DRAFT) {
+        if (g[k]->n_guesses && is_drafted(g[k]->kind)) {
             g[k]->unreadable = s->jobs[job].n == 0;
             g[k]->n_guesses = s->jobs[job++].n;
         }

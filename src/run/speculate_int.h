@@ -49,8 +49,10 @@ struct drafter {
 };
 /* The next n tokens of a sequence are wanted. */
 struct draft_job {
-    struct draft_slot *slot;
-    int32_t *tokens; /* n_tokens known ones; behind them the guesses go */
+    struct draft_slot *slot; /* of a draft model, or */
+    struct mtp_slot *head;   /* of the model's own head */
+    uint32_t row;            /* of a head: its last row in the pass before */
+    int32_t *tokens;         /* n_tokens known ones; behind them the guesses go */
     uint32_t n_tokens, n;
     const struct sampling *sampling;
     uint64_t step; /* draws before this one */
@@ -73,6 +75,55 @@ bool drafter_read(struct drafter *d, struct draft_slot *s, const int32_t *tokens
 /* Guesses for all jobs together. A job's n falls where the draft model cannot go on. Returns the number of passes. */
 uint32_t drafter_guess(struct drafter *d, struct draft_job *jobs, uint32_t n_jobs);
 #define DRAFT_LAG 8 /* tokens that a pass may take on beside the last one */
+/* Takes a measurement into a time: what is lower counts more, for other work on the machine only ever adds to it. */
+void draft_keep_time(double *known, double seconds);
+
+/* ---- mtp.c ------------------------------------------------------------------------------------------------------------- */
+
+/* What the head for multi-token prediction knows of one sequence. */
+struct mtp_slot {
+    struct kv kv;
+    int32_t *tokens;          /* [n_ctx] those that it was told of */
+    uint32_t known, first, n; /* of them; those before which nothing was read; rows read behind: of tokens first + 1, ... */
+    float *waiting;           /* [MTP_LAG][n_embd] what the model left behind tokens first + n .. known - 1 */
+    bool taken;
+};
+#define MTP_LAG 32 /* rows that may wait */
+
+struct mtp {
+    struct runner runner; /* of the head */
+    struct sampler sampler;
+    struct arena arena;
+    struct mtp_slot *slots; /* [n_slots] */
+    uint32_t n_slots, n_ctx, n_batch;
+    size_t n_embd;
+    int32_t *tokens;        /* [n_batch] of a pass, */
+    float *inputs;          /* [n_batch][n_embd] and what it reads beside them */
+    struct batch_seq *seqs; /* [n_slots] */
+    uint32_t *out;          /* [n_slots] */
+    double pass_seconds;    /* of a pass that guesses; 0: not known */
+    double spent;           /* seconds of reading in the present call */
+    size_t bytes;
+};
+struct mtp_options {
+    uint32_t n_slots, n_ctx, n_batch;
+    enum qtype k_type, v_type;
+    const char *cpu_level;
+    struct backend *beside;
+};
+int mtp_new(const struct model *head, const struct mtp_options *o, struct mtp **out, struct err *e);
+void mtp_free(struct mtp **h);
+/* The free slot that knows most of the beginning of tokens [n]; NULL: none is free. */
+struct mtp_slot *mtp_take(struct mtp *h, const int32_t *tokens, uint32_t n);
+void mtp_give(struct mtp_slot *s);
+/* The model has computed tokens pos .. pos + n - 1 of a sequence and left this behind them, [n][n_embd]. Not may_read: where
+ * the head would have to read, it forgets the sequence instead. Returns the seconds that reading took. */
+double mtp_follow(struct mtp *h, struct mtp_slot *s, const int32_t *tokens, uint32_t pos, uint32_t n, const float *left,
+                  bool may_read);
+/* Whether guesses at what follows n tokens can be made. */
+bool mtp_ready(const struct mtp_slot *s, uint32_t n);
+/* As drafter_guess. */
+uint32_t mtp_guess(struct mtp *h, struct draft_job *jobs, uint32_t n_jobs);
 
 /* ---- draft_map.c ------------------------------------------------------------------------------------------------------- */
 

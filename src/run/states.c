@@ -82,6 +82,11 @@ void states_done(struct states *s, uint32_t n)
     s->work = s->middle = NONE;
 }
 
+void states_redone(struct states *s, uint32_t n)
+{
+    if (s->floats) s->slots[s->base].n = n;
+}
+
 void states_undo(struct states *s)
 {
     s->work = s->middle = NONE;

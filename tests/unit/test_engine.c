@@ -42,7 +42,7 @@ static struct fixture {
     struct files *files;
     struct model *model;
     struct files *draft_files;
-    struct model *draft; /* of the same shape with other weights: it is always wrong */
+    struct model *draft; /* of the same shape, but without recurrent layers, with other weights: it is always wrong */
     struct tok *tok;
     struct sampler sampler;
     uint64_t random;
@@ -63,9 +63,10 @@ static int setup_with(const struct synth_shape *shape)
     scratch_make(fx.dir);
     const char *path = scratch_path(fx.dir, "tiny.gguf"), *draft = scratch_path(fx.dir, "draft.gguf");
     if (synth_write(shape, "q8_0", path, NULL, NULL, &e) < 0 || files_open(path, &fx.files, &e) < 0 ||
-        synth_write(shape, "bf16", draft, NULL, NULL, &e) < 0 || files_open(draft, &fx.draft_files, &e) < 0 ||
-        model_open(fx.draft_files, &fx.draft, &e) < 0 || model_open(fx.files, &fx.model, &e) < 0 ||
-        tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 || sampler_init(&fx.sampler, shape->n_vocab, &e) < 0) {
+        synth_write(fx.recurrent ? &tiny : shape, "bf16", draft, NULL, NULL, &e) < 0 ||
+        files_open(draft, &fx.draft_files, &e) < 0 || model_open(fx.draft_files, &fx.draft, &e) < 0 ||
+        model_open(fx.files, &fx.model, &e) < 0 || tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 ||
+        sampler_init(&fx.sampler, shape->n_vocab, &e) < 0) {
         print_message("%s\n", e.msg);
         return -1;
     }
@@ -244,7 +245,8 @@ static void check_guesses(struct engine *en, bool some, bool wrong)
     if (scratch_slow()) return; /* few requests, and guessing hardly pays */
     if (some) assert_true(i.counters.guessed_tokens > 0);
     if (some && wrong) assert_true(i.counters.right_tokens <= i.counters.guessed_tokens / 5);
-    if (some && !wrong) assert_true(i.counters.right_tokens > 0);
+    /* What the recurrent model writes repeats nothing; test_mtp.c has such models with heads that are often right. */
+    if (some && !wrong && !fx.recurrent) assert_true(i.counters.right_tokens > 0);
 }
 
 static void each_gets_what_it_gets_alone(void **state)
@@ -269,8 +271,9 @@ static void each_gets_what_it_gets_alone(void **state)
     }
     session_free(&s);
     for (size_t w = 0; w < COUNT_OF(ways); w++) {
+        const bool wrong = ways[w].wrong || fx.recurrent; /* no recurrent model makes guesses */
         struct engine *en = new_engine(ways[w].n_parallel, ways[w].n_batch, ways[w].n_pages, ways[w].no_prefix,
-                                       ways[w].n_threads, ways[w].speculate, ways[w].wrong ? fx.draft : fx.model);
+                                       ways[w].n_threads, ways[w].speculate, wrong ? fx.draft : fx.model);
         for (size_t round = 0; round < n_rounds; round++) {
             for (size_t k = 0, at = below((uint32_t)n_jobs); k < n_jobs; k++, at = (at + 37) % n_jobs) {
                 struct job *j = &jobs[at];
@@ -291,8 +294,7 @@ static void each_gets_what_it_gets_alone(void **state)
                 atomic_store(&jobs[k].ended, false);
             }
         }
-        check_guesses(en, ways[w].speculate != SPECULATE_OFF && !fx.recurrent,
-                      ways[w].wrong && ways[w].speculate == SPECULATE_DRAFT);
+        check_guesses(en, ways[w].speculate != SPECULATE_OFF, wrong && ways[w].speculate == SPECULATE_DRAFT);
         engine_free(&en);
     }
 }
@@ -365,7 +367,7 @@ static void a_full_context_goes_on_when_asked(void **state)
     static struct job jobs[12];
     const size_t n_jobs = scratch_slow() ? 4 : COUNT_OF(jobs);
     struct session *s = new_session();
-    struct engine *en = new_engine(4, 64, 18, false, 1, SPECULATE_AUTO, fx.model);
+    struct engine *en = new_engine(4, 64, 18, false, 1, SPECULATE_AUTO, fx.recurrent ? fx.draft : fx.model);
     struct err e;
     (void)state;
     for (size_t k = 0; k < n_jobs; k++) {

@@ -62,7 +62,7 @@ static int teardown(void **state)
 static struct session *session_of(uint32_t n_batch, uint32_t n_threads)
 {
     struct session_options o = {
-        .n_ctx = LONG, .n_batch = n_batch, .n_threads = n_threads, .k_type = QTYPE_F16, .v_type = QTYPE_F16};
+        .n_ctx = LONG, .n_batch = n_batch, .n_threads = n_threads, .n_redo = 9, .k_type = QTYPE_F16, .v_type = QTYPE_F16};
     struct session *s = NULL;
     struct err e;
     if (session_new(fx.model, &o, &s, &e) < 0) print_message("%s\n", e.msg);
@@ -155,6 +155,38 @@ static void states_are_kept_where_prompts_end(void **state)
     session_free(&s);
 }
 
+/* Takes in n tokens at once, of which only some stand. */
+static void guess_wrong(struct session *s, uint32_t n, uint32_t stand)
+{
+    static int32_t ids[LONG];
+    static float rows[9 * VOCAB];
+    const uint32_t before = session_n_tokens(s);
+    uint32_t reused;
+    struct err e;
+    if (LONG - before <= n || stand >= n) return;
+    some_ids(ids, n);
+    assert_int_equal(session_eval(s, ids, n, keep_row, rows, &e), 0);
+    session_truncate(s, before + stand);
+    memcpy(ids, session_tokens(s), (before + stand) * sizeof *ids);
+    ids[before + stand] = 17;
+    assert_int_equal(session_sync(s, ids, before + stand + 1, &reused, &e), 0);
+    assert_int_equal(reused, before + stand); /* nothing was computed again */
+    is_fresh(s);
+}
+
+static void rows_can_be_taken_back(void **state)
+{
+    static int32_t ids[LONG];
+    (void)state;
+    some_ids(ids, LONG);
+    for (uint32_t threads = 1; threads <= 3; threads++)
+        for (uint32_t n = 2; n <= 9; n++) {
+            struct session *s = session_of(16, threads);
+            for (uint32_t stand = 1; stand < n; stand++) guess_wrong(s, n, stand); /* also of the first tokens of all */
+            session_free(&s);
+        }
+}
+
 static void any_walk_leads_to_the_same(void **state)
 {
     static int32_t ids[LONG];
@@ -166,7 +198,7 @@ static void any_walk_leads_to_the_same(void **state)
     for (size_t step = 0; step < 60; step++) {
         rng = rng * 1103515245u + 12345u;
         const uint32_t n = 1 + rng % 7919 % (LONG - 20), at = rng % 104729 % LONG;
-        switch (rng >> 16 & 3) {
+        switch (rng >> 16 & 7) {
         case 0:
             ids[at] = (ids[at] + 1) % VOCAB;
             break;
@@ -175,6 +207,10 @@ static void any_walk_leads_to_the_same(void **state)
             break;
         case 2:
             reply(s, size_min(5, LONG - session_n_tokens(s)));
+            break;
+        case 3:
+        case 4:
+            guess_wrong(s, 2 + rng % 8, 1 + rng % 5);
             break;
         default:
             break;
@@ -276,11 +312,9 @@ static void sequences_do_not_meet(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_same_bytes_however_it_is_cut),
-        cmocka_unit_test(states_are_kept_where_prompts_end),
-        cmocka_unit_test(any_walk_leads_to_the_same),
-        cmocka_unit_test(a_cancelled_eval_takes_nothing),
-        cmocka_unit_test(sequences_do_not_meet),
+        cmocka_unit_test(the_same_bytes_however_it_is_cut), cmocka_unit_test(states_are_kept_where_prompts_end),
+        cmocka_unit_test(rows_can_be_taken_back),           cmocka_unit_test(any_walk_leads_to_the_same),
+        cmocka_unit_test(a_cancelled_eval_takes_nothing),   cmocka_unit_test(sequences_do_not_meet),
     };
     return cmocka_run_group_tests_name("recurrent", tests, setup, teardown);
 }

@@ -4,10 +4,12 @@
 #define SPECULATION(member) .offset = offsetof(struct speculation_args, member)
 
 const struct opt speculation_opts[] = {
-    {"--speculate", "auto|off|lookup|draft",
+    {"--speculate", "auto|off|lookup|draft|mtp",
      "speculative decoding: draft tokens that the model then checks together; lookup takes them from what followed the same "
-     "words before, draft from the draft model; auto (default): whichever pays. The answers are the same",
-     .kind = OPT_CHOICE, .otherwise = "auto", .choices = "auto off lookup draft", SPECULATION(how)},
+     "words before, draft from the draft model, mtp from the model's own head for it; auto (default): whichever pays. The "
+     "answers "
+     "are the same",
+     .kind = OPT_CHOICE, .otherwise = "auto", .choices = "auto off lookup draft mtp", SPECULATION(how)},
     {"-md --model-draft --draft-model", "MODEL",
      "small model that makes draft tokens, best with the same vocabulary; demo: that of the demo model, " DEMO_DRAFT,
      .kind = OPT_TEXT, SPECULATION(draft_model)},
@@ -32,7 +34,7 @@ static int open_draft(const char *name, const quern_model_options *loading, quer
 int speculation_open(const struct command *c, const struct speculation_args *args, const quern_model_options *loading,
                      quern_model **draft, quern_speculation *out)
 {
-    static const char *const names[] = {"auto", "off", "lookup", "draft"};
+    static const char *const names[] = {"auto", "off", "lookup", "draft", "mtp"};
     *out = (quern_speculation){.draft_max = (uint32_t)args->max, .draft_min = (uint32_t)args->min};
     for (size_t i = 0; args->how && i < COUNT_OF(names); i++)
         if (strcmp(args->how, names[i]) == 0) out->how = (quern_speculate)i;

@@ -8,7 +8,7 @@ struct convert_args {
     const char *type, *name, *imatrix, *card, *target, *output_type, *embedding_type;
     struct opt_list tensor_types, lora, lora_scaled;
     int64_t n_threads;
-    bool dry_run, pure, json;
+    bool dry_run, pure, no_mtp, json;
 };
 
 #define CONVERT(member) .offset = offsetof(struct convert_args, member)
@@ -27,6 +27,8 @@ static const struct opt convert_opts[] = {
     {"--lora", "FILE", "LoRA adapter that becomes part of the weights; may be repeated", .kind = OPT_LIST, CONVERT(lora)},
     {"--lora-scaled", "FILE:SCALE", "the same, what it adds being multiplied by SCALE; may be repeated", .kind = OPT_LIST,
      CONVERT(lora_scaled)},
+    {"--no-mtp", NULL, "leave out a folder's head for multi-token prediction, for readers that do not know it",
+     .kind = OPT_FLAG, CONVERT(no_mtp)},
     {"--json", NULL, "print the result as one JSON object", .kind = OPT_FLAG, CONVERT(json)},
     {0},
 };
@@ -217,6 +219,7 @@ static int convert(const struct command *c, const struct convert_args *args, con
         .name = args->name,
         .dry_run = args->dry_run,
         .pure = args->pure,
+        .no_mtp = args->no_mtp,
         .imatrix = args->imatrix,
         .output_type = args->output_type,
         .embedding_type = args->embedding_type,
