@@ -312,6 +312,13 @@ static double hoped_cost(const struct speculator *s, uint32_t n, uint32_t rows)
     return known > usual ? usual + s->trust[rows] * (known - usual) : known;
 }
 
+/* What a step of n sequences costs with guesses, which is never less than without: where measurements say so, they are of a
+ * time when the machine was less busy, and guesses that fail would seem to be paid for. */
+static double guessing_cost(const struct speculator *s, uint32_t n, uint32_t rows)
+{
+    return fmax(cost_of(s, rows), cost_of(s, n));
+}
+
 static void fade_trust(struct speculator *s, uint32_t n)
 {
     for (uint32_t rows = n + 1; rows <= s->n_rows; rows++) s->trust[rows] *= UNUSED_COST;
@@ -459,7 +466,8 @@ static uint32_t plan(struct speculator *s, struct guesser *const *g, uint32_t n,
         s->order[total++] = next;
         gain += reach;
         const double drafting = passes ? passes * pass_cost(s) : 0, seconds = hoped_cost(s, n, n + total) + drafting;
-        if (!s->o.always && ((n + gain) / seconds <= best || cost_of(s, n + total) + drafting - plain > credit)) continue;
+        if (!s->o.always && ((n + gain) / seconds <= best || guessing_cost(s, n, n + total) + drafting - plain > credit))
+            continue;
         best = (n + gain) / seconds;
         chosen = total;
     }
@@ -561,7 +569,7 @@ void speculator_learn(struct speculator *s, struct guesser *const *g, uint32_t n
     learn_cost(s, rows, seconds);
     if (rows == n) fade_trust(s, n);
     /* By what steps usually take: a single measurement says more about the machine than about the guesses. */
-    const double plain = cost_of(s, n), taken = cost_of(s, rows) + s->drafting;
+    const double plain = cost_of(s, n), taken = guessing_cost(s, n, rows) + s->drafting;
     const double saved = n_guessing ? (plain * n_tokens / n - taken) / n_guessing : 0;
     s->since_plain = n_guessing ? s->since_plain + 1 : 0;
     fill_purse(s, plain, saved * n_guessing);
