@@ -35,22 +35,23 @@ struct filling {
     const uint8_t *fetch; /* the rows behind, in the order in which they lie in memory: one stream */
 };
 
-/* Step j of 16 of a part of that. */
-ALWAYS void fill_beside(struct filling *f, struct turn *turn, size_t i, const unsigned j, scales_fn *const scales,
-                        weights_fn *const weights, const size_t bytes)
+/* Beside the products of dword j of 16 of part i. */
+ALWAYS void fill_beside(struct filling *f, struct turn *turn, size_t i, const enum place place, const unsigned j,
+                        scales_fn *const scales, weights_fn *const weights, const size_t bytes)
 {
-    const unsigned step = (TURN_STEPS * j + 15) / 16;
+    const unsigned steps = steps_of(place), first = (steps * j + 15) / 16;
     const size_t lines = SLAB_ROWS * bytes / 256 + 1;
-    if (step * 16 < TURN_STEPS * (j + 1)) weights(f->slab, &f->from, i, step, turn);
-    if (j == 8 && i == 0) scales(f->slab, &f->from);
+    UNROLL for (unsigned step = first; step < first + 2; step++) if (step * 16 < steps * (j + 1))
+        weights(f->slab, &f->from, i, place, step, turn);
+    if (place != EVEN && j == 8 && i == (place == ODD)) scales(f->slab, &f->from);
     UNROLL for (size_t line = lines * j / 16; line < lines * (j + 1) / 16; line++) fetch_l2(f->fetch, 64 * line);
     if (j == 15) f->fetch += SLAB_ROWS * bytes / 4;
 }
 
 /* Part i of 4 of a slab of a type of 256 by nc activation rows. */
-ALWAYS void slab_part(__m512i total[PACK_COLS], const struct slab_tile *t, size_t i, const unsigned nc, const size_t subs,
-                      const bool has_min, struct filling *f, scales_fn *const scales, weights_fn *const weights,
-                      const size_t bytes)
+ALWAYS void slab_part(__m512i total[PACK_COLS], const struct slab_tile *t, size_t i, const enum place place, const unsigned nc,
+                      const size_t subs, const bool has_min, struct filling *f, scales_fn *const scales,
+                      weights_fn *const weights, const size_t bytes)
 {
     const unsigned n = 64 / (unsigned)subs; /* dwords of a subblock */
     __m512i sum[PACK_COLS];
@@ -58,7 +59,7 @@ ALWAYS void slab_part(__m512i total[PACK_COLS], const struct slab_tile *t, size_
     UNROLL for (unsigned j = 0; j < 16; j++)
     {
         const size_t at = 16 * i + j;
-        if (f) fill_beside(f, &turn, i, j, scales, weights, bytes);
+        if (f) fill_beside(f, &turn, i, place, j, scales, weights, bytes);
         const __m512i w = _mm512_load_si512(t->slab->w[at]);
         UNROLL for (unsigned c = 0; c < nc; c++)
         {
@@ -99,13 +100,16 @@ ALWAYS void slab_minima(const struct slab_tile *t, const unsigned nc, const size
 
 /* A slab by nc activation rows; f: NULL, or what is filled meanwhile. */
 ALWAYS void slab_cols(const struct slab_tile *tile, const unsigned nc, const size_t subs, const bool has_min, struct filling *f,
-                      scales_fn *const scales, weights_fn *const weights, const size_t bytes)
+                      const bool paired, scales_fn *const scales, weights_fn *const weights, const size_t bytes)
 {
     const struct slab_tile own = *tile, *t = &own; /* what others cannot change */
     __m512i total[PACK_COLS];
     if (has_min) slab_minima(t, nc, subs);
     UNROLL for (unsigned c = 0; c < nc; c++) total[c] = _mm512_setzero_si512();
-    for (size_t i = 0; i < 4; i++) slab_part(total, t, i, nc, subs, has_min, f, scales, weights, bytes);
+    for (size_t i = 0; i < 4; i += paired ? 2 : 1) {
+        slab_part(total, t, i, paired ? EVEN : ANY_PART, nc, subs, has_min, f, scales, weights, bytes);
+        if (paired) slab_part(total, t, i + 1, ODD, nc, subs, has_min, f, scales, weights, bytes);
+    }
     slab_chains(t->acc, t->slab->d[0], t, total, nc);
 }
 
@@ -141,8 +145,8 @@ ALWAYS void fill_next(struct filling *f, const struct mm *a, size_t r, size_t r1
 /* Weight rows r0 .. r1 - 1 by all activation rows, of which the first nc are multiplied while the next slab is filled: shuffles
  * run on other units than products. `others` have the rest in groups. */
 ALWAYS void few_rows(const struct mm *a, size_t r0, size_t r1, const unsigned nc, slab_fn *const others[PACK_COLS],
-                     scales_fn *const scales, weights_fn *const weights, const size_t bytes, const enum form form,
-                     const bool has_min)
+                     const bool paired, scales_fn *const scales, weights_fn *const weights, const size_t bytes,
+                     const enum form form, const bool has_min)
 {
     const size_t n_pieces = a->k / QSUPER, subs = form == SUB16 ? 16 : 8, n_sums = has_min ? subs / 2 : subs;
     struct few *few = a->scratch;
@@ -150,10 +154,7 @@ ALWAYS void few_rows(const struct mm *a, size_t r0, size_t r1, const unsigned nc
     f.slab = few->slab;
     sums_ahead(a, few->sums, subs);
     fill_next(&f, a, r0, r1, 0, bytes);
-    for (size_t i = 0; i < 4; i++) {
-        struct turn turn;
-        UNROLL for (unsigned j = 0; j < 16; j++) fill_beside(&f, &turn, i, j, scales, weights, bytes);
-    }
+    fill_slab(f.slab, &f.from, paired, scales, weights);
     for (size_t r = r0; r < r1; r += SLAB_ROWS) {
         for (size_t m = 0; m < a->n_rows; m++) few->acc[m] = few->min[m] = v_set1(0.0f);
         for (size_t piece = 0; piece < n_pieces; piece++) {
@@ -169,7 +170,7 @@ ALWAYS void few_rows(const struct mm *a, size_t r0, size_t r1, const unsigned nc
                 t.acc = few->acc + m;
                 t.min = few->min + m;
                 if (m == 0)
-                    slab_cols(&t, nc, subs, has_min, &f, scales, weights, bytes);
+                    slab_cols(&t, nc, subs, has_min, &f, paired, scales, weights, bytes);
                 else
                     others[size_min(a->n_rows - m, PACK_COLS) - 1](&t);
             }

@@ -374,10 +374,10 @@ static tile_fn *const *tiles_of(enum qtype type, enum form form)
     F(1, __VA_ARGS__)    \
     F(2, __VA_ARGS__)    \
     F(3, __VA_ARGS__) F(4, __VA_ARGS__) F(5, __VA_ARGS__) F(6, __VA_ARGS__) F(7, __VA_ARGS__) F(8, __VA_ARGS__)
-#define SLAB(nc, tag, subs, has_min)                          \
-    static void slab_##tag##_##nc(const struct slab_tile *t)  \
-    {                                                         \
-        slab_cols(t, nc, subs, has_min, NULL, NULL, NULL, 0); \
+#define SLAB(nc, tag, subs, has_min)                                 \
+    static void slab_##tag##_##nc(const struct slab_tile *t)         \
+    {                                                                \
+        slab_cols(t, nc, subs, has_min, NULL, false, NULL, NULL, 0); \
     }
 #define SLAB_NAME(nc, tag) slab_##tag##_##nc,
 #define SLABS(tag, subs, has_min)      \
@@ -418,25 +418,25 @@ SLABS(sub16, 16, false)
         (void)a, (void)r0, (void)r1;                                                                 \
         return false;                                                                                \
     }
-#define FEW(nc, tag, bytes, form, has_min)                                                              \
-    static void few_##tag##_##nc(const struct mm *a, size_t r0, size_t r1)                              \
-    {                                                                                                   \
-        slab_fn *const *others = form == SUB16 ? slabs_sub16 : has_min ? slabs_sub32_min : slabs_sub32; \
-        few_rows(a, r0, r1, nc, others, scales_##tag, weights_##tag, bytes, form, has_min);             \
+#define FEW(nc, tag, bytes, form, has_min)                                                                 \
+    static void few_##tag##_##nc(const struct mm *a, size_t r0, size_t r1)                                 \
+    {                                                                                                      \
+        slab_fn *const *others = form == SUB16 ? slabs_sub16 : has_min ? slabs_sub32_min : slabs_sub32;    \
+        few_rows(a, r0, r1, nc, others, form == SUB16, scales_##tag, weights_##tag, bytes, form, has_min); \
     }
 #define FEW_NAME(nc, tag) few_##tag##_##nc,
-#define FILL_QUADS(tag, chunk, stage, bytes, form, has_min, d_type)                                  \
-    static void fill_##tag(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks) \
-    {                                                                                                \
-        fill_from_quads(panel, w, piece, n_blocks, scales_##tag, weights_##tag, bytes);              \
-    }                                                                                                \
-    EACH_COL(FEW, tag, bytes, form, has_min)                                                         \
-    static bool few_##tag(const struct mm *a, size_t r0, size_t r1)                                  \
-    {                                                                                                \
-        static few_fn *const first[PACK_COLS] = {EACH_COL(FEW_NAME, tag)};                           \
-        const bool pays = is_few(a);                                                                 \
-        if (pays) first[size_min(a->n_rows, PACK_COLS) - 1](a, r0, r1);                              \
-        return pays;                                                                                 \
+#define FILL_QUADS(tag, chunk, stage, bytes, form, has_min, d_type)                                    \
+    static void fill_##tag(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks)   \
+    {                                                                                                  \
+        fill_from_quads(panel, w, piece, n_blocks, form == SUB16, scales_##tag, weights_##tag, bytes); \
+    }                                                                                                  \
+    EACH_COL(FEW, tag, bytes, form, has_min)                                                           \
+    static bool few_##tag(const struct mm *a, size_t r0, size_t r1)                                    \
+    {                                                                                                  \
+        static few_fn *const first[PACK_COLS] = {EACH_COL(FEW_NAME, tag)};                             \
+        const bool pays = is_few(a);                                                                   \
+        if (pays) first[size_min(a->n_rows, PACK_COLS) - 1](a, r0, r1);                                \
+        return pays;                                                                                   \
     }
 #define HOT(TYPE, tag, bytes, off, has_min, form, d_type, FILL)              \
     FILL_##FILL(tag, chunk_##tag, stage_##tag, bytes, form, has_min, d_type) \
@@ -460,7 +460,7 @@ SLABS(sub16, 16, false)
     X(Q4_K, q4_k, 144, 0, true, SUB32, QTYPE_F16, QUADS)           \
     X(Q5_K, q5_k, 176, 0, true, SUB32, QTYPE_F16, QUADS)           \
     X(Q6_K, q6_k, 210, 32, false, SUB16, QTYPE_F16, QUADS)         \
-    X(IQ4_XS, iq4_xs, 136, 128, false, WIDE32, QTYPE_F16, CHUNKS)
+    X(IQ4_XS, iq4_xs, 136, 128, false, WIDE32, QTYPE_F16, QUADS)
 HOT_TYPES(HOT)
 ANY(any_32, NO_SUBS)
 ANY(any_256, SUB16)

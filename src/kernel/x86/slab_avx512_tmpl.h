@@ -171,21 +171,42 @@ ALWAYS __m512i turned(const struct turn *t, const unsigned k)
     return k < 4 ? _mm512_shuffle_i32x4(t->x[k], t->y[k], 0x88) : _mm512_shuffle_i32x4(t->x[k - 4], t->y[k - 4], 0xdd);
 }
 
-typedef void scales_fn(struct slab *s, const struct pieces *p);
-/* Step `step` of TURN_STEPS that fill part i of 4 of the weights. */
-typedef void weights_fn(struct slab *s, const struct pieces *p, const size_t i, const unsigned step, struct turn *t);
+/* Which part of a slab's weights is filled, where that is known: types with paired parts have a turn more in even ones, of bits
+ * that lie apart and belong to both. */
+enum place { ANY_PART, EVEN, ODD };
 
-ALWAYS void fill_from_quads(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks, scales_fn *const scales,
-                            weights_fn *const weights, const size_t bytes)
+typedef void scales_fn(struct slab *s, const struct pieces *p);
+/* Step `step` in the filling of part i of 4 of the weights, of as many as steps_of says: a turn, or two. */
+typedef void weights_fn(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step,
+                        struct turn *t);
+ALWAYS unsigned steps_of(const enum place place)
+{
+    return place == EVEN ? 2 * TURN_STEPS : TURN_STEPS;
+}
+
+ALWAYS void fill_part(struct slab *s, const struct pieces *p, size_t i, const enum place place, weights_fn *const weights)
+{
+    struct turn t;
+    UNROLL for (unsigned step = 0; step < 2 * TURN_STEPS; step++) if (step < steps_of(place)) weights(s, p, i, place, step, &t);
+}
+
+ALWAYS void fill_slab(struct slab *s, const struct pieces *p, const bool paired, scales_fn *const scales,
+                      weights_fn *const weights)
+{
+    scales(s, p);
+    for (size_t i = 0; i < 4; i += paired ? 2 : 1) {
+        fill_part(s, p, i, paired ? EVEN : ANY_PART, weights);
+        if (paired) fill_part(s, p, i + 1, ODD, weights);
+    }
+}
+
+ALWAYS void fill_from_quads(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks, const bool paired,
+                            scales_fn *const scales, weights_fn *const weights, const size_t bytes)
 {
     (void)n_blocks;
     for (size_t h = 0; h < 2; h++) {
         const struct pieces p = pieces_at(w, h * SLAB_ROWS, piece * bytes);
-        scales(&panel->half[h], &p);
-        for (size_t i = 0; i < 4; i++) {
-            struct turn t;
-            UNROLL for (unsigned step = 0; step < TURN_STEPS; step++) weights(&panel->half[h], &p, i, step, &t);
-        }
+        fill_slab(&panel->half[h], &p, paired, scales, weights);
     }
 }
 
@@ -218,8 +239,10 @@ ALWAYS void scales_q4_k(struct slab *s, const struct pieces *p)
 {
     scales_45(s, p);
 }
-ALWAYS void weights_q4_k(struct slab *s, const struct pieces *p, const size_t i, const unsigned step, struct turn *t)
+ALWAYS void weights_q4_k(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step,
+                         struct turn *t)
 {
+    (void)place;
     turn_step(t, p, 16 + 32 * i, step);
     if (step < TURN_LOADS) return;
     UNROLL for (unsigned k = step - TURN_LOADS; k < 8; k += 4)
@@ -230,22 +253,24 @@ ALWAYS void weights_q4_k(struct slab *s, const struct pieces *p, const size_t i,
     }
 }
 
-/* A whole turn. Types whose upper bits lie apart keep them, before the first of the parts that need them, where the weights of
- * the last of these will stand. */
-ALWAYS void turn_into(uint8_t (*w)[SLAB_ROWS][4], const struct pieces *p, size_t at)
+/* Bits that lie apart are turned before the first of the parts that need them, and kept where the weights of the last of
+ * these will stand. */
+ALWAYS void turn_apart(uint8_t (*w)[SLAB_ROWS][4], const struct pieces *p, size_t at, const unsigned step, struct turn *t)
 {
-    struct turn t;
-    UNROLL for (unsigned step = 0; step < TURN_LOADS; step++) turn_step(&t, p, at, step);
-    UNROLL for (unsigned k = 0; k < 8; k++) _mm512_store_si512(w[k], turned(&t, k));
+    turn_step(t, p, at, step);
+    if (step < TURN_LOADS) return;
+    UNROLL for (unsigned k = step - TURN_LOADS; k < 8; k += 4) _mm512_store_si512(w[k], turned(t, k));
 }
 
 ALWAYS void scales_q5_k(struct slab *s, const struct pieces *p)
 {
     scales_45(s, p);
 }
-ALWAYS void weights_q5_k(struct slab *s, const struct pieces *p, const size_t i, const unsigned step, struct turn *t)
+ALWAYS void weights_q5_k(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step,
+                         struct turn *t)
 {
-    if (step == 0 && i == 0) turn_into(s->w + 48, p, 16);
+    (void)place;
+    if (i == 0 && step == 0) UNROLL for (unsigned at = 0; at < TURN_STEPS; at++) turn_apart(s->w + 48, p, 16, at, t);
     turn_step(t, p, 48 + 32 * i, step);
     if (step < TURN_LOADS) return;
     UNROLL for (unsigned k = step - TURN_LOADS; k < 8; k += 4)
@@ -268,27 +293,72 @@ ALWAYS __m512i six_bits(__m512i low, __m512i high)
 
 ALWAYS void scales_q6_k(struct slab *s, const struct pieces *p)
 {
+    uint16_t d[SLAB_ROWS];
     __m512i t[4];
-    quads(p, 194, t); /* the last two bytes are d */
-    v_store(s->d[0], low_halves(_mm512_srli_epi32(t[3], 16)));
+    UNROLL for (size_t r = 0; r < SLAB_ROWS; r++) d[r] = load_u16(p->p[r] + 208);
     quads(p, 192, t);
     UNROLL for (unsigned i = 0; i < 16; i++)
         _mm512_store_si512(s->sc[i], _mm512_srai_epi32(_mm512_slli_epi32(t[i / 4], 24 - 8 * (i % 4)), 24));
+    v_store(s->d[0], v_widen(_mm256_loadu_si256((const __m256i *)d), QTYPE_F16));
 }
 /* Of half i / 2 of the weights, quarters i % 2 and i % 2 + 2. */
-ALWAYS void weights_q6_k(struct slab *s, const struct pieces *p, const size_t i, const unsigned step, struct turn *t)
+ALWAYS void weights_q6_k(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step,
+                         struct turn *t)
 {
-    const size_t at = i / 2 * 32 + i % 2 * 8;
-    if (step == 0 && i % 2 == 0) turn_into(s->w + at + 8, p, 128 + i / 2 * 32);
-    turn_step(t, p, 32 * i, step);
+    uint8_t(*const w)[SLAB_ROWS][4] = s->w + i / 2 * 32, (*const high)[SLAB_ROWS][4] = w + 8;
+    const bool odd = place == ODD;
+    const unsigned at = odd ? step : step - TURN_STEPS;
+    if (!odd && step < TURN_STEPS) {
+        turn_apart(high, p, 128 + i / 2 * 32, step, t);
+        return;
+    }
+    turn_step(t, p, 32 * i, at);
+    if (at < TURN_LOADS) return;
+    UNROLL for (unsigned k = at - TURN_LOADS; k < 8; k += 4)
+    {
+        const __m512i v = turned(t, k), h = _mm512_load_si512(high[k]);
+        const __m512i h0 = _mm512_slli_epi16(h, odd ? 2 : 4), h2 = odd ? _mm512_srli_epi16(h, 2) : h;
+        _mm512_store_si512(w[8 * odd + k], six_bits(v, h0));
+        _mm512_store_si512(w[8 * odd + k + 16], six_bits(_mm512_srli_epi16(v, 4), h2));
+    }
+}
+
+/* Scales of 6 bits less 32: four bits of each in a dword, the upper two of all in 16 bits. */
+ALWAYS void scales_iq4_xs(struct slab *s, const struct pieces *p)
+{
+    uint16_t d[SLAB_ROWS], high[SLAB_ROWS];
+    uint32_t low[SLAB_ROWS];
+    UNROLL for (size_t r = 0; r < SLAB_ROWS; r++)
+    {
+        d[r] = load_u16(p->p[r]);
+        high[r] = load_u16(p->p[r] + 2);
+        low[r] = load_u32(p->p[r] + 4);
+    }
+    v_store(s->d[0], v_widen(_mm256_loadu_si256((const __m256i *)d), QTYPE_F16));
+    const __m512i l = _mm512_loadu_si512(low);
+    const __m512i h = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)high)), 4);
+    const __m512i low4 = _mm512_set1_epi32(15), top2 = _mm512_set1_epi32(48);
+    UNROLL for (unsigned i = 0; i < 8; i++)
+    {
+        /* (low & 15) | (high & 48) */
+        const __m512i sc = _mm512_ternarylogic_epi64(_mm512_and_si512(_mm512_srli_epi32(l, 4 * i), low4),
+                                                     _mm512_srli_epi32(h, 2 * i), top2, 0xf8);
+        _mm512_store_si512(s->sc[i], _mm512_sub_epi32(sc, _mm512_set1_epi32(32)));
+    }
+}
+/* Two subblocks of 16 bytes each. */
+ALWAYS void weights_iq4_xs(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step,
+                           struct turn *t)
+{
+    (void)place;
+    turn_step(t, p, 8 + 32 * i, step);
     if (step < TURN_LOADS) return;
     UNROLL for (unsigned k = step - TURN_LOADS; k < 8; k += 4)
     {
-        const __m512i v = turned(t, k);
-        const __m512i h =
-            _mm512_srl_epi16(_mm512_load_si512(s->w[i / 2 * 32 + 8 + k]), _mm_cvtsi64_si128((long long)(i % 2 * 2)));
-        _mm512_store_si512(s->w[at + k], six_bits(v, _mm512_slli_epi16(h, 4)));
-        _mm512_store_si512(s->w[at + k + 16], six_bits(_mm512_srli_epi16(v, 4), h));
+        const __m512i v = turned(t, k), m15 = bytes_of(15);
+        uint8_t(*const w)[SLAB_ROWS][4] = s->w + 16 * i + k / 4 * 8 + k % 4;
+        _mm512_store_si512(w[0], look_up(iq4_levels, _mm512_and_si512(v, m15)));
+        _mm512_store_si512(w[4], look_up(iq4_levels, _mm512_and_si512(_mm512_srli_epi16(v, 4), m15)));
     }
 }
 
