@@ -21,7 +21,7 @@ enum {
     SLAB_ROWS = 16,
     PACK_COLS = 8,
     TILE_COLS = 4,   /* half of what is packed together: sums and totals of 32 rows by more do not fit the registers */
-    FEW_COLS = 16,   /* activation rows up to which slabs are filled beside products, */
+    FEW_COLS = 48,   /* activation rows up to which slabs are filled beside products, */
     FEW_SUMS = 6144, /* if these hold their sums: for each PACK_COLS rows one for each 16 of their activations */
     STRIP = 768,     /* activation rows per panel, bounded by scratch */
 };
@@ -370,22 +370,30 @@ static tile_fn *const *tiles_of(enum qtype type, enum form form)
     return has_min ? tiles_sub32_min : tiles_sub32;
 }
 
-#define EACH_COL(F, ...) \
-    F(1, __VA_ARGS__)    \
+#define FROM_TWO(F, ...) \
     F(2, __VA_ARGS__)    \
     F(3, __VA_ARGS__) F(4, __VA_ARGS__) F(5, __VA_ARGS__) F(6, __VA_ARGS__) F(7, __VA_ARGS__) F(8, __VA_ARGS__)
-#define SLAB(nc, tag, subs, has_min)                                 \
-    static void slab_##tag##_##nc(const struct slab_tile *t)         \
-    {                                                                \
-        slab_cols(t, nc, subs, has_min, NULL, false, NULL, NULL, 0); \
+#define FROM_ONE(F, ...) F(1, __VA_ARGS__) FROM_TWO(F, __VA_ARGS__)
+#define SLAB(nc, tag, form, has_min)                                    \
+    static void slab_##tag##_##nc(const struct slab_tile *t)            \
+    {                                                                   \
+        slab_cols(t, nc, form, has_min, NULL, ONE_TURN, NULL, NULL, 0); \
     }
 #define SLAB_NAME(nc, tag) slab_##tag##_##nc,
-#define SLABS(tag, subs, has_min)      \
-    EACH_COL(SLAB, tag, subs, has_min) \
-    static slab_fn *const slabs_##tag[PACK_COLS] = {EACH_COL(SLAB_NAME, tag)};
-SLABS(sub32, 8, false)
-SLABS(sub32_min, 8, true)
-SLABS(sub16, 16, false)
+#define SLABS(tag, form, has_min)      \
+    FROM_ONE(SLAB, tag, form, has_min) \
+    static slab_fn *const slabs_##tag[PACK_COLS] = {FROM_ONE(SLAB_NAME, tag)};
+SLABS(32, NO_SUBS, false)
+SLABS(sub32, SUB32, false)
+SLABS(sub32_min, SUB32, true)
+SLABS(sub16, SUB16, false)
+
+ALWAYS slab_fn *const *slabs_of(const enum form form, const bool has_min)
+{
+    if (form == NO_SUBS) return slabs_32;
+    if (form == SUB16) return slabs_sub16;
+    return has_min ? slabs_sub32_min : slabs_sub32;
+}
 
 /* A type whose blocks are read by chunk and stage. bytes: of 256 weights. Its functions know it as w->a->type. */
 #define PRODUCT(tag, chunk, stage, bytes, off, has_min, form, d_type)       \
@@ -406,8 +414,9 @@ SLABS(sub16, 16, false)
             mm_panels(a, r0, r1, fill_##tag, tiles_of(a->type, form));      \
     }
 
-/* How slabs of a type are filled: from rows of bytes, or transposed as they lie (slab_avx512_tmpl.h). These are filled fast
- * enough to be worth it for few activation rows. */
+/* How slabs of a type are filled (slab_avx512_tmpl.h): CHUNKS, from rows of bytes; else transposed as they lie, which is fast
+ * enough to do it beside the products of few activation rows. Rows of types of 32 may end within a piece, which turns do not:
+ * their panels are filled from chunks. */
 #define FILL_CHUNKS(tag, chunk, stage, bytes, form, has_min, d_type)                                 \
     static void fill_##tag(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks) \
     {                                                                                                \
@@ -418,26 +427,31 @@ SLABS(sub16, 16, false)
         (void)a, (void)r0, (void)r1;                                                                 \
         return false;                                                                                \
     }
-#define FEW(nc, tag, bytes, form, has_min)                                                                 \
-    static void few_##tag##_##nc(const struct mm *a, size_t r0, size_t r1)                                 \
-    {                                                                                                      \
-        slab_fn *const *others = form == SUB16 ? slabs_sub16 : has_min ? slabs_sub32_min : slabs_sub32;    \
-        few_rows(a, r0, r1, nc, others, form == SUB16, scales_##tag, weights_##tag, bytes, form, has_min); \
+#define FEW(nc, tag, bytes, form, has_min, turns)                                                                   \
+    static void few_##tag##_##nc(const struct mm *a, size_t r0, size_t r1)                                          \
+    {                                                                                                               \
+        few_rows(a, r0, r1, nc, slabs_of(form, has_min), turns, scales_##tag, weights_##tag, bytes, form, has_min); \
     }
 #define FEW_NAME(nc, tag) few_##tag##_##nc,
-#define FILL_QUADS(tag, chunk, stage, bytes, form, has_min, d_type)                                    \
-    static void fill_##tag(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks)   \
-    {                                                                                                  \
-        fill_from_quads(panel, w, piece, n_blocks, form == SUB16, scales_##tag, weights_##tag, bytes); \
-    }                                                                                                  \
-    EACH_COL(FEW, tag, bytes, form, has_min)                                                           \
-    static bool few_##tag(const struct mm *a, size_t r0, size_t r1)                                    \
-    {                                                                                                  \
-        static few_fn *const first[PACK_COLS] = {EACH_COL(FEW_NAME, tag)};                             \
-        const bool pays = is_few(a);                                                                   \
-        if (pays) first[size_min(a->n_rows, PACK_COLS) - 1](a, r0, r1);                                \
-        return pays;                                                                                   \
+#define FILL_SLABS(tag, chunk, stage, bytes, form, has_min, d_type, turns)                           \
+    static void fill_##tag(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks) \
+    {                                                                                                \
+        if (form == NO_SUBS)                                                                         \
+            fill_from_chunks(panel, w, piece, n_blocks, chunk, stage, form, has_min, d_type);        \
+        else                                                                                         \
+            fill_from_turns(panel, w, piece, turns, scales_##tag, weights_##tag, bytes);             \
+    }                                                                                                \
+    FROM_TWO(FEW, tag, bytes, form, has_min, turns)                                                  \
+    static bool few_##tag(const struct mm *a, size_t r0, size_t r1)                                  \
+    {                                                                                                \
+        static few_fn *const first[PACK_COLS - 1] = {FROM_TWO(FEW_NAME, tag)};                       \
+        const bool pays = is_few(a);                                                                 \
+        if (pays) first[size_min(a->n_rows, PACK_COLS) - PACK_MIN](a, r0, r1);                       \
+        return pays;                                                                                 \
     }
+#define FILL_ONE_TURN(...) FILL_SLABS(__VA_ARGS__, ONE_TURN)
+#define FILL_TWO_TURNS(...) FILL_SLABS(__VA_ARGS__, TWO_TURNS)
+#define FILL_THREE_IN_TWO(...) FILL_SLABS(__VA_ARGS__, THREE_IN_TWO)
 #define HOT(TYPE, tag, bytes, off, has_min, form, d_type, FILL)              \
     FILL_##FILL(tag, chunk_##tag, stage_##tag, bytes, form, has_min, d_type) \
         PRODUCT(tag, chunk_##tag, stage_##tag, bytes, off, has_min, form, d_type)
@@ -447,20 +461,20 @@ SLABS(sub16, 16, false)
             qtypes[w->a->type].off, qtypes[w->a->type].has_min, form, QTYPE_F32)
 
 /* X(TYPE, tag, bytes of 256 weights, off, has_min, form, type of d and m, how panels are filled) */
-#define HOT_TYPES(X)                                               \
-    X(Q8_0, q8_0, 272, 128, false, NO_SUBS, QTYPE_F16, CHUNKS)     \
-    X(Q4_0, q4_0, 144, 8, false, NO_SUBS, QTYPE_F16, CHUNKS)       \
-    X(Q4_1, q4_1, 160, 0, true, NO_SUBS, QTYPE_F16, CHUNKS)        \
-    X(Q5_0, q5_0, 176, 16, false, NO_SUBS, QTYPE_F16, CHUNKS)      \
-    X(Q5_1, q5_1, 192, 0, true, NO_SUBS, QTYPE_F16, CHUNKS)        \
-    X(IQ4_NL, iq4_nl, 144, 128, false, NO_SUBS, QTYPE_F16, CHUNKS) \
-    X(MXFP4, mxfp4, 136, 12, false, NO_SUBS, QTYPE_BF16, CHUNKS)   \
-    X(Q2_K, q2_k, 84, 0, true, SUB16, QTYPE_F16, CHUNKS)           \
-    X(Q3_K, q3_k, 110, 4, false, SUB16, QTYPE_F16, CHUNKS)         \
-    X(Q4_K, q4_k, 144, 0, true, SUB32, QTYPE_F16, QUADS)           \
-    X(Q5_K, q5_k, 176, 0, true, SUB32, QTYPE_F16, QUADS)           \
-    X(Q6_K, q6_k, 210, 32, false, SUB16, QTYPE_F16, QUADS)         \
-    X(IQ4_XS, iq4_xs, 136, 128, false, WIDE32, QTYPE_F16, QUADS)
+#define HOT_TYPES(X)                                                 \
+    X(Q8_0, q8_0, 272, 128, false, NO_SUBS, QTYPE_F16, TWO_TURNS)    \
+    X(Q4_0, q4_0, 144, 8, false, NO_SUBS, QTYPE_F16, ONE_TURN)       \
+    X(Q4_1, q4_1, 160, 0, true, NO_SUBS, QTYPE_F16, CHUNKS)          \
+    X(Q5_0, q5_0, 176, 16, false, NO_SUBS, QTYPE_F16, CHUNKS)        \
+    X(Q5_1, q5_1, 192, 0, true, NO_SUBS, QTYPE_F16, CHUNKS)          \
+    X(IQ4_NL, iq4_nl, 144, 128, false, NO_SUBS, QTYPE_F16, ONE_TURN) \
+    X(MXFP4, mxfp4, 136, 12, false, NO_SUBS, QTYPE_BF16, CHUNKS)     \
+    X(Q2_K, q2_k, 84, 0, true, SUB16, QTYPE_F16, CHUNKS)             \
+    X(Q3_K, q3_k, 110, 4, false, SUB16, QTYPE_F16, CHUNKS)           \
+    X(Q4_K, q4_k, 144, 0, true, SUB32, QTYPE_F16, ONE_TURN)          \
+    X(Q5_K, q5_k, 176, 0, true, SUB32, QTYPE_F16, ONE_TURN)          \
+    X(Q6_K, q6_k, 210, 32, false, SUB16, QTYPE_F16, THREE_IN_TWO)    \
+    X(IQ4_XS, iq4_xs, 136, 128, false, WIDE32, QTYPE_F16, ONE_TURN)
 HOT_TYPES(HOT)
 ANY(any_32, NO_SUBS)
 ANY(any_256, SUB16)

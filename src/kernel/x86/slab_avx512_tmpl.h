@@ -144,16 +144,21 @@ struct turn {
     __m512i x[4], y[4]; /* dwords i and i + 4 of rows 0-7, of rows 8-15 */
 };
 
-/* Rows r and r + 4. */
-ALWAYS __m512i two_rows(const struct pieces *p, size_t r, size_t at)
+/* 32 bytes, of which the second 16 lie `gap` bytes behind the first. */
+ALWAYS __m256i row_of(const uint8_t *p, const size_t gap)
 {
-    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(p->p[r] + at))),
-                              _mm256_loadu_si256((const __m256i *)(p->p[r + 4] + at)), 1);
+    if (gap == 16) return _mm256_loadu_si256((const __m256i *)p);
+    return _mm256_loadu2_m128i((const __m128i *)(p + gap), (const __m128i *)p);
+}
+/* Rows r and r + 4. */
+ALWAYS __m512i two_rows(const struct pieces *p, size_t r, size_t at, const size_t gap)
+{
+    return _mm512_inserti64x4(_mm512_castsi256_si512(row_of(p->p[r] + at, gap)), row_of(p->p[r + 4] + at, gap), 1);
 }
 /* Keeps what makes v, reads and writes before it on that side. */
 #define HERE(v) __asm__ volatile("" : "+v"(v) : : "memory")
 
-ALWAYS void turn_step(struct turn *t, const struct pieces *p, size_t at, const unsigned step)
+ALWAYS void turn_step(struct turn *t, const struct pieces *p, size_t at, const size_t gap, const unsigned step)
 {
     if (step == 2) transpose_four(t->a, t->x);
     if (step == 5) transpose_four(t->a, t->y);
@@ -162,7 +167,7 @@ ALWAYS void turn_step(struct turn *t, const struct pieces *p, size_t at, const u
     UNROLL for (size_t i = 0; i < 2; i++)
     {
         const size_t k = row % 8 + i;
-        t->a[k] = two_rows(p, row + i, at);
+        t->a[k] = two_rows(p, row + i, at, gap);
         HERE(t->a[k]);
     }
 }
@@ -171,42 +176,44 @@ ALWAYS __m512i turned(const struct turn *t, const unsigned k)
     return k < 4 ? _mm512_shuffle_i32x4(t->x[k], t->y[k], 0x88) : _mm512_shuffle_i32x4(t->x[k - 4], t->y[k - 4], 0xdd);
 }
 
-/* Which part of a slab's weights is filled, where that is known: types with paired parts have a turn more in even ones, of bits
- * that lie apart and belong to both. */
-enum place { ANY_PART, EVEN, ODD };
+/* A slab's weights are filled in 4 parts of 64. What a type needs for a part, or for two, of which the even one has a turn
+ * more: of bits that lie apart and belong to both. */
+enum turns { ONE_TURN, TWO_TURNS, THREE_IN_TWO };
+enum place { ANY_PART, EVEN, ODD }; /* EVEN and ODD: of THREE_IN_TWO */
 
 typedef void scales_fn(struct slab *s, const struct pieces *p);
-/* Step `step` in the filling of part i of 4 of the weights, of as many as steps_of says: a turn, or two. */
+/* Step `step` in the filling of part i, of as many as steps_of says. */
 typedef void weights_fn(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step,
                         struct turn *t);
-ALWAYS unsigned steps_of(const enum place place)
+ALWAYS unsigned steps_of(const enum turns turns, const enum place place)
 {
-    return place == EVEN ? 2 * TURN_STEPS : TURN_STEPS;
+    return turns == TWO_TURNS || place == EVEN ? 2 * TURN_STEPS : TURN_STEPS;
 }
 
-ALWAYS void fill_part(struct slab *s, const struct pieces *p, size_t i, const enum place place, weights_fn *const weights)
+ALWAYS void fill_part(struct slab *s, const struct pieces *p, size_t i, const enum place place, const enum turns turns,
+                      weights_fn *const weights)
 {
     struct turn t;
-    UNROLL for (unsigned step = 0; step < 2 * TURN_STEPS; step++) if (step < steps_of(place)) weights(s, p, i, place, step, &t);
+    UNROLL for (unsigned step = 0; step < 2 * TURN_STEPS; step++) if (step < steps_of(turns, place))
+        weights(s, p, i, place, step, &t);
 }
 
-ALWAYS void fill_slab(struct slab *s, const struct pieces *p, const bool paired, scales_fn *const scales,
+ALWAYS void fill_slab(struct slab *s, const struct pieces *p, const enum turns turns, scales_fn *const scales,
                       weights_fn *const weights)
 {
     scales(s, p);
-    for (size_t i = 0; i < 4; i += paired ? 2 : 1) {
-        fill_part(s, p, i, paired ? EVEN : ANY_PART, weights);
-        if (paired) fill_part(s, p, i + 1, ODD, weights);
+    for (size_t i = 0; i < 4; i += turns == THREE_IN_TWO ? 2 : 1) {
+        fill_part(s, p, i, turns == THREE_IN_TWO ? EVEN : ANY_PART, turns, weights);
+        if (turns == THREE_IN_TWO) fill_part(s, p, i + 1, ODD, turns, weights);
     }
 }
 
-ALWAYS void fill_from_quads(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks, const bool paired,
+ALWAYS void fill_from_turns(struct panel *panel, const struct rows *w, size_t piece, const enum turns turns,
                             scales_fn *const scales, weights_fn *const weights, const size_t bytes)
 {
-    (void)n_blocks;
     for (size_t h = 0; h < 2; h++) {
         const struct pieces p = pieces_at(w, h * SLAB_ROWS, piece * bytes);
-        fill_slab(&panel->half[h], &p, paired, scales, weights);
+        fill_slab(&panel->half[h], &p, turns, scales, weights);
     }
 }
 
@@ -243,7 +250,7 @@ ALWAYS void weights_q4_k(struct slab *s, const struct pieces *p, size_t i, const
                          struct turn *t)
 {
     (void)place;
-    turn_step(t, p, 16 + 32 * i, step);
+    turn_step(t, p, 16 + 32 * i, 16, step);
     if (step < TURN_LOADS) return;
     UNROLL for (unsigned k = step - TURN_LOADS; k < 8; k += 4)
     {
@@ -257,7 +264,7 @@ ALWAYS void weights_q4_k(struct slab *s, const struct pieces *p, size_t i, const
  * these will stand. */
 ALWAYS void turn_apart(uint8_t (*w)[SLAB_ROWS][4], const struct pieces *p, size_t at, const unsigned step, struct turn *t)
 {
-    turn_step(t, p, at, step);
+    turn_step(t, p, at, 16, step);
     if (step < TURN_LOADS) return;
     UNROLL for (unsigned k = step - TURN_LOADS; k < 8; k += 4) _mm512_store_si512(w[k], turned(t, k));
 }
@@ -271,7 +278,7 @@ ALWAYS void weights_q5_k(struct slab *s, const struct pieces *p, size_t i, const
 {
     (void)place;
     if (i == 0 && step == 0) UNROLL for (unsigned at = 0; at < TURN_STEPS; at++) turn_apart(s->w + 48, p, 16, at, t);
-    turn_step(t, p, 48 + 32 * i, step);
+    turn_step(t, p, 48 + 32 * i, 16, step);
     if (step < TURN_LOADS) return;
     UNROLL for (unsigned k = step - TURN_LOADS; k < 8; k += 4)
     {
@@ -312,7 +319,7 @@ ALWAYS void weights_q6_k(struct slab *s, const struct pieces *p, size_t i, const
         turn_apart(high, p, 128 + i / 2 * 32, step, t);
         return;
     }
-    turn_step(t, p, 32 * i, at);
+    turn_step(t, p, 32 * i, 16, at);
     if (at < TURN_LOADS) return;
     UNROLL for (unsigned k = at - TURN_LOADS; k < 8; k += 4)
     {
@@ -351,7 +358,7 @@ ALWAYS void weights_iq4_xs(struct slab *s, const struct pieces *p, size_t i, con
                            struct turn *t)
 {
     (void)place;
-    turn_step(t, p, 8 + 32 * i, step);
+    turn_step(t, p, 8 + 32 * i, 16, step);
     if (step < TURN_LOADS) return;
     UNROLL for (unsigned k = step - TURN_LOADS; k < 8; k += 4)
     {
@@ -360,6 +367,65 @@ ALWAYS void weights_iq4_xs(struct slab *s, const struct pieces *p, size_t i, con
         _mm512_store_si512(w[0], look_up(iq4_levels, _mm512_and_si512(v, m15)));
         _mm512_store_si512(w[4], look_up(iq4_levels, _mm512_and_si512(_mm512_srli_epi16(v, 4), m15)));
     }
+}
+
+/* Scales of types of 32: blocks 2 i and 2 i + 1. */
+ALWAYS void scales_32(struct slab *s, const struct pieces *p, size_t i, const size_t bytes)
+{
+    UNROLL for (size_t b = 0; b < 2; b++)
+    {
+        uint16_t d[SLAB_ROWS];
+        UNROLL for (size_t r = 0; r < SLAB_ROWS; r++) d[r] = load_u16(p->p[r] + (2 * i + b) * bytes);
+        v_store(s->d[2 * i + b], v_widen(_mm256_loadu_si256((const __m256i *)d), QTYPE_F16));
+    }
+}
+ALWAYS void scales_with_weights(struct slab *s, const struct pieces *p)
+{
+    (void)s, (void)p;
+}
+#define scales_q8_0 scales_with_weights
+#define scales_q4_0 scales_with_weights
+#define scales_iq4_nl scales_with_weights
+
+ALWAYS void weights_q8_0(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step,
+                         struct turn *t)
+{
+    const unsigned b = step / TURN_STEPS, at = step % TURN_STEPS;
+    (void)place;
+    if (step == 0) scales_32(s, p, i, 34);
+    turn_step(t, p, (2 * i + b) * 34 + 2, 16, at);
+    if (at < TURN_LOADS) return;
+    UNROLL for (unsigned k = at - TURN_LOADS; k < 8; k += 4)
+        _mm512_store_si512(s->w[16 * i + 8 * b + k], _mm512_xor_si512(turned(t, k), bytes_of(-128)));
+}
+
+/* Two blocks of nibbles; levels: what they stand for, or NULL. */
+ALWAYS void weights_nibbles(struct slab *s, const struct pieces *p, size_t i, const unsigned step, struct turn *t,
+                            const int8_t *levels)
+{
+    if (step == 0) scales_32(s, p, i, 18);
+    turn_step(t, p, 2 * i * 18 + 2, 18, step);
+    if (step < TURN_LOADS) return;
+    UNROLL for (unsigned k = step - TURN_LOADS; k < 8; k += 4)
+    {
+        const __m512i v = turned(t, k), m15 = bytes_of(15);
+        const __m512i low = _mm512_and_si512(v, m15), top = _mm512_and_si512(_mm512_srli_epi16(v, 4), m15);
+        uint8_t(*const w)[SLAB_ROWS][4] = s->w + 16 * i + k / 4 * 8 + k % 4;
+        _mm512_store_si512(w[0], levels ? look_up(levels, low) : low);
+        _mm512_store_si512(w[4], levels ? look_up(levels, top) : top);
+    }
+}
+ALWAYS void weights_q4_0(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step,
+                         struct turn *t)
+{
+    (void)place;
+    weights_nibbles(s, p, i, step, t, NULL);
+}
+ALWAYS void weights_iq4_nl(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step,
+                           struct turn *t)
+{
+    (void)place;
+    weights_nibbles(s, p, i, step, t, iq4_levels);
 }
 
 #endif
