@@ -406,6 +406,9 @@ static void test_mm(const struct kernels *ref, const struct kernels *now, enum q
     const size_t align = size_max(unit, 32);
     ok = ok && mm_case(ref, now, t, align, 3, 1600, ORDINARY) && mm_case(ref, now, t, 544 / align * align, 37, 200, ORDINARY) &&
          mm_case(ref, now, t, 2080 / align * align, 70, 7, WIDE) && mm_case(ref, now, t, 1056 / align * align, 33, 40, CANCEL);
+    /* The same where rows are whole superblocks, which types of 32 may have kernels for. */
+    ok = ok && mm_case(ref, now, t, 768, 41, 11, ORDINARY) && mm_case(ref, now, t, 512, 70, 2, WIDE) &&
+         mm_case(ref, now, t, 1024, 50, 48, CANCEL) && mm_case(ref, now, t, 2048, 37, 8, ORDINARY);
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------------------------- */

@@ -5,7 +5,7 @@
  *
  * Many (prefill): PANEL_ROWS weight rows by 256 weights are unpacked into scratch as [k / 4][rows][4], so that a register is 4
  * weights of several rows and a broadcast of 4 activations serves it. All activation rows pass over the panel while it is in
- * L1, PACK_COLS at a time and packed likewise; between panels of the same rows the two chains of each output (scaled sums,
+ * L1, TILE_COLS at a time and packed likewise; between panels of the same rows the two chains of each output (scaled sums,
  * minima) wait in scratch.
  *
  * Where fewer weight rows are left, the last one is repeated and not stored. */
@@ -18,11 +18,11 @@ struct work {
 };
 _Static_assert(sizeof(struct work) <= MM_SCRATCH, "scratch");
 
-/* One tile: all rows of a panel by up to PACK_COLS activation rows. */
+/* One tile: all rows of a panel by up to TILE_COLS activation rows. */
 struct tile {
     const struct panel *panel;
     size_t n_blocks;  /* of 32 weights in the panel, 8 but at the end of a row */
-    const int8_t *y;  /* [8 n_blocks][PACK_COLS][4] */
+    const int8_t *y;  /* [8 n_blocks][PACK_COLS][4], from the tile's first row on */
     const float *d;   /* scale of the panel's (first) block, for the first row; the next row's is d_row further */
     const int16_t *s; /* its sums, likewise */
     size_t d_row, s_row;
@@ -58,14 +58,20 @@ static void store_strip(const struct rows *w, const struct work *k, size_t m, si
     }
 }
 
+/* Packed activations from column `from` of row m on. */
+ALWAYS const int8_t *packed_at(const struct mm *a, size_t m, size_t from)
+{
+    return a->act.packed + m / PACK_COLS * PACK_COLS * a->k + from * PACK_COLS + m % PACK_COLS * 4;
+}
+
 /* PANEL_ROWS weight rows by activation rows m.. (n_cols, at most STRIP). */
-static void mm_strip(const struct rows *w, size_t m, size_t n_cols, fill_fn *fill, tile_fn *const tiles[PACK_COLS])
+static void mm_strip(const struct rows *w, size_t m, size_t n_cols, fill_fn *fill, tile_fn *const tiles[TILE_COLS])
 {
     const struct mm *a = w->a;
     const struct qtype_info *info = &qtypes[a->type];
     struct work *k = a->scratch;
     const size_t n_d = act_scales(info->arith, a->k), n_s = act_sums(info->arith, a->k);
-    const size_t n_tiles = (a->k + QSUPER - 1) / QSUPER * ((n_cols + PACK_COLS - 1) / PACK_COLS);
+    const size_t n_tiles = (a->k + QSUPER - 1) / QSUPER * ((n_cols + TILE_COLS - 1) / TILE_COLS);
     memset(k->acc, 0, n_cols * sizeof *k->acc);
     if (info->has_min) memset(k->min, 0, n_cols * sizeof *k->min);
     struct tile t = {.panel = &k->panel,
@@ -79,20 +85,20 @@ static void mm_strip(const struct rows *w, size_t m, size_t n_cols, fill_fn *fil
     for (size_t from = 0; from < a->k; from += QSUPER) {
         t.n_blocks = size_min(a->k - from, QSUPER) / ACT_BLOCK;
         fill(&k->panel, w, from / QSUPER, t.n_blocks);
-        for (size_t c = 0; c < n_cols; c += PACK_COLS) {
-            t.y = a->act.packed + (m + c) * a->k + from * PACK_COLS;
+        for (size_t c = 0; c < n_cols; c += TILE_COLS) {
+            t.y = packed_at(a, m + c, from);
             t.d = a->act.d + (m + c) * n_d + from * n_d / a->k;
             t.s = a->act.s + (m + c) * n_s + from * n_s / a->k;
             t.acc = k->acc + c;
             t.min = k->min + c;
-            tiles[size_min(n_cols - c, PACK_COLS) - 1](&t);
+            tiles[size_min(n_cols - c, TILE_COLS) - 1](&t);
             t.next_at += 64 * t.next_lines;
         }
     }
     store_strip(w, k, m, n_cols);
 }
 
-static void mm_panels(const struct mm *a, size_t r0, size_t r1, fill_fn *fill, tile_fn *const tiles[PACK_COLS])
+static void mm_panels(const struct mm *a, size_t r0, size_t r1, fill_fn *fill, tile_fn *const tiles[TILE_COLS])
 {
     for (size_t r = r0; r < r1; r += PANEL_ROWS)
         for (size_t m = 0; m < a->n_rows; m += STRIP)

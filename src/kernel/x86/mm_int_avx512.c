@@ -7,8 +7,10 @@
  * Decode, types of 256: vpmaddubsw makes sums of two products (u is at most 128, so they fit int16), vpdpwssd multiplies them
  * by the scale of their subblock and adds up; one tree for the 8 sums of a superblock. Where u is larger, vpdpbusd and vpmulld.
  *
- * Prefill: a register holds 4 weights of 16 rows, a tile is 32 x 6 outputs. Types of 32: 8 vpdpbusd for each block and
- * register, then scale, convert, fma. Types of 256: a vpmulld and an add for each subblock, floats once in 256. */
+ * Prefill: a register holds 4 weights of 16 rows, a tile is 32 x 4 outputs. Types of 32: 8 vpdpbusd for each block and
+ * register, then scale, convert, fma. Types of 256: a vpmulld and an add for each subblock, floats once in 256.
+ *
+ * In between, where taking weights apart costs as much as multiplying them, both are done side by side (few_avx512_tmpl.h). */
 #include "kernel/x86/avx512.h"
 #include "kernel/x86/unpack_avx512.h"
 
@@ -16,19 +18,26 @@ enum {
     DIRECT_COLS = 8, /* activation rows of a decode step at most */
     PACK_MIN = 2,    /* activation rows from which panels pay */
     PANEL_ROWS = 32,
-    PACK_COLS = 6,
+    SLAB_ROWS = 16,
+    PACK_COLS = 8,
+    TILE_COLS = 4,   /* half of what is packed together: sums and totals of 32 rows by more do not fit the registers */
+    FEW_COLS = 48,   /* activation rows up to which slabs are filled beside products, */
+    FEW_SUMS = 6144, /* if these hold their sums: for each PACK_COLS rows one for each 16 of their activations */
     STRIP = 768,     /* activation rows per panel, bounded by scratch */
-    PREFETCH = 1024, /* bytes ahead in each weight row */
 };
 
+/* 256 weights of SLAB_ROWS rows, taken apart: a register of w has a dword of each row. */
+struct slab {
+    uint8_t w[QSUPER / 4][SLAB_ROWS][4];
+    float d[8][SLAB_ROWS], m[8][SLAB_ROWS]; /* types of 256: [0] */
+    int32_t sc[16][SLAB_ROWS];              /* types of 256: of each subblock */
+    int16_t mn[8][SLAB_ROWS][2];            /* of two subblocks each */
+};
 struct panel {
-    uint8_t w[QSUPER / 4][PANEL_ROWS][4];
-    float d[8][PANEL_ROWS], m[8][PANEL_ROWS]; /* types of 256: [0] */
-    int32_t sc[16][PANEL_ROWS];               /* types of 256: of each subblock */
-    int16_t mn[8][PANEL_ROWS][2];             /* of two subblocks each */
+    struct slab half[2];
 };
 #include "kernel/x86/int_tmpl.h"
-#include "kernel/x86/panel_avx512_tmpl.h"
+#include "kernel/x86/slab_avx512_tmpl.h"
 
 /* ---- decode ---------------------------------------------------------------------------------------- */
 
@@ -184,15 +193,16 @@ ALWAYS void piece_256(__m256 *acc, __m256 *min, const struct stage *st, const st
 
 /* ---- tiles ----------------------------------------------------------------------------------------- */
 
-/* sum[c][h] += 4 * n weights of the panel's rows times those of nc activation rows. */
-ALWAYS void multiply(__m512i sum[PACK_COLS][2], const uint8_t *w, const int8_t *y, const unsigned n, const unsigned nc)
+/* sum[c][h] += 4 * n weights of the panel's rows, from dword i on, times those of nc activation rows. */
+ALWAYS void multiply(__m512i sum[TILE_COLS][2], const struct panel *p, size_t i, const int8_t *y, const unsigned n,
+                     const unsigned nc)
 {
-    UNROLL for (unsigned i = 0; i < n; i++)
+    UNROLL for (unsigned j = 0; j < n; j++)
     {
-        const __m512i w0 = _mm512_load_si512(w + i * PANEL_ROWS * 4), w1 = _mm512_load_si512(w + i * PANEL_ROWS * 4 + 64);
+        const __m512i w0 = _mm512_load_si512(p->half[0].w[i + j]), w1 = _mm512_load_si512(p->half[1].w[i + j]);
         UNROLL for (unsigned c = 0; c < nc; c++)
         {
-            const __m512i q = _mm512_set1_epi32((int)load_u32(y + (i * PACK_COLS + c) * 4));
+            const __m512i q = _mm512_set1_epi32((int)load_u32(y + ((i + j) * PACK_COLS + c) * 4));
             sum[c][0] = _mm512_dpbusd_epi32(sum[c][0], w0, q);
             sum[c][1] = _mm512_dpbusd_epi32(sum[c][1], w1, q);
         }
@@ -200,16 +210,16 @@ ALWAYS void multiply(__m512i sum[PACK_COLS][2], const uint8_t *w, const int8_t *
 }
 
 /* acc = fma(d * dx, value, acc) in 32 lanes. */
-ALWAYS void chain(float *acc, const float *d, __m512 dx, const __m512i value[2])
+ALWAYS void chain(float *acc, const float *d0, const float *d1, __m512 dx, const __m512i value[2])
 {
     UNROLL for (int h = 0; h < 2; h++)
-        v_store(acc + 16 * h, v_fma(v_mul(v_load(d + 16 * h), dx), _mm512_cvtepi32_ps(value[h]), v_load(acc + 16 * h)));
+        v_store(acc + 16 * h, v_fma(v_mul(v_load(h ? d1 : d0), dx), _mm512_cvtepi32_ps(value[h]), v_load(acc + 16 * h)));
 }
 
 ALWAYS void tile_32(const struct tile *t, const unsigned nc, const bool has_min)
 {
-    int32_t start[PACK_COLS][8]; /* of the sums: -off * sum of q */
-    __m512 acc[PACK_COLS][2];
+    int32_t start[TILE_COLS][8]; /* of the sums: -off * sum of q */
+    __m512 acc[TILE_COLS][2];
     UNROLL for (unsigned c = 0; c < nc; c++)
     {
         const __m128i s = _mm_maskz_loadu_epi16((__mmask8)lanes(t->n_blocks), t->s + c * t->s_row);
@@ -217,13 +227,13 @@ ALWAYS void tile_32(const struct tile *t, const unsigned nc, const bool has_min)
         UNROLL for (int h = 0; h < 2; h++) acc[c][h] = v_load(t->acc[c] + 16 * h);
     }
     for (size_t b = 0; b < t->n_blocks; b++) {
-        __m512i sum[PACK_COLS][2];
+        __m512i sum[TILE_COLS][2];
         fetch_next(t, b, 8);
         UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] = _mm512_set1_epi32(start[c][b]);
-        multiply(sum, t->panel->w[8 * b][0], t->y + b * 32 * PACK_COLS, 8, nc);
+        multiply(sum, t->panel, 8 * b, t->y, 8, nc);
         UNROLL for (int h = 0; h < 2; h++)
         {
-            const __m512 dw = v_load(t->panel->d[b] + 16 * h);
+            const __m512 dw = v_load(t->panel->half[h].d[b]);
             UNROLL for (unsigned c = 0; c < nc; c++) acc[c][h] =
                 v_fma(v_mul(dw, v_set1(t->d[c * t->d_row + b])), _mm512_cvtepi32_ps(sum[c][h]), acc[c][h]);
         }
@@ -233,7 +243,7 @@ ALWAYS void tile_32(const struct tile *t, const unsigned nc, const bool has_min)
     UNROLL for (unsigned c = 0; c < nc; c++) UNROLL for (int h = 0; h < 2; h++) acc[c][h] = v_load(t->min[c] + 16 * h);
     for (size_t b = 0; b < t->n_blocks; b++) UNROLL for (int h = 0; h < 2; h++)
         {
-            const __m512 mw = v_load(t->panel->m[b] + 16 * h);
+            const __m512 mw = v_load(t->panel->half[h].m[b]);
             UNROLL for (unsigned c = 0; c < nc; c++) acc[c][h] =
                 v_fma(v_mul(mw, v_set1(t->d[c * t->d_row + b])), v_set1((float)t->s[c * t->s_row + b]), acc[c][h]);
         }
@@ -250,8 +260,8 @@ ALWAYS __m512i sums_of(const int16_t *s, const size_t subs)
 /* The minima of a tile: they are few, and done before the products, whose start waits for nothing of them. */
 ALWAYS void tile_minima(const struct tile *t, const unsigned nc, const size_t subs)
 {
-    int16_t pairs[PACK_COLS][16]; /* sums of q of each subblock */
-    __m512i total[PACK_COLS][2];
+    int16_t pairs[TILE_COLS][16]; /* sums of q of each subblock */
+    __m512i total[TILE_COLS][2];
     UNROLL for (unsigned c = 0; c < nc; c++)
     {
         _mm256_storeu_si256((__m256i *)pairs[c], _mm512_cvtepi32_epi16(sums_of(t->s + c * t->s_row, subs)));
@@ -259,18 +269,19 @@ ALWAYS void tile_minima(const struct tile *t, const unsigned nc, const size_t su
     }
     for (size_t s = 0; s < subs / 2; s++) UNROLL for (int h = 0; h < 2; h++)
         {
-            const __m512i mn = _mm512_load_si512(t->panel->mn[s][16 * h]);
+            const __m512i mn = _mm512_load_si512(t->panel->half[h].mn[s]);
             UNROLL for (unsigned c = 0; c < nc; c++) total[c][h] =
                 _mm512_dpwssd_epi32(total[c][h], mn, _mm512_set1_epi32((int)load_u32(pairs[c] + 2 * s)));
         }
-    UNROLL for (unsigned c = 0; c < nc; c++) chain(t->min[c], t->panel->m[0], v_set1(t->d[c * t->d_row]), total[c]);
+    UNROLL for (unsigned c = 0; c < nc; c++)
+        chain(t->min[c], t->panel->half[0].m[0], t->panel->half[1].m[0], v_set1(t->d[c * t->d_row]), total[c]);
 }
 
 /* A type with minima has no offset. */
 ALWAYS void tile_256(const struct tile *t, const unsigned nc, const bool has_min, const size_t subs)
 {
-    int32_t start[PACK_COLS][16]; /* of the sums of a subblock: -off * sum of q */
-    __m512i total[PACK_COLS][2];
+    int32_t start[TILE_COLS][16]; /* of the sums of a subblock: -off * sum of q */
+    __m512i total[TILE_COLS][2];
     if (has_min) tile_minima(t, nc, subs);
     UNROLL for (unsigned c = 0; c < nc; c++)
     {
@@ -279,21 +290,24 @@ ALWAYS void tile_256(const struct tile *t, const unsigned nc, const bool has_min
         total[c][0] = total[c][1] = _mm512_setzero_si512();
     }
     for (size_t s = 0; s < subs; s++) {
-        __m512i sum[PACK_COLS][2];
+        __m512i sum[TILE_COLS][2];
         fetch_next(t, s, subs);
         UNROLL for (unsigned c = 0; c < nc; c++) sum[c][0] = sum[c][1] =
             has_min ? _mm512_setzero_si512() : _mm512_set1_epi32(start[c][s]);
         const unsigned n = 64 / (unsigned)subs;
-        multiply(sum, t->panel->w[s * n][0], t->y + s * n * 4 * PACK_COLS, n, nc);
+        multiply(sum, t->panel, s * n, t->y, n, nc);
         UNROLL for (int h = 0; h < 2; h++)
         {
-            const __m512i sc = _mm512_load_si512(t->panel->sc[s] + 16 * h);
+            const __m512i sc = _mm512_load_si512(t->panel->half[h].sc[s]);
             UNROLL for (unsigned c = 0; c < nc; c++) total[c][h] =
                 _mm512_add_epi32(total[c][h], _mm512_mullo_epi32(sum[c][h], sc));
         }
     }
-    UNROLL for (unsigned c = 0; c < nc; c++) chain(t->acc[c], t->panel->d[0], v_set1(t->d[c * t->d_row]), total[c]);
+    UNROLL for (unsigned c = 0; c < nc; c++)
+        chain(t->acc[c], t->panel->half[0].d[0], t->panel->half[1].d[0], v_set1(t->d[c * t->d_row]), total[c]);
 }
+
+#include "kernel/x86/few_avx512_tmpl.h"
 
 /* ---- the types -------------------------------------------------------------------------------------- */
 
@@ -329,15 +343,12 @@ ALWAYS void group(const struct rows *w, size_t n_cols, chunk_fn *const chunk, st
     {                                                   \
         BODY;                                           \
     }
-#define TILES(tag, BODY)                                                                            \
-    TILE(tag, 1, BODY(1))                                                                           \
-    TILE(tag, 2, BODY(2))                                                                           \
-    TILE(tag, 3, BODY(3))                                                                           \
-    TILE(tag, 4, BODY(4))                                                                           \
-    TILE(tag, 5, BODY(5))                                                                           \
-    TILE(tag, 6, BODY(6))                                                                           \
-    static tile_fn *const tiles_##tag[PACK_COLS] = {tile_##tag##_1, tile_##tag##_2, tile_##tag##_3, \
-                                                    tile_##tag##_4, tile_##tag##_5, tile_##tag##_6};
+#define TILES(tag, BODY)  \
+    TILE(tag, 1, BODY(1)) \
+    TILE(tag, 2, BODY(2)) \
+    TILE(tag, 3, BODY(3)) \
+    TILE(tag, 4, BODY(4)) \
+    static tile_fn *const tiles_##tag[TILE_COLS] = {tile_##tag##_1, tile_##tag##_2, tile_##tag##_3, tile_##tag##_4};
 #define BODY_32(nc) tile_32(t, nc, false)
 #define BODY_32_MIN(nc) tile_32(t, nc, true)
 #define BODY_SUB32(nc) tile_256(t, nc, false, 8)
@@ -359,13 +370,30 @@ static tile_fn *const *tiles_of(enum qtype type, enum form form)
     return has_min ? tiles_sub32_min : tiles_sub32;
 }
 
-/* How the panels of a type are filled; those that are transposed as they lie have their functions in panel_avx512_tmpl.h. */
-#define FILL_CHUNKS(tag, chunk, stage, form, has_min, d_type)                                        \
-    static void fill_##tag(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks) \
-    {                                                                                                \
-        fill(panel, w, piece, n_blocks, chunk, stage, form, has_min, d_type);                        \
+#define FROM_TWO(F, ...) \
+    F(2, __VA_ARGS__)    \
+    F(3, __VA_ARGS__) F(4, __VA_ARGS__) F(5, __VA_ARGS__) F(6, __VA_ARGS__) F(7, __VA_ARGS__) F(8, __VA_ARGS__)
+#define FROM_ONE(F, ...) F(1, __VA_ARGS__) FROM_TWO(F, __VA_ARGS__)
+#define SLAB(nc, tag, form, has_min)                                    \
+    static void slab_##tag##_##nc(const struct slab_tile *t)            \
+    {                                                                   \
+        slab_cols(t, nc, form, has_min, NULL, ONE_TURN, NULL, NULL, 0); \
     }
-#define FILL_QUADS(tag, chunk, stage, form, has_min, d_type)
+#define SLAB_NAME(nc, tag) slab_##tag##_##nc,
+#define SLABS(tag, form, has_min)      \
+    FROM_ONE(SLAB, tag, form, has_min) \
+    static slab_fn *const slabs_##tag[PACK_COLS] = {FROM_ONE(SLAB_NAME, tag)};
+SLABS(32, NO_SUBS, false)
+SLABS(sub32, SUB32, false)
+SLABS(sub32_min, SUB32, true)
+SLABS(sub16, SUB16, false)
+
+ALWAYS slab_fn *const *slabs_of(const enum form form, const bool has_min)
+{
+    if (form == NO_SUBS) return slabs_32;
+    if (form == SUB16) return slabs_sub16;
+    return has_min ? slabs_sub32_min : slabs_sub32;
+}
 
 /* A type whose blocks are read by chunk and stage. bytes: of 256 weights. Its functions know it as w->a->type. */
 #define PRODUCT(tag, chunk, stage, bytes, off, has_min, form, d_type)       \
@@ -380,34 +408,73 @@ static tile_fn *const *tiles_of(enum qtype type, enum form form)
     }                                                                       \
     static void mm_##tag##_avx512(const struct mm *a, size_t r0, size_t r1) \
     {                                                                       \
-        if (a->act.packed)                                                  \
-            mm_panels(a, r0, r1, fill_##tag, tiles_of(a->type, form));      \
-        else                                                                \
+        if (!a->act.packed)                                                 \
             mm_direct(a, r0, r1, one_##tag, several_##tag);                 \
+        else if (!few_##tag(a, r0, r1))                                     \
+            mm_panels(a, r0, r1, fill_##tag, tiles_of(a->type, form));      \
     }
-#define HOT(TYPE, tag, bytes, off, has_min, form, d_type, FILL)       \
-    FILL_##FILL(tag, chunk_##tag, stage_##tag, form, has_min, d_type) \
+
+/* How slabs of a type are filled (slab_avx512_tmpl.h): CHUNKS, from rows of bytes; else transposed as they lie, which is fast
+ * enough to do it beside the products of few activation rows. Rows of types of 32 may end within a piece, which turns do not:
+ * their panels are filled from chunks. */
+#define FILL_CHUNKS(tag, chunk, stage, bytes, form, has_min, d_type)                                 \
+    static void fill_##tag(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks) \
+    {                                                                                                \
+        fill_from_chunks(panel, w, piece, n_blocks, chunk, stage, form, has_min, d_type);            \
+    }                                                                                                \
+    static bool few_##tag(const struct mm *a, size_t r0, size_t r1)                                  \
+    {                                                                                                \
+        (void)a, (void)r0, (void)r1;                                                                 \
+        return false;                                                                                \
+    }
+#define FEW(nc, tag, bytes, form, has_min, turns)                                                                   \
+    static void few_##tag##_##nc(const struct mm *a, size_t r0, size_t r1)                                          \
+    {                                                                                                               \
+        few_rows(a, r0, r1, nc, slabs_of(form, has_min), turns, scales_##tag, weights_##tag, bytes, form, has_min); \
+    }
+#define FEW_NAME(nc, tag) few_##tag##_##nc,
+#define FILL_SLABS(tag, chunk, stage, bytes, form, has_min, d_type, turns)                           \
+    static void fill_##tag(struct panel *panel, const struct rows *w, size_t piece, size_t n_blocks) \
+    {                                                                                                \
+        if (form == NO_SUBS)                                                                         \
+            fill_from_chunks(panel, w, piece, n_blocks, chunk, stage, form, has_min, d_type);        \
+        else                                                                                         \
+            fill_from_turns(panel, w, piece, turns, scales_##tag, weights_##tag, bytes);             \
+    }                                                                                                \
+    FROM_TWO(FEW, tag, bytes, form, has_min, turns)                                                  \
+    static bool few_##tag(const struct mm *a, size_t r0, size_t r1)                                  \
+    {                                                                                                \
+        static few_fn *const first[PACK_COLS - 1] = {FROM_TWO(FEW_NAME, tag)};                       \
+        const bool pays = is_few(a);                                                                 \
+        if (pays) first[size_min(a->n_rows, PACK_COLS) - PACK_MIN](a, r0, r1);                       \
+        return pays;                                                                                 \
+    }
+#define FILL_ONE_TURN(...) FILL_SLABS(__VA_ARGS__, ONE_TURN)
+#define FILL_TWO_TURNS(...) FILL_SLABS(__VA_ARGS__, TWO_TURNS)
+#define FILL_THREE_IN_TWO(...) FILL_SLABS(__VA_ARGS__, THREE_IN_TWO)
+#define HOT(TYPE, tag, bytes, off, has_min, form, d_type, FILL)              \
+    FILL_##FILL(tag, chunk_##tag, stage_##tag, bytes, form, has_min, d_type) \
         PRODUCT(tag, chunk_##tag, stage_##tag, bytes, off, has_min, form, d_type)
 #define ANY(tag, form)                                                                                       \
-    FILL_CHUNKS(tag, chunk_any, stage_any, form, qtypes[w->a->type].has_min, QTYPE_F32)                      \
+    FILL_CHUNKS(tag, chunk_any, stage_any, 0, form, qtypes[w->a->type].has_min, QTYPE_F32)                   \
     PRODUCT(tag, chunk_any, stage_any, QSUPER / qtypes[w->a->type].block_n * qtypes[w->a->type].block_bytes, \
             qtypes[w->a->type].off, qtypes[w->a->type].has_min, form, QTYPE_F32)
 
 /* X(TYPE, tag, bytes of 256 weights, off, has_min, form, type of d and m, how panels are filled) */
-#define HOT_TYPES(X)                                               \
-    X(Q8_0, q8_0, 272, 128, false, NO_SUBS, QTYPE_F16, CHUNKS)     \
-    X(Q4_0, q4_0, 144, 8, false, NO_SUBS, QTYPE_F16, CHUNKS)       \
-    X(Q4_1, q4_1, 160, 0, true, NO_SUBS, QTYPE_F16, CHUNKS)        \
-    X(Q5_0, q5_0, 176, 16, false, NO_SUBS, QTYPE_F16, CHUNKS)      \
-    X(Q5_1, q5_1, 192, 0, true, NO_SUBS, QTYPE_F16, CHUNKS)        \
-    X(IQ4_NL, iq4_nl, 144, 128, false, NO_SUBS, QTYPE_F16, CHUNKS) \
-    X(MXFP4, mxfp4, 136, 12, false, NO_SUBS, QTYPE_BF16, CHUNKS)   \
-    X(Q2_K, q2_k, 84, 0, true, SUB16, QTYPE_F16, CHUNKS)           \
-    X(Q3_K, q3_k, 110, 4, false, SUB16, QTYPE_F16, CHUNKS)         \
-    X(Q4_K, q4_k, 144, 0, true, SUB32, QTYPE_F16, QUADS)           \
-    X(Q5_K, q5_k, 176, 0, true, SUB32, QTYPE_F16, QUADS)           \
-    X(Q6_K, q6_k, 210, 32, false, SUB16, QTYPE_F16, QUADS)         \
-    X(IQ4_XS, iq4_xs, 136, 128, false, WIDE32, QTYPE_F16, CHUNKS)
+#define HOT_TYPES(X)                                                 \
+    X(Q8_0, q8_0, 272, 128, false, NO_SUBS, QTYPE_F16, TWO_TURNS)    \
+    X(Q4_0, q4_0, 144, 8, false, NO_SUBS, QTYPE_F16, ONE_TURN)       \
+    X(Q4_1, q4_1, 160, 0, true, NO_SUBS, QTYPE_F16, CHUNKS)          \
+    X(Q5_0, q5_0, 176, 16, false, NO_SUBS, QTYPE_F16, CHUNKS)        \
+    X(Q5_1, q5_1, 192, 0, true, NO_SUBS, QTYPE_F16, CHUNKS)          \
+    X(IQ4_NL, iq4_nl, 144, 128, false, NO_SUBS, QTYPE_F16, ONE_TURN) \
+    X(MXFP4, mxfp4, 136, 12, false, NO_SUBS, QTYPE_BF16, CHUNKS)     \
+    X(Q2_K, q2_k, 84, 0, true, SUB16, QTYPE_F16, CHUNKS)             \
+    X(Q3_K, q3_k, 110, 4, false, SUB16, QTYPE_F16, CHUNKS)           \
+    X(Q4_K, q4_k, 144, 0, true, SUB32, QTYPE_F16, ONE_TURN)          \
+    X(Q5_K, q5_k, 176, 0, true, SUB32, QTYPE_F16, ONE_TURN)          \
+    X(Q6_K, q6_k, 210, 32, false, SUB16, QTYPE_F16, THREE_IN_TWO)    \
+    X(IQ4_XS, iq4_xs, 136, 128, false, WIDE32, QTYPE_F16, ONE_TURN)
 HOT_TYPES(HOT)
 ANY(any_32, NO_SUBS)
 ANY(any_256, SUB16)

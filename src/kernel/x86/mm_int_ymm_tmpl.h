@@ -19,7 +19,8 @@
 enum {
     DIRECT_COLS = 4, /* activation rows of a decode step at most */
     PACK_MIN = 5,    /* activation rows from which panels pay */
-    STRIP = 768,     /* activation rows per panel, bounded by scratch */
+    TILE_COLS = PACK_COLS,
+    STRIP = 768, /* activation rows per panel, bounded by scratch */
 };
 
 struct panel {
