@@ -204,6 +204,7 @@ static const struct {
     {"Olmo3", "rms_norm_eps", 1e-5},
     {"Olmo3", "rope_theta", 5e5},
     {"Olmo3", "sliding_window", 4096},
+    {"Olmo3", "rope_local_base_freq", 5e5}, /* transformers 5 gives rope_theta to layers without a window only */
     {"Exaone4", "rms_norm_eps", 1e-5},
     {"Exaone4", "sliding_window", 4096},
     {"SeedOss", "num_key_value_heads", 8},
