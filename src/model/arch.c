@@ -192,6 +192,8 @@ static const struct {
     {"Glm4Moe", "n_routed_experts", 128},
     {"Glm4Moe", "num_experts_per_tok", 8},
     {"Glm4Moe", "n_shared_experts", 1},
+    {"Glm4Moe", "n_group", 1},
+    {"Glm4Moe", "topk_group", 1},
     {"Glm4Moe", "moe_intermediate_size", 1408},
     {"Glm4Moe", "max_position_embeddings", 131072},
     {"SmolLM3", "num_key_value_heads", 4},
