@@ -117,7 +117,8 @@ typedef struct quern_model_info {
 /* Strings live as long as the model. With vocab_only, only name, n_vocab and file_kind are set. */
 QUERN_API void quern_model_get_info(const quern_model *model, quern_model_info *out);
 /* Everything about the model as one JSON object: architecture, hyper-parameters, tensors (name, type, shape, bytes), metadata
- * (long arrays shortened), tokenizer, template, sampling defaults. */
+ * (long arrays shortened), tokenizer, template, sampling defaults, and in "unsupported" a line for each part of the files that
+ * is not used. */
 QUERN_API int quern_model_describe(const quern_model *model, quern_string *json, quern_error *err);
 
 /* ---- text and tokens --------------------------------------------------------------------------------- */

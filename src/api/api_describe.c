@@ -2,6 +2,8 @@
 #include "api/api_int.h"
 
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 
 /* Arrays of the metadata are shown up to so many elements. */
 #define SHOWN 8
@@ -307,6 +309,68 @@ static void sampling(struct writer *w, const struct sampling *s)
     close(w, "}");
 }
 
+/* Tensors of one kind that are not computed. */
+struct left_out {
+    const char *what;
+    struct str first; /* name of one */
+    size_t n;
+    uint64_t bytes;
+};
+#define KINDS_MAX 16 /* more than unused.c knows */
+
+static size_t count_left_out(const quern_model *m, struct left_out kinds[KINDS_MAX])
+{
+    size_t n = 0;
+    for (size_t i = 0; i < files_n_tensors(m->files); i++) {
+        const struct tensor *t = files_tensor(m->files, i);
+        const char *what = model_leaves_out(m->model, t);
+        size_t k = 0;
+        if (!what) continue;
+        while (k < n && strcmp(kinds[k].what, what) != 0) k++;
+        if (k == KINDS_MAX) continue;
+        if (k == n) kinds[n++] = (struct left_out){.what = what, .first = t->name};
+        kinds[k].n++;
+        kinds[k].bytes += t->bytes;
+    }
+    return n;
+}
+
+static void line(struct writer *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void line(struct writer *w, const char *fmt, ...)
+{
+    char text[600];
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    next(w);
+    put_str(w, str_of(text));
+}
+
+/* What the files have beside what is computed. Whatever would change the text that the model writes is an error on opening, so
+ * nothing of that kind is here. */
+static void unsupported(struct writer *w, const quern_model *m)
+{
+    static const struct {
+        const char *key, *what;
+    } parts[] = {{"vision_config", "vision"}, {"audio_config", "audio"}};
+    struct left_out kinds[KINDS_MAX];
+    const size_t n = count_left_out(m, kinds);
+    const struct hf *hf = files_hf(m->files);
+    key(w, "unsupported");
+    open(w, "[");
+    for (size_t i = 0; i < n; i++)
+        line(w, "%s: %zu tensors of %llu bytes, such as %.*s", kinds[i].what, kinds[i].n, (unsigned long long)kinds[i].bytes,
+             STR_ARG(kinds[i].first));
+    for (size_t i = 0; hf && i < COUNT_OF(parts); i++) {
+        size_t k = 0;
+        while (k < n && strcmp(kinds[k].what, parts[i].what) != 0) k++;
+        if (k == n && json_find(hf->config, parts[i].key)) line(w, "%s: described in config.json", parts[i].what);
+    }
+    if (m->template_text.n && !m->jinja) line(w, "chat template: %s", m->template_err.msg);
+    close(w, "]");
+}
+
 int api_describe(const quern_model *m, struct buf *out)
 {
     struct writer w = {.b = out};
@@ -329,6 +393,7 @@ int api_describe(const quern_model *m, struct buf *out)
         put_str(&w, m->template_text);
     else
         put(&w, "null");
+    if (m->model) unsupported(&w, m);
     if (m->template_text.n && !m->jinja) member_str(&w, "chat_template_error", str_of(m->template_err.msg));
     const struct gguf *g = m->files ? files_gguf(m->files) : m->gguf;
     if (g) quality(&w, g);

@@ -46,32 +46,6 @@ static int add_rope(struct transfer *t, const struct rope_hp *r, struct err *e)
 
 /* ---- tensors of the folder ----------------------------------------------------------------------------------------------- */
 
-/* Whether a tensor is of a layer behind the last one that is used. */
-static bool beyond(const struct model *m, struct str name)
-{
-    static const struct str mark = STR("layers.");
-    while (name.n && !str_starts(name, mark)) name.p++, name.n--;
-    struct str digits = {name.p + mark.n, 0};
-    while (mark.n + digits.n < name.n && digits.p[digits.n] != '.') digits.n++;
-    uint64_t layer;
-    return name.n && str_u64(digits, &layer) && layer >= model_n_blocks(m);
-}
-
-/* Tensors that the file has no use for: tables that everybody computes, an output matrix that is the embedding, and what is
- * beside the text model. */
-static bool left_out(const struct model *m, struct str name)
-{
-    static const char *const beside[] = {"vision_tower.", "vision_model.", "multi_modal_projector.", "visual.",
-                                         "audio_tower.",  "embed_vision.", "embed_audio.",           "mtp."};
-    for (size_t i = 0; i < COUNT_OF(beside); i++)
-        if (str_has(name, str_of(beside[i]))) return true;
-    if (m->hp.n_mtp && beyond(m, name)) return true;
-    /* BERT's pooler serves only a head. */
-    if (!m->cls_out && str_has(name, STR("pooler.dense."))) return true;
-    if (str_ends(name, STR("position_ids")) || str_starts(name, STR("cls.predictions."))) return true;
-    return str_ends(name, STR(".rotary_emb.inv_freq")) || (m->hp.tied && str_ends(name, STR("lm_head.weight")));
-}
-
 /* What was bound, as the file shall have it. */
 static int add_bound(struct transfer *t, const struct bound *b, struct err *e)
 {
@@ -110,7 +84,8 @@ static int list_items(struct transfer *t, const struct model *m, struct err *e)
     for (size_t i = 0; i < m->n_bound; i++) TRY(add_bound(t, &m->bound[i], e));
     for (size_t i = 0; i < files_n_tensors(t->src); i++) {
         const struct tensor *src = files_tensor(t->src, i);
-        if (!left_out(m, src->name) && !model_uses(m, src))
+        const char *what = model_leaves_out(m, src);
+        if (what && strcmp(what, MODEL_UNKNOWN) == 0)
             return fail(e, ERR_UNSUPPORTED, "%s: tensor \"%.*s\" has no name in GGUF files of architecture %s",
                         files_path(t->src), STR_ARG(src->name), m->hp.arch->gguf);
     }
@@ -135,6 +110,13 @@ static int convert(struct transfer *t, const struct model *m, const struct merge
     if (!name) return fail_nomem(e, "name of the model", 0);
     if (m->hp.kv_lora && m->hp.rope_neox)
         return fail(e, ERR_UNSUPPORTED, "%s: \"rope_interleave\": false cannot be said in a GGUF file", files_path(t->src));
+    if (m->hp.kv_lora && m->hp.rope[0].attn_factor != 1)
+        return fail(e, ERR_UNSUPPORTED,
+                    "%s: latent attention whose mscale is not its mscale_all_dim cannot be said in a GGUF file",
+                    files_path(t->src));
+    if (m->hp.n_ropes > 1 && (m->hp.rope[1].scaling != ROPE_PLAIN || m->hp.rope[1].divisors))
+        return fail(e, ERR_UNSUPPORTED, "%s: scaled positions of layers with a window cannot be said in a GGUF file",
+                    files_path(t->src));
     TRY(list_items(t, m, e));
     TRY(merge_items(merge, m, t, e));
     TRY(hf_meta_put(t->w, t->src, m, name, e));

@@ -192,6 +192,8 @@ static const struct {
     {"Glm4Moe", "n_routed_experts", 128},
     {"Glm4Moe", "num_experts_per_tok", 8},
     {"Glm4Moe", "n_shared_experts", 1},
+    {"Glm4Moe", "n_group", 1},
+    {"Glm4Moe", "topk_group", 1},
     {"Glm4Moe", "moe_intermediate_size", 1408},
     {"Glm4Moe", "max_position_embeddings", 131072},
     {"SmolLM3", "num_key_value_heads", 4},
@@ -204,6 +206,7 @@ static const struct {
     {"Olmo3", "rms_norm_eps", 1e-5},
     {"Olmo3", "rope_theta", 5e5},
     {"Olmo3", "sliding_window", 4096},
+    {"Olmo3", "rope_local_base_freq", 5e5}, /* transformers 5 gives rope_theta to layers without a window only */
     {"Exaone4", "rms_norm_eps", 1e-5},
     {"Exaone4", "sliding_window", 4096},
     {"SeedOss", "num_key_value_heads", 8},

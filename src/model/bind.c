@@ -934,6 +934,7 @@ int model_open(const struct files *f, struct model **out, struct err *e)
     m->files = f;
     int rc = hparams_read(f, &m->arena, &m->hp, e);
     if (rc == 0) rc = bind_all(m, e);
+    if (rc == 0) rc = unused_check(m, e);
     if (rc < 0) {
         model_close(&m);
         return rc;

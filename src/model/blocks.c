@@ -102,19 +102,19 @@ static value_id latent_attention(const struct recording *r, value_id h)
     p.scale = (float)(mscale * mscale / sqrt((double)hp->nope_part + hp->rope_part));
     value_id q, k;
     if (l->q_a) {
-        q = graph_matmul(r->g, h, l->q_a, NULL);
-        k = graph_matmul(r->g, h, l->kv_a, NULL);
+        q = graph_matmul(r->g, h, l->q_a, l->q_a_bias);
+        k = graph_matmul(r->g, h, l->kv_a, l->kv_a_bias);
         q = graph_matmul(r->g, graph_rms_norm(r->g, q, l->q_a_norm, hp->norm_eps), l->q_b, NULL);
     } else {
         q = graph_matmul(r->g, h, l->q, NULL);
-        k = graph_matmul(r->g, h, l->kv_a, NULL);
+        k = graph_matmul(r->g, h, l->kv_a, l->kv_a_bias);
     }
     q = graph_rope(r->g, graph_head_matmul(r->g, q, l->k_up, p.n_heads), r->rope, p.n_heads, hp->kv_lora);
     k = graph_head_norm(r->g, k, l->kv_a_norm, hp->norm_eps, 1, hp->kv_lora);
     k = graph_rope(r->g, k, r->rope, 1, hp->kv_lora);
     graph_kv_store(r->g, k, k, &p);
     value_id a = graph_attention(r->g, q, &p);
-    return graph_matmul(r->g, graph_head_matmul(r->g, a, l->v_up, p.n_heads), l->o, NULL);
+    return graph_matmul(r->g, graph_head_matmul(r->g, a, l->v_up, p.n_heads), l->o, l->o_bias);
 }
 
 /* ---- feed-forward ------------------------------------------------------------------------------------------------------ */

@@ -266,6 +266,46 @@ static int read_act(const struct files *f, struct str name, struct hparams *hp, 
     return 0;
 }
 
+/* DeepSeek's choice of experts: by groups, or of all. */
+static int read_route(const struct files *f, struct hparams *hp, struct err *e)
+{
+    const struct json *j = config_find(f, "topk_method");
+    if (strcmp(hp->arch->gguf, "deepseek2") != 0) return 0;
+    if (!hp->route.sigmoid) hp->route.normalise = false; /* transformers reads norm_topk_prob, and does not use it */
+    if (!j && !hp->route.sigmoid) hp->route.n_groups = 0;
+    if (!j) return 0;
+    if (j->type != JSON_STRING || !(str_is(j->s, "greedy") || str_is(j->s, "group_limited_greedy") || str_is(j->s, "noaux_tc")))
+        return fail(e, ERR_UNSUPPORTED, "%s: topk_method is not known; known are greedy, group_limited_greedy and noaux_tc",
+                    files_path(f));
+    if (str_is(j->s, "greedy")) hp->route.n_groups = 0;
+    return 0;
+}
+
+/* Members of config.json that ask for what no model here does, unless they have this value or are missing. */
+static const struct {
+    const char *key, *usual; /* NULL: false, null or 0 */
+} fixed[] = {
+    {"position_embedding_type", "absolute"},
+    {"alibi", NULL},
+    {"use_alibi", NULL},
+    {"clip_qkv", NULL},
+    {"is_encoder_decoder", NULL},
+    {"is_decoder", NULL},
+    {"add_cross_attention", NULL},
+};
+
+static int check_fixed(const struct files *f, struct err *e)
+{
+    for (size_t i = 0; i < COUNT_OF(fixed); i++) {
+        const struct json *j = config_find(f, fixed[i].key);
+        if (!j || j->type == JSON_FALSE || ((j->type == JSON_INT || j->type == JSON_REAL) && j->f == 0)) continue;
+        if (fixed[i].usual && j->type == JSON_STRING && str_is(j->s, fixed[i].usual)) continue;
+        return fail(e, ERR_UNSUPPORTED, "%s: config.json: this %s is not supported; expected %s", files_path(f), fixed[i].key,
+                    fixed[i].usual ? fixed[i].usual : "false");
+    }
+    return 0;
+}
+
 /* Things of config.json that change the arithmetic must not pass silently. */
 static int check_config(const struct files *f, struct hparams *hp, struct err *e)
 {
@@ -274,6 +314,8 @@ static int check_config(const struct files *f, struct hparams *hp, struct err *e
     if (act && act->type != JSON_STRING)
         return fail(e, ERR_FORMAT, "%s: the value of hidden_act has the wrong kind", files_path(f));
     if (act) TRY(read_act(f, act->s, hp, e));
+    TRY(read_route(f, hp, e));
+    TRY(check_fixed(f, e));
     if (config_find(f, "quantization_config") && !hf_quantization(files_hf(f)))
         return fail(
             e, ERR_UNSUPPORTED,

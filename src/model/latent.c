@@ -11,10 +11,12 @@
 
 #include "model/model_int.h"
 
+/* bias may be NULL: then the matrix can have none. */
 static int bind_matrix(struct model *m, const char *gguf, const char *hf, uint32_t layer, uint64_t in, uint64_t out,
-                       const struct tensor **at, struct err *e)
+                       const struct tensor **at, const float **bias, struct err *e)
 {
     char name[TENSOR_NAME_MAX];
+    const struct tensor *b = bias ? bind_find(m, files_kind(m->files) == FILES_HF ? hf : gguf, ".bias", layer) : NULL;
     const struct tensor *t = bind_find(m, files_kind(m->files) == FILES_HF ? hf : gguf, ".weight", layer);
     if (!t) return bind_missing(m, gguf, layer, e);
     if (t->ne[0] != in || t->ne[1] != out || t->n_dims != 2) return bind_wrong_shape(m, t, in, out, e);
@@ -25,7 +27,10 @@ static int bind_matrix(struct model *m, const char *gguf, const char *hf, uint32
     TRY(bind_note(m, name, layer, part, 1, 0, e));
     TRY(bind_reads(m, t, e));
     bind_count(m, t, 1, &m->layer_macs);
-    return 0;
+    if (!b) return 0;
+    TRY(bind_floats(m, b, out, 0, bias, e));
+    (void)snprintf(name, sizeof name, "%s.bias", gguf);
+    return bind_note_vector(m, name, layer, *bias, &out, 1, e);
 }
 
 static int bind_norm(struct model *m, const char *gguf, const char *hf, uint32_t layer, uint64_t n, const float **at,
@@ -86,18 +91,20 @@ int bind_latent(struct model *m, uint32_t layer, struct err *e)
     struct layer *l = &m->layers[layer];
     const uint64_t q_out = (uint64_t)hp->n_heads * (hp->nope_part + hp->rope_part);
     if (hp->q_lora) {
-        TRY(bind_matrix(m, "blk.%u.attn_q_a", "model.layers.%u.self_attn.q_a_proj", layer, hp->n_embd, hp->q_lora, &l->q_a, e));
+        TRY(bind_matrix(m, "blk.%u.attn_q_a", "model.layers.%u.self_attn.q_a_proj", layer, hp->n_embd, hp->q_lora, &l->q_a,
+                        &l->q_a_bias, e));
         TRY(bind_norm(m, "blk.%u.attn_q_a_norm", "model.layers.%u.self_attn.q_a_layernorm", layer, hp->q_lora, &l->q_a_norm,
                       e));
-        TRY(bind_matrix(m, "blk.%u.attn_q_b", "model.layers.%u.self_attn.q_b_proj", layer, hp->q_lora, q_out, &l->q_b, e));
+        TRY(bind_matrix(m, "blk.%u.attn_q_b", "model.layers.%u.self_attn.q_b_proj", layer, hp->q_lora, q_out, &l->q_b, NULL,
+                        e));
     } else {
-        TRY(bind_matrix(m, "blk.%u.attn_q", "model.layers.%u.self_attn.q_proj", layer, hp->n_embd, q_out, &l->q, e));
+        TRY(bind_matrix(m, "blk.%u.attn_q", "model.layers.%u.self_attn.q_proj", layer, hp->n_embd, q_out, &l->q, NULL, e));
     }
     TRY(bind_matrix(m, "blk.%u.attn_kv_a_mqa", "model.layers.%u.self_attn.kv_a_proj_with_mqa", layer, hp->n_embd,
-                    (uint64_t)hp->kv_lora + hp->rope_part, &l->kv_a, e));
+                    (uint64_t)hp->kv_lora + hp->rope_part, &l->kv_a, &l->kv_a_bias, e));
     TRY(bind_norm(m, "blk.%u.attn_kv_a_norm", "model.layers.%u.self_attn.kv_a_layernorm", layer, hp->kv_lora, &l->kv_a_norm,
                   e));
     TRY(bind_ups(m, layer, e));
     return bind_matrix(m, "blk.%u.attn_output", "model.layers.%u.self_attn.o_proj", layer, (uint64_t)hp->n_heads * hp->v_dim,
-                       hp->n_embd, &l->o, e);
+                       hp->n_embd, &l->o, &l->o_bias, e);
 }

@@ -173,7 +173,7 @@ struct layer {
     uint32_t q_norm_len, k_norm_len;                /* of a head, or of all together */
     const float *sinks;                             /* [n_heads] */
     const struct tensor *q_a, *q_b, *kv_a;          /* latent attention: queries down and up; keys and values down */
-    const float *q_a_norm, *kv_a_norm;
+    const float *q_a_bias, *kv_a_bias, *q_a_norm, *kv_a_norm;
     const struct tensor **k_up, **v_up; /* [n_heads]: a query's head to the latent space; back to a value */
     /* Gated delta net: queries, keys and values (without mix_gate: and gates, all by key heads), output gates, beta (without
      * alpha: both, by key heads), alpha. Short convolution: the inputs that are multiplied, and the output's factor. Then o. */
@@ -273,6 +273,9 @@ void model_close(struct model **m);
 
 /* Whether the pass reads t, a tensor of the files. */
 bool model_uses(const struct model *m, const struct tensor *t);
+/* What t belongs to that is not computed, "vision" or the like; NULL where t is used, or makes no difference. */
+#define MODEL_UNKNOWN "unknown tensors"
+const char *model_leaves_out(const struct model *m, const struct tensor *t);
 
 /* Which set of rotary frequencies a sequence of n tokens needs; sequences of different classes cannot share a KV cache. */
 uint32_t model_rope_class(const struct model *m, uint32_t n);

@@ -647,7 +647,7 @@ static void refusals(void **state)
     refused(&(struct convert_opts){.on_progress = cancel, .user = &calls}, "cancelled");
     assert_true(calls > 0);
     write_weights(QTYPE_BF16, false, "model.layers.0.self_attn.sinks.weight");
-    refused(&(struct convert_opts){0}, "\"model.layers.0.self_attn.sinks.weight\" has no name in GGUF");
+    refused(&(struct convert_opts){0}, "model.layers.0.self_attn.sinks.weight is not known in a layer of architecture llama");
 
     /* A weight that is not finite or too large for the new type. */
     write_weights(QTYPE_F32, false, NULL);

@@ -76,11 +76,30 @@ static bool is_long_part(struct str key)
     return str_is(key, "tensors") || str_is(key, "metadata") || str_is(key, "chat_template");
 }
 
+static bool is_list(struct str key)
+{
+    return str_is(key, "unsupported");
+}
+
+/* A line for each entry. */
+static int put_list(struct buf *b, const struct json *root, const char *name)
+{
+    const struct json *list = json_find(root, name);
+    if (!list) return 0;
+    TRY(buf_printf(b, "\n%s%s\n", name, list->n ? "" : ": nothing"));
+    for (size_t i = 0; i < list->n; i++) {
+        TRY(buf_z(b, "  "));
+        TRY(put_value(b, &list->v[i]));
+        TRY(buf_c(b, '\n'));
+    }
+    return 0;
+}
+
 static int put_overview(struct buf *b, const struct json *root)
 {
     for (size_t i = 0; i < root->n; i++) {
         const struct json *v = &root->v[i];
-        if (is_long_part(root->keys[i]) || v->type == JSON_OBJECT) continue;
+        if (is_long_part(root->keys[i]) || v->type == JSON_OBJECT || is_list(root->keys[i])) continue;
         TRY(put_row(b, "", root->keys[i], v));
     }
     for (size_t i = 0; i < root->n; i++) {
@@ -91,6 +110,7 @@ static int put_overview(struct buf *b, const struct json *root)
         TRY(buf_c(b, '\n'));
         TRY(put_members(b, "  ", v));
     }
+    TRY(put_list(b, root, "unsupported"));
     const struct json *tensors = json_find(root, "tensors");
     if (!tensors) return 0;
     return buf_printf(b, "\n%zu tensors; --tensors, --metadata and --template show more\n", tensors->n);
