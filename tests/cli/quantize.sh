@@ -20,6 +20,8 @@ ran "--dry-run" 0 "$QUERN" quantize "$W/f32.gguf" "$W/dry.gguf" q4_k_m --dry-run
 holds "has a table" "$W/out" "parameters"
 [ ! -e "$W/dry.gguf" ]
 verdict $? "and writes nothing"
+ran "a type without a file" 2 "$QUERN" quantize "$W/f32.gguf" Q4_K_M
+holds "says what is missing" "$W/err" "OUT.gguf is missing"
 
 # Wishes.
 ran "--tensor-type" 0 "$QUERN" quantize "$W/f32.gguf" "$W/w.gguf" q4_0 --tensor-type 'attn_[qk]\.=f16' --tensor-type 'blk\.0=q8_0' \
