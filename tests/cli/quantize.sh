@@ -46,6 +46,10 @@ holds "names the file" "$W/metadata" "quantize.imatrix.file"
 ran "quantize --pure" 0 "$QUERN" quantize "$W/f32.gguf" "$W/p.gguf" q4_0 --pure
 ! cmp -s "$W/w.gguf" "$W/p.gguf"
 verdict $? "makes another file"
+ran "the matrix as a model" 1 "$QUERN" quantize "$W/im.gguf" "$W/w.gguf" q4_0
+holds "says what it is" "$W/err" "im.gguf is an importance matrix and no model"
+ran "nor does it run" 1 "$QUERN" run "$W/im.gguf" hi
+holds "for the same reason" "$W/err" "im.gguf is an importance matrix and no model"
 ran "a model for a matrix" 1 "$QUERN" quantize "$W/f32.gguf" "$W/w.gguf" q4_0 --imatrix "$W/f32.gguf"
 one_line "one plain line"
 
