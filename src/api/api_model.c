@@ -87,6 +87,13 @@ static int open_vocab_folder(quern_model *m, const char *path, struct err *e)
     return tok_open_hf((struct str){(const char *)m->map.p, m->map.n}, config, special, file, &m->tok, e);
 }
 
+/* The vocabulary in g, which is the GGUF file path. */
+static int open_gguf_vocab(quern_model *m, const struct gguf *g, const char *path, struct err *e)
+{
+    m->file_kind = gguf_version(g) == 2 ? "GGUF v2" : "GGUF v3";
+    return tok_open_gguf(g, &m->tok, e) < 0 ? fail_prefix(e, "%s", path) : 0;
+}
+
 static int open_vocab(quern_model *m, const char *path, struct err *e)
 {
     if (vfs_is_dir(path)) return open_vocab_folder(m, path, e);
@@ -99,8 +106,7 @@ static int open_vocab(quern_model *m, const char *path, struct err *e)
         return tok_open_hf(bytes, NULL, NULL, path, &m->tok, e);
     }
     TRY(gguf_parse(bytes, path, false, &m->gguf, e));
-    m->file_kind = gguf_version(m->gguf) == 2 ? "GGUF v2" : "GGUF v3";
-    return tok_open_gguf(m->gguf, &m->tok, e);
+    return open_gguf_vocab(m, m->gguf, path, e);
 }
 
 /* Whether the weights are more than memory has room for, with an eighth of it for all else that a process needs. */
@@ -131,12 +137,13 @@ static int open_model(quern_model *m, const char *path, const quern_model_option
     preload(m, o);
     const struct hf *hf = files_hf(m->files);
     if (!hf) {
-        m->file_kind = gguf_version(files_gguf(m->files)) == 2 ? "GGUF v2" : "GGUF v3";
-        TRY(tok_open_gguf(files_gguf(m->files), &m->tok, e));
+        TRY(open_gguf_vocab(m, files_gguf(m->files), path, e));
     } else {
+        char *file;
         m->file_kind = "Hugging Face folder";
         if (hf->tokenizer.n == 0) return fail(e, ERR_NOTFOUND, "%s: the folder has no tokenizer.json", path);
-        TRY(tok_open_hf(hf->tokenizer, hf->tokenizer_config, hf->special_tokens, path, &m->tok, e));
+        TRY(vfs_join(&m->arena, path, "tokenizer.json", &file, e));
+        TRY(tok_open_hf(hf->tokenizer, hf->tokenizer_config, hf->special_tokens, file, &m->tok, e));
         m->template_text = hf->chat_template;
     }
     if (tok_n_vocab(m->tok) > m->model->hp.n_vocab)

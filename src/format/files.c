@@ -241,6 +241,24 @@ static int join_matrices(struct files *f, struct err *e)
     return 0;
 }
 
+#define USE_ADAPTER "is a LoRA adapter; give it beside its model (--lora)"
+
+/* Whether a GGUF file says that it holds something else than a model. */
+static int check_type(const struct files *f, struct err *e)
+{
+    static const struct {
+        const char *type, *what;
+    } others[] = {
+        {"adapter", USE_ADAPTER},
+        {"imatrix", "is an importance matrix and no model; quantize takes it beside one (--imatrix)"},
+    };
+    struct str type = {0};
+    (void)gguf_get_str(f->parts[0].gguf, "general.type", &type);
+    for (size_t i = 0; i < COUNT_OF(others); i++)
+        if (str_is(type, others[i].type)) return fail(e, ERR_UNSUPPORTED, "%s %s", f->path, others[i].what);
+    return 0;
+}
+
 static int open_path(struct files *f, struct err *e)
 {
     char *index = NULL;
@@ -248,12 +266,12 @@ static int open_path(struct files *f, struct err *e)
     if (vfs_is_dir(f->path)) {
         char *config;
         TRY(vfs_join(&f->a, f->path, "config.json", &config, e));
-        if (!vfs_exists(config) && files_is_adapter(f->path))
-            return fail(e, ERR_UNSUPPORTED, "%s is a LoRA adapter; give it beside its model (--lora)", f->path);
+        if (!vfs_exists(config) && files_is_adapter(f->path)) return fail(e, ERR_UNSUPPORTED, "%s " USE_ADAPTER, f->path);
         if (!vfs_exists(config)) return fail(e, ERR_UNSUPPORTED, "%s: a folder without config.json; %s", f->path, WHAT_OPENS);
         TRY(open_hf(f, &index, e));
     } else {
         TRY(open_gguf(f, e));
+        TRY(check_type(f, e));
     }
     TRY(collect(f, e));
     if (index) TRY(hf_check_index(index, file_of, f, e));

@@ -227,8 +227,6 @@ static int read_arch(const struct files *f, struct hparams *hp, struct err *e)
             return fail(e, ERR_FORMAT, "%s: config.json names no architecture (\"architectures\": [\"LlamaForCausalLM\"])",
                         files_path(f));
         name = list->v[0].s;
-    } else if (gguf_get_str(files_gguf(f), "general.type", &name) && str_is(name, "adapter")) {
-        return fail(e, ERR_UNSUPPORTED, "%s is a LoRA adapter; give it beside its model (--lora)", files_path(f));
     } else if (!gguf_get_str(files_gguf(f), "general.architecture", &name)) {
         return fail(e, ERR_FORMAT, "%s: the file has no general.architecture", files_path(f));
     }

@@ -53,6 +53,14 @@ for file in "$W/none.gguf" "$W/empty.gguf" "$W/four.gguf" "$W/hostile.gguf" "$W/
 done
 [ ! -e "$W/x" ]
 verdict $? "no output file was made"
+unpack_models
+cp -r "$MODELS/llama_tied" "$W/half"
+head -c 200 "$MODELS/llama_tied/tokenizer.json" >"$W/half/tokenizer.json"
+ran "a folder with half a tokenizer.json" 1 "$QUERN" run "$W/half" hi
+holds "names that file" "$W/err" "half/tokenizer.json: "
+ran "an importance matrix" 0 "$QUERN" imatrix "$DEMO" -f "$SRC/README.md" -c 64 --chunks 1 -o "$W/matrix.gguf"
+ran "has no vocabulary" 1 "$QUERN" tokenize "$W/matrix.gguf" -p hi
+holds "and is named" "$W/err" "matrix.gguf: "
 ran "a name full of control characters" 1 "$QUERN" run -p hello -m "$(printf 'a\033[31mb\001c.gguf')"
 ! LC_ALL=C grep -q "$(printf '[\001\033]')" "$W/err"
 verdict $? "does not reach the terminal" "$W/err"

@@ -20,6 +20,8 @@ ran "--dry-run" 0 "$QUERN" quantize "$W/f32.gguf" "$W/dry.gguf" q4_k_m --dry-run
 holds "has a table" "$W/out" "parameters"
 [ ! -e "$W/dry.gguf" ]
 verdict $? "and writes nothing"
+ran "a type without a file" 2 "$QUERN" quantize "$W/f32.gguf" Q4_K_M
+holds "says what is missing" "$W/err" "OUT.gguf is missing"
 
 # Wishes.
 ran "--tensor-type" 0 "$QUERN" quantize "$W/f32.gguf" "$W/w.gguf" q4_0 --tensor-type 'attn_[qk]\.=f16' --tensor-type 'blk\.0=q8_0' \
@@ -44,6 +46,10 @@ holds "names the file" "$W/metadata" "quantize.imatrix.file"
 ran "quantize --pure" 0 "$QUERN" quantize "$W/f32.gguf" "$W/p.gguf" q4_0 --pure
 ! cmp -s "$W/w.gguf" "$W/p.gguf"
 verdict $? "makes another file"
+ran "the matrix as a model" 1 "$QUERN" quantize "$W/im.gguf" "$W/w.gguf" q4_0
+holds "says what it is" "$W/err" "im.gguf is an importance matrix and no model"
+ran "nor does it run" 1 "$QUERN" run "$W/im.gguf" hi
+holds "for the same reason" "$W/err" "im.gguf is an importance matrix and no model"
 ran "a model for a matrix" 1 "$QUERN" quantize "$W/f32.gguf" "$W/w.gguf" q4_0 --imatrix "$W/f32.gguf"
 one_line "one plain line"
 

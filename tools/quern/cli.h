@@ -70,9 +70,11 @@ struct words {
 /* Fills args (the struct that the command's groups describe) and words. False: there is nothing more to do, and *exit_code
  * says how it ended (--help was printed, or bad usage). */
 bool args_parse(const struct command *c, void *args, int argc, char **argv, struct words *words, int *exit_code);
-/* Gives the option called name (with its dashes) a value, as the command line would. base: the struct of the rows; shown: its
- * name in messages. */
-int args_assign(const struct opt *opts, void *base, struct str name, struct str shown, const char *value, struct err *e);
+/* The row of the option called name (with its dashes); NULL: there is none. */
+const struct opt *args_find(const struct opt *opts, struct str name);
+/* Gives an option a value, as the command line would: a list grows by it. base: the struct of the rows; name: its name in
+ * messages. */
+int args_assign(const struct opt *o, void *base, struct str name, const char *value, struct err *e);
 void args_help(const struct command *c);
 /* Takes the first word off rest, up to a space; false when there is none. */
 bool word_next(struct str *rest, struct str *word);

@@ -97,7 +97,7 @@ static int assign_real(const struct opt *o, struct str name, struct str value, d
     return 0;
 }
 
-static int assign(const struct opt *o, void *base, struct str name, const char *value, struct err *e)
+int args_assign(const struct opt *o, void *base, struct str name, const char *value, struct err *e)
 {
     void *member = (char *)base + o->offset;
     switch (o->kind) {
@@ -133,12 +133,12 @@ static int assign(const struct opt *o, void *base, struct str name, const char *
     return 0;
 }
 
-int args_assign(const struct opt *opts, void *base, struct str name, struct str shown, const char *value, struct err *e)
+const struct opt *args_find(const struct opt *opts, struct str name)
 {
     for (const struct opt *o = opts; o->names; o++) {
-        if (words_have(o->names, name)) return assign(o, base, shown, value, e);
+        if (words_have(o->names, name)) return o;
     }
-    return fail(e, ERR_NOTFOUND, "there is no option %.*s", STR_ARG(shown));
+    return NULL;
 }
 
 /* ---- the command line ------------------------------------------------------------------------------------------- */
@@ -222,7 +222,7 @@ static bool take_option(const struct command *c, void *args, int argc, char **ar
         value = argv[++*i];
     }
     struct err e = {0};
-    if (assign(o, f.base, name, value, &e) < 0) {
+    if (args_assign(o, f.base, name, value, &e) < 0) {
         *exit_code = cli_usage(c, "%s", e.msg);
         return false;
     }

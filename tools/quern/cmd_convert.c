@@ -262,11 +262,16 @@ static int run_quantize(const struct command *c, int argc, char **argv)
     struct err e = {0};
     int exit_code;
     if (!args_parse(c, &args, argc, argv, &words, &exit_code)) return exit_code;
+    const struct opt *type = args_find(convert_opts, STR("--type"));
     if (words.n == 3) {
         if (args.type) return cli_usage(c, "the type is given twice: %s and %.100s", args.type, words.p[2]);
-        if (args_assign(convert_opts, &args, STR("--type"), STR("TYPE"), words.p[2], &e) < 0) return cli_usage(c, "%s", e.msg);
+        if (args_assign(type, &args, STR("TYPE"), words.p[2], &e) < 0) return cli_usage(c, "%s", e.msg);
     }
-    if (!args.type && !args.target) return cli_usage(c, "TYPE is missing, one of: " MIXES);
+    if (!args.type && !args.target) {
+        const bool is_type = args_assign(type, &(struct convert_args){0}, STR("TYPE"), words.p[1], NULL) == 0;
+        return is_type ? cli_usage(c, "OUT.gguf is missing: %.100s is a type, and no file", words.p[1])
+                       : cli_usage(c, "TYPE is missing, one of: " MIXES);
+    }
     return convert(c, &args, words.p[0], words.p[1], quern_quantize);
 }
 

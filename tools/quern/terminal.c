@@ -111,30 +111,40 @@ static const char *keep_value(struct chat *c, struct str s)
     return z;
 }
 
+/* What is set takes the place of what was set before, of a list, too; a list without a value is empty. */
+static int change_parameter(struct chat *c, const struct opt *o, struct str name, const char *value, struct err *e)
+{
+    struct sampling_args changed = c->sampling;
+    struct sampling checked;
+    if (o->kind == OPT_LIST) ((struct opt_list *)(void *)((char *)&changed + o->offset))->n = 0;
+    if (*value) TRY(args_assign(o, &changed, name, value, e));
+    TRY(sampling_make(&changed, &checked, e));
+    c->sampling = changed;
+    return 0;
+}
+
 static void set_parameter(struct chat *c, struct str name, struct str value)
 {
     struct buf option = {0}; /* "top_p" is the option --top-p */
     const char *z = keep_value(c, value);
     struct err e = {0};
-    if (name.n == 0 || value.n == 0) {
+    if (!z || buf_z(&option, "--") < 0 || buf_str(&option, name) < 0) {
+        buf_fini(&option);
+        return;
+    }
+    for (size_t i = 2; i < option.n; i++) {
+        if (option.p[i] == '_') option.p[i] = '-';
+    }
+    const struct opt *o = args_find(sampling_opts, buf_view(&option));
+    if (o && o->kind == OPT_FLAG) o = NULL; /* a chat could turn one on, but not off again */
+    if (name.n == 0 || (value.n == 0 && !(o && o->kind == OPT_LIST))) {
         cli_note("say /set parameter NAME VALUE; /show parameters lists the names");
-    } else if (z && buf_z(&option, "--") == 0 && buf_str(&option, name) == 0) {
-        for (size_t i = 2; i < option.n; i++) {
-            if (option.p[i] == '_') option.p[i] = '-';
-        }
-        struct sampling_args changed = c->sampling;
-        struct sampling checked;
-        int rc = args_assign(sampling_opts, &changed, buf_view(&option), name, z, &e);
-        if (rc == 0) rc = sampling_make(&changed, &checked, &e);
-        if (rc == 0) {
-            c->sampling = changed;
-            printf("%.*s is %.*s from now on\n", STR_ARG(name), STR_ARG(value));
-        }
-        if (rc == ERR_NOTFOUND) {
-            cli_note("there is no parameter %.*s; /show parameters lists them", STR_ARG(name));
-        } else if (rc < 0) {
-            cli_note("%s", e.msg);
-        }
+    } else if (!o) {
+        cli_note("there is no parameter %.*s; /show parameters lists them", STR_ARG(name));
+    } else if (change_parameter(c, o, name, z, &e) < 0) {
+        cli_note("%s", e.msg);
+    } else {
+        printf("%.*s is %.*s from now on\n", STR_ARG(name), value.n ? (int)value.n : 3, value.n ? value.p : "off");
     }
     buf_fini(&option);
 }
@@ -182,7 +192,27 @@ static void parameter_name(const struct opt *o, char out[32])
     out[n] = '\0';
 }
 
-/* The parameters are the rows of the option table that take one value. */
+/* One value of o in args, or "-" where it is as in unset; the values of a list in quotes. */
+static void show_value(const struct opt *o, const struct sampling_args *args, const struct sampling_args *unset)
+{
+    const void *at = (const char *)args + o->offset;
+    const void *before = (const char *)unset + o->offset;
+    const struct opt_list *list = at;
+    if (o->kind == OPT_REAL && *(const double *)at != *(const double *)before) {
+        printf("%g\n", *(const double *)at);
+    } else if (o->kind == OPT_INT && *(const int64_t *)at != *(const int64_t *)before) {
+        printf("%lld\n", (long long)*(const int64_t *)at);
+    } else if (o->kind == OPT_LIST && list->n > 0) {
+        for (size_t i = 0; i < list->n; i++) printf("%s\"%s\"", i ? ", " : "", list->p[i]);
+        printf("\n");
+    } else if ((o->kind == OPT_TEXT || o->kind == OPT_CHOICE) && *(const char *const *)at) {
+        printf("%s\n", *(const char *const *)at);
+    } else {
+        printf("-\n");
+    }
+}
+
+/* The parameters are the rows of the option table that take a value. */
 static void show_parameters(const struct chat *c)
 {
     static const struct sampling_args unset = SAMPLING_UNSET;
@@ -190,21 +220,11 @@ static void show_parameters(const struct chat *c)
     printf("the model asks for temperature %g, top_k %d, top_p %g, min_p %g, repeat_penalty %g; set here:\n",
            (double)model.temperature, (int)model.top_k, (double)model.top_p, (double)model.min_p, (double)model.repeat_penalty);
     for (const struct opt *o = sampling_opts; o->names; o++) {
-        const void *at = (const char *)&c->sampling + o->offset;
-        const void *before = (const char *)&unset + o->offset;
         char name[32];
-        if (o->kind == OPT_FLAG || o->kind == OPT_LIST) continue;
+        if (o->kind == OPT_FLAG) continue;
         parameter_name(o, name);
         printf("  %-20s", name);
-        if (o->kind == OPT_REAL && *(const double *)at != *(const double *)before) {
-            printf("%g\n", *(const double *)at);
-        } else if (o->kind == OPT_INT && *(const int64_t *)at != *(const int64_t *)before) {
-            printf("%lld\n", (long long)*(const int64_t *)at);
-        } else if (o->kind == OPT_TEXT && *(const char *const *)at) {
-            printf("%s\n", *(const char *const *)at);
-        } else {
-            printf("-\n");
-        }
+        show_value(o, &c->sampling, &unset);
     }
 }
 
@@ -286,7 +306,7 @@ static const struct slash {
     void (*run)(struct chat *c, struct str arg);
 } slashes[] = {
     {"/help /?", "", "this list", do_help},
-    {"/set", "parameter NAME VALUE", "temperature, top_p, seed, stop, ... for the next answers", do_set},
+    {"/set", "parameter NAME VALUE", "temperature, top_p, stop, ... from now on", do_set},
     {"/set", "system TEXT", "the system message; empty: none", do_set},
     {"/set", "verbose | quiet", "print speeds after each answer, or not", do_set},
     {"/set", "history | nohistory", "remember what is typed, or not", do_set},
@@ -351,13 +371,15 @@ static enum line_result read_block(struct chat *c, struct str first, struct buf 
     }
 }
 
-static enum line_result read_message(struct chat *c, struct buf *message)
+/* block: it stands between """, and is no command, whatever it begins with. */
+static enum line_result read_message(struct chat *c, struct buf *message, bool *block)
 {
     struct str line;
     enum line_result result = line_input_read(c->in, ">>> ", &line);
     if (result != LINE_OK) return result;
     struct str trimmed = trim(line);
-    if (str_starts(trimmed, STR("\"\"\""))) return read_block(c, trimmed, message);
+    *block = str_starts(trimmed, STR("\"\"\""));
+    if (*block) return read_block(c, trimmed, message);
     return buf_str(message, line) < 0 ? LINE_END : LINE_OK;
 }
 
@@ -366,9 +388,10 @@ static void loop(struct chat *c)
     bool interrupted = false;
     struct buf message = {0};
     while (!c->leave) {
+        bool block = false;
         message.n = 0;
         cli_interrupt_clear();
-        enum line_result result = read_message(c, &message);
+        enum line_result result = read_message(c, &message, &block);
         if (result != LINE_OK) {
             printf("\n");
             if (result == LINE_END) break;
@@ -379,7 +402,7 @@ static void loop(struct chat *c)
         interrupted = false;
         struct str text = trim(buf_view(&message));
         if (text.n == 0) continue;
-        if (text.p[0] == '/') {
+        if (text.p[0] == '/' && !block) {
             do_command(c, text);
         } else {
             answer_message(c, buf_view(&message));
