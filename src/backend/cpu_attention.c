@@ -50,7 +50,7 @@ static void change_head(const struct backend *b, const struct op *op, const stru
             rope_head(b, op, x, cols);
             continue;
         }
-        for (size_t m = 0; m < b->batch->n_rows; m++) b->k.rms_norm(x + m * cols, op->vec, op->f, op->len, x + m * cols);
+        for (size_t m = 0; m < b->batch->n_rows; m++) norm_head(b, op, head, x + m * cols);
     }
 }
 

@@ -109,10 +109,7 @@ static void row_join(const struct backend *b, const struct op *op, const struct 
 }
 static void row_head_norm(const struct backend *b, const struct op *op, const struct row *r)
 {
-    for (size_t h = 0; h < op->n_heads; h++) {
-        float *x = r->dst + h * op->head;
-        b->k.rms_norm(x, op->vec, op->f, op->len, x);
-    }
+    for (size_t h = 0; h < op->n_heads; h++) norm_head(b, op, h, r->dst + h * op->head);
 }
 static void row_route(const struct backend *b, const struct op *op, const struct row *r)
 {

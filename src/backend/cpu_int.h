@@ -140,6 +140,16 @@ struct row {
     size_t n;
 };
 
+/* The operation HEAD_NORM of one head. */
+static inline void norm_head(const struct backend *b, const struct op *op, size_t head, float *x)
+{
+    const float *w = op->by_head ? op->vec + head * op->len : op->vec;
+    if (op->centred)
+        b->k.layer_norm(x, w, NULL, op->f, op->len, x);
+    else
+        b->k.rms_norm(x, w, op->f, op->len, x);
+}
+
 /* Adapters. Opening: the table, which lora_fini frees. */
 int lora_init(struct backend *b, const struct lora *loras, uint32_t n, struct err *e);
 void lora_fini(struct backend *b);

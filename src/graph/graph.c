@@ -129,11 +129,24 @@ value_id graph_softcap(struct graph *g, value_id x, float cap)
     return record(g, (struct op){.code = OP_SOFTCAP, .src = {x, NO_VALUE}, .f = cap}, cols_of(g, x));
 }
 
+static value_id head_norm(struct graph *g, struct op op)
+{
+    op.code = OP_HEAD_NORM;
+    op.src[1] = NO_VALUE;
+    op.head = cols_of(g, op.src[0]) / op.n_heads;
+    return record(g, op, cols_of(g, op.src[0]));
+}
+
 value_id graph_head_norm(struct graph *g, value_id x, const float *w, float eps, uint32_t n_heads, uint32_t len)
 {
-    struct op op = {.code = OP_HEAD_NORM, .src = {x, NO_VALUE}, .vec = w, .f = eps, .n_heads = n_heads, .len = len};
-    op.head = cols_of(g, x) / n_heads;
-    return record(g, op, cols_of(g, x));
+    return head_norm(g, (struct op){.src = {x}, .vec = w, .f = eps, .n_heads = n_heads, .len = len});
+}
+
+value_id graph_head_layer_norm(struct graph *g, value_id x, const float *w, bool by_head, float eps, uint32_t n_heads,
+                               uint32_t len)
+{
+    return head_norm(
+        g, (struct op){.src = {x}, .vec = w, .f = eps, .n_heads = n_heads, .len = len, .by_head = by_head, .centred = true});
 }
 
 value_id graph_rope(struct graph *g, value_id x, const struct rope *rope, uint32_t n_heads, uint32_t at)

@@ -123,6 +123,7 @@ struct op {
     struct attn_params attn; /* KV_STORE, ATTENTION */
     const struct route_params *route; /* ROUTE, EXPERTS_ */
     struct experts experts[2];        /* EXPERTS_UP: gate, up; EXPERTS_DOWN: down; HEAD_MATMUL: by head */
+    bool by_head, centred;            /* HEAD_NORM: each head has weights of its own [n_heads][len]; means are subtracted */
     bool weigh_input;                 /* EXPERTS_UP: the routes' weights are for its products, and the sum takes none */
     const struct conv_params *conv;   /* CONV */
     const struct delta_params *delta; /* DELTA_ */
@@ -167,6 +168,9 @@ value_id graph_gate(struct graph *g, value_id x, value_id gate);
 value_id graph_softcap(struct graph *g, value_id x, float cap);
 /* w: [len]. */
 value_id graph_head_norm(struct graph *g, value_id x, const float *w, float eps, uint32_t n_heads, uint32_t len);
+/* layer_norm'ed instead; w: [len], or by_head [n_heads][len]. */
+value_id graph_head_layer_norm(struct graph *g, value_id x, const float *w, bool by_head, float eps, uint32_t n_heads,
+                               uint32_t len);
 value_id graph_rope(struct graph *g, value_id x, const struct rope *rope, uint32_t n_heads, uint32_t at);
 void graph_kv_store(struct graph *g, value_id k, value_id v, const struct attn_params *p);
 value_id graph_attention(struct graph *g, value_id q, const struct attn_params *p);

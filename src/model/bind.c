@@ -510,9 +510,15 @@ static int bind_slot(struct model *m, const struct slot *s, const char *gguf, co
     (void)snprintf(name, sizeof name, "%s%s", gguf, gguf_suffix(s));
     if (vector) {
         /* Norms of queries and keys are of a head, or of all together. */
-        if ((s->in == D_HEAD_OR_Q || s->in == D_HEAD_OR_KV) && t->ne[0] == l->head_dim) in = l->head_dim;
+        const bool of_heads = s->in == D_HEAD_OR_Q || s->in == D_HEAD_OR_KV;
+        const uint64_t shape[] = {l->head_dim, in / size_max(l->head_dim, 1)};
+        const bool by_head = of_heads && t->n_dims == 2 && t->ne[0] == shape[0] && t->ne[1] == shape[1];
+        if (of_heads && !by_head && t->ne[0] == l->head_dim) in = l->head_dim;
+        if (by_head && !(m->hp.arch->features & LAYER_NORM)) return bind_wrong_shape(m, t, in, 1, e);
         if (s->bias != NO_SLOT) *(uint32_t *)(void *)((uint8_t *)base + s->bias) = (uint32_t)in;
-        return bind_vector(m, name, layer, t, in, s->flags & NORM, floats_at(base, s->at), e);
+        if (!by_head) return bind_vector(m, name, layer, t, in, s->flags & NORM, floats_at(base, s->at), e);
+        TRY(bind_floats(m, t, in, 0, floats_at(base, s->at), e));
+        return bind_note_vector(m, name, layer, *floats_at(base, s->at), shape, 2, e);
     }
     const uint64_t out = dim_of(&m->hp, l, s->out);
     if (t->ne[0] != in || t->ne[1] != out || t->n_dims > 2) return bind_wrong_shape(m, t, in, out, e);

@@ -43,10 +43,13 @@ static struct attn_params attn_params(const struct recording *r)
                                 .temp_offset = hp->temp_offset};
 }
 
-/* Norms of queries or keys before the rotation: of each head, or of all together. */
+/* Norms of queries or keys before the rotation: of each head, maybe with weights of its own, or of all together. */
 static value_id qk_norm(const struct recording *r, value_id x, const float *w, uint32_t len, uint32_t n_heads)
 {
+    const uint32_t head = r->hp->head_dim;
     if (!w) return x;
+    if (r->m->hp.arch->features & LAYER_NORM)
+        return graph_head_layer_norm(r->g, x, w, len != head, r->m->hp.norm_eps, n_heads, head);
     if (len == r->hp->head_dim) return graph_head_norm(r->g, x, w, r->m->hp.norm_eps, n_heads, len);
     return graph_rms_norm(r->g, x, w, r->m->hp.norm_eps);
 }

@@ -255,8 +255,9 @@ struct model {
     struct macs layer_macs, output_macs; /* of one token: in the layers; for its logits */
     struct region *reads;                /* [n_reads] the matrices, in the order in which a pass reads them; then a head's */
     size_t n_reads, cap_reads;
-    bool *used;     /* [files_n_tensors] */
-    bool from_disk; /* set by who opens it: the matrices are larger than memory */
+    bool *used;              /* [files_n_tensors] */
+    struct str layer_prefix; /* of the names of the layers' tensors, as far as the number */
+    bool from_disk;          /* set by who opens it: the matrices are larger than memory */
     struct arena arena;
 };
 

@@ -66,7 +66,7 @@ value_id record_mixer(const struct model *m, uint32_t layer, value_id h, struct 
 /* Whether the weights of norms are stored less 1. */
 bool bind_norms_less_1(struct model *m);
 /* After all is bound: an error where a layer has a tensor that nobody asked for (unused.c). */
-int unused_check(const struct model *m, struct err *e);
+int unused_check(struct model *m, struct err *e);
 /* The matrices of latent attention (latent.c). */
 int bind_latent(struct model *m, uint32_t layer, struct err *e);
 /* Of matrix number `plane` of t, of a float type, the columns from, from + step, ..., n of them, as rows: a copy in the arena,

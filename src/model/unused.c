@@ -25,8 +25,17 @@ static const struct {
     {"rope_factors_", NULL},
 };
 
-/* The number behind the first "blk.", "layers." or "layer." that has one; false where there is none. */
-static bool layer_of(struct str name, uint64_t *layer)
+static bool aside_of(struct str name, const char **what)
+{
+    size_t i = 0;
+    while (i < COUNT_OF(asides) && !str_has(name, str_of(asides[i].part))) i++;
+    if (i == COUNT_OF(asides)) return false;
+    *what = asides[i].what;
+    return true;
+}
+
+/* The number behind the first "blk.", "layers." or "layer." that has one, and what is before it; false where there is none. */
+static bool layer_of(struct str name, struct str *prefix, uint64_t *layer)
 {
     static const char *const before[] = {"blk.", "layers.", "layer."};
     for (size_t i = 0; i < name.n; i++) {
@@ -36,6 +45,7 @@ static bool layer_of(struct str name, uint64_t *layer)
             struct str digits = {rest.p + n, 0};
             if (!str_starts(rest, str_of(before[k]))) continue;
             while (n + digits.n < rest.n && digits.p[digits.n] >= '0' && digits.p[digits.n] <= '9') digits.n++;
+            *prefix = (struct str){name.p, i + n};
             if (str_u64(digits, layer)) return true;
         }
     }
@@ -45,17 +55,14 @@ static bool layer_of(struct str name, uint64_t *layer)
 /* What t belongs to, if to nothing that is computed: false for what is used, or makes no difference. *in_layer: to a layer. */
 static bool left(const struct model *m, const struct tensor *t, const char **what, bool *in_layer)
 {
+    struct str prefix;
     uint64_t layer;
     *in_layer = false;
     if (model_uses(m, t)) return false;
-    for (size_t i = 0; i < COUNT_OF(asides); i++) {
-        if (!str_has(t->name, str_of(asides[i].part))) continue;
-        *what = asides[i].what;
-        return *what != NULL;
-    }
+    if (aside_of(t->name, what)) return *what != NULL;
     if (m->hp.tied && (str_ends(t->name, STR("lm_head.weight")) || str_is(t->name, "output.weight"))) return false;
     *what = MODEL_UNKNOWN;
-    if (!layer_of(t->name, &layer)) return true;
+    if (!layer_of(t->name, &prefix, &layer) || !str_eq(prefix, m->layer_prefix)) return true;
     *in_layer = layer < m->hp.n_layers;
     if (!*in_layer) *what = "multi-token prediction"; /* the layers behind the last */
     return true;
@@ -68,8 +75,22 @@ const char *model_leaves_out(const struct model *m, const struct tensor *t)
     return left(m, t, &what, &in_layer) ? what : NULL;
 }
 
-int unused_check(const struct model *m, struct err *e)
+/* Other parts of the files may have layers, too: those of the text model are named like the ones that are used. */
+static struct str prefix_of_layers(const struct model *m)
 {
+    struct str prefix;
+    uint64_t layer;
+    const char *what;
+    for (size_t i = 0; i < files_n_tensors(m->files); i++) {
+        const struct tensor *t = files_tensor(m->files, i);
+        if (model_uses(m, t) && !aside_of(t->name, &what) && layer_of(t->name, &prefix, &layer)) return prefix;
+    }
+    return (struct str){0};
+}
+
+int unused_check(struct model *m, struct err *e)
+{
+    m->layer_prefix = prefix_of_layers(m);
     for (size_t i = 0; i < files_n_tensors(m->files); i++) {
         const struct tensor *t = files_tensor(m->files, i);
         const char *what;

@@ -54,7 +54,8 @@ done
 cp "$W/index.json" "$model/model.safetensors.index.json"
 ran "logits of what is there" 0 "$QUERN" logits "$model" --tokens 1,2,3 --out "$W/before"
 for row in "vision|vision_tower.blocks.0.weight" "audio|model.audio_tower.layers.0.weight" \
-    "multi-token prediction|model.layers.2.self_attn.q_proj.weight" "unknown tensors|model.something"; do
+    "multi-token prediction|model.layers.2.self_attn.q_proj.weight" "unknown tensors|model.something" \
+    "unknown tensors|model.retina.layers.0.weight"; do
     beside "${row#*|}"
     ran "${row#*|} beside the text model" 0 "$QUERN" show "$model"
     holds "is listed" "$W/out" "${row%|*}: 1 tensors of 4 bytes, such as ${row#*|}"

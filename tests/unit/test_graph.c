@@ -1,4 +1,5 @@
 /* graph: phases are where they should be, and no two values that one phase needs share memory. */
+#include "backend/backend.h"
 #include "model/model.h"
 
 #include <setjmp.h>
@@ -142,12 +143,52 @@ static void a_failed_allocation_is_reported(void **state)
     }
 }
 
+/* Command R+ has weights for each head, and subtracts means. */
+static void heads_are_normed_by_themselves(void **state)
+{
+    enum { HEADS = 3, LEN = 20, TOKENS = 5, COLS = HEADS * LEN };
+    static float table[TOKENS][COLS], w[HEADS][LEN];
+    static const int32_t ids[TOKENS] = {4, 0, 1, 3, 2};
+    static const uint32_t out[TOKENS] = {0, 1, 2, 3, 4};
+    struct arena a = {0};
+    struct graph g;
+    struct backend *be = NULL;
+    struct err e;
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof **table; i++)
+        table[i / COLS][i % COLS] = (float)((i * 7919) % 101) / 50.0f - 0.7f;
+    for (size_t i = 0; i < COLS; i++) w[i / LEN][i % LEN] = 1.0f + (float)i / 100.0f;
+    struct tensor embed = matrix(COLS, TOKENS);
+    embed.data = table;
+    for (unsigned by_head = 0; by_head < 2; by_head++) {
+        graph_init(&g, &a);
+        value_id x = graph_head_layer_norm(&g, graph_embed(&g, &embed, BY_TOKEN), w[0], by_head, 1e-5f, HEADS, LEN);
+        assert_int_equal(graph_plan(&g, graph_gather(&g, x), &e), 0);
+        const struct backend_options bo = {.n_threads = 2, .max_rows = TOKENS, .max_out = TOKENS, .max_positions = TOKENS};
+        assert_int_equal(backend_open_cpu(&g, &bo, &be, &e), 0);
+        const struct batch_seq seq = {.n_rows = TOKENS};
+        const struct batch batch = {.tokens = ids, .n_rows = TOKENS, .seqs = &seq, .n_seqs = 1, .out = out, .n_out = TOKENS};
+        assert_int_equal(backend_run(be, &batch), 0);
+        struct kernels k;
+        float want[LEN];
+        kernels_init_scalar(&k);
+        for (size_t t = 0; t < TOKENS; t++)
+            for (size_t h = 0; h < HEADS; h++) {
+                k.layer_norm(table[ids[t]] + h * LEN, w[by_head ? h : 0], NULL, 1e-5f, LEN, want);
+                assert_memory_equal(want, backend_logits(be) + t * COLS + h * LEN, sizeof want);
+            }
+        backend_close(&be);
+    }
+    arena_fini(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_layer_has_five_phases),
         cmocka_unit_test(values_alive_together_are_apart),
         cmocka_unit_test(a_failed_allocation_is_reported),
+        cmocka_unit_test(heads_are_normed_by_themselves),
     };
     return cmocka_run_group_tests_name("graph", tests, NULL, NULL);
 }
