@@ -138,7 +138,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
         !ask_integer(c, options, "num_predict", -2, INT32_MAX, &num_predict, answer) ||
         !ask_stop(c, options, "stop", asked, answer) || !ask_sampling(c, options, asked, answer) ||
         !ask_policy(c, asked, answer) || !ask_integer(c, options, "num_keep", -1, INT32_MAX, &keep, answer) ||
-        !ask_form(c, j, asked, answer))
+        !ask_form(c, j, asked, answer) || !ask_images(c, j, answer))
         return NULL;
     if (num_predict > 0) asked->max_tokens = (uint32_t)num_predict;
     if (keep != 0) asked->n_keep = keep < 0 ? UINT32_MAX : (uint32_t)keep;
@@ -219,7 +219,7 @@ int ollama_generate(struct call *c)
     struct job *job = read_request(c, false, &asked, &answer);
     if (!job) return answer;
     raw = raw || !c->server->info.has_chat_template;
-    const bool ok = raw ? ask_prompt(c, json_find(c->json, "prompt"), true, &asked, &answer)
+    const bool ok = raw ? ask_prompt(c, "prompt", json_find(c->json, "prompt"), true, &asked, &answer)
                         : ask_chat(c, conversation(c, prompt, system), NULL, thinking(c), &asked, &answer);
     return ok ? serve_job(c, job, &asked) : answer;
 }
@@ -299,7 +299,11 @@ int ollama_show(struct call *c)
     rc |= put_details(c, &b);
     rc |= buf_z(&b, ",\"model_info\":");
     rc |= metadata ? json_write(&b, metadata) : buf_z(&b, "{}");
-    rc |= buf_z(&b, ",\"capabilities\":[\"completion\",\"tools\"],\"modified_at\":");
+    const bool tools = template && template->type == JSON_STRING && str_has(template->s, STR("tools"));
+    rc |= buf_printf(&b, ",\"capabilities\":[\"%s\"],\"modified_at\":",
+                     c->server->info.embeds_only ? "embedding"
+                     : tools                     ? "completion\",\"tools"
+                                                 : "completion");
     rc |= put_time(&b, c->server->started);
     return serve_json(c, 200, &b, rc | buf_c(&b, '}'));
 }
