@@ -271,6 +271,54 @@ bool ask_tool_choice(struct call *c, const struct json *obj, const struct json *
     return wrong_form(c, "tool_choice", "none, auto, required or {\"type\":\"function\",\"function\":{\"name\":...}}", answer);
 }
 
+/* ---- thinking ---------------------------------------------------------------------------------------------------------- */
+
+/* Members of own, then of extra, which comes last and so holds where both say something. */
+static int put_kwargs(struct buf *b, struct str own, const struct json *extra)
+{
+    const size_t n = extra ? extra->n : 0;
+    int rc = buf_c(b, '{') | buf_str(b, own);
+    for (size_t i = 0; i < n; i++) {
+        rc |= buf_z(b, i || own.n ? "," : "");
+        rc |= json_write_string(b, extra->keys[i]);
+        rc |= buf_c(b, ':');
+        rc |= json_write(b, &extra->v[i]);
+    }
+    return rc | buf_z(b, "}");
+}
+
+bool ask_thinking(struct call *c, const struct json *obj, const char *key, const struct json *extra, const char **kwargs,
+                  int *answer)
+{
+    static const struct {
+        const char *effort, *members; /* of gpt-oss's templates and of those that know on and off */
+    } efforts[] = {
+        {"none", "\"enable_thinking\":false"},
+        {"minimal", "\"enable_thinking\":true,\"reasoning_effort\":\"minimal\""},
+        {"low", "\"enable_thinking\":true,\"reasoning_effort\":\"low\""},
+        {"medium", "\"enable_thinking\":true,\"reasoning_effort\":\"medium\""},
+        {"high", "\"enable_thinking\":true,\"reasoning_effort\":\"high\""},
+    };
+    const struct json *j = json_find(obj, key);
+    const char *own = NULL;
+    struct buf b = {0};
+    *kwargs = NULL;
+    if (!j || j->type == JSON_NULL) own = "";
+    if (j && j->type == JSON_TRUE) own = "\"enable_thinking\":true";
+    if (j && j->type == JSON_FALSE) own = efforts[0].members;
+    for (size_t i = 0; j && j->type == JSON_STRING && i < COUNT_OF(efforts); i++)
+        if (str_is(j->s, efforts[i].effort)) own = efforts[i].members;
+    if (!own) {
+        *answer = serve_error(c, 400, "\"%s\" must be true, false, none, minimal, low, medium or high", key);
+        return false;
+    }
+    if (!*own && !extra) return true;
+    if (put_kwargs(&b, str_of(own), extra) == 0) *kwargs = serve_copy(c, buf_view(&b));
+    buf_fini(&b);
+    if (!*kwargs) *answer = serve_error(c, 500, "out of memory");
+    return *kwargs != NULL;
+}
+
 /* ---- prompts ----------------------------------------------------------------------------------------------------------- */
 
 static bool tokenize(struct call *c, struct str text, unsigned flags, struct asked *out, int *answer)

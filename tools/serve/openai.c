@@ -249,16 +249,15 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
 int openai_chat(struct call *c)
 {
     struct asked asked = {0};
-    struct buf kwargs = {0};
     int answer = 0;
     const struct json *extra;
+    const char *kwargs;
     struct job *job = read_request(c, true, &asked, &answer);
     if (!job || !ask_object(c, c->json, "chat_template_kwargs", &extra, &answer)) return answer;
     const struct json *tools = json_find(c->json, "tools");
-    if (!ask_tool_choice(c, c->json, &tools, &asked, &answer)) return answer;
-    if (extra && (json_write(&kwargs, extra) < 0 || buf_c(&kwargs, 0) < 0)) return serve_error(c, 500, "out of memory");
-    const bool ok = ask_chat(c, json_find(c->json, "messages"), tools, kwargs.p, &asked, &answer);
-    buf_fini(&kwargs);
+    const bool ok = ask_tool_choice(c, c->json, &tools, &asked, &answer) &&
+                    ask_thinking(c, c->json, "reasoning_effort", extra, &kwargs, &answer) &&
+                    ask_chat(c, json_find(c->json, "messages"), tools, kwargs, &asked, &answer);
     return ok ? serve_job(c, job, &asked) : answer;
 }
 

@@ -150,6 +150,10 @@ bool ask_context(struct call *c, const struct json *obj, struct asked *out, int 
 bool ask_loras(struct call *c, const struct json *obj, struct asked *out, int *answer);
 /* The server's scales now, in the call's arena; NULL: there are no adapters, or no memory. */
 const float *serve_lora_scales(struct call *c);
+/* Whether and how hard to think, a member of the request, as variables of the template, together with those in extra (may be
+ * NULL); *kwargs is in the call's arena, NULL where nothing is said. */
+bool ask_thinking(struct call *c, const struct json *obj, const char *key, const struct json *extra, const char **kwargs,
+                  int *answer);
 /* The prompt of a conversation: messages with content parts joined, arguments of tool calls as objects. */
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer);
