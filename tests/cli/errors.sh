@@ -33,6 +33,14 @@ ran "logits without tokens" 2 "$QUERN" logits --out "$W/x"
 ran "perplexity without a file" 2 "$QUERN" perplexity
 ran "help for what is not there" 2 "$QUERN" help nothing
 
+# Where to listen, as Ollama's variable has it.
+for host in 127.0.0.1:http 127.0.0.1:99999 '[::1' '[::1]x'; do
+    "$QUERN" help serve >/dev/null 2>&1 || { skip "OLLAMA_HOST=$host" "built without serve" && continue; }
+    # shellcheck disable=SC2086 # a command and its argument
+    ran "OLLAMA_HOST=$host" 2 env OLLAMA_HOST="$host" $limit "$QUERN" serve --prefix-cache none
+    holds "is named" "$W/err" "OLLAMA_HOST"
+done
+
 # Files that are no models.
 : >"$W/empty.gguf"
 printf 'GGUF' >"$W/four.gguf"

@@ -21,6 +21,21 @@ ran "-f" 0 "$QUERN" run "$DEMO" -f "$W/prompt" --temp 0
 same "the same answer" "$W/tokyo" "$W/out"
 fed "-f -" 0 "$W/prompt" "$QUERN" run "$DEMO" -f - --temp 0
 same "the same answer" "$W/tokyo" "$W/out"
+echo 'What is the capital of Japan?' >"$W/line"
+fed "-f /dev/stdin" 0 "$W/line" "$QUERN" run "$DEMO" -f /dev/stdin --temp 0
+same "the same answer" "$W/tokyo" "$W/out"
+mkfifo "$W/pipe"
+cat "$W/prompt" >"$W/pipe" &
+ran "-f with a pipe" 0 "$QUERN" run "$DEMO" -f "$W/pipe" --temp 0
+same "the same answer" "$W/tokyo" "$W/out"
+printf 'Once upon a' >"$W/once"
+echo 'Once upon a' >"$W/once-line"
+ran "a text to go on with" 0 "$QUERN" run --raw -f "$W/once" $short
+cp "$W/out" "$W/raw"
+ran "whose line ends" 0 "$QUERN" run --raw -f "$W/once-line" $short
+same "gives the same answer" "$W/raw" "$W/out"
+fed "on standard input" 0 "$W/once-line" "$QUERN" run --raw $short
+same "too" "$W/raw" "$W/out"
 printf 'is the capital of Japan?' >"$W/rest"
 fed "a prompt and standard input" 0 "$W/rest" "$QUERN" run "What" $short
 cp "$W/out" "$W/both"
@@ -34,6 +49,9 @@ same "an empty pipe changes nothing" "$W/tokyo" "$W/out"
 same "nor does a closed standard input" "$W/tokyo" "$W/out"
 fed "no prompt at all" 2 /dev/null "$QUERN" run "$DEMO"
 holds "says what to do" "$W/err" "there is no prompt"
+echo >"$W/empty-line"
+fed "an empty line" 2 "$W/empty-line" "$QUERN" run "$DEMO"
+holds "is none, either" "$W/err" "there is no prompt"
 
 # What is a MODEL and what a PROMPT.
 ran "a path that is not there" 1 "$QUERN" run modle.gguf

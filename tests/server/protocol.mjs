@@ -27,7 +27,7 @@ const wrong = [
     ["a message without a role", CHAT, chat({ messages: [{ content: "x" }] }), 400, /role/],
     ["a role of another type", CHAT, chat({ messages: [{ role: 1, content: "x" }] }), 400, /role/],
     ["content of another type", CHAT, chat({ messages: [{ role: "user", content: 42 }] }), 400, /content/],
-    ["an image", CHAT, chat({ messages: [{ role: "user", content: [{ type: "image_url", image_url: {} }] }] }), 400, /text/],
+    ["an image", CHAT, chat({ messages: [{ role: "user", content: [{ type: "image_url", image_url: {} }] }] }), 400, /message 0.*text only.*image_url/],
     ["a part of another type", CHAT, chat({ messages: [{ role: "user", content: [1] }] }), 400, /content/],
     ["tools of another type", CHAT, chat({ tools: "x" }), 400, /tools/],
     ["template variables of another type", CHAT, chat({ chat_template_kwargs: [1] }), 400, /chat_template_kwargs/],
@@ -42,6 +42,8 @@ const wrong = [
     ["stop of another type", CHAT, chat({ stop: 1 }), 400, /stop/],
     ["too many stop strings", CHAT, chat({ stop: Array(17).fill("x") }), 400, /stop/],
     ["no answers", CHAT, chat({ n: 0 }), 400, /"n"/],
+    ["two answers", CHAT, chat({ n: 2 }), 400, /one answer to a request/],
+    ["a number that must be whole", CHAT, chat({ max_tokens: -2 }), 400, /from -1 to 2147483647/],
     ["too many logprobs", CHAT, chat({ logprobs: true, top_logprobs: 21 }), 400, /top_logprobs/],
     ["bias of a token that is not there", CHAT, chat({ logit_bias: { 99999999: 1 } }), 400, /logit_bias/],
     ["bias of another type", CHAT, chat({ logit_bias: [1] }), 400, /logit_bias/],
@@ -51,9 +53,12 @@ const wrong = [
     ["no prompt", "/v1/completions", "{}", 400, /prompt/],
     ["an empty array as prompt", "/v1/completions", '{"prompt":[]}', 400, /prompt/],
     ["a token that is not there", "/v1/completions", '{"prompt":[-1]}', 400, /prompt/],
-    ["two prompts", "/v1/completions", '{"prompt":["a","b"]}', 400, /prompt/],
+    ["two prompts", "/v1/completions", '{"prompt":["a","b"]}', 400, /"prompt" has 2 texts/],
+    ["a prompt to be repeated", "/v1/completions", '{"prompt":"a","echo":true}', 400, /echo/],
+    ["a suffix", "/v1/completions", '{"prompt":"a","suffix":"b"}', 400, /suffix/],
+    ["the best of two", "/v1/completions", '{"prompt":"a","best_of":2}', 400, /best_of/],
     ["no input", "/v1/embeddings", "{}", 400, /input/],
-    ["input of another type", "/v1/embeddings", '{"input":[[{}]]}', 400, /token ids/],
+    ["input of another type", "/v1/embeddings", '{"input":[[{}]]}', 400, /"input" .*token ids/],
     ["too many dimensions", "/v1/embeddings", '{"input":"x","dimensions":99999}', 400, /dimensions/],
     ["documents of another type", "/v1/rerank", '{"query":"x","documents":[1]}', 400, /documents/],
     ["no query", "/rerank", '{"documents":["x"]}', 400, /query/],
@@ -75,6 +80,8 @@ const wrong = [
     ["Ollama: messages of another type", "/api/chat", ollama({ messages: 1 }), 400, /messages/],
     ["Ollama: options of another type", "/api/chat", ollama({ options: "x" }), 400, /options/],
     ["Ollama: an option of another type", "/api/chat", ollama({ options: { top_k: "x" } }), 400, /top_k/],
+    ["Ollama: an image", "/api/chat", ollama({ messages: [{ role: "user", content: "x", images: ["iVBORw0KGgo="] }] }), 400, /images/],
+    ["Ollama: an image beside a prompt", "/api/generate", ollama({ prompt: "x", images: ["iVBORw0KGgo="] }), 400, /images/],
     ["Ollama: beyond the context", "/api/generate", ollama({ prompt: "boat ".repeat(999) }), 400, /\d+ tokens.*256/],
     ["Ollama: beyond the context in a stream", "/api/generate", ollama({ prompt: "boat ".repeat(999), stream: true }), 400, /256/],
     ["Ollama: a prompt of another type", "/api/generate", ollama({ prompt: 1 }), 400, /prompt/],
@@ -126,9 +133,18 @@ const preflight = await send("OPTIONS", CHAT, "", { origin: "https://app.example
 equal("a preflight needs no key", preflight.status, 204);
 verdict(preflight.headers.includes("access-control-allow-origin: https://app.example\r\n") &&
     /access-control-allow-headers: .*authorization/.test(preflight.headers), "and allows what was allowed", preflight);
+const stainless = await send("OPTIONS", CHAT, "", { origin: "https://app.example", "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization, x-stainless-lang, x-api-key" });
+verdict(/access-control-allow-headers: authorization, x-stainless-lang, x-api-key/.test(stainless.headers),
+    "a preflight allows the headers that it asks for", stainless);
 equal("a preflight of another site", (await send("OPTIONS", CHAT, "", { origin: "https://evil.example" })).status, 403);
 equal("a page of this machine", (await send("POST", CHAT, chat(), { origin: "http://localhost:3000" })).status, 200);
 equal("x-api-key", (await send("POST", CHAT, chat(), { authorization: undefined, "x-api-key": KEY })).status, 200);
+equal("max_tokens -1 is no limit", (await send("POST", CHAT, chat({ max_tokens: -1, temperature: 0 }))).status, 200);
+for (const [method, path, body] of [["POST", "/chat/completions", chat()], ["GET", "/models", ""], ["POST", "/completions",
+    '{"prompt":"x","n_predict":1}'], ["POST", "/v1/reranking", '{"query":"x","documents":["y"]}']])
+    equal(`llama-server's ${path}`, (await send(method, path, body)).status, 200);
+equal("no images are none", (await send("POST", "/api/chat", ollama({ messages: [{ role: "user", content: "x", images: [] }] }))).status, 200);
 equal("health needs no key", (await send("GET", "/health", "", { authorization: undefined })).status, 200);
 const head = await send("HEAD", "/health");
 equal("HEAD has no body", [head.status, head.body], [200, ""]);

@@ -102,7 +102,7 @@ bool cli_write(const void *p, size_t n, bool flush);
 int cli_finish(int exit_code);
 
 int cli_read_stdin(struct buf *out, struct err *e);
-int cli_read_file(const char *path, struct buf *out, struct err *e); /* "-" is stdin */
+int cli_read_file(const char *path, struct buf *out, struct err *e); /* "-" is stdin; pipes, too */
 /* Makes the folders that path, the name of a file, lies in; for the owner only. path is as before afterwards. */
 bool cli_make_folders(char *path);
 /* The folder `name` of quern's in the user's cache, which need not be there yet; out [PATH_MAX]. False: HOME is not set, or too

@@ -5,6 +5,7 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -92,26 +93,49 @@ int buf_f64(struct buf *b, double v)
 
 #define INPUT_MAX ((size_t)1 << 30)
 
+/* All that fd gives; name: what messages call it. */
+static int read_all(int fd, const char *name, struct buf *out, struct err *e)
+{
+    out->limit = INPUT_MAX;
+    char chunk[1 << 16];
+    for (;;) {
+        ssize_t n = read(fd, chunk, sizeof chunk);
+        if (n == 0) return 0;
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fail(e, ERR_IO, "%s: %s", name, strerror(errno));
+        int rc = buf_put(out, chunk, (size_t)n);
+        if (rc < 0) return fail(e, rc, "%s: %s", name, rc == ERR_LIMIT ? "more than 1 GiB" : "out of memory");
+    }
+}
+
 int cli_read_stdin(struct buf *out, struct err *e)
 {
     /* A pipe that nobody writes to looks like a hang: say what the program waits for. */
     struct pollfd pfd = {.fd = STDIN_FILENO, .events = POLLIN};
     if (poll(&pfd, 1, 1000) == 0) cli_note("reading standard input until it ends");
-    out->limit = INPUT_MAX;
-    char chunk[1 << 16];
-    for (;;) {
-        ssize_t n = read(STDIN_FILENO, chunk, sizeof chunk);
-        if (n == 0) return 0;
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return fail(e, ERR_IO, "standard input: %s", strerror(errno));
-        int rc = buf_put(out, chunk, (size_t)n);
-        if (rc < 0) return fail(e, rc, "standard input: %s", rc == ERR_LIMIT ? "more than 1 GiB" : "out of memory");
-    }
+    return read_all(STDIN_FILENO, "standard input", out, e);
+}
+
+/* What stands behind <(COMMAND) and /dev/stdin. */
+static bool is_pipe(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISFIFO(st.st_mode);
+}
+
+static int read_pipe(const char *path, struct buf *out, struct err *e)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return fail(e, ERR_IO, "%s: cannot open: %s", path, strerror(errno));
+    int rc = read_all(fd, path, out, e);
+    close(fd);
+    return rc;
 }
 
 int cli_read_file(const char *path, struct buf *out, struct err *e)
 {
     if (strcmp(path, "-") == 0) return cli_read_stdin(out, e);
+    if (is_pipe(path)) return read_pipe(path, out, e);
     struct map map;
     TRY(vfs_map(path, &map, e));
     out->limit = INPUT_MAX;

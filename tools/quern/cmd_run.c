@@ -88,6 +88,14 @@ static bool stdin_has_more(void)
     return false;
 }
 
+/* Texts of files and of echo end their last line, and prompts do not end with an empty one. */
+static void drop_newline(struct buf *text)
+{
+    if (text->n == 0 || text->p[text->n - 1] != '\n') return;
+    text->n--;
+    if (text->n > 0 && text->p[text->n - 1] == '\r') text->n--;
+}
+
 /* The whole prompt; *interactive instead when there is none and a person sits there. */
 static int gather_prompt(const struct command *c, const struct run_args *args, struct buf *out, bool *interactive)
 {
@@ -96,6 +104,7 @@ static int gather_prompt(const struct command *c, const struct run_args *args, s
     if (args->prompt && args->file) return cli_usage(c, "-p and -f are two prompts; give one");
     if (args->prompt && buf_z(out, args->prompt) < 0) return cli_fail("out of memory");
     if (args->file && cli_read_file(args->file, out, &e) < 0) return cli_fail("%s", e.msg);
+    if (args->file) drop_newline(out);
     if (!args->prompt && !args->file && terminal) {
         *interactive = true;
         return CLI_OK;
@@ -104,6 +113,7 @@ static int gather_prompt(const struct command *c, const struct run_args *args, s
     if (!terminal && !file_was_stdin && (out->n == 0 || stdin_has_more())) {
         struct buf text = {0};
         int rc = fcntl(STDIN_FILENO, F_GETFD) < 0 ? 0 : cli_read_stdin(&text, &e);
+        drop_newline(&text);
         if (rc == 0 && text.n > 0 && out->n > 0) rc = buf_z(out, "\n\n");
         if (rc == 0) rc = buf_str(out, buf_view(&text));
         buf_fini(&text);

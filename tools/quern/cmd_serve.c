@@ -94,7 +94,8 @@ static void say_ready(const struct server *s, uint16_t port)
     quern_engine_info i;
     char kv[AMOUNT_MAX];
     quern_engine_get_info(s->engine, &i);
-    (void)fprintf(stderr, "quern: %s listens on http://%s:%u\n", s->name, s->o.host, port);
+    const bool v6 = strchr(s->o.host, ':') != NULL;
+    (void)fprintf(stderr, "quern: %s listens on http://%s%s%s:%u\n", s->name, v6 ? "[" : "", s->o.host, v6 ? "]" : "", port);
     if (!s->engine) {
         (void)fprintf(stderr, "       embeddings and scores only: the model does not write\n");
         return;
@@ -103,17 +104,26 @@ static void say_ready(const struct server *s, uint16_t port)
                   i.n_ctx, amount_bytes(i.kv_bytes, kv), i.k_type, i.n_threads, i.cpu_level);
 }
 
-/* "host:port", "host", ":port", with or without http://, as Ollama reads it. */
-static void read_ollama_host(char host[256], uint16_t *port)
+/* "host:port", "host", ":port" or "[v6]:port", with or without http:// and a path, as Ollama reads it. False: it is none of
+ * them. */
+static bool read_ollama_host(char host[256], uint16_t *port)
 {
     const char *text = getenv("OLLAMA_HOST");
-    if (!text || !*text) return;
-    if (strncmp(text, "http://", 7) == 0) text += 7;
-    const char *colon = strrchr(text, ':');
-    const size_t n = colon ? (size_t)(colon - text) : strcspn(text, "/");
-    uint64_t v;
-    if (n > 0 && n < 256) (void)snprintf(host, 256, "%.*s", (int)n, text);
-    if (colon && str_u64((struct str){colon + 1, strcspn(colon + 1, "/")}, &v) && v <= 65535) *port = (uint16_t)v;
+    struct str s = str_of(text ? text : "");
+    uint64_t v = *port;
+    const size_t scheme = str_starts(s, STR("http://")) ? 7 : str_starts(s, STR("https://")) ? 8 : 0;
+    s = (struct str){s.p + scheme, strcspn(s.p + scheme, "/")};
+    const char *close = s.n && *s.p == '[' ? memchr(s.p, ']', s.n) : NULL;
+    const char *end = s.p + s.n, *name = close ? s.p + 1 : s.p;
+    const size_t n = close ? (size_t)(close - name) : size_min(s.n, strcspn(s.p, ":"));
+    const char *colon = close ? close + 1 : name + n;
+    const bool has_port = colon < end;
+    if (n >= 256) return false;
+    if (has_port && (*colon != ':' || !str_u64((struct str){colon + 1, (size_t)(end - colon) - 1}, &v) || v > 65535))
+        return false;
+    if (n > 0) (void)snprintf(host, 256, "%.*s", (int)n, name);
+    *port = (uint16_t)v;
+    return true;
 }
 
 static void make_digest(const struct server *s, char digest[65])
@@ -190,7 +200,8 @@ static int serve_model(const struct command *c, const struct serve_args *args, c
     struct err e = {0};
     struct server s = {.model = model, .speculation = *speculation, .started = clock_utc(), .digest = digest};
     s.embed_options = (quern_embed_options){.n_threads = (uint32_t)args->compute.n_threads, .cpu_level = args->compute.cpu};
-    read_ollama_host(host, &port);
+    if (!read_ollama_host(host, &port))
+        return cli_usage(c, "OLLAMA_HOST must be HOST:PORT, not '%.100s'", getenv("OLLAMA_HOST"));
     quern_model_get_info(model, &s.info);
     s.name = args->alias ? args->alias : s.info.name;
     make_digest(&s, digest);

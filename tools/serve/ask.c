@@ -12,7 +12,7 @@ bool ask_number(struct call *c, const struct json *obj, const char *key, double 
         *io = j->f;
         return true;
     }
-    *answer = serve_error(c, 400, "\"%s\" must be a number from %g to %g", key, min, max);
+    *answer = serve_error(c, 400, "\"%s\" must be a number from %.16g to %.16g", key, min, max);
     return false;
 }
 
@@ -271,6 +271,54 @@ bool ask_tool_choice(struct call *c, const struct json *obj, const struct json *
     return wrong_form(c, "tool_choice", "none, auto, required or {\"type\":\"function\",\"function\":{\"name\":...}}", answer);
 }
 
+/* ---- thinking ---------------------------------------------------------------------------------------------------------- */
+
+/* Members of own, then of extra, which comes last and so holds where both say something. */
+static int put_kwargs(struct buf *b, struct str own, const struct json *extra)
+{
+    const size_t n = extra ? extra->n : 0;
+    int rc = buf_c(b, '{') | buf_str(b, own);
+    for (size_t i = 0; i < n; i++) {
+        rc |= buf_z(b, i || own.n ? "," : "");
+        rc |= json_write_string(b, extra->keys[i]);
+        rc |= buf_c(b, ':');
+        rc |= json_write(b, &extra->v[i]);
+    }
+    return rc | buf_z(b, "}");
+}
+
+bool ask_thinking(struct call *c, const struct json *obj, const char *key, const struct json *extra, const char **kwargs,
+                  int *answer)
+{
+    static const struct {
+        const char *effort, *members; /* of gpt-oss's templates and of those that know on and off */
+    } efforts[] = {
+        {"none", "\"enable_thinking\":false"},
+        {"minimal", "\"enable_thinking\":true,\"reasoning_effort\":\"minimal\""},
+        {"low", "\"enable_thinking\":true,\"reasoning_effort\":\"low\""},
+        {"medium", "\"enable_thinking\":true,\"reasoning_effort\":\"medium\""},
+        {"high", "\"enable_thinking\":true,\"reasoning_effort\":\"high\""},
+    };
+    const struct json *j = json_find(obj, key);
+    const char *own = NULL;
+    struct buf b = {0};
+    *kwargs = NULL;
+    if (!j || j->type == JSON_NULL) own = "";
+    if (j && j->type == JSON_TRUE) own = "\"enable_thinking\":true";
+    if (j && j->type == JSON_FALSE) own = efforts[0].members;
+    for (size_t i = 0; j && j->type == JSON_STRING && i < COUNT_OF(efforts); i++)
+        if (str_is(j->s, efforts[i].effort)) own = efforts[i].members;
+    if (!own) {
+        *answer = serve_error(c, 400, "\"%s\" must be true, false, none, minimal, low, medium or high", key);
+        return false;
+    }
+    if (!*own && !extra) return true;
+    if (put_kwargs(&b, str_of(own), extra) == 0) *kwargs = serve_copy(c, buf_view(&b));
+    buf_fini(&b);
+    if (!*kwargs) *answer = serve_error(c, 500, "out of memory");
+    return *kwargs != NULL;
+}
+
 /* ---- prompts ----------------------------------------------------------------------------------------------------------- */
 
 static bool tokenize(struct call *c, struct str text, unsigned flags, struct asked *out, int *answer)
@@ -296,26 +344,76 @@ bool ask_ids(struct call *c, const struct json *array, const char *what, quern_t
     return out->ids != NULL;
 }
 
-bool ask_prompt(struct call *c, const struct json *prompt, bool parse_special, struct asked *out, int *answer)
+bool ask_prompt(struct call *c, const char *key, const struct json *prompt, bool parse_special, struct asked *out, int *answer)
 {
+    char what[64];
+    if (prompt && prompt->type == JSON_ARRAY && prompt->n > 1 && prompt->v[0].type == JSON_STRING) {
+        *answer = serve_error(c, 400, "\"%s\" has %zu texts; send each in a request of its own", key, prompt->n);
+        return false;
+    }
     if (prompt && prompt->type == JSON_STRING)
         return tokenize(c, prompt->s, QUERN_ADD_SPECIAL | (parse_special ? QUERN_PARSE_SPECIAL : 0), out, answer);
     if (prompt && prompt->type == JSON_ARRAY && prompt->n == 1 && prompt->v[0].type == JSON_STRING)
-        return ask_prompt(c, &prompt->v[0], parse_special, out, answer);
-    return ask_ids(c, prompt, "\"prompt\" must be a string or an array", &out->prompt, answer);
+        return ask_prompt(c, key, &prompt->v[0], parse_special, out, answer);
+    (void)snprintf(what, sizeof what, "\"%s\" must be a string or an array", key);
+    return ask_ids(c, prompt, what, &out->prompt, answer);
 }
 
-/* Content as one string: text parts joined; null where a message has only tool calls. False: a part that is not text. */
+static bool wrong_message(struct call *c, size_t i, const char *fault, struct str what, int *answer)
+{
+    *answer = serve_error(c, 400, "\"messages\": message %zu %s%.*s%s", i, fault, STR_ARG(what), what.n ? "\"" : "");
+    return false;
+}
+
+static bool check_content(struct call *c, size_t i, const struct json *content, int *answer)
+{
+    if (!content || content->type == JSON_STRING || content->type == JSON_NULL) return true;
+    if (content->type != JSON_ARRAY)
+        return wrong_message(c, i, "has content that is neither a text nor an array", STR(""), answer);
+    for (size_t k = 0; k < content->n; k++) {
+        const struct json *part = &content->v[k];
+        struct str type = {0}, text = {0};
+        const bool named = json_opt_str(part, "type", &type) && type.n > 0;
+        if (named && !str_is(type, "text"))
+            return wrong_message(c, i, "has content that this server does not take, which reads text only: \"", type, answer);
+        if (!named || !json_opt_str(part, "text", &text))
+            return wrong_message(c, i, "has content with a part that is not {\"type\":\"text\",\"text\":...}", STR(""), answer);
+    }
+    return true;
+}
+
+bool ask_images(struct call *c, const struct json *obj, int *answer)
+{
+    const struct json *images = json_find(obj, "images");
+    if (!images || images->type == JSON_NULL || (images->type == JSON_ARRAY && images->n == 0)) return true;
+    *answer = serve_error(c, 400, "\"images\": this server reads text only");
+    return false;
+}
+
+static bool check_messages(struct call *c, const struct json *messages, int *answer)
+{
+    const bool ok = messages && messages->type == JSON_ARRAY && messages->n > 0;
+    if (!ok)
+        *answer = serve_error(c, 400, "\"messages\" must be an array of at least one object with a role and a text as content");
+    for (size_t i = 0; ok && i < messages->n; i++) {
+        const struct json *m = &messages->v[i];
+        struct str role = {0};
+        if (m->type != JSON_OBJECT || !json_opt_str(m, "role", &role) || role.n == 0)
+            return wrong_message(c, i, "is no object with a role", STR(""), answer);
+        if (!check_content(c, i, json_find(m, "content"), answer) || !ask_images(c, m, answer)) return false;
+    }
+    return ok;
+}
+
+/* Content as one string: text parts joined; null where a message has only tool calls. */
 static bool put_content(struct buf *b, const struct json *content)
 {
     struct buf text = {0};
     bool ok = true;
-    if (content->type == JSON_STRING || content->type == JSON_NULL) return json_write(b, content) == 0;
-    ok = content->type == JSON_ARRAY;
+    if (content->type != JSON_ARRAY) return json_write(b, content) == 0;
     for (size_t i = 0; ok && i < content->n; i++) {
-        struct str type = {0}, part = {0};
-        ok = json_opt_str(&content->v[i], "type", &type) && str_is(type, "text") &&
-             json_opt_str(&content->v[i], "text", &part) && buf_str(&text, part) == 0;
+        struct str part = {0};
+        ok = json_opt_str(&content->v[i], "text", &part) && buf_str(&text, part) == 0;
     }
     ok = ok && json_write_string(b, buf_view(&text)) == 0;
     buf_fini(&text);
@@ -356,8 +454,7 @@ static bool put_tool_calls(struct call *c, struct buf *b, const struct json *cal
 static bool put_message(struct call *c, struct buf *b, const struct json *m)
 {
     struct str role = {0};
-    if (m->type != JSON_OBJECT || !json_opt_str(m, "role", &role) || role.n == 0) return false;
-    bool ok = buf_c(b, '{') == 0;
+    bool ok = json_opt_str(m, "role", &role) && buf_c(b, '{') == 0;
     for (size_t i = 0; ok && i < m->n; i++) {
         const struct json *v = &m->v[i];
         if (i) ok = buf_c(b, ',') == 0;
@@ -415,16 +512,11 @@ bool ask_chat(struct call *c, const struct json *messages, const struct json *to
         *answer = serve_error(c, 400, "\"tools\" must be an array");
         return false;
     }
-    bool ok = messages && messages->type == JSON_ARRAY && messages->n > 0 && buf_c(&text, '[') == 0;
-    size_t i = 0;
-    for (; ok && i < messages->n; i += ok) ok = (i == 0 || buf_c(&text, ',') == 0) && put_message(c, &text, &messages->v[i]);
-    if (!ok) {
-        buf_fini(&text);
-        *answer = serve_error(
-            c, 400, "\"messages\" must be an array of objects with a role and text as content (message %zu is not)", i);
-        return false;
-    }
-    ok = buf_c(&text, ']') == 0 && buf_c(&text, 0) == 0;
+    if (!check_messages(c, messages, answer)) return false;
+    bool ok = buf_c(&text, '[') == 0;
+    for (size_t i = 0; ok && i < messages->n; i++)
+        ok = (i == 0 || buf_c(&text, ',') == 0) && put_message(c, &text, &messages->v[i]);
+    ok = ok && buf_c(&text, ']') == 0 && buf_c(&text, 0) == 0;
     const bool has_tools = tools && tools->n > 0;
     if (has_tools) ok = ok && json_write(&tools_text, tools) == 0 && buf_c(&tools_text, 0) == 0;
     const quern_render_options ro = {

@@ -76,5 +76,5 @@ int native_completion(struct call *c)
     if (n_predict > 0) asked.max_tokens = (uint32_t)n_predict;
     struct job *job = serve_new_job(c, &dialect, stream);
     if (!job) return serve_error(c, 500, "out of memory");
-    return ask_prompt(c, json_find(j, "prompt"), true, &asked, &answer) ? serve_job(c, job, &asked) : answer;
+    return ask_prompt(c, "prompt", json_find(j, "prompt"), true, &asked, &answer) ? serve_job(c, job, &asked) : answer;
 }

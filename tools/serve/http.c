@@ -23,9 +23,11 @@ static const struct route {
     enum family errors; /* whose errors it gives */
 } routes[] = {
     {"POST", "/v1/chat/completions", openai_chat, OPENAI},
+    {"POST", "/chat/completions", openai_chat, OPENAI},
     {"POST", "/v1/completions", openai_completions, OPENAI},
     {"POST", "/v1/embeddings", openai_embeddings, OPENAI},
     {"GET", "/v1/models", openai_models, OPENAI},
+    {"GET", "/models", openai_models, OPENAI},
     {"GET", "/v1/models/", openai_models, OPENAI},
     {"GET", "/", ollama_root, OLLAMA},
     {"POST", "/api/chat", ollama_chat, OLLAMA},
@@ -37,7 +39,10 @@ static const struct route {
     {"POST", "/api/show", ollama_show, OLLAMA},
     {"GET", "/api/version", ollama_version, OLLAMA},
     {"POST", "/completion", native_completion, OPENAI},
+    {"POST", "/completions", native_completion, OPENAI},
     {"POST", "/v1/rerank", native_rerank, OPENAI},
+    {"POST", "/v1/reranking", native_rerank, OPENAI},
+    {"POST", "/reranking", native_rerank, OPENAI},
     {"POST", "/rerank", native_rerank, OPENAI},
     {"GET", "/lora-adapters", native_loras, OPENAI},
     {"POST", "/lora-adapters", native_set_loras, OPENAI},
@@ -84,13 +89,13 @@ static bool origin_allowed(const struct server *s, const char *origin)
 
 static int send_response(struct call *c, unsigned status, const char *type, struct MHD_Response *r)
 {
-    const char *origin = header(c, "Origin");
+    const char *origin = header(c, "Origin"), *wanted = header(c, "Access-Control-Request-Headers");
     if (!r) return MHD_NO;
     (void)MHD_add_response_header(r, "Content-Type", type);
     if (origin && origin_allowed(c->server, origin)) {
         (void)MHD_add_response_header(r, "Access-Control-Allow-Origin", origin);
-        (void)MHD_add_response_header(r, "Access-Control-Allow-Headers",
-                                      "Authorization, Content-Type, User-Agent, Accept, X-Requested-With");
+        /* Clients have headers of their own, as OpenAI's has x-stainless-*; none of them does anything here. */
+        (void)MHD_add_response_header(r, "Access-Control-Allow-Headers", wanted ? wanted : "Authorization, Content-Type");
         (void)MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, POST, OPTIONS, HEAD");
     }
     if (status == 503) (void)MHD_add_response_header(r, "Retry-After", "1");
@@ -485,7 +490,7 @@ static int listen_on(const struct serve_options *o, int *out, uint16_t *port, st
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *found;
     (void)snprintf(service, sizeof service, "%u", o->port);
     const int rc = getaddrinfo(o->host, service, &hints, &found);
-    if (rc) return fail(e, ERR_ARG, "%s: %s", o->host, gai_strerror(rc));
+    if (rc) return fail(e, ERR_ARG, "%s is no address to listen on (--host, OLLAMA_HOST): %s", o->host, gai_strerror(rc));
     int fd = socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, 0), on = 1;
     if (fd >= 0) (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     const bool ok = fd >= 0 && bind(fd, found->ai_addr, found->ai_addrlen) == 0 && listen(fd, 128) == 0;

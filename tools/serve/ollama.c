@@ -138,7 +138,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
         !ask_integer(c, options, "num_predict", -2, INT32_MAX, &num_predict, answer) ||
         !ask_stop(c, options, "stop", asked, answer) || !ask_sampling(c, options, asked, answer) ||
         !ask_policy(c, asked, answer) || !ask_integer(c, options, "num_keep", -1, INT32_MAX, &keep, answer) ||
-        !ask_form(c, j, asked, answer))
+        !ask_form(c, j, asked, answer) || !ask_images(c, j, answer))
         return NULL;
     if (num_predict > 0) asked->max_tokens = (uint32_t)num_predict;
     if (keep != 0) asked->n_keep = keep < 0 ? UINT32_MAX : (uint32_t)keep;
@@ -165,14 +165,6 @@ static int loaded(struct call *c, bool chat)
     return serve_json(c, 200, &b, rc | buf_z(&b, ",\"done\":true,\"done_reason\":\"load\"}\n"));
 }
 
-/* "think" as templates know it. */
-static const char *thinking(const struct call *c)
-{
-    const struct json *think = json_find(c->json, "think");
-    if (!think || (think->type != JSON_TRUE && think->type != JSON_FALSE)) return NULL;
-    return think->type == JSON_TRUE ? "{\"enable_thinking\":true}" : "{\"enable_thinking\":false}";
-}
-
 int ollama_chat(struct call *c)
 {
     struct asked asked = {0};
@@ -180,7 +172,10 @@ int ollama_chat(struct call *c)
     const struct json *messages = json_find(c->json, "messages");
     if (!messages || (messages->type == JSON_ARRAY && messages->n == 0)) return loaded(c, true);
     struct job *job = read_request(c, true, &asked, &answer);
-    if (!job || !ask_chat(c, messages, json_find(c->json, "tools"), thinking(c), &asked, &answer)) return answer;
+    const char *kwargs;
+    if (!job || !ask_thinking(c, c->json, "think", NULL, &kwargs, &answer) ||
+        !ask_chat(c, messages, json_find(c->json, "tools"), kwargs, &asked, &answer))
+        return answer;
     return serve_job(c, job, &asked);
 }
 
@@ -218,9 +213,11 @@ int ollama_generate(struct call *c)
     if (prompt.n == 0) return loaded(c, false);
     struct job *job = read_request(c, false, &asked, &answer);
     if (!job) return answer;
+    const char *kwargs;
+    if (!ask_thinking(c, c->json, "think", NULL, &kwargs, &answer)) return answer;
     raw = raw || !c->server->info.has_chat_template;
-    const bool ok = raw ? ask_prompt(c, json_find(c->json, "prompt"), true, &asked, &answer)
-                        : ask_chat(c, conversation(c, prompt, system), NULL, thinking(c), &asked, &answer);
+    const bool ok = raw ? ask_prompt(c, "prompt", json_find(c->json, "prompt"), true, &asked, &answer)
+                        : ask_chat(c, conversation(c, prompt, system), NULL, kwargs, &asked, &answer);
     return ok ? serve_job(c, job, &asked) : answer;
 }
 
@@ -299,7 +296,11 @@ int ollama_show(struct call *c)
     rc |= put_details(c, &b);
     rc |= buf_z(&b, ",\"model_info\":");
     rc |= metadata ? json_write(&b, metadata) : buf_z(&b, "{}");
-    rc |= buf_z(&b, ",\"capabilities\":[\"completion\",\"tools\"],\"modified_at\":");
+    const bool tools = template && template->type == JSON_STRING && str_has(template->s, STR("tools"));
+    rc |= buf_printf(&b, ",\"capabilities\":[\"%s\"],\"modified_at\":",
+                     c->server->info.embeds_only ? "embedding"
+                     : tools                     ? "completion\",\"tools"
+                                                 : "completion");
     rc |= put_time(&b, c->server->started);
     return serve_json(c, 200, &b, rc | buf_c(&b, '}'));
 }

@@ -189,19 +189,36 @@ static const struct dialect dialect = {"text/event-stream", token, end, whole};
 
 /* ---- requests ---------------------------------------------------------------------------------------------------------- */
 
+/* What would change the answer, and is not there: better no answer than another one. */
+static bool refuse_unsupported(struct call *c, const struct json *j, int *answer)
+{
+    double n = 1, best_of = 1;
+    bool echo = false;
+    struct str suffix = {0};
+    if (!ask_integer(c, j, "n", 1, INT32_MAX, &n, answer) || !ask_integer(c, j, "best_of", 1, INT32_MAX, &best_of, answer) ||
+        !ask_bool(c, j, "echo", &echo, answer))
+        return false;
+    const char *what = n > 1 || best_of > 1 ? "\"n\" and \"best_of\": this server gives one answer to a request; send several"
+                       : echo               ? "\"echo\": the prompt is not repeated"
+                       : !json_opt_str(j, "suffix", &suffix) || suffix.n ? "\"suffix\": filling in the middle is not supported"
+                                                                         : NULL;
+    if (what) *answer = serve_error(c, 400, "%s", what);
+    return !what;
+}
+
 /* What chats and completions share; NULL with an answer where something is wrong. */
 static struct job *read_request(struct call *c, bool chat, struct asked *asked, int *answer)
 {
     bool stream = false, usage = false, logprobs = false;
-    double max_tokens = 0, n = 1, top = 0, probs = -1;
+    double max_tokens = 0, top = 0, probs = -1;
     const struct json *j = c->json, *options, *flag = json_find(j, "logprobs");
     if (!ask_object(c, j, "stream_options", &options, answer) || !ask_bool(c, j, "stream", &stream, answer) ||
         !ask_bool(c, options, "include_usage", &usage, answer) ||
-        !ask_integer(c, j, "max_tokens", 0, INT32_MAX, &max_tokens, answer) ||
-        !ask_integer(c, j, "max_completion_tokens", 0, INT32_MAX, &max_tokens, answer) ||
-        !ask_integer(c, j, "n", 1, 1, &n, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
-        !ask_stop(c, j, "stop", asked, answer) || !ask_sampling(c, j, asked, answer) || !ask_context(c, j, asked, answer) ||
-        !ask_form(c, j, asked, answer) || !ask_loras(c, j, asked, answer))
+        !ask_integer(c, j, "max_tokens", -1, INT32_MAX, &max_tokens, answer) ||
+        !ask_integer(c, j, "max_completion_tokens", -1, INT32_MAX, &max_tokens, answer) || !refuse_unsupported(c, j, answer) ||
+        !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) || !ask_stop(c, j, "stop", asked, answer) ||
+        !ask_sampling(c, j, asked, answer) || !ask_context(c, j, asked, answer) || !ask_form(c, j, asked, answer) ||
+        !ask_loras(c, j, asked, answer))
         return NULL;
     /* Chats say true and how many; completions say how many. */
     if (flag && flag->type == JSON_INT) {
@@ -210,7 +227,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
     } else if (!ask_bool(c, j, "logprobs", &logprobs, answer)) {
         return NULL;
     }
-    asked->max_tokens = (uint32_t)max_tokens;
+    if (max_tokens > 0) asked->max_tokens = (uint32_t)max_tokens; /* -1, of LM Studio and llama-server: no limit */
     (void)json_opt_bool(j, "ignore_eos", &asked->ignore_eos);
     struct job *job = serve_new_job(c, &dialect, stream);
     char id[64];
@@ -232,16 +249,15 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
 int openai_chat(struct call *c)
 {
     struct asked asked = {0};
-    struct buf kwargs = {0};
     int answer = 0;
     const struct json *extra;
+    const char *kwargs;
     struct job *job = read_request(c, true, &asked, &answer);
     if (!job || !ask_object(c, c->json, "chat_template_kwargs", &extra, &answer)) return answer;
     const struct json *tools = json_find(c->json, "tools");
-    if (!ask_tool_choice(c, c->json, &tools, &asked, &answer)) return answer;
-    if (extra && (json_write(&kwargs, extra) < 0 || buf_c(&kwargs, 0) < 0)) return serve_error(c, 500, "out of memory");
-    const bool ok = ask_chat(c, json_find(c->json, "messages"), tools, kwargs.p, &asked, &answer);
-    buf_fini(&kwargs);
+    const bool ok = ask_tool_choice(c, c->json, &tools, &asked, &answer) &&
+                    ask_thinking(c, c->json, "reasoning_effort", extra, &kwargs, &answer) &&
+                    ask_chat(c, json_find(c->json, "messages"), tools, kwargs, &asked, &answer);
     return ok ? serve_job(c, job, &asked) : answer;
 }
 
@@ -252,7 +268,7 @@ int openai_completions(struct call *c)
     struct job *job = read_request(c, false, &asked, &answer);
     if (!job) return answer;
     if (!json_find(c->json, "max_tokens")) asked.max_tokens = 16; /* OpenAI's default here */
-    return ask_prompt(c, json_find(c->json, "prompt"), true, &asked, &answer) ? serve_job(c, job, &asked) : answer;
+    return ask_prompt(c, "prompt", json_find(c->json, "prompt"), true, &asked, &answer) ? serve_job(c, job, &asked) : answer;
 }
 
 static int put_model(struct call *c, struct buf *b)

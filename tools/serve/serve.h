@@ -150,13 +150,19 @@ bool ask_context(struct call *c, const struct json *obj, struct asked *out, int 
 bool ask_loras(struct call *c, const struct json *obj, struct asked *out, int *answer);
 /* The server's scales now, in the call's arena; NULL: there are no adapters, or no memory. */
 const float *serve_lora_scales(struct call *c);
+/* Whether and how hard to think, a member of the request, as variables of the template, together with those in extra (may be
+ * NULL); *kwargs is in the call's arena, NULL where nothing is said. */
+bool ask_thinking(struct call *c, const struct json *obj, const char *key, const struct json *extra, const char **kwargs,
+                  int *answer);
 /* The prompt of a conversation: messages with content parts joined, arguments of tool calls as objects. */
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer);
 /* An array of token ids; what: how the message begins. *out is owned by the caller. */
 bool ask_ids(struct call *c, const struct json *array, const char *what, quern_tokens *out, int *answer);
-/* A string, tokenized with special tokens, or an array of token ids. */
-bool ask_prompt(struct call *c, const struct json *prompt, bool parse_special, struct asked *out, int *answer);
+/* A string, tokenized with special tokens, or an array of token ids; key: of it in the request. */
+bool ask_prompt(struct call *c, const char *key, const struct json *prompt, bool parse_special, struct asked *out, int *answer);
+/* "images", in a request or a message of Ollama's, must be empty: nothing here reads them. */
+bool ask_images(struct call *c, const struct json *obj, int *answer);
 /* The form of the answer, by the names of all dialects: grammar, json_schema, format, response_format. */
 bool ask_form(struct call *c, const struct json *obj, struct asked *out, int *answer);
 

@@ -27,6 +27,7 @@ static void give_embedder(struct call *c)
 
 /* A call's texts, each a string or an array of token ids. */
 struct wanted {
+    const char *key; /* of input in the request */
     const struct json *input;
     bool many, base64; /* input is an array of n; vectors as the bytes of little-endian floats */
     size_t n;
@@ -44,7 +45,7 @@ static bool read_input(struct call *c, const char *key, struct wanted *out, int 
         return false;
     }
     const bool many = j->type == JSON_ARRAY && j->v[0].type != JSON_INT;
-    *out = (struct wanted){.input = j, .many = many, .n = many ? j->n : 1, .dimensions = (uint32_t)dimensions};
+    *out = (struct wanted){.key = key, .input = j, .many = many, .n = many ? j->n : 1, .dimensions = (uint32_t)dimensions};
     if (out->n <= MAX_TEXTS) return true;
     *answer = serve_error(c, 400, "\"%s\" has %zu texts; at most %d", key, out->n, MAX_TEXTS);
     return false;
@@ -81,7 +82,7 @@ static bool put_vector(struct call *c, quern_embedder *m, struct wanted *w, size
         *answer = serve_error(c, 400, "\"dimensions\": the model has %u", all);
         return false;
     }
-    if (!ask_prompt(c, w->many ? &w->input->v[i] : w->input, false, &asked, answer)) return false;
+    if (!ask_prompt(c, w->key, w->many ? &w->input->v[i] : w->input, false, &asked, answer)) return false;
     float *v = mem_array(n, sizeof *v);
     int rc = v ? quern_embed(m, asked.prompt.ids, asked.prompt.count, n, true, v, &err) : QUERN_ERR_NOMEM;
     if (rc < 0) *answer = v ? serve_failure(c, &err) : serve_error(c, 500, "out of memory");
