@@ -321,6 +321,7 @@ typedef struct quern_generate_options {
     quern_form form;               /* zeroed: free */
     quern_speculate speculate;     /* AUTO: as the session */
     uint32_t draft_max, draft_min; /* 0: as the session */
+    const char *kwargs_json;       /* quern_chat: object of extra template variables, as in quern_render_options, or NULL */
     /* Called with each piece of text (whole characters, maybe several tokens after one another); non-zero ends the generation.
      */
     int (*on_text)(void *user, const char *text, size_t length);

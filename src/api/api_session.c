@@ -287,7 +287,7 @@ int quern_chat(quern_session *q, const char *messages_json, const quern_generate
     struct buf fitted = {0}, text = {0};
     struct ids ids = {0};
     struct api_fit fit = {0};
-    const quern_render_options ro = {.add_generation_prompt = true};
+    const quern_render_options ro = {.add_generation_prompt = true, .kwargs_json = options ? options->kwargs_json : NULL};
     session_cancel_clear(q->s);
     int rc = 0;
     if (options && options->context_policy == QUERN_CONTEXT_DROP_OLDEST_TURN) {

@@ -157,4 +157,17 @@ else
 fi
 ran "-ngl is noted" 0 "$QUERN" run "$story" $short -ngl 99
 holds "in one line" "$W/err" "no GPU backend"
+
+# Variables of the chat template.
+unpack_models
+cat >"$MODELS/llama_tied/chat_template.jinja" <<'EOF'
+{%- if enable_thinking is defined and not enable_thinking -%}</s></s>{%- endif -%}</s>
+EOF
+ran "a template" 0 "$QUERN" run "$MODELS/llama_tied" hi -c 2 -n 1
+kwargs='{"enable_thinking":false}'
+ran "that is told not to think" 1 "$QUERN" run "$MODELS/llama_tied" hi -c 2 -n 1 --chat-template-kwargs "$kwargs"
+holds "makes another prompt" "$W/err" "the prompt has 3 tokens"
+ran "what is no object" 1 "$QUERN" run "$MODELS/llama_tied" hi --chat-template-kwargs no
+holds "is named" "$W/err" "kwargs"
+ran "--raw has no template" 2 "$QUERN" run "$MODELS/llama_tied" hi --raw --chat-template-kwargs "$kwargs"
 plan

@@ -302,7 +302,7 @@ struct run_args {
     struct form_args form_args;
     struct form form; /* made of them */
     struct speculation_args speculation;
-    const char *prompt, *file, *system, *tokens;
+    const char *prompt, *file, *system, *tokens, *kwargs;
     int64_t n_ctx;
     bool raw, special, print_tokens, verbose, no_history;
 };

@@ -19,6 +19,8 @@ static const struct opt prompt_opts[] = {
     {"-c --ctx-size --ctx", "N",
      "tokens that prompt and answers may take; default, or 0: what the model was trained for, at most 4096", .kind = OPT_INT,
      .min = 0, .max = 1 << 24, RUN(n_ctx)},
+    {"--chat-template-kwargs", "JSON", "an object of further variables for the chat template, as {\"enable_thinking\":false}",
+     .kind = OPT_TEXT, RUN(kwargs)},
     {"--raw", NULL, "no chat template: the model continues the prompt", .kind = OPT_FLAG, RUN(raw)},
     {"--tokens", "IDS", "continue these token ids, given as 1,2,3", .kind = OPT_TEXT, RUN(tokens)},
     {"--print-tokens", NULL, "print the ids of the answer, parted by commas, not its text", .kind = OPT_FLAG,
@@ -164,6 +166,7 @@ static int answer_once(const struct command *c, const struct run_args *args, que
     answer_init(&answer, args->print_tokens);
     quern_generate_options options = answer_options(&answer, &args->sampling, &sampling);
     options.show_special = args->special;
+    options.kwargs_json = args->kwargs;
     options.form = args->form.form;
     quern_result result = {0};
     quern_error qe = {0};
@@ -187,8 +190,8 @@ static int check_args(const struct command *c, const struct run_args *args)
     struct sampling sampling;
     struct err e = {0};
     if (sampling_make(&args->sampling, &sampling, &e) < 0) return cli_usage(c, "%s", e.msg);
-    if (args->tokens && (args->prompt || args->file || args->system)) {
-        return cli_usage(c, "--tokens is the whole prompt; -p, -f and --system do not go with it");
+    if (args->tokens && (args->prompt || args->file || args->system || args->kwargs)) {
+        return cli_usage(c, "--tokens is the whole prompt; -p, -f, --system and --chat-template-kwargs do not go with it");
     }
     if (args->tokens) {
         struct buf ids = {0};
@@ -197,7 +200,10 @@ static int check_args(const struct command *c, const struct run_args *args)
         buf_fini(&ids);
         if (rc < 0 || none) return cli_usage(c, "--tokens: %s", rc < 0 ? e.msg : "there are no token ids");
     }
-    if (args->raw && args->system) return cli_usage(c, "--raw uses no chat template, so there is no place for --system");
+    if (args->raw && (args->system || args->kwargs)) {
+        return cli_usage(c, "--raw uses no chat template, so there is no place for %s",
+                         args->system ? "--system" : "--chat-template-kwargs");
+    }
     return CLI_OK;
 }
 

@@ -13,6 +13,7 @@ struct chat {
     struct line_input *in;
     struct sampling_args sampling; /* as /set left it */
     quern_form form;
+    const char *kwargs; /* of the chat template */
     struct conversation v;
     struct buf plain;    /* raw: the whole text so far */
     struct arena values; /* texts that /set keeps */
@@ -74,6 +75,7 @@ static void answer_message(struct chat *c, struct str message)
     quern_generate_options options = answer_options(&answer, &c->sampling, &sampling);
     options.show_special = c->special;
     options.form = c->form;
+    options.kwargs_json = c->kwargs;
     size_t n_before = c->v.n, plain_before = c->plain.n;
     cli_interrupt_clear();
     cli_interrupt_catch(c->session, true);
@@ -418,6 +420,7 @@ int terminal_chat(const struct run_args *args, quern_model *model, quern_session
         .session = session,
         .sampling = args->sampling,
         .form = args->form.form,
+        .kwargs = args->kwargs,
         .raw = raw,
         .verbose = args->verbose,
         .special = args->special,
