@@ -36,6 +36,7 @@ int api_speculation(const quern_model *m, const quern_speculation *q, struct spe
     *out = (struct speculate_options){.how = (enum speculate)q->how, .max = q->draft_max, .min = q->draft_min};
     if (!q->draft || q->how == QUERN_SPECULATE_OFF) return 0;
     if (!q->draft->model) return fail(e, ERR_ARG, "%s was opened for its vocabulary only", q->draft->name);
+    TRY(model_check_generates(q->draft->model, e));
     out->draft = q->draft->model;
     out->draft_tok = q->draft->tok;
     out->tok = m->tok;

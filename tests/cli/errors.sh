@@ -66,6 +66,8 @@ cp -r "$MODELS/llama_tied" "$W/half"
 head -c 200 "$MODELS/llama_tied/tokenizer.json" >"$W/half/tokenizer.json"
 ran "a folder with half a tokenizer.json" 1 "$QUERN" run "$W/half" hi
 holds "names that file" "$W/err" "half/tokenizer.json: "
+ran "a draft model that does not write" 1 "$QUERN" run "$DEMO" hi -n 2 -md "$MODELS/bert_rank"
+holds "is refused" "$W/err" "does not write"
 ran "an importance matrix" 0 "$QUERN" imatrix "$DEMO" -f "$SRC/README.md" -c 64 --chunks 1 -o "$W/matrix.gguf"
 ran "has no vocabulary" 1 "$QUERN" tokenize "$W/matrix.gguf" -p hi
 holds "and is named" "$W/err" "matrix.gguf: "

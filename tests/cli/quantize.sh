@@ -38,6 +38,7 @@ holds "says so" "$W/err" "only read"
 
 # Importance.
 ran "imatrix" 0 "$QUERN" imatrix "$W/f32.gguf" -f "$W/text" -c 64 --chunks 4 -o "$W/im.gguf"
+holds "says what it wrote" "$W/out" "im.gguf: measured on 4 windows of 64 tokens"
 ran "with other threads and batches" 0 "$QUERN" imatrix "$W/f32.gguf" -f "$W/text" -c 64 --chunks 4 -o "$W/im2.gguf" -t 1 -b 7
 same "the same bytes" "$W/im.gguf" "$W/im2.gguf"
 ran "quantize --imatrix" 0 "$QUERN" quantize "$W/f32.gguf" "$W/w.gguf" q4_0 --imatrix "$W/im.gguf"

@@ -1,6 +1,8 @@
 /* quern imatrix: which columns of the matrices matter, measured on a text. */
 #include "cli.h"
 
+#include <stdio.h>
+
 struct imatrix_args {
     struct model_args model;
     struct compute_args compute;
@@ -28,9 +30,16 @@ static const struct opt_group imatrix_groups[] = {
     {0},
 };
 
+struct measured {
+    struct progress progress;
+    size_t n_windows;
+};
+
 static int on_window(void *user, size_t done, size_t all)
 {
-    progress_show(user, done, all);
+    struct measured *m = user;
+    m->n_windows = done;
+    progress_show(&m->progress, done, all);
     return cli_interrupted();
 }
 
@@ -48,22 +57,25 @@ static int measure(const struct command *c, const struct imatrix_args *args, que
     if (cli_read_file(args->file, &text, &e) < 0) return cli_fail("%s", e.msg);
     int exit_code = compute_session(c, &args->compute, model, (uint32_t)args->n_ctx, 0, NULL, &session);
     if (exit_code == CLI_OK) {
-        struct progress progress;
+        struct measured measured = {0};
         quern_imatrix_options options = {
             .n_ctx = (uint32_t)args->n_ctx,
             .n_windows = (size_t)args->n_windows,
             .output = args->output,
             .dataset = base_name(args->file),
             .on_window = on_window,
-            .user = &progress,
+            .user = &measured,
         };
         quern_error qe = {0};
         cli_interrupt_catch(session, true);
         cli_terminate_catch();
-        progress_start(&progress, "windows", false);
+        progress_start(&measured.progress, "windows", false);
         int rc = quern_imatrix(session, text.p ? text.p : "", text.n, &options, args->out, &qe);
-        progress_end(&progress);
-        if (rc < 0) exit_code = cli_fail("%s", qe.message);
+        progress_end(&measured.progress);
+        if (rc < 0)
+            exit_code = cli_fail("%s", qe.message);
+        else
+            printf("%s: measured on %zu windows of %lld tokens\n", args->out, measured.n_windows, (long long)args->n_ctx);
     }
     quern_session_free(&session);
     buf_fini(&text);
