@@ -95,7 +95,7 @@ static int embed_ids(struct embedding *x, const int32_t *ids, size_t n_ids)
     if (!v)
         exit_code = cli_fail("out of memory");
     else if (quern_embed(x->embedder, ids, n_ids, (uint32_t)x->args->dimensions, !x->args->raw, v, &err) < 0)
-        exit_code = cli_fail("%s", err.message);
+        exit_code = x->many ? cli_fail("text %zu: %s", x->n_done + 1, err.message) : cli_fail("%s", err.message);
     else if (put_vector(x, v, n) < 0)
         exit_code = cli_fail("out of memory");
     mem_free(v);
@@ -112,6 +112,7 @@ static int embed_text(struct embedding *x, struct str text)
     return exit_code;
 }
 
+/* Each line has its vector, an empty one, too: the caller pairs them by number. */
 static int embed_lines(struct embedding *x, const char *path)
 {
     struct buf text = {0};
@@ -120,10 +121,11 @@ static int embed_lines(struct embedding *x, const char *path)
     int exit_code = CLI_OK;
     for (struct str rest = buf_view(&text); exit_code == CLI_OK && rest.n;) {
         const char *end = memchr(rest.p, '\n', rest.n);
-        const struct str line = {rest.p, end ? (size_t)(end - rest.p) : rest.n};
+        struct str line = {rest.p, end ? (size_t)(end - rest.p) : rest.n};
         const size_t step = line.n + (end != NULL);
         rest = (struct str){rest.p + step, rest.n - step};
-        if (line.n) exit_code = embed_text(x, line);
+        if (line.n && line.p[line.n - 1] == '\r') line.n--;
+        exit_code = embed_text(x, line);
     }
     buf_fini(&text);
     return exit_code;
