@@ -10,8 +10,9 @@
 
 #include "kernel/x86/slab_avx512_tmpl.h"
 
+/* Scratch. */
 struct few {
-    struct slab slab[2];
+    struct slab slab[2];              /* the one that is multiplied, and the next one */
     vec acc[FEW_COLS], min[FEW_COLS]; /* the chains of the slab's rows */
     int32_t sums[FEW_SUMS][PACK_COLS];
 };
@@ -32,7 +33,7 @@ typedef void slab_fn(const struct slab_tile *t);
 struct filling {
     struct slab *slab;
     struct pieces from;
-    const uint8_t *fetch; /* the rows behind, in the order in which they lie in memory: one stream */
+    uintptr_t fetch; /* where the rows behind lie, in the order of memory: one stream, which may run past the last */
 };
 
 /* Beside the products of dword j of 16 of part i. */
@@ -44,7 +45,7 @@ ALWAYS void fill_beside(struct filling *f, struct turn *turn, size_t i, const en
     UNROLL for (unsigned step = first; step < first + 2; step++) if (step * 16 < steps * (j + 1))
         weights(f->slab, &f->from, i, place, step, turn);
     if (place != EVEN && j == 8 && i == (place == ODD)) scales(f->slab, &f->from);
-    UNROLL for (size_t line = lines * j / 16; line < lines * (j + 1) / 16; line++) fetch_l2(f->fetch, 64 * line);
+    UNROLL for (size_t line = lines * j / 16; line < lines * (j + 1) / 16; line++) fetch_l2((const void *)f->fetch, 64 * line);
     if (j == 15) f->fetch += SLAB_ROWS * bytes / 4;
 }
 
@@ -171,7 +172,7 @@ ALWAYS void fill_next(struct filling *f, const struct mm *a, size_t r, size_t r1
     f->slab = few->slab + (f->slab == few->slab);
     if (piece == 0) {
         f->from = pieces_at(&(struct rows){a, r, r1 - r}, 0, 0);
-        f->fetch = a->w + (r + SLAB_ROWS) * a->row_bytes + 2 * SLAB_ROWS * bytes;
+        f->fetch = (uintptr_t)a->w + (r + SLAB_ROWS) * a->row_bytes + 2 * SLAB_ROWS * bytes;
     } else {
         UNROLL for (size_t i = 0; i < SLAB_ROWS; i++) f->from.p[i] += bytes;
     }
