@@ -28,6 +28,8 @@
 #define PLAIN_EVERY 64       /* steps without a plain one, which the cost of plain steps would be guessed from */
 #define ROW_COST 0.25        /* of a step: what one more row is thought to take, where nothing was measured */
 #define UNUSED_COST 0.995    /* of the trust in a measurement, per plain step */
+#define SURE 4               /* measurements of which the least is taken, before what is lower only counts more */
+#define MOST_UP 1.1          /* times what was known: more of a single measurement is the machine's doing */
 
 /* ---- odds -------------------------------------------------------------------------------------------------------------- */
 
@@ -80,7 +82,8 @@ struct speculator {
     double read_share;       /* weight bytes of the draft model or the head, as a share of the model's */
     uint32_t n_rows;         /* most rows of a step that guesses */
     double *cost;            /* [n_rows + 1] seconds of a step; 0: not known */
-    double *trust;           /* [n_rows + 1] in that, from 1 down to 0: none */
+    double *trust;           /* [n_rows + 1] in that, from 1 down */
+    uint8_t *n_measured;     /* [n_rows + 1] how often it was measured, up to SURE */
     struct odds odds[N_KINDS][N_PLACES];
     double answer;  /* tokens that answers have, of late */
     double purse;   /* seconds */
@@ -176,9 +179,13 @@ int speculator_new(const struct graph *graph, const struct model *m, const struc
     s->answer = ANSWER_START;
     s->cost = arena_array(&s->arena, s->n_rows + (size_t)1, sizeof *s->cost);
     s->trust = arena_array(&s->arena, s->n_rows + (size_t)1, sizeof *s->trust);
+    s->n_measured = arena_array(&s->arena, s->n_rows + (size_t)1, sizeof *s->n_measured);
     s->order = arena_array(&s->arena, SPECULATE_MAX, sizeof(*s->order));
     s->jobs = arena_array(&s->arena, o->n_seqs, sizeof *s->jobs);
-    int rc = s->cost && s->trust && s->order && s->jobs ? 0 : fail_nomem(e, "speculation", s->n_rows * sizeof *s->cost);
+    int rc = s->cost && s->trust && s->n_measured && s->order && s->jobs
+                 ? 0
+                 : fail_nomem(e, "speculation", s->n_rows * sizeof *s->cost);
+    for (uint32_t i = 0; rc == 0 && i <= s->n_rows; i++) s->trust[i] = 1;
     if (rc == 0) rc = open_sources(s, m, o, e);
     if (rc < 0)
         speculator_free(&s);
@@ -324,18 +331,21 @@ static void fade_trust(struct speculator *s, uint32_t n)
     for (uint32_t rows = n + 1; rows <= s->n_rows; rows++) s->trust[rows] *= UNUSED_COST;
 }
 
-/* A step took so long. Other work on the machine only ever adds to that, so what is lower counts more, and a step by itself
- * cannot double what was known. What slows one kind of step slows all: the others follow a little. */
+/* A step took so long. Other work on the machine only ever adds to that, so what is lower counts more, and by the same rules
+ * for all numbers of rows: else those that are rarely measured would seem cheaper. What slows one kind of step slows all: the
+ * others follow a little. */
 static void learn_cost(struct speculator *s, uint32_t rows, double seconds)
 {
     double *known = &s->cost[rows];
     s->trust[rows] = 1;
+    if (s->n_measured[rows] < SURE) s->n_measured[rows]++;
     if (*known <= 0) {
         const double expected = cost_of(s, rows);
         *known = expected > 0 ? fmin(seconds, 2 * expected) : seconds;
         return;
     }
-    const double ratio = fmin(seconds / *known, 2), part = ratio < 1 ? 0.3 : 0.03;
+    const double ratio = fmin(seconds / *known, MOST_UP);
+    const double part = ratio >= 1 ? 0.03 : s->n_measured[rows] < SURE ? 1 : 0.3;
     for (uint32_t i = 1; i <= s->n_rows; i++) s->cost[i] *= 1 + (i == rows ? part : 0.1 * part) * (ratio - 1);
 }
 
@@ -511,7 +521,7 @@ void speculator_guess(struct speculator *s, struct guesser *const *g, uint32_t n
         g[k]->n_guesses = g[k]->n_added = g[k]->n_right = g[k]->limit = 0;
         g[k]->kind = N_KINDS;
     }
-    const bool known = n <= s->n_rows && s->cost[n] > 0;
+    const bool known = n <= s->n_rows && s->n_measured[n] == SURE;
     if (!known || s->since_plain == PLAIN_EVERY || most == 0) return;
     for (uint32_t k = 0; k < n; k++) choose_source(g[k]);
     if (plan(s, g, n, (uint32_t)size_min(most, s->o.max))) make_guesses(s, g, n);
@@ -568,8 +578,10 @@ void speculator_learn(struct speculator *s, struct guesser *const *g, uint32_t n
     if (rows > s->n_rows) return;
     learn_cost(s, rows, seconds);
     if (rows == n) fade_trust(s, n);
-    /* By what steps usually take: a single measurement says more about the machine than about the guesses. */
-    const double plain = cost_of(s, n), taken = guessing_cost(s, n, rows) + s->drafting;
+    /* By what steps usually take, as soon as that is known: a single measurement says more about the machine than about the
+     * guesses. */
+    const double plain = cost_of(s, n), once = s->n_measured[rows] < SURE ? fmin(seconds, plain * rows / n) : 0;
+    const double taken = fmax(guessing_cost(s, n, rows), once) + s->drafting;
     const double saved = n_guessing ? (plain * n_tokens / n - taken) / n_guessing : 0;
     s->since_plain = n_guessing ? s->since_plain + 1 : 0;
     fill_purse(s, plain, saved * n_guessing);
