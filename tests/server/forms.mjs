@@ -98,6 +98,18 @@ equal("in a stream", s.text, calls[0].function.arguments);
 r = await chat({ tools, tool_choice: "none", response_format: strict });
 parsed("tool_choice none, and a form", r.body.choices[0].message.content, isPerson);
 
+// The template of the demo model has no place for tools: what is said of them is told in words.
+const length = async (more) => (await chat({ max_tokens: 1, ...more })).body.usage.prompt_tokens;
+const plain = await length({});
+verdict(await length({ tools }) > plain + 50, "tools reach a model whose template has none");
+equal("but for those that may not be called", await length({ tools, tool_choice: "none" }), plain);
+const call = { id: "1", type: "function", function: { name: "time", arguments: "{}" } };
+const turns = [...messages, { role: "assistant", content: null, tool_calls: [call, { ...call, id: "2" }] },
+    { role: "tool", tool_call_id: "1", content: "noon" }, { role: "tool", tool_call_id: "2", content: [{ type: "text", text: "one" }] }];
+const returned = await length({ messages: turns });
+verdict(returned > plain + 20, "calls and what they returned do, too", returned);
+verdict(await length({ messages: turns.with(3, { ...turns[3], content: "a quarter to four" }) }) > returned, "each result", returned);
+
 // ---- what cannot be honoured ----
 
 const refused = [

@@ -405,17 +405,23 @@ static bool check_messages(struct call *c, const struct json *messages, int *ans
     return ok;
 }
 
-/* Content as one string: text parts joined; null where a message has only tool calls. */
+bool ask_content(struct buf *text, const struct json *content)
+{
+    bool ok = true;
+    if (content && content->type == JSON_STRING) return buf_str(text, content->s) == 0;
+    for (size_t i = 0; ok && content && i < content->n; i++) {
+        struct str part = {0};
+        ok = json_opt_str(&content->v[i], "text", &part) && buf_str(text, part) == 0;
+    }
+    return ok;
+}
+
+/* Content as one string; null where a message has only tool calls. */
 static bool put_content(struct buf *b, const struct json *content)
 {
     struct buf text = {0};
-    bool ok = true;
     if (content->type != JSON_ARRAY) return json_write(b, content) == 0;
-    for (size_t i = 0; ok && i < content->n; i++) {
-        struct str part = {0};
-        ok = json_opt_str(&content->v[i], "text", &part) && buf_str(&text, part) == 0;
-    }
-    ok = ok && json_write_string(b, buf_view(&text)) == 0;
+    const bool ok = ask_content(&text, content) && json_write_string(b, buf_view(&text)) == 0;
     buf_fini(&text);
     return ok;
 }
@@ -471,6 +477,13 @@ static bool put_message(struct call *c, struct buf *b, const struct json *m)
     return ok && buf_c(b, '}') == 0;
 }
 
+static bool put_messages(struct call *c, struct buf *b, const struct json *messages)
+{
+    bool ok = buf_c(b, '[') == 0;
+    for (size_t i = 0; ok && i < messages->n; i++) ok = (i == 0 || buf_c(b, ',') == 0) && put_message(c, b, &messages->v[i]);
+    return ok && buf_c(b, ']') == 0;
+}
+
 static bool opens_thinking(struct str prompt)
 {
     while (prompt.n && (prompt.p[prompt.n - 1] == '\n' || prompt.p[prompt.n - 1] == ' ')) prompt.n--;
@@ -513,10 +526,9 @@ bool ask_chat(struct call *c, const struct json *messages, const struct json *to
         return false;
     }
     if (!check_messages(c, messages, answer)) return false;
-    bool ok = buf_c(&text, '[') == 0;
-    for (size_t i = 0; ok && i < messages->n; i++)
-        ok = (i == 0 || buf_c(&text, ',') == 0) && put_message(c, &text, &messages->v[i]);
-    ok = ok && buf_c(&text, ']') == 0 && buf_c(&text, 0) == 0;
+    const bool in_words = tool_text_needed(c, messages, tools);
+    bool ok = in_words ? tool_text_put(&text, messages, tools) : put_messages(c, &text, messages);
+    ok = ok && buf_c(&text, 0) == 0;
     const bool has_tools = tools && tools->n > 0;
     if (has_tools) ok = ok && json_write(&tools_text, tools) == 0 && buf_c(&tools_text, 0) == 0;
     const quern_render_options ro = {

@@ -511,10 +511,22 @@ static int listen_on(const struct serve_options *o, int *out, uint16_t *port, st
     return 0;
 }
 
+static int read_template(struct server *s, struct err *e)
+{
+    struct arena a = {0};
+    struct json *all;
+    struct str template = {0};
+    const int rc = json_parse(&a, str_of(s->description), "the description of the model", &all, e);
+    if (rc == 0 && json_opt_str(all, "chat_template", &template)) s->template_has_tools = str_has(template, STR("tools"));
+    arena_fini(&a);
+    return rc;
+}
+
 int serve_run(struct server *s, int stop_fd, void (*on_ready)(const struct server *s, uint16_t port), struct err *e)
 {
     int fd;
     uint16_t port;
+    TRY(read_template(s, e));
     TRY(listen_on(&s->o, &fd, &port, e));
     TRY(monitor_new(&s->lock, e));
     struct MHD_Daemon *d = MHD_start_daemon(

@@ -296,11 +296,10 @@ int ollama_show(struct call *c)
     rc |= put_details(c, &b);
     rc |= buf_z(&b, ",\"model_info\":");
     rc |= metadata ? json_write(&b, metadata) : buf_z(&b, "{}");
-    const bool tools = template && template->type == JSON_STRING && str_has(template->s, STR("tools"));
     rc |= buf_printf(&b, ",\"capabilities\":[\"%s\"],\"modified_at\":",
-                     c->server->info.embeds_only ? "embedding"
-                     : tools                     ? "completion\",\"tools"
-                                                 : "completion");
+                     c->server->info.embeds_only     ? "embedding"
+                     : c->server->template_has_tools ? "completion\",\"tools"
+                                                     : "completion");
     rc |= put_time(&b, c->server->started);
     return serve_json(c, 200, &b, rc | buf_c(&b, '}'));
 }

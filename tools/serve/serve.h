@@ -31,8 +31,9 @@ struct server {
     const char *name;   /* that clients call the model */
     const char *digest; /* 64 hexadecimal digits, made of its name and size */
     char *description;  /* quern_model_describe */
-    int64_t started;    /* seconds since 1970 */
-    uint64_t n_calls;   /* for ids */
+    bool template_has_tools;
+    int64_t started;  /* seconds since 1970 */
+    uint64_t n_calls; /* for ids */
     struct serve_options o;
     const quern_lora *loras; /* [n_loras] the engine's adapters */
     size_t n_loras;
@@ -157,6 +158,12 @@ bool ask_thinking(struct call *c, const struct json *obj, const char *key, const
 /* The prompt of a conversation: messages with content parts joined, arguments of tool calls as objects. */
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer);
+/* Appends the text of a message's content: a string, or text parts. */
+bool ask_content(struct buf *text, const struct json *content);
+/* Whether the conversation has something of tools, and the chat template has no place for it (tool_text.c). */
+bool tool_text_needed(const struct call *c, const struct json *messages, const struct json *tools);
+/* Appends the array of messages that says it in words. */
+bool tool_text_put(struct buf *b, const struct json *messages, const struct json *tools);
 /* An array of token ids; what: how the message begins. *out is owned by the caller. */
 bool ask_ids(struct call *c, const struct json *array, const char *what, quern_tokens *out, int *answer);
 /* A string, tokenized with special tokens, or an array of token ids; key: of it in the request. */
