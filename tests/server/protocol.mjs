@@ -2,7 +2,7 @@ import { connect } from "node:net";
 import { equal, plan, serve, sleep, verdict } from "./served.mjs";
 
 const KEY = "secret";
-const server = await serve("--parallel", "2", "--ctx", "256", "--body-limit", "1", "--api-key", KEY,
+const server = await serve("--jinja", "--metrics", "--embeddings", "-cb", "--no-webui", "--parallel", "2", "--ctx", "256", "--body-limit", "1", "--api-key", KEY,
     "--allow-origin", "https://app.example");
 const CHAT = "/v1/chat/completions";
 const messages = [{ role: "user", content: "Hello" }];

@@ -163,7 +163,7 @@ struct compute_args {
     int64_t n_batch, n_ubatch, n_threads;
     const char *cpu, *kv, *cache_k, *cache_v, *flash, *gpu_layers;
     struct opt_list lora, lora_scaled;
-    bool mmap, no_mmap, mlock, prefault;
+    bool mmap, no_mmap, mlock, prefault, accepted;
 };
 extern const struct opt compute_opts[];
 

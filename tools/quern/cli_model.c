@@ -148,6 +148,8 @@ const struct opt compute_opts[] = {
     {"-fa --flash-attn", "on|off|auto",
      "accepted; attention is always computed tile by tile, which is what this asks for elsewhere", .kind = OPT_CHOICE,
      .otherwise = "on", .choices = "on off auto 1 0", COMPUTE(flash)},
+    {"--jinja --no-warmup", NULL, "accepted; templates are always rendered, and no run comes before the first",
+     .kind = OPT_FLAG, COMPUTE(accepted)},
     {"-ngl --gpu-layers --n-gpu-layers", "N", "accepted; this build has no GPU backend and computes all layers on the CPU",
      .kind = OPT_TEXT, COMPUTE(gpu_layers)},
     {"--mmap", NULL, "use the weights in place, from a mapping of the file that processes share (default)", .kind = OPT_FLAG,

@@ -15,7 +15,7 @@
 static const struct opt prompt_opts[] = {
     {"-p --prompt", "TEXT", "answer TEXT once", .kind = OPT_TEXT, RUN(prompt)},
     {"-f --file", "FILE", "answer the text of FILE once; - is standard input", .kind = OPT_TEXT, RUN(file)},
-    {"--system", "TEXT", "system message of the conversation", .kind = OPT_TEXT, RUN(system)},
+    {"--system --system-prompt -sys", "TEXT", "system message of the conversation", .kind = OPT_TEXT, RUN(system)},
     {"-c --ctx-size --ctx", "N",
      "tokens that prompt and answers may take; default, or 0: what the model was trained for, at most 4096", .kind = OPT_INT,
      .min = 0, .max = 1 << 24, RUN(n_ctx)},

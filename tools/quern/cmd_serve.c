@@ -16,7 +16,7 @@ struct serve_args {
     const char *host, *api_key, *alias, *prefix_cache, *context_policy;
     int64_t port, n_ctx, n_parallel, n_queue, kv_size, prefix_size, body_limit, timeout;
     struct opt_list hosts, origins;
-    bool verbose, no_prefix, lora_off;
+    bool verbose, no_prefix, lora_off, accepted;
 };
 
 #define SERVE(member) .offset = offsetof(struct serve_args, member)
@@ -59,6 +59,9 @@ static const struct opt serve_opts[] = {
     {"--timeout", "SECONDS", "how long a connection may stand still; default 600", .kind = OPT_INT, .min = 1, .max = 86400,
      SERVE(timeout)},
     {"-v --verbose", NULL, "a line on stderr for each request", .kind = OPT_FLAG, SERVE(verbose)},
+    {"--metrics --embeddings -cb --cont-batching --no-webui", NULL,
+     "accepted; /metrics and embeddings are always served, requests always computed together, and there is no page",
+     .kind = OPT_FLAG, SERVE(accepted)},
     {0},
 };
 

@@ -67,11 +67,12 @@ bool tool_text_put(struct buf *b, const struct json *messages, const struct json
     for (size_t i = 0, end; ok && i < messages->n; i = end) {
         struct buf text = {0};
         struct str role = {0};
+        const bool result = is_result(&messages->v[i]);
         (void)json_opt_str(&messages->v[i], "role", &role);
-        end = i + 1;
-        while (is_result(&messages->v[i]) && end < messages->n && is_result(&messages->v[end])) end++;
-        if (is_result(&messages->v[i])) role = STR("user");
+        if (result) role = STR("user");
         if (str_is(role, "developer")) role = STR("system");
+        end = i + 1;
+        while (result && end < messages->n && is_result(&messages->v[end])) end++;
         if (i == 0 && tools && tools->n) ok = put_tools(&text, tools);
         ok = ok && put_text(&text, messages, i, end);
         ok = ok && buf_z(b, i ? ",{\"role\":" : "{\"role\":") == 0 && json_write_string(b, role) == 0;
