@@ -436,6 +436,7 @@ typedef struct quern_request_options {
     const char *const *stop;
     size_t n_stop;
     bool ignore_eos, show_special;
+    bool prompt_only; /* no token is written: the prompt is computed for requests that begin with it */
     bool logprobs;
     uint32_t n_top;  /* likeliest tokens to report with each, at most 20 */
     quern_form form; /* zeroed: free */

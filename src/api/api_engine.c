@@ -197,6 +197,7 @@ int quern_engine_submit(quern_engine *engine, const quern_request_options *o, qu
                                            .eog = engine->model->eog,
                                            .n_eog = engine->model->n_eog,
                                            .ignore_eos = o->ignore_eos,
+                                           .prompt_only = o->prompt_only,
                                            .show_special = o->show_special,
                                            .logprobs = o->logprobs,
                                            .n_top = o->n_top,

@@ -512,6 +512,8 @@ static bool draw(struct engine *en, struct request *q, const float *logits, stru
     float probs[TOP_MAX];
     struct generate_result *r = &q->r.generated;
     struct token_event t = {0};
+    r->stop = STOP_LENGTH;
+    if (q->o.prompt_only) return true;
     if (constraint_mask(&q->form, &en->sampler.allowed, e) < 0) return true;
     if (sampler_pick(&en->sampler, &q->o.sampling, logits, q->tokens, q->n_tokens, r->n_generated, &t.id, e) < 0) return true;
     if (r->n_generated++ == 0) {
@@ -866,6 +868,7 @@ static int prepare(struct request *q, const struct request_options *o, struct er
     const uint32_t most = en->o.n_ctx;
     q->o = *o;
     q->cap = o->max_tokens && o->max_tokens < most - o->n_prompt ? o->n_prompt + o->max_tokens : most;
+    if (o->prompt_only) q->cap = o->n_prompt;
     q->rope_class = model_rope_class(en->m, q->cap);
     q->key = prefix_key(q->rope_class, adapters_key(en, o->lora_scales));
     q->n_tokens = o->n_prompt;

@@ -510,8 +510,9 @@ struct request_options {
     const int32_t *eog; /* ids that end the generation, unless ignore_eos */
     size_t n_eog;
     bool ignore_eos, show_special, logprobs;
-    uint32_t n_top; /* at most TOP_MAX */
-    bool shift;     /* as in struct generate_options; max_tokens may then be beyond the context */
+    bool prompt_only; /* no token is drawn: the prompt is computed for those that come later */
+    uint32_t n_top;   /* at most TOP_MAX */
+    bool shift;       /* as in struct generate_options; max_tokens may then be beyond the context */
     uint32_t n_keep;
     const float *lora_scales;      /* [n_loras] what each adapter is multiplied by; NULL: none is used */
     enum speculate speculate;      /* AUTO: as the engine */

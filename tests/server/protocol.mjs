@@ -140,6 +140,10 @@ verdict(/access-control-allow-headers: authorization, x-stainless-lang, x-api-ke
 equal("a preflight of another site", (await send("OPTIONS", CHAT, "", { origin: "https://evil.example" })).status, 403);
 equal("a page of this machine", (await send("POST", CHAT, chat(), { origin: "http://localhost:3000" })).status, 200);
 equal("x-api-key", (await send("POST", CHAT, chat(), { authorization: undefined, "x-api-key": KEY })).status, 200);
+const nothing = JSON.parse((await send("POST", CHAT, chat({ max_tokens: 0 }))).body);
+equal("max_tokens 0 writes nothing", [nothing.choices[0].message.content, nothing.usage.completion_tokens], ["", 0]);
+const warmed = JSON.parse((await send("POST", "/completion", '{"prompt":"x","n_predict":0}')).body);
+equal("nor does n_predict 0", [warmed.content, warmed.tokens_predicted], ["", 0]);
 equal("max_tokens -1 is no limit", (await send("POST", CHAT, chat({ max_tokens: -1, temperature: 0 }))).status, 200);
 for (const [method, path, body] of [["POST", "/chat/completions", chat()], ["GET", "/models", ""], ["POST", "/completions",
     '{"prompt":"x","n_predict":1}'], ["POST", "/v1/reranking", '{"query":"x","documents":["y"]}']])

@@ -74,6 +74,7 @@ int native_completion(struct call *c)
         !ask_loras(c, j, &asked, &answer))
         return answer;
     if (n_predict > 0) asked.max_tokens = (uint32_t)n_predict;
+    asked.prompt_only = n_predict == 0;
     struct job *job = serve_new_job(c, &dialect, stream);
     if (!job) return serve_error(c, 500, "out of memory");
     return ask_prompt(c, "prompt", json_find(j, "prompt"), true, &asked, &answer) ? serve_job(c, job, &asked) : answer;

@@ -332,6 +332,7 @@ int serve_job(struct call *c, struct job *j, struct asked *asked)
                                      .n_prompt = asked->prompt.count,
                                      .sampling = &asked->sampling,
                                      .max_tokens = asked->max_tokens,
+                                     .prompt_only = asked->prompt_only,
                                      .stop = asked->stop,
                                      .n_stop = asked->n_stop,
                                      .ignore_eos = asked->ignore_eos,

@@ -210,7 +210,7 @@ static bool refuse_unsupported(struct call *c, const struct json *j, int *answer
 static struct job *read_request(struct call *c, bool chat, struct asked *asked, int *answer)
 {
     bool stream = false, usage = false, logprobs = false;
-    double max_tokens = 0, top = 0, probs = -1;
+    double max_tokens = chat ? -1 : 16, top = 0, probs = -1; /* -1, of LM Studio and llama-server, too: no limit */
     const struct json *j = c->json, *options, *flag = json_find(j, "logprobs");
     if (!ask_object(c, j, "stream_options", &options, answer) || !ask_bool(c, j, "stream", &stream, answer) ||
         !ask_bool(c, options, "include_usage", &usage, answer) ||
@@ -227,7 +227,8 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
     } else if (!ask_bool(c, j, "logprobs", &logprobs, answer)) {
         return NULL;
     }
-    if (max_tokens > 0) asked->max_tokens = (uint32_t)max_tokens; /* -1, of LM Studio and llama-server: no limit */
+    if (max_tokens > 0) asked->max_tokens = (uint32_t)max_tokens;
+    asked->prompt_only = max_tokens == 0;
     (void)json_opt_bool(j, "ignore_eos", &asked->ignore_eos);
     struct job *job = serve_new_job(c, &dialect, stream);
     char id[64];
@@ -267,7 +268,6 @@ int openai_completions(struct call *c)
     int answer = 0;
     struct job *job = read_request(c, false, &asked, &answer);
     if (!job) return answer;
-    if (!json_find(c->json, "max_tokens")) asked.max_tokens = 16; /* OpenAI's default here */
     return ask_prompt(c, "prompt", json_find(c->json, "prompt"), true, &asked, &answer) ? serve_job(c, job, &asked) : answer;
 }
 

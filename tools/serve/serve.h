@@ -112,6 +112,7 @@ struct asked {
     quern_tokens prompt; /* owned */
     quern_sampling sampling;
     uint32_t max_tokens;
+    bool prompt_only; /* max_tokens is 0 there where there is no limit */
     const char *stop[16];
     size_t n_stop;
     bool ignore_eos;
