@@ -76,6 +76,10 @@ const probs = (await openai.chat.completions.create({ ...greedy, max_tokens: 4, 
 equal("a logprob for each token", probs.logprobs.content.length, 4);
 verdict(probs.logprobs.content.every((p) => p.top_logprobs.length === 3 && p.top_logprobs[0].token === p.token),
     "greedy takes the likeliest", probs.logprobs);
+const older = (await openai.completions.create({ model: "demo", prompt: "Once upon a time", temperature: 0, max_tokens: 4, logprobs: 2 })).choices[0];
+const { tokens, token_logprobs, top_logprobs, text_offset } = older.logprobs;
+equal("completions have them in arrays", [tokens.join(""), token_logprobs.length, text_offset], [older.text, 4, tokens.map((_, i) => tokens.slice(0, i).join("").length)]);
+verdict(top_logprobs.every((top, i) => Object.keys(top).length === 2 && top[tokens[i]] === token_logprobs[i]), "with the likeliest", older.logprobs);
 equal("tokens are the text", probs.logprobs.content.map((p) => p.token).join("").trim(), probs.message.content.trim());
 
 const completion = await openai.completions.create({ model: "demo", prompt: "Once upon a time", max_tokens: 8, temperature: 0 });

@@ -62,17 +62,72 @@ static int put_head(struct buf *b, const struct job *j, const char *object)
     return rc | buf_printf(b, ",\"system_fingerprint\":\"quern-%s\"", quern_version());
 }
 
-/* ,"logprobs":{"content":[..]} with what is new; null where not asked for. */
+/* {"token":"logprob",..} */
+static int put_top(struct buf *b, const struct json *top)
+{
+    int rc = buf_c(b, '{');
+    for (size_t i = 0; top && i < top->n; i++) {
+        if (i) rc |= buf_c(b, ',');
+        rc |= json_write(b, json_find(&top->v[i], "token"));
+        rc |= buf_c(b, ':');
+        rc |= json_write(b, json_find(&top->v[i], "logprob"));
+    }
+    return rc | buf_c(b, '}');
+}
+
+/* What chats have in one array of objects, completions have in arrays beside each other. text_offset counts characters. */
+static int put_arrays(struct job *j, struct buf *b, const struct json *all)
+{
+    static const char *const names[][2] = {{"tokens", "token"}, {"token_logprobs", "logprob"}};
+    int rc = buf_z(b, ",\"logprobs\":{");
+    for (size_t k = 0; k < COUNT_OF(names); k++) {
+        rc |= buf_printf(b, "\"%s\":[", names[k][0]);
+        for (size_t i = 0; i < all->n; i++) {
+            if (i) rc |= buf_c(b, ',');
+            rc |= json_write(b, json_find(&all->v[i], names[k][1]));
+        }
+        rc |= buf_z(b, "],");
+    }
+    rc |= buf_z(b, j->n_top ? "\"top_logprobs\":[" : "\"top_logprobs\":null");
+    for (size_t i = 0; j->n_top && i < all->n; i++) {
+        if (i) rc |= buf_c(b, ',');
+        rc |= put_top(b, json_find(&all->v[i], "top_logprobs"));
+    }
+    rc |= buf_z(b, j->n_top ? "],\"text_offset\":[" : ",\"text_offset\":[");
+    for (size_t i = 0; i < all->n; i++) {
+        struct str text = {0};
+        (void)json_opt_str(&all->v[i], "token", &text);
+        rc |= buf_printf(b, i ? ",%zu" : "%zu", j->probs_offset);
+        for (size_t c = 0; c < text.n; c++) j->probs_offset += ((unsigned char)text.p[c] & 0xc0) != 0x80;
+    }
+    return rc | buf_z(b, "]}");
+}
+
+/* ,"logprobs":{..} with what is new; null where not asked for. */
 static int put_logprobs(struct job *j, struct buf *b)
 {
     if (!j->logprobs) return buf_z(b, ",\"logprobs\":null");
+    struct buf objects = {0};
     const char *from = j->probs.p + j->probs_sent;
     size_t n = j->probs.n - j->probs_sent;
     if (n && *from == ',') from++, n--;
-    int rc = buf_z(b, ",\"logprobs\":{\"content\":[");
-    rc |= buf_put(b, n ? from : "", n);
     j->probs_sent = j->probs.n;
-    return rc | buf_z(b, "]}");
+    int rc = buf_c(&objects, '[');
+    rc |= buf_put(&objects, n ? from : "", n);
+    rc |= buf_c(&objects, ']');
+    if (j->chat) {
+        rc |= buf_z(b, ",\"logprobs\":{\"content\":");
+        rc |= buf_str(b, buf_view(&objects));
+        rc |= buf_c(b, '}');
+    } else if (rc == 0) {
+        struct arena a = {0};
+        struct json *all;
+        struct err e;
+        rc = json_parse(&a, buf_view(&objects), "logprobs", &all, &e) < 0 ? ERR_NOMEM : put_arrays(j, b, all);
+        arena_fini(&a);
+    }
+    buf_fini(&objects);
+    return rc;
 }
 
 /* "tool_calls":[..]; those of a stream have an index. */

@@ -99,6 +99,7 @@ struct job {
     uint32_t dropped_messages, dropped_tokens; /* of the conversation, to fit the context */
     struct buf probs; /* logprobs in the dialect's form, so far; those of the token under way come last */
     size_t probs_sent;
+    size_t probs_offset; /* characters of the tokens that were sent; of completions */
     uint64_t n_chunks;
     /* Between the threads. */
     struct monitor *lock;
