@@ -148,6 +148,8 @@ static inline void tiny_delta(struct tiny_weights *w, const struct tiny_mtp *m, 
     (void)snprintf(full, sizeof full, "%slinear_attn.conv1d.weight", p);
     const size_t at = w->header.n;
     tiny_add(w, full, 2 * keys + values, 4, 0, 0.8f);
+    buf_c(&w->header, 0); /* for strstr */
+    w->header.n--;
     char *shape = strstr(w->header.p + at, ",4]"); /* [columns][1][taps] */
     struct buf tail = {0};
     buf_put(&tail, shape, w->header.n - (size_t)(shape - w->header.p));
