@@ -118,7 +118,8 @@ static size_t cached_pages(const struct map *m, size_t from, size_t n)
     return pages;
 }
 
-/* Where the file system keeps its files in memory alone nothing can be dropped, and nothing is seen here. */
+/* Where the file system keeps its files in memory alone nothing can be dropped, and nothing is seen here; nor where an emulator
+ * passes no advice on. */
 static void what_is_asked_for_comes_alone(void **state)
 {
     enum { FROM = 1 << 20, N = 700 * 1024, STEP = 4096 };
@@ -129,7 +130,7 @@ static void what_is_asked_for_comes_alone(void **state)
     assert_int_equal(fsync(fd), 0);
     assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
     close(fd);
-    if (cached_pages(&m, 0, BYTES) == 0) {
+    if (cached_pages(&m, 0, BYTES) == 0 && !scratch_slow()) {
         preload_ask((struct region){m.p + FROM + 1, N - 2});
         for (unsigned i = 0; i < 1000 && cached_pages(&m, FROM, N) < N / STEP; i++) usleep(10000);
         assert_int_equal(cached_pages(&m, FROM, N), N / STEP);
