@@ -59,7 +59,7 @@ static double expected_square(const float *x, const struct qcolumns *c, size_t n
 {
     double sum = 0, mean = 0;
     for (size_t i = 0; i < n; i++) {
-        const double m = c && c->means ? (double)c->means[i] : 0, square = c ? (double)c->squares[i] : 1;
+        const double m = c->means ? (double)c->means[i] : 0, square = c->squares ? (double)c->squares[i] : 1;
         sum += fmax(square - m * m, 0) * (double)x[i] * (double)x[i];
         mean += m * (double)x[i];
     }
@@ -91,8 +91,8 @@ static int measure(const struct transfer *t, struct choice *c, struct worker *w,
     TRY(transfer_columns(t, c->item, a, &columns, &w->e));
     for (uint64_t i = 0; i < n; i++) {
         uint64_t row = i * (rows / n);
-        const struct qcolumns at = columns.squares ? qcolumns_from(&columns, row / src->ne[1] * src->ne[0]) : columns;
-        all += measure_row(c, w, row, at.squares ? &at : NULL, c->errors);
+        const struct qcolumns at = qcolumns_from(&columns, row / src->ne[1] * src->ne[0]);
+        all += measure_row(c, w, row, &at, c->errors);
     }
     bool output = str_is(c->item->name, t->model.tied ? "token_embd.weight" : "output.weight");
     for (size_t r = 0; r < c->n; r++) c->errors[r] = all > 0 ? c->errors[r] / all * (output ? OUTPUT_WEIGHT : 1) : 0;

@@ -27,6 +27,13 @@ static int compare(const void *a, const void *b)
     return str_cmp(((const struct imatrix_entry *)a)->name, ((const struct imatrix_entry *)b)->name);
 }
 
+/* Of entries that are sorted; NULL: there is none. */
+static struct imatrix_entry *find(const struct imatrix *m, struct str name)
+{
+    if (m->n == 0) return NULL;
+    return bsearch(&(struct imatrix_entry){.name = name}, m->entries, m->n, sizeof *m->entries, compare);
+}
+
 static int sort(struct imatrix *m, const char *path, struct err *e)
 {
     qsort(m->entries, m->n, sizeof *m->entries, compare);
@@ -60,7 +67,7 @@ static int copy_str(struct imatrix *m, struct str s, struct str *out, struct err
 
 /* ---- GGUF ---------------------------------------------------------------------------------------------------------------- */
 
-static int read_sums2(struct imatrix *m, const struct tensor *t, const char *path, struct err *e)
+static int read_sums(struct imatrix *m, const struct tensor *t, const char *path, struct err *e)
 {
     struct imatrix_entry *x = &m->entries[m->n];
     if (t->type != QTYPE_F32 || t->ne[2] != 1 || t->ne[3] != 1)
@@ -73,35 +80,15 @@ static int read_sums2(struct imatrix *m, const struct tensor *t, const char *pat
     return 0;
 }
 
-/* What lies beside the sums of squares, with so many values. */
-static int find_beside(const struct imatrix *m, const struct tensor *t, const char *suffix, struct imatrix_entry **out,
-                       const char *path, struct err *e)
+/* What lies beside the sums of squares: the number of rows, or the sums. */
+static int read_beside(struct imatrix *m, const struct tensor *t, bool counts, const char *path, struct err *e)
 {
-    const struct str name = {t->name.p, t->name.n - strlen(suffix)};
-    *out = bsearch(&(struct imatrix_entry){.name = name}, m->entries, m->n, sizeof **out, compare);
-    return *out ? 0 : fail(e, ERR_FORMAT, "%s: \"%.*s\" has no sums of squares beside it", path, STR_ARG(t->name));
-}
-
-static int check_size(const struct tensor *t, size_t n, const char *path, struct err *e)
-{
-    if (t->type == QTYPE_F32 && t->bytes / sizeof(float) == n) return 0;
-    return fail(e, ERR_FORMAT, "%s: \"%.*s\" must be %zu f32", path, STR_ARG(t->name), n);
-}
-
-static int read_counts(struct imatrix *m, const struct tensor *t, const char *path, struct err *e)
-{
-    struct imatrix_entry *x;
-    TRY(find_beside(m, t, COUNTS, &x, path, e));
-    TRY(check_size(t, x->n_counts, path, e));
-    return copy_floats(m, x, t->data, x->n_counts, 0, &x->counts, path, e);
-}
-
-static int read_sums(struct imatrix *m, const struct tensor *t, const char *path, struct err *e)
-{
-    struct imatrix_entry *x;
-    TRY(find_beside(m, t, SUMS, &x, path, e));
-    TRY(check_size(t, x->n_values, path, e));
-    return copy_floats(m, x, t->data, x->n_values, -FLT_MAX, &x->sum, path, e);
+    struct imatrix_entry *x = find(m, (struct str){t->name.p, t->name.n - strlen(counts ? COUNTS : SUMS)});
+    if (!x) return fail(e, ERR_FORMAT, "%s: \"%.*s\" has no sums of squares beside it", path, STR_ARG(t->name));
+    const size_t n = counts ? x->n_counts : x->n_values;
+    if (t->type != QTYPE_F32 || t->bytes / sizeof(float) != n)
+        return fail(e, ERR_FORMAT, "%s: \"%.*s\" must be %zu f32", path, STR_ARG(t->name), n);
+    return copy_floats(m, x, t->data, n, counts ? 0 : -FLT_MAX, counts ? &x->counts : &x->sum, path, e);
 }
 
 static int read_meta(struct imatrix *m, const struct gguf *g, const char *path, struct err *e)
@@ -123,12 +110,12 @@ static int read_tensors(struct imatrix *m, const struct gguf *g, const char *pat
     m->entries = arena_array(&m->a, size_max(n, 1), sizeof *m->entries);
     if (!m->entries) return fail_nomem(e, "an importance matrix", n * sizeof *m->entries);
     for (size_t i = 0; i < n; i++)
-        if (str_ends(gguf_tensor(g, i)->name, STR(SUMS2))) TRY(read_sums2(m, gguf_tensor(g, i), path, e));
+        if (str_ends(gguf_tensor(g, i)->name, STR(SUMS2))) TRY(read_sums(m, gguf_tensor(g, i), path, e));
     TRY(sort(m, path, e)); /* names in order, so that the others find them */
     for (size_t i = 0; i < n; i++) {
         const struct tensor *t = gguf_tensor(g, i);
-        if (str_ends(t->name, STR(COUNTS))) TRY(read_counts(m, t, path, e));
-        if (str_ends(t->name, STR(SUMS))) TRY(read_sums(m, t, path, e));
+        if (str_ends(t->name, STR(COUNTS))) TRY(read_beside(m, t, true, path, e));
+        if (str_ends(t->name, STR(SUMS))) TRY(read_beside(m, t, false, path, e));
     }
     for (size_t i = 0; i < m->n; i++)
         if (!m->entries[i].counts)
@@ -234,8 +221,7 @@ void imatrix_free(struct imatrix **m)
 
 const struct imatrix_entry *imatrix_find(const struct imatrix *m, struct str name)
 {
-    if (!m || m->n == 0) return NULL;
-    return bsearch(&(struct imatrix_entry){.name = name}, m->entries, m->n, sizeof *m->entries, compare);
+    return m ? find(m, name) : NULL;
 }
 
 bool imatrix_columns(const struct imatrix_entry *x, size_t n, size_t n_mats, float *squares, float *means)

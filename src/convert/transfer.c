@@ -65,12 +65,13 @@ int transfer_columns(const struct transfer *t, const struct transfer_item *item,
     const struct imatrix_entry *x = imatrix_find(t->imatrix, item->name);
     *out = (struct qcolumns){0};
     if (!x || recipe_keeps(item->name, src->n_dims)) return 0;
-    float *squares = arena_array(a, x->n_values, sizeof *squares), *means = arena_array(a, x->n_values, sizeof *means);
-    if (!squares || !means) return fail_nomem(e, "importance of columns", x->n_values * 2 * sizeof *means);
+    float *squares = arena_array(a, x->n_values, sizeof *squares);
+    float *means = x->sum ? arena_array(a, x->n_values, sizeof *means) : NULL;
+    if (!squares || (x->sum && !means)) return fail_nomem(e, "importance of columns", x->n_values * 2 * sizeof *means);
     if (!imatrix_columns(x, src->ne[0], src->ne[2] * src->ne[3], squares, means))
         return fail(e, ERR_ARG, "%s: %zu values for \"%.*s\", whose rows have %llu weights; it was made for another model",
                     t->opts->imatrix, x->n_values, STR_ARG(item->name), (unsigned long long)src->ne[0]);
-    *out = (struct qcolumns){squares, x->sum ? means : NULL};
+    *out = (struct qcolumns){squares, means};
     return 0;
 }
 
@@ -156,9 +157,8 @@ static bool make_piece(const struct stream *s, uint64_t p, uint8_t *dst, float *
     else
         transfer_floats(s->item, row, col, x, n);
     if (!in_range(x, n, largest[s->item->type])) return false;
-    const struct qcolumns at =
-        s->columns.squares ? qcolumns_from(&s->columns, row / src->ne[1] * s->row_len + col) : s->columns;
-    to->quantize(x, at.squares ? &at : NULL, dst, n);
+    const struct qcolumns at = qcolumns_from(&s->columns, row / src->ne[1] * s->row_len + col);
+    to->quantize(x, &at, dst, n);
     return true;
 }
 

@@ -130,7 +130,7 @@ void quantize_MXFP4(const float *src, const struct qcolumns *c, void *dst, size_
             p[0] = 255;
             continue;
         }
-        const struct qcolumns at = c ? qcolumns_from(c, i) : (struct qcolumns){0};
+        const struct qcolumns at = qcolumns_from(c, i);
         quant_weights(src + i, at.squares, 32, w);
         for (unsigned e = exponent_of(max) - 1, k = 0; k < 3; k++, e++) {
             uint8_t u[32];

@@ -58,9 +58,10 @@ struct qrow {
 struct qcolumns {
     const float *squares, *means; /* means NULL: not known */
 };
-/* From a column on. */
+/* From a column on; of those of which nothing is known (c or its squares are NULL), nothing. */
 static inline struct qcolumns qcolumns_from(const struct qcolumns *c, size_t column)
 {
+    if (!c || !c->squares) return (struct qcolumns){0};
     return (struct qcolumns){c->squares + column, c->means ? c->means + column : NULL};
 }
 
@@ -76,8 +77,8 @@ struct qtype_info {
     void (*unpack)(const struct qrow *row, size_t block, struct qblock *out);
     /* Weights from .. from + n - 1 of a row, both multiples of block_n. */
     void (*row_to_float)(const struct qrow *row, size_t from, float *dst, size_t n);
-    /* n a multiple of block_n; NULL where Quern does not write the type. columns: of n, or NULL: all alike. Deterministic: the
-     * same floats give the same bytes on every machine. */
+    /* n a multiple of block_n; NULL where Quern does not write the type. columns: of n; NULL, or their squares are: all alike.
+     * Deterministic: the same floats give the same bytes on every machine. */
     void (*quantize)(const float *src, const struct qcolumns *columns, void *dst, size_t n);
 };
 extern const struct qtype_info qtypes[QTYPE_COUNT];

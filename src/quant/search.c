@@ -403,7 +403,7 @@ void quant_search(const struct qfit *f, const float *src, const struct qcolumns 
         to_index(f, zeros, t->block_n, b.u);
         float w[QSUPER], max = largest(src + i, t->block_n);
         if (max >= TINY && max <= LARGE) {
-            const struct qcolumns at = c ? qcolumns_from(c, i) : (struct qcolumns){0};
+            const struct qcolumns at = qcolumns_from(c, i);
             quant_weights(src + i, at.squares, t->block_n, w);
             (t->arith == ARITH_32 ? fit_32 : fit_256)(f, src + i, w, &b);
             if (at.means) quant_balance(f, src + i, &at, &b, &carried);
