@@ -151,7 +151,7 @@ static void put_positions(struct gguf_writer *w, const struct model *m, struct a
 {
     const struct hparams *hp = &m->hp;
     bool *turns = arena_array(a, hp->n_layers, sizeof *turns), implied = true;
-    const bool fourths = strcmp(hp->arch->gguf, "smollm3") == 0;
+    const bool fourths = arch_is(hp->arch, "smollm3");
     for (uint32_t l = 0; turns && l < hp->n_layers; l++) {
         turns[l] = !hp->layers[l].nope;
         const bool usual = hp->arch->features & FULL_NOPE ? hp->layers[l].local : !(fourths && (l + 1) % 4 == 0);
@@ -201,8 +201,7 @@ static void put_hparams(struct gguf_writer *w, const struct model *m, struct are
     put_experts(w, m);
     put_f32(w, m, layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", (double)hp->norm_eps);
     if (hp->logit_scale != 1)
-        put_f32(w, m, "logit_scale",
-                strcmp(hp->arch->gguf, "granite") == 0 ? 1 / (double)hp->logit_scale : (double)hp->logit_scale);
+        put_f32(w, m, "logit_scale", arch_is(hp->arch, "granite") ? 1 / (double)hp->logit_scale : (double)hp->logit_scale);
     put_u32(w, m, "vocab_size", hp->n_vocab);
     if (!(hp->arch->features & ABSOLUTE)) put_rope(w, m);
 }

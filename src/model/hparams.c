@@ -268,7 +268,7 @@ static int read_act(const struct files *f, struct str name, struct hparams *hp, 
 static int read_route(const struct files *f, struct hparams *hp, struct err *e)
 {
     const struct json *j = config_find(f, "topk_method");
-    if (strcmp(hp->arch->gguf, "deepseek2") != 0) return 0;
+    if (!arch_is(hp->arch, "deepseek2")) return 0;
     if (!hp->route.sigmoid) hp->route.normalise = false; /* transformers reads norm_topk_prob, and does not use it */
     if (!j && !hp->route.sigmoid) hp->route.n_groups = 0;
     if (!j) return 0;
@@ -382,7 +382,7 @@ static int more_of_config(const struct files *f, struct hparams *hp, struct err 
     if (!x.interleave) hp->rope_neox = true;
     if (!x.experts) hp->route.n_experts = 0;
     TRY(config_directions(f, hp, e));
-    if (strcmp(hp->arch->gguf, "gemma3") == 0) hp->attn_softcap = 0; /* transformers reads it, and does not use it */
+    if (arch_is(hp->arch, "gemma3")) hp->attn_softcap = 0; /* transformers reads it, and does not use it */
     hp->pooling = config_pooling(f, hp);
     if (hp->arch->features & CONV_LAYERS) TRY(conv_config(f, hp, e));
     const struct number_row own[] = {
@@ -431,7 +431,7 @@ static int more_of_gguf(const struct files *f, struct hparams *hp, struct err *e
     if (x.gating) hp->route.top_softmax = x.gating == 3;
     if (hp->arch->features & LAYER_NORM && x.layer_norm_eps > 0) hp->norm_eps = x.layer_norm_eps;
     /* Granite's files have the divisor of the logits. */
-    if (strcmp(hp->arch->gguf, "granite") == 0 && hp->logit_scale != 0) hp->logit_scale = 1.0f / hp->logit_scale;
+    if (arch_is(hp->arch, "granite") && hp->logit_scale != 0) hp->logit_scale = 1.0f / hp->logit_scale;
     if (!hp->kv_lora) return 0;
     hp->rope_part = x.rope_dim;
     const uint32_t key = x.key_mla ? x.key_mla : hp->head_dim;

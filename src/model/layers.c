@@ -118,17 +118,12 @@ static int gguf_windows(const struct files *f, struct hparams *hp, struct err *e
     return 0;
 }
 
-static bool is_arch(const struct hparams *hp, const char *gguf)
-{
-    return strcmp(hp->arch->gguf, gguf) == 0;
-}
-
 static int config_windows(const struct files *f, struct hparams *hp, struct err *e)
 {
     const struct json *types = config_find(f, "layer_types");
     /* What max_window_layers means: these have windows from this layer on, or before it in every other. Others do not look at
      * it. */
-    const bool late = is_arch(hp, "qwen2") || is_arch(hp, "qwen3"), early = is_arch(hp, "qwen2moe");
+    const bool late = arch_is(hp->arch, "qwen2") || arch_is(hp->arch, "qwen3"), early = arch_is(hp->arch, "qwen2moe");
     struct {
         uint32_t period, first;
     } x = {hp->arch->full_every, 0};
@@ -149,7 +144,7 @@ static int config_windows(const struct files *f, struct hparams *hp, struct err 
         *local = str_is(types->v[l].s, "sliding_attention") || str_is(types->v[l].s, "chunked_attention");
     }
     /* transformers lets Gemma 4 end with such a layer, whatever the file says. */
-    if (is_arch(hp, "gemma4")) hp->layers[hp->n_layers - 1].local = false;
+    if (arch_is(hp->arch, "gemma4")) hp->layers[hp->n_layers - 1].local = false;
     return 0;
 }
 
@@ -163,7 +158,8 @@ static int positions(const struct files *f, struct hparams *hp, struct err *e)
     uint32_t period = 0;
     static const struct number_row row = {NULL, "no_rope_layer_interval", 0, NUM_U32, 1, MAX_LAYERS};
     TRY(numbers_read(f, hp->arch, &row, 1, &period, e));
-    if (!hf && is_arch(hp, "smollm3")) period = 4; /* its files need not say it */
+    const bool smollm3 = arch_is(hp->arch, "smollm3"), listed = rotated && rotated->type == JSON_ARRAY && rotated->n > 0;
+    if (!hf && smollm3) period = 4; /* its files need not say it */
     const bool types = hf && config_find(f, "layer_types");
     char key[128];
     (void)snprintf(key, sizeof key, "%s.rope.layer_pattern", hp->arch->gguf);
@@ -176,13 +172,13 @@ static int positions(const struct files *f, struct hparams *hp, struct err *e)
         bool turns;
         if (list && !gguf_arr_bool(list, l, &turns)) return wrong_entry(f, key, l, e);
         if (list) x->nope = !turns;
-        if (is_arch(hp, "smollm3") && hf && !types) x->local = x->nope;
-        if (!rotated || rotated->type != JSON_ARRAY || rotated->n == 0) continue;
-        if (l >= rotated->n || rotated->v[l].type != JSON_INT) return wrong_entry(f, "no_rope_layers", l, e);
-        x->nope = rotated->v[l].i == 0;
-        /* Of these, layers with positions are the ones with a window. */
-        if (hp->arch->features & FULL_NOPE) x->local = !x->nope;
-        if (is_arch(hp, "smollm3") && !types) x->local = x->nope; /* of these, it is those without */
+        if (listed) {
+            if (l >= rotated->n || rotated->v[l].type != JSON_INT) return wrong_entry(f, "no_rope_layers", l, e);
+            x->nope = rotated->v[l].i == 0;
+            /* Of these, layers with positions are the ones with a window. */
+            if (hp->arch->features & FULL_NOPE) x->local = !x->nope;
+        }
+        if (smollm3 && hf && !types) x->local = x->nope; /* of these, it is those without */
     }
     return 0;
 }

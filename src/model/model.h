@@ -57,6 +57,10 @@ struct arch {
 };
 #define THETA_OF_ALL (-1.0)
 const struct arch *arch_at(size_t i); /* NULL past the end */
+static inline bool arch_is(const struct arch *arch, const char *gguf)
+{
+    return strcmp(arch->gguf, gguf) == 0;
+}
 /* The number that config.json means by leaving out a key; false where there is none. */
 bool arch_unsaid(const struct arch *arch, struct str key, double *value);
 /* The same of rope_parameters: JSON text, n 0 where there is none. */
