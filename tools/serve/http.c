@@ -265,6 +265,14 @@ static int put_prob(struct job *j, const quern_token *t)
     return rc | buf_z(&j->probs, "]}");
 }
 
+int serve_new_probs(struct job *j, struct buf *b)
+{
+    int rc = buf_c(b, '[');
+    rc |= buf_str(b, buf_view(&j->probs));
+    j->probs.n = 0;
+    return rc | buf_c(b, ']');
+}
+
 static bool client_left(const struct call *c)
 {
     const union MHD_ConnectionInfo *i = MHD_get_connection_info(c->connection, MHD_CONNECTION_INFO_CONNECTION_FD);

@@ -52,13 +52,8 @@ static int put_line(struct job *j, struct buf *b, struct str thinking, struct st
     if (calls) rc |= put_calls(j, b);
     if (j->chat) rc |= buf_c(b, '}');
     if (!j->logprobs) return rc;
-    const char *from = j->probs.p + j->probs_sent;
-    size_t n = j->probs.n - j->probs_sent;
-    if (n && *from == ',') from++, n--;
-    rc |= buf_z(b, ",\"logprobs\":[");
-    rc |= buf_put(b, n ? from : "", n);
-    j->probs_sent = j->probs.n;
-    return rc | buf_c(b, ']');
+    rc |= buf_z(b, ",\"logprobs\":");
+    return rc | serve_new_probs(j, b);
 }
 
 static int token(struct job *j, struct buf *b, enum part part, struct str text)

@@ -107,25 +107,18 @@ static int put_arrays(struct job *j, struct buf *b, const struct json *all)
 static int put_logprobs(struct job *j, struct buf *b)
 {
     if (!j->logprobs) return buf_z(b, ",\"logprobs\":null");
-    struct buf objects = {0};
-    const char *from = j->probs.p + j->probs_sent;
-    size_t n = j->probs.n - j->probs_sent;
-    if (n && *from == ',') from++, n--;
-    j->probs_sent = j->probs.n;
-    int rc = buf_c(&objects, '[');
-    rc |= buf_put(&objects, n ? from : "", n);
-    rc |= buf_c(&objects, ']');
     if (j->chat) {
-        rc |= buf_z(b, ",\"logprobs\":{\"content\":");
-        rc |= buf_str(b, buf_view(&objects));
-        rc |= buf_c(b, '}');
-    } else if (rc == 0) {
-        struct arena a = {0};
-        struct json *all;
-        struct err e;
-        rc = json_parse(&a, buf_view(&objects), "logprobs", &all, &e) < 0 ? ERR_NOMEM : put_arrays(j, b, all);
-        arena_fini(&a);
+        int rc = buf_z(b, ",\"logprobs\":{\"content\":");
+        rc |= serve_new_probs(j, b);
+        return rc | buf_c(b, '}');
     }
+    struct arena a = {0};
+    struct buf objects = {0};
+    struct json *all;
+    struct err e;
+    int rc = serve_new_probs(j, &objects);
+    if (rc == 0) rc = json_parse(&a, buf_view(&objects), "logprobs", &all, &e) < 0 ? ERR_NOMEM : put_arrays(j, b, all);
+    arena_fini(&a);
     buf_fini(&objects);
     return rc;
 }

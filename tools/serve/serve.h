@@ -97,9 +97,8 @@ struct job {
     size_t n_calls;
     quern_context_policy context_policy;
     uint32_t dropped_messages, dropped_tokens; /* of the conversation, to fit the context */
-    struct buf probs; /* logprobs in the dialect's form, so far; those of the token under way come last */
-    size_t probs_sent;
-    size_t probs_offset; /* characters of the tokens that were sent; of completions */
+    struct buf probs;                          /* logprobs that were not sent yet: objects, parted by commas */
+    size_t probs_offset;                       /* characters of the tokens that were sent; of completions */
     uint64_t n_chunks;
     /* Between the threads. */
     struct monitor *lock;
@@ -131,6 +130,8 @@ struct asked {
 
 /* Starts the job and answers when it begins to speak (streams) or is done. asked->prompt is freed. */
 int serve_job(struct call *c, struct job *j, struct asked *asked);
+/* Appends the array of the job's logprobs that were not sent yet, which thereby are. */
+int serve_new_probs(struct job *j, struct buf *b);
 /* The job of a call, in its arena, which ends with the call. */
 struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream);
 
