@@ -371,19 +371,24 @@ static void carve_act(struct carve *c, const struct backend *b, struct act_buf *
 }
 
 /* Experts lie one behind the other mostly: told in one piece, they stay one mapping. */
+static void sparse_set(const struct tensor *const *w, uint32_t n)
+{
+    struct region all = {0};
+    for (uint32_t i = 0; i < n; i++) {
+        const bool follows = all.n && all.p + all.n == (const uint8_t *)w[i]->data;
+        if (all.n && !follows) preload_sparse(all);
+        all = follows ? (struct region){all.p, all.n + w[i]->bytes} : (struct region){w[i]->data, w[i]->bytes};
+    }
+    preload_sparse(all);
+}
+
 static void sparse_experts(const struct graph *g)
 {
-    for (uint32_t i = 0; i < g->n_ops; i++)
-        for (size_t set = 0; set < COUNT_OF(g->ops[i].experts) && g->ops[i].route && g->ops[i].experts[set].w; set++) {
-            struct region all = {0};
-            for (uint32_t x = 0; x < g->ops[i].route->n_experts; x++) {
-                const struct tensor *t = g->ops[i].experts[set].w[x];
-                const bool follows = all.n && all.p + all.n == (const uint8_t *)t->data;
-                if (all.n && !follows) preload_sparse(all);
-                all = follows ? (struct region){all.p, all.n + t->bytes} : (struct region){t->data, t->bytes};
-            }
-            preload_sparse(all);
-        }
+    for (uint32_t i = 0; i < g->n_ops; i++) {
+        const struct op *op = &g->ops[i];
+        for (size_t set = 0; op->route && set < COUNT_OF(op->experts) && op->experts[set].w; set++)
+            sparse_set(op->experts[set].w, op->route->n_experts);
+    }
 }
 
 static void carve_all(struct backend *b, struct carve *c, const struct widths *w, unsigned n_threads)

@@ -83,9 +83,8 @@ struct draft_slot *drafter_take(struct drafter *d, const int32_t *tokens, uint32
     uint32_t most = 0;
     for (uint32_t i = 0; i < d->n_slots; i++) {
         struct draft_slot *s = &d->slots[i];
-        uint32_t same = 0;
         if (s->taken) continue;
-        while (same < s->n && same < n && s->tokens[same] == tokens[same]) same++;
+        const uint32_t same = tokens_alike(s->tokens, s->n, tokens, n);
         /* Where several know as little, the one that loses least. */
         if (best && (same < most || (same == most && s->n >= best->n))) continue;
         best = s;

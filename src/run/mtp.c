@@ -99,9 +99,8 @@ struct mtp_slot *mtp_take(struct mtp *h, const int32_t *tokens, uint32_t n)
     uint32_t most = 0;
     for (uint32_t i = 0; i < h->n_slots; i++) {
         struct mtp_slot *s = &h->slots[i];
-        uint32_t same = 0;
         if (s->taken) continue;
-        while (same < s->known && same < n && s->tokens[same] == tokens[same]) same++;
+        const uint32_t same = tokens_alike(s->tokens, s->known, tokens, n);
         /* Where several know as little, the one that loses least. */
         if (best && (same < most || (same == most && s->known >= best->known))) continue;
         best = s;

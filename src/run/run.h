@@ -421,6 +421,13 @@ void speculator_learn(struct speculator *s, struct guesser *const *g, uint32_t n
 
 enum stop_reason { STOP_EOS, STOP_LENGTH, STOP_CONTEXT, STOP_STRING, STOP_CALLBACK };
 
+/* How many tokens a [n] and b [m] have in common from their beginning on. */
+static inline uint32_t tokens_alike(const int32_t *a, uint32_t n, const int32_t *b, uint32_t m)
+{
+    uint32_t i = 0;
+    while (i < n && i < m && a[i] == b[i]) i++;
+    return i;
+}
 /* The first n_keep of n tokens stay, at least one and at most half, and half of the others goes; returns how many. */
 uint32_t shift_tokens(int32_t *tokens, uint32_t n, uint32_t n_keep);
 

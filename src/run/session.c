@@ -287,11 +287,10 @@ void session_use(struct session *s, const float *lora_scales)
 
 int session_sync(struct session *s, const int32_t *ids, size_t n, uint32_t *reused, struct err *e)
 {
-    uint32_t same = 0;
     if (n == 0) return fail(e, ERR_ARG, "the prompt has no tokens");
     if (n > s->n_ctx)
         return fail(e, ERR_CONTEXT, "the prompt has %zu tokens, but the context holds %u (a larger one: -c)", n, s->n_ctx);
-    while (same < s->n_tokens && same < n && s->tokens[same] == ids[same]) same++;
+    uint32_t same = tokens_alike(s->tokens, s->n_tokens, ids, (uint32_t)n);
     if (same == n) same--; /* the last token is computed again for its logits */
     session_truncate(s, same);
     const uint32_t rope_class = s->rope_class, done = s->n_done;

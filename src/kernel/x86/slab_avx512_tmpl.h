@@ -217,24 +217,23 @@ ALWAYS void fill_from_turns(struct panel *panel, const struct rows *w, size_t pi
     }
 }
 
+/* (low & 15) | (high & 48) */
+ALWAYS __m512i six_bits(__m512i low, __m512i high)
+{
+    return _mm512_ternarylogic_epi64(_mm512_and_si512(low, bytes_of(15)), high, bytes_of(48), 0xf8);
+}
+
 /* Scales and minima of Q4_K and Q5_K (src/quant/kquants.c). The minimum of a subblock of 32 stands once, as those of the
  * panel's tiles are. */
 ALWAYS void scales_45(struct slab *s, const struct pieces *p)
 {
     __m512i t[4];
-    const __m512i low6 = bytes_of(63), low4 = bytes_of(15), top2 = bytes_of(48);
+    const __m512i low6 = bytes_of(63);
     quads(p, 0, t);
     v_store(s->d[0], low_halves(t[0]));
     v_store(s->m[0], low_halves(_mm512_srli_epi32(t[0], 16)));
-    /* (low & 15) | (high & 48) */
-    const __m512i sc[2] = {
-        _mm512_and_si512(t[1], low6),
-        _mm512_ternarylogic_epi64(_mm512_and_si512(t[3], low4), _mm512_srli_epi16(t[1], 2), top2, 0xf8),
-    };
-    const __m512i mn[2] = {
-        _mm512_and_si512(t[2], low6),
-        _mm512_ternarylogic_epi64(_mm512_and_si512(_mm512_srli_epi16(t[3], 4), low4), _mm512_srli_epi16(t[2], 2), top2, 0xf8),
-    };
+    const __m512i sc[2] = {_mm512_and_si512(t[1], low6), six_bits(t[3], _mm512_srli_epi16(t[1], 2))};
+    const __m512i mn[2] = {_mm512_and_si512(t[2], low6), six_bits(_mm512_srli_epi16(t[3], 4), _mm512_srli_epi16(t[2], 2))};
     UNROLL for (unsigned i = 0; i < 8; i++)
         _mm512_store_si512(s->sc[i], _mm512_and_si512(_mm512_srli_epi32(sc[i / 4], 8 * (i % 4)), _mm512_set1_epi32(255)));
     const __m512i pair[2] = {_mm512_broadcast_i32x4(_mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1)),
@@ -290,12 +289,6 @@ ALWAYS void weights_q5_k(struct slab *s, const struct pieces *p, size_t i, const
         _mm512_store_si512(s->w[16 * i + k + 8], _mm512_ternarylogic_epi64(_mm512_and_si512(_mm512_srli_epi16(v, 4), m15),
                                                                            _mm512_slli_epi16(h, 3), m16, 0xf8));
     }
-}
-
-/* (low & 15) | (high & 48) */
-ALWAYS __m512i six_bits(__m512i low, __m512i high)
-{
-    return _mm512_ternarylogic_epi64(_mm512_and_si512(low, bytes_of(15)), high, bytes_of(48), 0xf8);
 }
 
 ALWAYS void scales_q6_k(struct slab *s, const struct pieces *p)
