@@ -4,15 +4,8 @@
 # hide a window that is one token off), the shipped Q8_0 within 0.3 % of that.
 set -eu
 
-n=0
-ok() { n=$((n + 1)) && echo "ok $n - $1"; }
-bad() { n=$((n + 1)) && echo "not ok $n - $1"; }
+. "$SOURCE_ROOT/tests/checks.sh"
 skip() { n=$((n + 1)) && echo "ok $n - $1 # SKIP no shared reference data"; }
-check() { # NAME COMMAND...
-    name=$1
-    shift
-    if "$@"; then ok "$name"; else bad "$name"; fi
-}
 
 says() { # PROMPT EXPECTED
     said=$("$QUERN" run "$1" --temp 0 </dev/null)

@@ -17,14 +17,7 @@ make_mlx=$(dirname "$QUERN")/tests/models/make_mlx
 tar xJf "$SOURCE_ROOT/tests/data/conformance.tar.xz" -C "$work"
 cd "$work"
 
-n=0
-ok() { n=$((n + 1)) && echo "ok $n - $1"; }
-bad() { n=$((n + 1)) && echo "not ok $n - $1"; }
-check() { # NAME COMMAND...
-    name=$1
-    shift
-    if "$@"; then ok "$name"; else bad "$name"; fi
-}
+. "$SOURCE_ROOT/tests/checks.sh"
 
 ids=$(awk 'BEGIN { for (i = 0; i < 40; i++) printf "%s%d", i ? "," : "", 3 + i * 37 % 300 }')
 logits() { # MODEL OUT OPTION...

@@ -16,14 +16,7 @@ tar xJf "$SOURCE_ROOT/tests/data/conformance.tar.xz" -C "$work"
 models=$work/conformance
 cd "$work"
 
-n=0
-ok() { n=$((n + 1)) && echo "ok $n - $1"; }
-bad() { n=$((n + 1)) && echo "not ok $n - $1"; }
-check() { # NAME COMMAND...
-    name=$1
-    shift
-    if "$@"; then ok "$name"; else bad "$name"; fi
-}
+. "$SOURCE_ROOT/tests/checks.sh"
 
 ids=$(awk 'BEGIN { for (i = 0; i < 40; i++) printf "%s%d", i ? "," : "", 3 + i * 37 % 300 }')
 logits() { "$QUERN" logits "$1" --tokens "$ids" --kv f32 --out "$2" "$3" "$4" "$5" "$6" "$7" "$8" 2>"$2.err"; }

@@ -8,14 +8,7 @@ trap 'rm -rf "$work"' EXIT
 make_mtp=$(dirname "$QUERN")/tests/models/make_mtp
 cd "$work"
 
-n=0
-ok() { n=$((n + 1)) && echo "ok $n - $1"; }
-bad() { n=$((n + 1)) && echo "not ok $n - $1"; }
-check() { # NAME COMMAND...
-    name=$1
-    shift
-    if "$@"; then ok "$name"; else bad "$name"; fi
-}
+. "$SOURCE_ROOT/tests/checks.sh"
 
 answer() { # MODEL OPTION...
     model=$1

@@ -24,6 +24,13 @@ static inline size_t scratch_rounds(size_t n)
     return scratch_slow() ? n / 50 : n;
 }
 
+/* A number below n, the next one of a sequence that *state, its seed at first, decides. */
+static inline uint32_t scratch_below(uint64_t *state, uint32_t n)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((*state >> 33) % n);
+}
+
 /* A fresh folder; its path goes into dir. */
 static inline void scratch_make(char dir[64])
 {

@@ -359,8 +359,7 @@ static uint64_t random_state = 1;
 
 static uint32_t random_below(uint32_t n)
 {
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)((random_state >> 33) % n);
+    return scratch_below(&random_state, n);
 }
 
 /* Each token of the vocabulary: in the mask just where it is accepted. */

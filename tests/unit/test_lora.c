@@ -32,8 +32,7 @@ static struct fixture {
 
 static uint32_t below(uint32_t n)
 {
-    fx.random = fx.random * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)((fx.random >> 33) % n);
+    return scratch_below(&fx.random, n);
 }
 
 /* ---- adapters ---------------------------------------------------------------------------------------------------------- */

@@ -16,8 +16,7 @@ static uint64_t rng_state = 1;
 
 static uint32_t rng(uint32_t n)
 {
-    rng_state = rng_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)((rng_state >> 33) % n);
+    return scratch_below(&rng_state, n);
 }
 
 static struct tok *open_named(const char *name)
