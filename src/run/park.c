@@ -47,7 +47,7 @@ struct park {
     struct worker_thread *thread;
     struct monitor *lock;
     struct queue searches, stores, stored;
-    bool stopping, hurry;
+    bool stopping;
     uint64_t deadline;
     char *folder;
     struct arena arena;
@@ -425,14 +425,13 @@ static void run_search(struct park *p)
 static void run_store(struct park *p)
 {
     struct parcel *x = p->stores.first;
-    const bool drop = p->hurry || (p->stopping && clock_ns() > p->deadline);
+    const bool drop = x->unwanted || (p->stopping && clock_ns() > p->deadline);
     monitor_leave(p->lock);
     if (!drop && x->n_stored < x->n_pages) store_next(p, x);
     const bool done = drop || x->n_stored == x->n_pages;
     monitor_enter(p->lock);
     if (!done) return;
     append(&p->stored, take(&p->stores));
-    if (!p->stores.first) p->hurry = false;
     monitor_leave(p->lock);
     p->o.on_done(p->o.engine);
     monitor_enter(p->lock);
@@ -574,12 +573,9 @@ void park_collect(struct park *p, struct prefix *t)
     }
 }
 
-bool park_hurry(struct park *p)
+void park_hurry(struct park *p)
 {
     monitor_enter(p->lock);
-    const bool any = p->stores.first || p->stored.first;
-    p->hurry = p->stores.first != NULL;
-    monitor_wake(p->lock);
+    for (struct parcel *x = p->stores.first; x; x = x->next) x->unwanted = true;
     monitor_leave(p->lock);
-    return any;
 }

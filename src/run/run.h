@@ -123,6 +123,7 @@ struct parcel {
     uint32_t *pages, *states; /* held to be stored; states NULL: the model has none */
     uint64_t *names;          /* of the pages' files */
     uint32_t n_stored;
+    bool unwanted; /* its pages are needed elsewhere: what is not stored yet stays so */
     uint64_t time;
 };
 int park_open(const struct park_options *o, const struct model *m, const struct prefix *t, struct park **out, struct err *e);
@@ -137,7 +138,7 @@ uint32_t park_unpack(struct prefix *t, struct parcel *x, uint32_t *pages, uint32
 void park_store(struct park *p, struct prefix *t, struct parcel **x, const int32_t *tokens, const uint32_t *pages,
                 uint32_t n_pages);
 void park_collect(struct park *p, struct prefix *t); /* gives back the pages of parcels that are stored */
-bool park_hurry(struct park *p);                     /* storing ends soon, for pages are wanted; false: it holds none */
+void park_hurry(struct park *p);                     /* the parcels that wait to be stored give back their pages soon */
 
 /* A model ready to compute (runner.c). */
 struct runner {

@@ -132,6 +132,7 @@ struct chat {
     uint32_t n, n_prompt, n_reused, n_parked;
     struct request *q;
     int error;
+    atomic_uint n_seen; /* tokens of the answer */
     atomic_bool ended;
 };
 
@@ -139,6 +140,7 @@ static void on_token(void *user, const struct token_event *t)
 {
     struct chat *c = user;
     c->tokens[c->n++] = t->id;
+    atomic_fetch_add(&c->n_seen, 1);
 }
 
 static void on_end(void *user, const struct request_result *r)
@@ -466,6 +468,47 @@ static void the_folder_keeps_to_its_size(void **state)
     engine_free(&en);
 }
 
+static atomic_bool disk_is_slow;
+
+static bool wait_for_disk(void *ctx, enum fault_kind kind)
+{
+    (void)ctx;
+    while (kind == FAULT_IO && atomic_load(&disk_is_slow)) usleep(100);
+    return false;
+}
+
+/* When pages run out, sequences that wait for a slow disk give theirs; one that ends afterwards is stored all the same. The
+ * prompts are shorter than a page: nothing is looked for on that disk. */
+static void a_slow_disk_costs_only_what_waits(void **state)
+{
+    static struct chat first, runs, last;
+    struct engine_options o = options();
+    (void)state;
+    o.n_pages = 30;
+    struct engine *en = start(&models[0], &o);
+    first = runs = last = (struct chat){0};
+    say(&first, 60, 1);
+    say(&runs, 60, 2);
+    say(&last, 60, 3);
+    atomic_store(&disk_is_slow, true);
+    fault_set(wait_for_disk, NULL);
+    answer(en, &first, 640);
+    submit(en, &runs, N_CTX - 60);
+    submit(en, &last, 640); /* waits for pages of both */
+    const uint32_t n = atomic_load(&runs.n_seen);
+    while (atomic_load(&runs.n_seen) < n + 4 && !atomic_load(&runs.ended)) usleep(100);
+    request_free(&runs.q);
+    while (!atomic_load(&last.ended)) usleep(100);
+    request_free(&last.q);
+    atomic_store(&disk_is_slow, false);
+    engine_free(&en);
+    fault_set(NULL, NULL);
+    en = start(&models[0], &o);
+    answer(en, &last, 1);
+    assert_int_equal(last.n_parked, 640);
+    engine_free(&en);
+}
+
 /* ---- failures ---------------------------------------------------------------------------------------------------------- */
 
 static struct {
@@ -552,6 +595,7 @@ int main(void)
         cmocka_unit_test_setup(damaged_files_are_ignored, empty_folder),
         cmocka_unit_test_setup(other_things_in_the_folder_stay, empty_folder),
         cmocka_unit_test_setup(the_folder_keeps_to_its_size, empty_folder),
+        cmocka_unit_test_setup(a_slow_disk_costs_only_what_waits, empty_folder),
         cmocka_unit_test_setup(failing_disks_change_no_answer, empty_folder),
         cmocka_unit_test_setup(a_folder_that_cannot_be_is_refused, empty_folder),
         cmocka_unit_test_setup(requests_may_leave_at_any_time, empty_folder),
