@@ -542,12 +542,19 @@ QUERN_API int quern_imatrix(quern_session *session, const char *text, size_t len
 
 /* ---- files ------------------------------------------------------------------------------------------------------- */
 
+/* Whether a folder's head for multi-token prediction goes into the GGUF file. */
+typedef enum quern_mtp {
+    QUERN_MTP_AUTO, /* where llama.cpp reads the file with it, too: not of DeepSeek V3 */
+    QUERN_MTP_KEEP,
+    QUERN_MTP_DROP,
+} quern_mtp;
+
 typedef struct quern_convert_options {
     const char *type; /* of the matrices: a type or mix, as llama.cpp names them ("f16", "q8_0", "q4_k_m"); NULL: as stored */
     const char *name; /* general.name; NULL: from the source */
     bool dry_run;     /* compute sizes, write nothing */
     bool pure;        /* all matrices in the mix's main type */
-    bool no_mtp;      /* without the head for multi-token prediction that a folder may have */
+    quern_mtp mtp;    /* 0: QUERN_MTP_AUTO */
     uint64_t target_bytes; /* size of the file, in place of type: the type of each matrix is chosen so that it is not larger */
     double target_bits;    /* the same as bits for each parameter */
     const char *imatrix;   /* file that quern_imatrix or llama.cpp wrote; NULL: all columns are alike */
@@ -580,6 +587,7 @@ typedef struct quern_convert_result {
     uint64_t file_bytes, parameters;
     uint32_t tensors;
     uint32_t unweighted; /* matrices that the importance matrix says nothing about */
+    bool mtp_dropped;    /* a head for multi-token prediction stayed behind, as nobody asked for it (QUERN_MTP_AUTO) */
     quern_type_share shares[QUERN_TYPES_MAX];
     size_t n_shares;
     quern_perplexity_result quality; /* where measured */

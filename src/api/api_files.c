@@ -7,6 +7,7 @@ typedef int convert_fn(const struct files *src, const char *out_path, const stru
 
 static struct convert_opts opts_of(const quern_convert_options *o)
 {
+    _Static_assert((int)QUERN_MTP_KEEP == (int)CONVERT_HEAD_KEEP && (int)QUERN_MTP_DROP == (int)CONVERT_HEAD_DROP, "heads");
     _Static_assert(sizeof(struct convert_lora) == sizeof(quern_lora) &&
                        offsetof(struct convert_lora, scale) == offsetof(quern_lora, scale),
                    "adapters");
@@ -14,7 +15,7 @@ static struct convert_opts opts_of(const quern_convert_options *o)
                                  .name = o->name,
                                  .dry_run = o->dry_run,
                                  .pure = o->pure,
-                                 .no_mtp = o->no_mtp,
+                                 .head = (enum convert_head)o->mtp,
                                  .target_bytes = o->target_bytes,
                                  .target_bits = o->target_bits,
                                  .output_type = o->output_type,
@@ -42,8 +43,11 @@ static quern_divergence divergence_of(const struct convert_quality *q)
 static void give_result(const struct convert_result *r, quern_convert_result *out)
 {
     _Static_assert(QTYPE_COUNT <= QUERN_TYPES_MAX, "types");
-    *out = (quern_convert_result){
-        .file_bytes = r->file_bytes, .parameters = r->parameters, .tensors = r->tensors, .unweighted = r->unweighted};
+    *out = (quern_convert_result){.file_bytes = r->file_bytes,
+                                  .parameters = r->parameters,
+                                  .tensors = r->tensors,
+                                  .unweighted = r->unweighted,
+                                  .mtp_dropped = r->head_dropped};
     if (r->quality.tokens)
         out->quality = (quern_perplexity_result){.ppl = (double)r->quality.ppl,
                                                  .nll = num_log((double)r->quality.ppl),

@@ -22,12 +22,15 @@ struct convert_lora {
     float scale;
 };
 
+/* Whether a folder's head for multi-token prediction goes along: by default where llama.cpp reads the file with it, too. */
+enum convert_head { CONVERT_HEAD_AUTO, CONVERT_HEAD_KEEP, CONVERT_HEAD_DROP };
+
 struct convert_opts { /* zeroed: the defaults */
     const char *type; /* of the matrices: a recipe (recipes.c); NULL: as stored. Vectors are always f32 */
     const char *name; /* general.name; NULL: the source's */
     bool dry_run;     /* check everything and compute the sizes, write nothing; out_path may be NULL */
     bool pure;        /* all matrices in the recipe's default type */
-    bool no_mtp;      /* a folder's head for multi-token prediction stays behind */
+    enum convert_head head;
     const char *output_type, *embedding_type; /* of these two; NULL: what the recipe says */
     const char *const *tensor_types;          /* "REGEX=TYPE", the first that is found in a name holds */
     size_t n_tensor_types;
@@ -59,6 +62,7 @@ struct convert_result {
     uint64_t parameters; /* weights of the model */
     uint32_t tensors;
     uint32_t unweighted; /* matrices that the importance matrix says nothing about */
+    bool head_dropped;   /* by default */
     struct convert_share shares[QTYPE_COUNT];
     struct convert_quality quality; /* where measured */
 };

@@ -129,6 +129,12 @@ static int convert(struct transfer *t, const struct model *m, const struct merge
     return transfer_run(t, result, e);
 }
 
+/* llama.cpp reads the heads of GLM and Qwen; of DeepSeek it refuses a file with tensors that it does not expect. */
+static bool drops_head(const struct model *m, enum convert_head head)
+{
+    return m->head && (head == CONVERT_HEAD_DROP || (head == CONVERT_HEAD_AUTO && arch_is(m->hp.arch, "deepseek2")));
+}
+
 int convert_hf(const struct files *src, const char *out_path, const struct convert_opts *opts, struct convert_result *result,
                struct err *e)
 {
@@ -136,12 +142,14 @@ int convert_hf(const struct files *src, const char *out_path, const struct conve
         return fail(e, ERR_ARG, "%s: already a GGUF file; quantize changes its type", files_path(src));
     struct model *m;
     TRY(model_open(src, &m, e));
-    if (opts->no_mtp) model_drop_head(m);
+    const bool drops = drops_head(m, opts->head);
+    if (drops) model_drop_head(m);
     struct transfer t;
     struct merge merge = {0};
     int rc = transfer_init(&t, src, out_path, opts, e);
     if (rc == 0) rc = merge_open(&merge, opts, m, e);
     if (rc == 0) rc = convert(&t, m, &merge, result, e);
+    if (rc == 0 && result) result->head_dropped = drops && opts->head == CONVERT_HEAD_AUTO;
     transfer_fini(&t);
     merge_close(&merge);
     model_close(&m);

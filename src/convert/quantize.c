@@ -76,8 +76,9 @@ int convert_quantize(const struct files *src, const char *out_path, const struct
     if (!opts->type && !opts->target_bytes && !(opts->target_bits > 0))
         return fail(e, ERR_ARG, "%s: no type to quantize to", files_path(src));
     if (files_kind(src) == FILES_HF) return convert_hf(src, out_path, opts, result, e);
-    if (opts->no_mtp)
-        return fail(e, ERR_ARG, "%s: a head for multi-token prediction can be left out of Hugging Face folders only",
+    if (opts->head != CONVERT_HEAD_AUTO)
+        return fail(e, ERR_ARG,
+                    "%s: whether a head for multi-token prediction goes along is asked of Hugging Face folders only",
                     files_path(src));
     struct transfer t;
     struct model *m = NULL;

@@ -161,9 +161,10 @@ int numbers_read(const struct files *f, const struct arch *arch, const struct nu
 /* Scales that change nothing, and members of what the model has not. */
 static bool is_said(const struct hparams *hp, const struct number_row *r, double value)
 {
-    static const size_t scales[] = {H(embd_scale), H(residual_scale), H(logit_scale), H(route.scale)};
+    static const size_t scales[] = {H(embd_scale), H(residual_scale), H(logit_scale)};
     for (size_t i = 0; i < COUNT_OF(scales); i++)
         if (r->offset == scales[i]) return value != 1;
+    if (r->offset == H(route.scale)) return hp->route.n_experts > 0 && (value != 1 || hp->route.sigmoid); /* expected there */
     if (r->gguf && strncmp(r->gguf, "expert_", 7) == 0) return hp->route.n_experts > 0 && (value != 0 || r->kind == NUM_BOOL);
     if (r->offset == H(temp)) return value != 0 || hp->arch->features & TEMP_NOPE;
     if (r->offset == H(n_embd_layer)) return value != 0 || hp->arch->features & DENSE_BESIDE; /* readers want to know */

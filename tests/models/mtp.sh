@@ -21,7 +21,7 @@ has_head() { "$QUERN" show "$1" --json | grep -q '"mtp_layers": *1'; }
 for kind in deepseek_v3 glm4_moe qwen3_5 qwen3_next; do
     mkdir $kind
     "$make_mtp" $kind $kind
-    "$QUERN" convert $kind $kind.gguf >convert.txt
+    "$QUERN" convert $kind $kind.gguf --mtp >convert.txt
     "$QUERN" quantize $kind.gguf $kind-q8_0.gguf q8_0 >quantize.txt
     for model in $kind $kind.gguf $kind-q8_0.gguf; do
         check "$model: quern show names the head" has_head $model
@@ -40,8 +40,14 @@ for kind in deepseek_v3 glm4_moe qwen3_5 qwen3_next; do
     check "$kind: quern bench --speculate mtp" grep -q 'with speculation' bench.txt
 done
 
+"$QUERN" convert deepseek_v3 plain.gguf >convert.txt 2>err.txt
+if has_head plain.gguf; then bad "deepseek_v3: what llama.cpp cannot read"; else
+    check "deepseek_v3: a head that llama.cpp cannot read stays behind, with a note" grep -q -e '--mtp takes it along' err.txt
+fi
+"$QUERN" convert glm4_moe plain.gguf >convert.txt 2>err.txt
+check "glm4_moe: a head that llama.cpp can read goes along" has_head plain.gguf
 if "$QUERN" quantize glm4_moe.gguf out.gguf q8_0 --no-mtp >out.txt 2>err.txt; then bad "--no-mtp of a GGUF file"; else
-    check "--no-mtp is for folders" grep -q 'Hugging Face folders only' err.txt
+    check "--no-mtp is for folders" grep -q 'asked of Hugging Face folders only' err.txt
 fi
 if "$QUERN" run --tokens 1,2 -n 1 --speculate mtp >out.txt 2>err.txt; then bad "a model without a head"; else
     check "a model without a head says so" grep -q 'no head for multi-token prediction' err.txt

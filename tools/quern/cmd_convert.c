@@ -8,7 +8,7 @@ struct convert_args {
     const char *type, *name, *imatrix, *card, *target, *output_type, *embedding_type;
     struct opt_list tensor_types, lora, lora_scaled;
     int64_t n_threads;
-    bool dry_run, pure, no_mtp, json;
+    bool dry_run, pure, mtp, no_mtp, json;
 };
 
 #define CONVERT(member) .offset = offsetof(struct convert_args, member)
@@ -27,6 +27,9 @@ static const struct opt convert_opts[] = {
     {"--lora", "FILE", "LoRA adapter that becomes part of the weights; may be repeated", .kind = OPT_LIST, CONVERT(lora)},
     {"--lora-scaled", "FILE:SCALE", "the same, what it adds being multiplied by SCALE; may be repeated", .kind = OPT_LIST,
      CONVERT(lora_scaled)},
+    {"--mtp", NULL,
+     "take along a folder's head for multi-token prediction even where llama.cpp cannot read the file with it (DeepSeek V3)",
+     .kind = OPT_FLAG, CONVERT(mtp)},
     {"--no-mtp", NULL, "leave out a folder's head for multi-token prediction, for readers that do not know it",
      .kind = OPT_FLAG, CONVERT(no_mtp)},
     {"--json", NULL, "print the result as one JSON object", .kind = OPT_FLAG, CONVERT(json)},
@@ -132,6 +135,10 @@ static int print_result(const struct convert_args *args, const char *path, const
     struct buf out = {0};
     char bytes[AMOUNT_MAX], count[AMOUNT_MAX];
     int rc = 0;
+    if (r->mtp_dropped)
+        cli_note("the head for multi-token prediction stays behind, as llama.cpp cannot read the file with it; --mtp takes it "
+                 "along");
+    if (args->imatrix && r->unweighted) cli_note("%s says nothing about %u of the matrices", args->imatrix, r->unweighted);
     if (args->json) return cli_print(&out, put_json(&out, args, path, r));
     if (args->dry_run) rc = put_table(&out, r);
     if (rc >= 0) {
@@ -144,7 +151,6 @@ static int print_result(const struct convert_args *args, const char *path, const
         rc = buf_printf(&out, "perplexity %.4f, source %.4f; divergence %.5f, the same likeliest token for %.2f %%\n",
                         r->quality.ppl, d->base_ppl, d->mean, 100 * d->same_top);
     }
-    if (args->imatrix && r->unweighted) cli_note("%s says nothing about %u of the matrices", args->imatrix, r->unweighted);
     return cli_print(&out, rc);
 }
 
@@ -219,7 +225,9 @@ static int convert(const struct command *c, const struct convert_args *args, con
         .name = args->name,
         .dry_run = args->dry_run,
         .pure = args->pure,
-        .no_mtp = args->no_mtp,
+        .mtp = args->mtp      ? QUERN_MTP_KEEP
+               : args->no_mtp ? QUERN_MTP_DROP
+                              : QUERN_MTP_AUTO,
         .imatrix = args->imatrix,
         .output_type = args->output_type,
         .embedding_type = args->embedding_type,
@@ -233,6 +241,7 @@ static int convert(const struct command *c, const struct convert_args *args, con
     struct err e = {0};
     int exit_code = check_paths(c, in, out);
     if (exit_code != CLI_OK) return exit_code;
+    if (args->mtp && args->no_mtp) return cli_usage(c, "--mtp and --no-mtp contradict each other");
     if (args->target && args->type) return cli_usage(c, "a file has a type or a size, not both");
     if (args->target && parse_target(args->target, &options.target_bytes, &options.target_bits, &e) < 0)
         return cli_usage(c, "%s", e.msg);
