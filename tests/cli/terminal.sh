@@ -90,6 +90,19 @@ line "/save $W/block.json"
 expect "is a message" "saved 12 messages"
 line "/clear"
 expect "/clear" "begins afresh"
+if "$QUERN" doctor --no-measure | grep -q 'line editing: libedit'; then
+    keys '\033[200~/usr/bin is a folder.\rWhat is the c\303\244pital\rof Spain?\r\033[201~'
+    keys ' Say it.\r'
+    expect "lines that are pasted" "Say it."
+    expect "are answered" ">>> "
+    line "/save $W/pasted.json"
+    expect "as one message" "saved 2 messages"
+    keys '\033[A\033[A'
+    expect "that comes back whole" "of Spain?"
+    keys '\025'
+else
+    skip "lines that are pasted" "built without libedit"
+fi
 line "/load $W/chat.json"
 expect "/load" "loaded 10 messages"
 line "/load $W/nothing.json"
@@ -127,9 +140,18 @@ fi
 keys 'not this\025/bye\r'
 expect "/bye leaves" "leaving with 0"
 close_chat
+cp "$W/screen" "$W/first-screen"
 
 grep -q '"content":"What is the capital\\nof Spain?"' "$W/chat.json"
 verdict $? "the conversation has the message of several lines" "$W/chat.json"
+if [ -e "$W/pasted.json" ]; then
+    grep -q "$(printf '"content":"/usr/bin is a folder.\\\\nWhat is the c\303\244pital\\\\nof Spain?\\\\n Say it."')" "$W/pasted.json"
+    verdict $? "that has all that was pasted" "$W/pasted.json"
+    grep -q "^/usr/bin is a folder.$(printf '\r')What" "$W/state/quern/history"
+    verdict $? "and is one line of the history" "$W/state/quern/history"
+    grep -qaF "$(printf '\033[?2004h')" "$W/first-screen" && grep -qaF "$(printf '\033[?2004l')" "$W/first-screen"
+    verdict $? "the terminal is asked to mark what is pasted, and released"
+fi
 ran "what was saved can be rendered" 0 "$QUERN" render "$DEMO" --messages "$W/chat.json"
 grep -q "$(printf '"content":"Y\303\266u are kind."')" "$W/system.json"
 verdict $? "letters beyond ASCII arrive, whatever the locale" "$W/system.json"

@@ -1,7 +1,7 @@
-/* line_input: the lines that a person types into the chat. With libedit they are edited, and earlier ones come back with the
- * arrow keys; without it they are read as the terminal gives them. What was typed is kept for the next chat in
- * $XDG_STATE_HOME/quern/history, readable by its owner only, one line each. The caller has made sure that Ctrl-C makes
- * a read return early (cli_interrupt_catch). */
+/* line_input: the lines that a person types into the chat. With libedit they are edited, earlier ones come back with the arrow
+ * keys, and several lines that are pasted are one; without it they are read as the terminal gives them. What was typed is kept
+ * for the next chat in $XDG_STATE_HOME/quern/history, readable by its owner only, one line each. The caller has made sure that
+ * Ctrl-C makes a read return early (cli_interrupt_catch). */
 #include "cli.h"
 
 #include <errno.h>
@@ -15,11 +15,13 @@
 #include <histedit.h>
 #include <langinfo.h>
 #include <locale.h>
+#include <wchar.h>
 #endif
 
 #define HISTORY_LINES 1000              /* recalled with the arrow keys */
 #define HISTORY_BYTES ((size_t)1 << 20) /* of the file; beyond, only its last lines are kept */
 #define LINE_BYTES ((size_t)16 << 20)
+#define HISTORY_BREAK '\r' /* stands in the file for the line breaks of what was pasted; nothing that is typed has one */
 
 struct line_input {
     bool remember;
@@ -29,8 +31,15 @@ struct line_input {
 #ifdef HAVE_LIBEDIT
     EditLine *editor;
     History *history;
+    FILE *pastes; /* the terminal that marks what is pasted; NULL: none does */
 #endif
 };
+
+static void replace_all(char *p, size_t n, char old, char new)
+{
+    for (size_t i = 0; i < n; i++)
+        if (p[i] == old) p[i] = new;
+}
 
 /* ---- the history file -------------------------------------------------------------------------------------- */
 
@@ -54,6 +63,7 @@ static void append_history(char *path, struct str line)
     if (fd < 0) return;
     struct buf text = {0};
     if (buf_str(&text, line) == 0 && buf_c(&text, '\n') == 0) {
+        replace_all(text.p, line.n, '\n', HISTORY_BREAK);
         /* One write, so that lines of two chats do not mix. A line that cannot be kept is no reason to stop the chat. */
         ssize_t n = write(fd, text.p, text.n);
         (void)n;
@@ -129,6 +139,7 @@ static void recall(struct line_input *in, struct str line)
     if (!z) return;
     memcpy(z, line.p, line.n);
     z[line.n] = '\0';
+    replace_all(z, line.n, HISTORY_BREAK, '\n');
     history(in->history, &event, H_ENTER, z);
     mem_free(z);
 }
@@ -158,6 +169,58 @@ static void want_utf8(void)
     }
 }
 
+/* ---- pasting: a terminal that is asked to puts marks around what is pasted, so that its line breaks send nothing ---- */
+
+#define PASTE_ASK "\033[?2004h"
+#define PASTE_LEAVE "\033[?2004l"
+#define PASTE_BEGIN "\033[200~"
+#define PASTE_END L"\033[201~"
+
+static int add_pasted(struct buf *text, wchar_t c)
+{
+    if (c == L'\0') return 0; /* would end what is inserted */
+    return buf_put(text, &c, sizeof c);
+}
+
+static bool take_paste_end(struct buf *text)
+{
+    const size_t n = sizeof PASTE_END - sizeof(wchar_t);
+    if (text->n < n || memcmp(text->p + text->n - n, PASTE_END, n) != 0) return false;
+    text->n -= n;
+    return true;
+}
+
+/* Called when the mark of a beginning has been read. What is too long is read to its end all the same, for the rest would be
+ * taken as typed. */
+static unsigned char on_paste(EditLine *editor, int key)
+{
+    struct buf text = {.limit = LINE_BYTES}; /* of wchar_t */
+    bool ended = false, whole = true;
+    wchar_t c;
+    (void)key;
+    while (!ended && el_wgetc(editor, &c) == 1) {
+        if (add_pasted(&text, c) < 0) whole = false, text.n = 0;
+        ended = take_paste_end(&text);
+    }
+    const wchar_t end = L'\0';
+    if (whole && text.n) {
+        whole = buf_put(&text, &end, sizeof end) == 0 && el_winsertstr(editor, (const wchar_t *)(const void *)text.p) == 0;
+    }
+    buf_fini(&text);
+    return !ended ? CC_EOF : whole ? CC_REFRESH : CC_ERROR;
+}
+
+/* vi's keys begin with the character that marks do, so there they stay off. */
+static void open_pastes(struct line_input *in, FILE *screen)
+{
+    const char *keys = NULL;
+    if (el_get(in->editor, EL_EDITOR, &keys) < 0 || strcmp(keys, "emacs") != 0) return;
+    if (el_set(in->editor, EL_ADDFN, "quern-paste", "Insert what is pasted", on_paste) < 0) return;
+    if (el_set(in->editor, EL_BIND, PASTE_BEGIN, "quern-paste", NULL) < 0) return;
+    in->pastes = screen;
+    (void)fputs(PASTE_ASK, screen);
+}
+
 static void open_editor(struct line_input *in)
 {
     if (!isatty(STDIN_FILENO)) return;
@@ -165,7 +228,8 @@ static void open_editor(struct line_input *in)
     HistEvent event;
     in->history = history_init();
     /* The prompt and the echo must not go into a file that takes the answers. */
-    in->editor = in->history ? el_init("quern", stdin, isatty(STDOUT_FILENO) ? stdout : stderr, stderr) : NULL;
+    FILE *screen = isatty(STDOUT_FILENO) ? stdout : stderr;
+    in->editor = in->history ? el_init("quern", stdin, screen, stderr) : NULL;
     if (!in->editor) return;
     history(in->history, &event, H_SETSIZE, HISTORY_LINES);
     history(in->history, &event, H_SETUNIQUE, 1);
@@ -176,6 +240,7 @@ static void open_editor(struct line_input *in)
     el_set(in->editor, EL_SIGNAL, 0);
     el_set(in->editor, EL_BIND, "^R", "em-inc-search-prev", NULL);
     el_source(in->editor, NULL);
+    open_pastes(in, screen);
 }
 
 static enum line_result read_edited(struct line_input *in, struct str *line)
@@ -189,13 +254,14 @@ static enum line_result read_edited(struct line_input *in, struct str *line)
         return LINE_INTERRUPTED;
     }
     size_t length = (size_t)n;
-    if (text[length - 1] == '\n') length--;
+    while (length > 0 && text[length - 1] == '\n') length--; /* of the line, and of what was pasted at its end */
     *line = (struct str){text, length};
     return LINE_OK;
 }
 
 static void close_editor(struct line_input *in)
 {
+    if (in->pastes) (void)fputs(PASTE_LEAVE, in->pastes);
     if (in->editor) el_end(in->editor);
     if (in->history) history_end(in->history);
 }

@@ -329,24 +329,43 @@ static void do_help(struct chat *c, struct str arg)
         int n = printf("  %.*s %s", (int)name.n, name.p, slashes[i].arg);
         printf("%*s%s\n", n < 38 ? 38 - n : 1, "", slashes[i].help);
     }
-    printf("  \"\"\"%*sbegins and ends a message of several lines\n", 33, "");
+    printf("  \"\"\"%*sbegins and ends a message of several lines; pasted ones need none\n", 33, "");
     printf("  Ctrl-C%*sstops an answer, or clears the line\n", 30, "");
+}
+
+/* NULL where no command has this name; near gets the one that may be meant. */
+static const struct slash *find_command(struct str name, struct suggestion *near)
+{
+    *near = (struct suggestion){.word = name};
+    for (size_t i = 0; i < COUNT_OF(slashes); i++) {
+        struct str names = str_of(slashes[i].names), word;
+        while (word_next(&names, &word)) {
+            if (str_eq(word, name)) return &slashes[i];
+            suggest(near, word);
+        }
+    }
+    return NULL;
+}
+
+/* What begins as a command does. Several lines that were pasted do so by chance, unless there is that command. */
+static bool is_command(struct str text)
+{
+    struct str rest = text, name = {0};
+    struct suggestion near;
+    if (text.p[0] != '/') return false;
+    word_next(&rest, &name);
+    return !memchr(text.p, '\n', text.n) || find_command(name, &near);
 }
 
 static void do_command(struct chat *c, struct str line)
 {
     struct str rest = line, name = {0};
+    struct suggestion s;
     word_next(&rest, &name);
-    struct suggestion s = {.word = name};
-    for (size_t i = 0; i < COUNT_OF(slashes); i++) {
-        struct str names = str_of(slashes[i].names), word;
-        while (word_next(&names, &word)) {
-            if (str_eq(word, name)) {
-                slashes[i].run(c, trim(rest));
-                return;
-            }
-            suggest(&s, word);
-        }
+    const struct slash *command = find_command(name, &s);
+    if (command) {
+        command->run(c, trim(rest));
+        return;
     }
     if (s.best.n > 0) {
         cli_note("there is no command %.*s; did you mean %.*s?", STR_ARG(name), STR_ARG(s.best));
@@ -404,7 +423,7 @@ static void loop(struct chat *c)
         interrupted = false;
         struct str text = trim(buf_view(&message));
         if (text.n == 0) continue;
-        if (text.p[0] == '/' && !block) {
+        if (!block && is_command(text)) {
             do_command(c, text);
         } else {
             answer_message(c, buf_view(&message));
