@@ -132,6 +132,9 @@ QUERN_API int quern_tokenize(const quern_model *model, const char *text, size_t 
 /* show_special: control tokens by name instead of nothing. */
 QUERN_API int quern_detokenize(const quern_model *model, const int32_t *ids, size_t count, bool show_special, quern_string *out,
                                quern_error *err);
+/* The bytes that one token stands for inside of a text: maybe a part of a character, whose other part is the next token's. Of
+ * control tokens, the name. */
+QUERN_API int quern_token_bytes(const quern_model *model, int32_t id, quern_string *out, quern_error *err);
 
 typedef struct quern_render_options {
     const char *template_text; /* Jinja source used instead of the model's own; model may then be NULL */
@@ -458,6 +461,18 @@ typedef struct quern_request_options {
  * where the queue is full. The request ends with on_end; free it after that, or at any time to cancel it. */
 QUERN_API int quern_engine_submit(quern_engine *engine, const quern_request_options *options, quern_request **out,
                                   quern_error *err);
+
+/* How far a request is. */
+typedef struct quern_request_info {
+    bool running;         /* it is computed; else it waits, or has ended */
+    uint32_t slot;        /* of a running one: a number below n_parallel that no other running one has */
+    uint32_t n_prompt;    /* tokens of the prompt */
+    uint32_t n_known;     /* of these, found in the cache or computed */
+    uint32_t n_reused;    /* of these, found */
+    uint32_t n_generated; /* tokens of the answer */
+} quern_request_info;
+/* As of the last step. Any thread. */
+QUERN_API void quern_request_get_info(quern_request *request, quern_request_info *out);
 QUERN_API void quern_request_cancel(quern_request *request); /* on_end comes within a step */
 /* Returns when no callback runs or will run any more; not from a callback. Sets *request to NULL. */
 QUERN_API void quern_request_free(quern_request **request);

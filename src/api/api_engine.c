@@ -220,6 +220,18 @@ int quern_engine_submit(quern_engine *engine, const quern_request_options *o, qu
     return api_fail(err, &e);
 }
 
+void quern_request_get_info(quern_request *request, quern_request_info *out)
+{
+    struct request_info i;
+    request_info(request->q, &i);
+    *out = (quern_request_info){.running = i.running,
+                                .slot = i.slot,
+                                .n_prompt = i.n_prompt,
+                                .n_known = i.n_known,
+                                .n_reused = i.n_reused,
+                                .n_generated = i.n_generated};
+}
+
 void quern_request_cancel(quern_request *request)
 {
     request_cancel(request->q);

@@ -376,6 +376,20 @@ int quern_detokenize(const quern_model *model, const int32_t *ids, size_t count,
     return rc < 0 ? api_fail(err, &e) : 0;
 }
 
+int quern_token_bytes(const quern_model *model, int32_t id, quern_string *out, quern_error *err)
+{
+    struct err e = {0};
+    struct buf b = {0};
+    int rc = tok_bytes(model->tok, id, &b, &e);
+    if (rc == 0 && tok_is_special(model->tok, id)) {
+        b.n = 0;
+        if (buf_str(&b, tok_entry(model->tok, id)) < 0) rc = fail_nomem(&e, "a token", tok_entry(model->tok, id).n);
+    }
+    if (rc == 0) rc = api_give_string(&b, out, &e);
+    buf_fini(&b);
+    return rc < 0 ? api_fail(err, &e) : 0;
+}
+
 static int parse_arg(struct arena *a, const char *text, const char *name, enum json_type want, const struct json **out,
                      struct err *e)
 {

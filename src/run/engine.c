@@ -25,6 +25,7 @@ struct request {
     struct stream stream;
     struct constraint form;
     enum stage stage;
+    struct request_info info; /* as of the last step; inside the lock */
     atomic_bool cancel;
     int32_t *tokens;                  /* [cap] prompt and answer */
     uint32_t n_tokens, n_done, cap;   /* known; of these in the cache; most */
@@ -200,10 +201,32 @@ static bool find_beginning(struct engine *en, struct request *q)
     return true;
 }
 
-/* Gives q its pages; false where it must wait: for the disk, or for pages. */
+/* How many of the first n tokens of r's prompt others can go on from, when it has been read. */
+static uint32_t leaves(const struct request *r, uint32_t n)
+{
+    const uint32_t last = (r->o.n_prompt - 1) / KV_PAGE * KV_PAGE;
+    if (r->en->prefix.state_floats == 0 || n >= last) return n / KV_PAGE * KV_PAGE;
+    return n / STATE_EVERY * STATE_EVERY;
+}
+
+/* Whether a request that runs is about to compute some of q's beginning. Waiting for that costs q nothing, nor those behind it:
+ * older prompts are read first. */
+static bool comes_soon(const struct engine *en, const struct request *q)
+{
+    if (en->o.no_prefix || q->admitted) return false;
+    for (uint32_t i = 0; i < en->n_running; i++) {
+        const struct request *r = en->running[i];
+        if (r->key != q->key || r->n_done >= r->o.n_prompt) continue;
+        if (leaves(r, tokens_alike(q->tokens, q->n_tokens - 1, r->tokens, r->o.n_prompt)) > r->n_kept * KV_PAGE) return true;
+    }
+    return false;
+}
+
+/* Gives q its pages; false where it must wait: for another request, for the disk, or for pages. */
 static bool reserve(struct engine *en, struct request *q)
 {
     const uint32_t want = pages_for(q->cap);
+    if (comes_soon(en, q)) return false;
     if (!find_beginning(en, q)) return false;
     if (!reserve_states(q) || want - q->n_pages > prefix_available(&en->prefix)) {
         give_states(q);
@@ -230,6 +253,13 @@ static bool reserve(struct engine *en, struct request *q)
     return true;
 }
 
+static bool slot_taken(const struct engine *en, uint32_t slot)
+{
+    for (uint32_t i = 0; i < en->n_running; i++)
+        if (en->running[i]->info.slot == slot) return true;
+    return false;
+}
+
 /* The oldest request first; those behind it wait until it fits. The lock, which is held, is left for the work: only this thread
  * takes from the queue. */
 static void admit(struct engine *en)
@@ -246,11 +276,13 @@ static void admit(struct engine *en)
         if (!en->waiting) en->waiting_end = &en->waiting;
         en->n_waiting--;
         q->stage = RUNNING;
+        for (q->info.slot = 0; slot_taken(en, q->info.slot);) q->info.slot++;
+        q->info.n_known = q->n_done;
         en->running[en->n_running++] = q;
         if (q->admitted) continue; /* it comes back from a shift */
         q->admitted = clock_ns();
         en->counters.prompt_tokens += q->o.n_prompt;
-        en->counters.reused_tokens += q->n_done;
+        en->counters.reused_tokens += q->info.n_reused = q->n_done;
         en->counters.parked_tokens += q->r.n_parked;
         en->counters.requests++;
     }
@@ -613,6 +645,11 @@ static void count_step(struct engine *en, const struct batch *b, bool prompts, d
     for (uint32_t s = 0; s < b->n_seqs; s++) n_guesses += en->who[s]->n_guesses;
     if (prompts) en->prefill_rate = b->n_rows / seconds;
     monitor_enter(en->lock);
+    for (uint32_t s = 0; s < b->n_seqs; s++) {
+        struct request *q = en->who[s];
+        q->info.n_known = (uint32_t)size_min(q->n_done, q->r.generated.n_prompt);
+        q->info.n_generated = q->r.generated.n_generated;
+    }
     *(prompts ? &en->counters.prefill_seconds : &en->counters.decode_seconds) += seconds;
     en->counters.generated_tokens += b->n_out - n_guesses + n_right;
     en->counters.guessed_tokens += n_guesses;
@@ -958,6 +995,15 @@ void request_cancel(struct request *q)
 {
     atomic_store(&q->cancel, true);
     monitor_wake(q->en->lock);
+}
+
+void request_info(struct request *q, struct request_info *out)
+{
+    monitor_enter(q->en->lock);
+    *out = q->info;
+    out->running = q->stage == RUNNING;
+    monitor_leave(q->en->lock);
+    out->n_prompt = q->r.generated.n_prompt;
 }
 
 void request_free(struct request **qp)

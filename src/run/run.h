@@ -539,6 +539,12 @@ void engine_free(struct engine **en);
 void engine_info(struct engine *en, struct engine_info *out);
 int engine_submit(struct engine *en, const struct request_options *o, struct request **out, struct err *e);
 void request_cancel(struct request *q);
+struct request_info {
+    bool running;
+    uint32_t slot;                                     /* running: below n_parallel, no other that runs has it */
+    uint32_t n_prompt, n_known, n_reused, n_generated; /* known: tokens of the prompt that are in the cache */
+};
+void request_info(struct request *q, struct request_info *out);
 void request_free(struct request **q);
 
 /* ---- importance of columns ----------------------------------------------------------------------------------- */

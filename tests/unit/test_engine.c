@@ -334,6 +334,41 @@ static void a_beginning_is_computed_once(void **state)
     engine_free(&en);
 }
 
+/* Also where requests that begin alike come at once: the others wait for the first. */
+static void those_that_come_together_share(void **state)
+{
+    enum { N = 3 };
+    struct engine *en = new_engine(N, 50, 64, false, 1, SPECULATE_OFF, NULL);
+    struct session *alone = new_session();
+    struct job jobs[N];
+    struct request_info info;
+    struct err e;
+    bool slots[N] = {false};
+    (void)state;
+    for (uint32_t k = 0; k < N; k++) {
+        jobs[k] = (struct job){.n_prompt = 220, .max_tokens = 4, .sampling = {.top_p = 1, .repeat_penalty = 1}};
+        for (uint32_t i = 0; i < 220; i++) jobs[k].prompt[i] = (int32_t)(i < 200 ? i : i * (k + 1) % 300);
+        run_solo(&jobs[k], alone);
+    }
+    for (uint32_t k = 0; k < N; k++)
+        if (submit(en, &jobs[k], &e) < 0) fail_msg("%s", e.msg);
+    for (uint32_t k = 0; k < N; k++) {
+        while (!atomic_load(&jobs[k].ended)) usleep(100);
+        assert_memory_equal(jobs[k].got, jobs[k].want, jobs[k].n_want * sizeof *jobs[k].got);
+        assert_int_equal(jobs[k].n_reused, k ? 192 : 0);
+        request_info(jobs[k].q, &info);
+        assert_int_equal(info.n_prompt, 220);
+        assert_int_equal(info.n_known, 220);
+        assert_int_equal(info.n_reused, k ? 192 : 0);
+        assert_int_equal(info.n_generated, 4);
+        assert_true(info.slot < N && !slots[info.slot]);
+        slots[info.slot] = true;
+    }
+    settle(en, jobs, N);
+    session_free(&alone);
+    engine_free(&en);
+}
+
 static void a_conversation_goes_on_from_a_state(void **state)
 {
     struct engine *en = new_engine(2, 100, 64, false, 1, SPECULATE_OFF, NULL);
@@ -514,15 +549,17 @@ static void what_cannot_be_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_gets_what_it_gets_alone),   cmocka_unit_test(a_beginning_is_computed_once),
-        cmocka_unit_test(answers_need_no_memory),         cmocka_unit_test(a_full_context_goes_on_when_asked),
-        cmocka_unit_test(aborted_requests_leave_nothing), cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(each_gets_what_it_gets_alone),      cmocka_unit_test(a_beginning_is_computed_once),
+        cmocka_unit_test(those_that_come_together_share),    cmocka_unit_test(answers_need_no_memory),
+        cmocka_unit_test(a_full_context_goes_on_when_asked), cmocka_unit_test(aborted_requests_leave_nothing),
+        cmocka_unit_test(what_cannot_be_is_refused),
     };
     const struct CMUnitTest many[] = {cmocka_unit_test(ten_thousand_schedules)};
     const struct CMUnitTest recurrent[] = {
         cmocka_unit_test(answers_need_no_memory),
         cmocka_unit_test(each_gets_what_it_gets_alone),
         cmocka_unit_test(a_conversation_goes_on_from_a_state),
+        cmocka_unit_test(those_that_come_together_share),
         cmocka_unit_test(a_full_context_goes_on_when_asked),
         cmocka_unit_test(aborted_requests_leave_nothing),
     };
