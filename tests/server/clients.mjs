@@ -95,6 +95,31 @@ verdict((await raised(openai.chat.completions.create({ ...greedy, temperature: -
 const over = await raised(openai.chat.completions.create({ ...greedy, messages: ask("boat ".repeat(3000)) }));
 verdict(over instanceof OpenAI.BadRequestError && /\d+ tokens.*1024/.test(over.message), "too long: with the counts", over?.message);
 
+// Several answers from one prompt: each draws with a seed of its own, and all that they have in common is computed once.
+const several = { ...seeded, messages: long.concat(ask("And then?")), n: 3 };
+const choices = await openai.chat.completions.create(several);
+equal("several answers", choices.choices.map((x) => x.index), [0, 1, 2]);
+const singles = await Promise.all([0, 1, 2].map((i) => openai.chat.completions.create({ ...several, n: 1, seed: 7 + i })));
+const contents = singles.map((s) => s.choices[0].message.content);
+equal("are those that their seeds give alone", choices.choices.map((x) => x.message.content), contents);
+verdict(new Set(contents).size === 3, "which differ", contents);
+equal("the prompt counts once", choices.usage.completion_tokens, singles.reduce((sum, s) => sum + s.usage.completion_tokens, 0));
+const heard = ["", "", ""], ends = [];
+let total = null;
+for await (const chunk of await openai.chat.completions.create({ ...several, stream: true, stream_options: { include_usage: true } })) {
+    for (const x of chunk.choices) heard[x.index] += x.delta.content ?? "", x.finish_reason && ends.push(x.index);
+    total = chunk.usage ?? total;
+}
+equal("and in a stream, by their index", heard, contents);
+equal("each ends once", ends.sort(), [0, 1, 2]);
+equal("with the usage of all", total.completion_tokens, choices.usage.completion_tokens);
+const reused = () => metric(server, "quern:prompt_tokens_reused_total");
+const fresh = ask("Never was there a smaller boat on a larger lake. ".repeat(20));
+const reusedBefore = await reused();
+const { usage: once } = await openai.chat.completions.create({ ...several, messages: fresh, n: 4, max_tokens: 1 });
+verdict((await reused()) - reusedBefore >= 3 * (once.prompt_tokens - 64), "what they have in common is computed once", once);
+equal("completions, too", (await openai.completions.create({ model: "demo", prompt: "Once", n: 2, best_of: 2, max_tokens: 2 })).choices.length, 2);
+
 // What begins like a call of a tool, and is none, is text; whole and in a stream.
 const brace = (await (await fetch(`${server.url}/tokenize`, { method: "POST", body: '{"content":"{"}' })).json()).tokens.at(-1);
 const tools = [{ type: "function", function: { name: "f", parameters: { type: "object", properties: {} } } }];
@@ -138,6 +163,45 @@ equal("its completion", [finished.content, finished.stop_type, finished.tokens_p
 const events = (await native({ stream: true })).trim().split("\n\n").map((line) => JSON.parse(line.slice("data: ".length)));
 equal("a stream of it", events.map((e) => e.content).join(""), finished.content);
 equal("and its end", events.map((e) => e.stop).indexOf(true), events.length - 1);
+
+const likely = JSON.parse(await native({ n_probs: 3 })).completion_probabilities;
+verdict(likely.length === 8 && likely.every((p) => p.top_logprobs.length === 3 && p.top_logprobs[0].id === p.id && p.logprob <= 0),
+    "n_probs", likely);
+equal("are those of its tokens", likely.map((p) => p.token).join(""), finished.content);
+const probable = (await native({ n_probs: 3, stream: true })).trim().split("\n\n").map((line) => JSON.parse(line.slice(6)));
+equal("and in a stream", probable.flatMap((e) => e.completion_probabilities ?? []), likely);
+
+const get = async (path) => (await fetch(`${server.url}${path}`)).json();
+const send = async (path, body) => (await fetch(`${server.url}${path}`, { method: "POST", body: JSON.stringify(body) })).json();
+const { prompt } = await send("/apply-template", { messages: question });
+verdict(prompt.includes(question[0].content) && prompt.endsWith("assistant<|end_header_id|>\n\n"), "apply-template", prompt);
+const rendered = await send("/completion", { prompt: prompt.replace("<|begin_of_text|>", ""), n_predict: 24, temperature: 0 });
+equal("its prompt gets the answer of the chat", rendered.content, whole.choices[0].message.content);
+
+const { tokens: pieces0 } = await send("/tokenize", { content: "A caf\u00e9 \u65e5", with_pieces: true });
+const bytes = pieces0.flatMap(({ piece }) => (typeof piece === "string" ? [...Buffer.from(piece)] : piece));
+equal("pieces of tokens", Buffer.from(bytes).toString(), "A caf\u00e9 \u65e5");
+verdict(pieces0.some(({ piece }) => Array.isArray(piece)), "as bytes where they are no characters", pieces0);
+
+const props = await get("/props");
+equal("props", [props.total_slots, props.default_generation_settings.n_ctx, props.model_alias, props.bos_token],
+    [8, 1024, models[0].id, "<|begin_of_text|>"]);
+verdict(props.chat_template === show.template && props.model_path.endsWith(".gguf") &&
+    Math.abs(props.default_generation_settings.params.temperature - 0.7) < 1e-6, "with what the model asks for", props);
+const idle = await get("/slots");
+verdict(idle.length === 8 && idle.every((x, i) => x.id === i && x.n_ctx === 1024 && !x.is_processing), "slots", idle);
+let working, full;
+for await (const chunk of await openai.chat.completions.create({ ...several, n: 8, max_tokens: 400, ignore_eos: true, stream: true })) {
+    if (chunk.choices[0].index !== 7) continue;
+    working = await get("/slots");
+    full = await fetch(`${server.url}/slots?fail_on_no_slot=1`);
+    break;
+}
+equal("all are taken", full.status, 503);
+verdict(working.every((x) => x.is_processing && x.params.n_predict === 400 && x.next_token[0].n_decoded > 0 &&
+    x.next_token[0].n_remain === 400 - x.next_token[0].n_decoded && x.n_prompt_tokens === choices.usage.prompt_tokens &&
+    x.n_prompt_tokens_processed + x.n_prompt_tokens_cache === x.n_prompt_tokens), "by requests", working);
+equal("with their seeds", working.map((x) => x.params.seed).sort((x, y) => x - y), [7, 8, 9, 10, 11, 12, 13, 14]);
 
 // ---- vectors ----
 

@@ -59,8 +59,8 @@ static const struct opt serve_opts[] = {
     {"--timeout", "SECONDS", "how long a connection may stand still; default 600", .kind = OPT_INT, .min = 1, .max = 86400,
      SERVE(timeout)},
     {"-v --verbose", NULL, "a line on stderr for each request", .kind = OPT_FLAG, SERVE(verbose)},
-    {"--metrics --embeddings -cb --cont-batching --no-webui", NULL,
-     "accepted; /metrics and embeddings are always served, requests always computed together, and there is no page",
+    {"--metrics --slots --embeddings -cb --cont-batching --no-webui", NULL,
+     "accepted; /metrics, /slots and embeddings are always served, requests always computed together, and there is no page",
      .kind = OPT_FLAG, SERVE(accepted)},
     {0},
 };
@@ -218,6 +218,7 @@ static int serve_model(const struct command *c, const struct serve_args *args, c
                                  .body_limit = (size_t)args->body_limit << 20,
                                  .timeout_seconds = (unsigned)args->timeout,
                                  .max_connections = (unsigned)(args->n_parallel + args->n_queue + 64),
+                                 .n_queue = (uint32_t)args->n_queue,
                                  .verbose = args->verbose};
     if (args->context_policy) (void)quern_context_policy_named(args->context_policy, &s.o.context_policy);
     struct arena arena = {0};
@@ -259,9 +260,9 @@ const struct command command_serve = {
     .summary = "answer requests of OpenAI's, Ollama's and llama.cpp's clients",
     .text = "Listens on 127.0.0.1:11434 and answers /v1/chat/completions, /v1/completions, /v1/embeddings and "
             "/v1/models as OpenAI does, /api/chat, /api/generate, /api/embed, /api/tags, /api/ps, /api/show and "
-            "/api/version as Ollama does, /health, /metrics, /props, /completion, /v1/rerank, /lora-adapters, /tokenize "
-            "and /detokenize as llama-server does. Requests are computed together, and those that begin alike share "
-            "what was computed. What a request gets does not depend on the others.\n",
+            "/api/version as Ollama does, /health, /metrics, /props, /slots, /completion, /v1/rerank, /lora-adapters, "
+            "/apply-template, /tokenize and /detokenize as llama-server does. Requests are computed together, and those "
+            "that begin alike share what was computed. What a request gets does not depend on the others.\n",
     .groups = serve_groups,
     .max_words = 1,
     .run = run,

@@ -108,7 +108,7 @@ bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int
         {"presence_penalty", offsetof(quern_sampling, presence_penalty), -100, 100},
         {"frequency_penalty", offsetof(quern_sampling, frequency_penalty), -100, 100},
     };
-    *s = quern_sampling_default();
+    *s = quern_sampling_of(c->server->model);
     for (size_t i = 0; i < COUNT_OF(floats); i++) {
         double v = NAN;
         if (!ask_number(c, obj, floats[i].key, floats[i].min, floats[i].max, &v, answer)) return false;
@@ -514,11 +514,10 @@ static int fit_messages(struct call *c, struct buf *text, const quern_render_opt
     return put;
 }
 
-bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
-              int *answer)
+bool ask_render(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
+                quern_string *prompt, int *answer)
 {
     struct buf text = {0}, tools_text = {0};
-    quern_string prompt = {0};
     quern_error err;
     if (tools && tools->type == JSON_NULL) tools = NULL;
     if (tools && tools->type != JSON_ARRAY) {
@@ -529,22 +528,29 @@ bool ask_chat(struct call *c, const struct json *messages, const struct json *to
     const bool in_words = tool_text_needed(c, messages, tools);
     bool ok = in_words ? tool_text_put(&text, messages, tools) : put_messages(c, &text, messages);
     ok = ok && buf_c(&text, 0) == 0;
-    const bool has_tools = tools && tools->n > 0;
-    if (has_tools) ok = ok && json_write(&tools_text, tools) == 0 && buf_c(&tools_text, 0) == 0;
+    out->tools = tools && tools->n > 0;
+    if (out->tools) ok = ok && json_write(&tools_text, tools) == 0 && buf_c(&tools_text, 0) == 0;
     const quern_render_options ro = {
-        .add_generation_prompt = true, .tools_json = has_tools ? tools_text.p : NULL, .kwargs_json = kwargs};
+        .add_generation_prompt = true, .tools_json = out->tools ? tools_text.p : NULL, .kwargs_json = kwargs};
     if (!ok)
         *answer = serve_error(c, 500, "out of memory");
-    else if (fit_messages(c, &text, &ro, out, &err) < 0 || quern_render(c->server->model, text.p, &ro, &prompt, &err) < 0)
+    else if (fit_messages(c, &text, &ro, out, &err) < 0 || quern_render(c->server->model, text.p, &ro, prompt, &err) < 0)
         ok = false, *answer = serve_failure(c, &err);
-    else
-        ok = tokenize(c, (struct str){prompt.text, prompt.length}, QUERN_PARSE_SPECIAL, out, answer);
-    out->split = true;
-    out->tools = has_tools;
-    out->opened = ok && opens_thinking((struct str){prompt.text, prompt.length});
-    if (out->opened) out->form.after = "</think>";
-    quern_string_free(&prompt);
     buf_fini(&text);
     buf_fini(&tools_text);
+    return ok;
+}
+
+bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
+              int *answer)
+{
+    quern_string text = {0};
+    if (!ask_render(c, messages, tools, kwargs, out, &text, answer)) return false;
+    const struct str prompt = {text.text, text.length};
+    const bool ok = tokenize(c, prompt, QUERN_PARSE_SPECIAL, out, answer);
+    out->split = true;
+    out->opened = opens_thinking(prompt);
+    if (out->opened) out->form.after = "</think>";
+    quern_string_free(&text);
     return ok;
 }

@@ -13,12 +13,20 @@ static const char *stop_type(const quern_request_result *r)
     }
 }
 
-static int token(struct job *j, struct buf *b, enum part part, struct str text)
+/* ,"completion_probabilities":[..] with what is new, where it was asked for. */
+static int put_probs(struct choice *x, struct buf *b)
+{
+    if (!x->job->logprobs) return 0;
+    const int rc = buf_z(b, ",\"completion_probabilities\":");
+    return rc | serve_new_probs(x, b);
+}
+
+static int token(struct choice *x, struct buf *b, enum part part, struct str text)
 {
     (void)part; /* all is answer: the prompt is raw */
-    j->n_chunks++;
     int rc = buf_z(b, "data: {\"index\":0,\"content\":");
     rc |= json_write_string(b, text);
+    rc |= put_probs(x, b);
     return rc | buf_z(b, ",\"stop\":false}\n\n");
 }
 
@@ -31,51 +39,76 @@ int native_timings(struct buf *b, const quern_result *x)
     return rc | buf_c(b, '}');
 }
 
-static int put_end(struct job *j, struct buf *b, const quern_request_result *r, struct str text)
+static int put_end(struct choice *x, struct buf *b, struct str text)
 {
-    const quern_result *x = &r->result;
+    const quern_result *r = &x->r.result;
     int rc = buf_z(b, "{\"index\":0,\"content\":");
     rc |= json_write_string(b, text);
     rc |= buf_z(b, ",\"stop\":true,\"model\":");
-    rc |= json_write_string(b, str_of(j->call->server->name));
+    rc |= json_write_string(b, str_of(x->job->call->server->name));
     rc |= buf_printf(b,
                      ",\"stop_type\":\"%s\",\"truncated\":%s,\"tokens_predicted\":%u,\"tokens_evaluated\":%u,"
                      "\"tokens_cached\":%u",
-                     stop_type(r), x->dropped_tokens ? "true" : "false", x->n_generated, x->n_prompt, x->n_reused);
-    rc |= native_timings(b, x);
+                     stop_type(&x->r), r->dropped_tokens ? "true" : "false", r->n_generated, r->n_prompt, r->n_reused);
+    rc |= put_probs(x, b);
+    rc |= native_timings(b, r);
     return rc | buf_c(b, '}');
 }
 
-static int end(struct job *j, struct buf *b, const quern_request_result *r)
+static int end(struct choice *x, struct buf *b)
 {
-    if (r->error && j->n_chunks == 0) return openai_error(b, j->status, r->message);
     int rc = buf_z(b, "data: ");
-    rc |= r->error ? openai_error(b, 500, r->message) : put_end(j, b, r, STR(""));
+    rc |= put_end(x, b, STR(""));
     return rc | buf_z(b, "\n\n");
 }
 
-static int whole(struct job *j, struct buf *b, const quern_request_result *r)
+static int whole(struct job *j, struct buf *b)
 {
-    return r->error ? openai_error(b, j->status, r->message) : put_end(j, b, r, buf_view(&j->text));
+    return put_end(&j->choices[0], b, buf_view(&j->choices[0].text));
 }
 
-static const struct dialect dialect = {"text/event-stream", token, end, whole};
+static int fail_stream(struct job *j, struct buf *b, const char *message)
+{
+    (void)j;
+    int rc = buf_z(b, "data: ");
+    rc |= openai_error(b, 500, message);
+    return rc | buf_z(b, "\n\n");
+}
+
+static const struct dialect dialect = {"text/event-stream", token, end, NULL, whole, openai_error, fail_stream};
+
+/* What would change the answer, and is not there. */
+static bool refuse_unsupported(struct call *c, const struct json *j, int *answer)
+{
+    double n = 1;
+    bool post = false;
+    if (!ask_integer(c, j, "n_cmpl", 1, INT32_MAX, &n, answer) || !ask_bool(c, j, "post_sampling_probs", &post, answer))
+        return false;
+    const char *what = n > 1  ? "\"n_cmpl\": several answers to a prompt are given by /v1/completions, with \"n\""
+                       : post ? "\"post_sampling_probs\": probabilities are those before the options of sampling"
+                              : NULL;
+    if (what) *answer = serve_error(c, 400, "%s", what);
+    return !what;
+}
 
 int native_completion(struct call *c)
 {
     struct asked asked = {0};
     bool stream = false;
-    double n_predict = -1;
+    double n_predict = -1, n_probs = 0;
     int answer = 0;
     const struct json *j = c->json;
     if (!ask_bool(c, j, "stream", &stream, &answer) || !ask_integer(c, j, "n_predict", -1, INT32_MAX, &n_predict, &answer) ||
+        !ask_integer(c, j, "n_probs", 0, 20, &n_probs, &answer) || !refuse_unsupported(c, j, &answer) ||
         !ask_bool(c, j, "ignore_eos", &asked.ignore_eos, &answer) || !ask_stop(c, j, "stop", &asked, &answer) ||
         !ask_sampling(c, j, &asked, &answer) || !ask_context(c, j, &asked, &answer) || !ask_form(c, j, &asked, &answer) ||
         !ask_loras(c, j, &asked, &answer))
         return answer;
     if (n_predict > 0) asked.max_tokens = (uint32_t)n_predict;
     asked.prompt_only = n_predict == 0;
-    struct job *job = serve_new_job(c, &dialect, stream);
+    struct job *job = serve_new_job(c, &dialect, stream, 1);
     if (!job) return serve_error(c, 500, "out of memory");
+    job->logprobs = n_probs > 0;
+    job->n_top = (uint32_t)n_probs;
     return ask_prompt(c, "prompt", json_find(j, "prompt"), true, &asked, &answer) ? serve_job(c, job, &asked) : answer;
 }

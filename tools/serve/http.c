@@ -1,6 +1,5 @@
-/* http: the table of paths, and libmicrohttpd around it. Every connection has a thread, which waits for its job's text; the
- * engine's thread never waits for a client. A client that leaves is noticed by its thread within WATCH_MS, and its request ends
- * with the step under way. */
+/* http: the table of paths, and libmicrohttpd around it. Every connection has a thread, which answers at once or waits for its
+ * job (jobs.c). */
 #include "serve.h"
 
 #include <errno.h>
@@ -13,7 +12,7 @@
 #include <arpa/inet.h>
 #include <netdb.h>
 
-#define WATCH_MS 100
+#define STOP_MS 5000 /* for answers that end because the server does */
 
 enum family { OPENAI, OLLAMA };
 
@@ -50,6 +49,8 @@ static const struct route {
     {"GET", "/v1/health", native_health, OPENAI},
     {"GET", "/metrics", native_metrics, OPENAI},
     {"GET", "/props", native_props, OPENAI},
+    {"GET", "/slots", native_slots, OPENAI},
+    {"POST", "/apply-template", native_apply_template, OPENAI},
     {"POST", "/tokenize", native_tokenize, OPENAI},
     {"POST", "/detokenize", native_detokenize, OPENAI},
 };
@@ -87,7 +88,7 @@ static bool origin_allowed(const struct server *s, const char *origin)
     return false;
 }
 
-static int send_response(struct call *c, unsigned status, const char *type, struct MHD_Response *r)
+int serve_response(struct call *c, unsigned status, const char *type, struct MHD_Response *r)
 {
     const char *origin = header(c, "Origin"), *wanted = header(c, "Access-Control-Request-Headers");
     if (!r) return MHD_NO;
@@ -110,7 +111,7 @@ int serve_text(struct call *c, unsigned status, const char *type, struct buf *bo
 {
     struct MHD_Response *r = rc < 0 ? NULL : MHD_create_response_from_buffer(body->n, body->p, MHD_RESPMEM_MUST_COPY);
     buf_fini(body);
-    return send_response(c, status, type, r);
+    return serve_response(c, status, type, r);
 }
 
 int serve_json(struct call *c, unsigned status, struct buf *body, int rc)
@@ -130,7 +131,7 @@ int serve_error(struct call *c, unsigned status, const char *fmt, ...)
     return serve_json(c, status, &body, rc);
 }
 
-static unsigned status_of(int code)
+unsigned serve_status(int code)
 {
     switch (code) {
     case QUERN_ERR_ARG:
@@ -149,235 +150,12 @@ static unsigned status_of(int code)
 
 int serve_failure(struct call *c, const quern_error *err)
 {
-    return serve_error(c, status_of(err->code), "%s", err->message);
+    return serve_error(c, serve_status(err->code), "%s", err->message);
 }
 
 char *serve_copy(struct call *c, struct str s)
 {
     return arena_dup(&c->arena, s.p, s.n);
-}
-
-/* ---- jobs -------------------------------------------------------------------------------------------------------------- */
-
-struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream)
-{
-    struct job *j = arena_alloc(&c->arena, sizeof *j);
-    if (!j) return NULL;
-    *j = (struct job){.call = c, .dialect = d, .stream = stream, .created = clock_utc(), .status = 200};
-    struct err e;
-    if (monitor_new(&j->lock, &e) < 0) return NULL;
-    c->job = j;
-    return j;
-}
-
-static void job_fini(struct job *j)
-{
-    quern_request_free(&j->request);
-    monitor_free(&j->lock);
-    buf_fini(&j->pending);
-    buf_fini(&j->text);
-    buf_fini(&j->thinking);
-    parts_fini(&j->parts);
-    buf_fini(&j->probs);
-}
-
-/* What does not fit into memory ends the stream. */
-static void leave(struct job *j, int rc, bool done)
-{
-    if (rc < 0) j->gone = true;
-    if (done || rc < 0) j->done = true;
-    monitor_wake(j->lock);
-    monitor_leave(j->lock);
-}
-
-static int put_prob(struct job *j, const quern_token *t);
-
-static int put_part(void *user, enum part part, struct str text)
-{
-    struct job *j = user;
-    const int rc = buf_str(part == PART_THINKING ? &j->thinking : &j->text, text);
-    return rc == 0 && j->stream ? j->dialect->token(j, &j->pending, part, text) : rc;
-}
-
-static int put_text(struct job *j, struct str text)
-{
-    if (j->gone || text.n == 0) return 0;
-    return j->split ? parts_put(&j->parts, text, put_part, j) : put_part(j, PART_ANSWER, text);
-}
-
-/* What was held back is calls of tools, or text after all. */
-static int end_text(struct job *j)
-{
-    struct str held;
-    if (j->gone || !j->split) return 0;
-    const int rc = parts_end(&j->parts, put_part, j, &held);
-    if (rc < 0 || held.n == 0 || tool_calls_parse(&j->call->arena, held, &j->calls, &j->n_calls)) return rc;
-    return put_part(j, PART_ANSWER, held);
-}
-
-static void on_token(void *user, const quern_token *t)
-{
-    struct job *j = user;
-    const struct str text = {t->text, t->length};
-    monitor_enter(j->lock);
-    int rc = j->logprobs ? put_prob(j, t) : 0;
-    if (rc == 0) rc = put_text(j, text);
-    leave(j, rc, false);
-}
-
-static void on_end(void *user, const quern_request_result *r)
-{
-    struct job *j = user;
-    const struct str tail = {r->tail, r->tail_length};
-    monitor_enter(j->lock);
-    int rc = put_text(j, tail);
-    if (rc == 0) rc = end_text(j);
-    if (r->error && !(j->stream && j->n_chunks)) j->status = status_of(r->error);
-    if (!j->gone && rc == 0) rc = (j->stream ? j->dialect->end : j->dialect->whole)(j, &j->pending, r);
-    leave(j, rc, true);
-}
-
-/* {"token":..,"logprob":..,"bytes":[..]} of one token. */
-static int put_one_prob(struct job *j, int32_t id, float logprob)
-{
-    quern_string s = {0};
-    quern_error err;
-    if (quern_detokenize(j->call->server->model, &id, 1, true, &s, &err) < 0) return ERR_NOMEM;
-    int rc = buf_z(&j->probs, "{\"token\":");
-    rc |= json_write_string(&j->probs, (struct str){s.text, s.length});
-    rc |= buf_printf(&j->probs, ",\"logprob\":%.6f,\"bytes\":[", (double)logprob);
-    for (size_t i = 0; i < s.length; i++) rc |= buf_printf(&j->probs, "%s%u", i ? "," : "", (unsigned char)s.text[i]);
-    rc |= buf_z(&j->probs, "]");
-    quern_string_free(&s);
-    return rc;
-}
-
-static int put_prob(struct job *j, const quern_token *t)
-{
-    int rc = j->probs.n ? buf_c(&j->probs, ',') : 0;
-    rc |= put_one_prob(j, t->id, t->logprob);
-    rc |= buf_z(&j->probs, ",\"top_logprobs\":[");
-    for (size_t i = 0; i < t->n_top; i++) {
-        if (i) rc |= buf_c(&j->probs, ',');
-        rc |= put_one_prob(j, t->top_ids[i], t->top_logprobs[i]);
-        rc |= buf_c(&j->probs, '}');
-    }
-    return rc | buf_z(&j->probs, "]}");
-}
-
-int serve_new_probs(struct job *j, struct buf *b)
-{
-    int rc = buf_c(b, '[');
-    rc |= buf_str(b, buf_view(&j->probs));
-    j->probs.n = 0;
-    return rc | buf_c(b, ']');
-}
-
-static bool client_left(const struct call *c)
-{
-    const union MHD_ConnectionInfo *i = MHD_get_connection_info(c->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    char byte;
-    if (!i) return false;
-    const ssize_t n = recv(i->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
-}
-
-/* Waits, inside the lock, until there is something to send or nothing will come; false: the client has left. */
-static bool wait_for_text(struct job *j, bool all)
-{
-    while (!j->done && (all || j->pending.n == 0)) {
-        monitor_wait_for(j->lock, WATCH_MS);
-        if (j->done || !client_left(j->call)) continue;
-        j->gone = true;
-        quern_request_cancel(j->request);
-        return false;
-    }
-    return true;
-}
-
-static ssize_t read_stream(void *cls, uint64_t pos, char *to, size_t max)
-{
-    struct job *j = cls;
-    (void)pos;
-    monitor_enter(j->lock);
-    const bool there = wait_for_text(j, false);
-    const size_t n = there ? size_min(max, j->pending.n) : 0;
-    if (n) {
-        memcpy(to, j->pending.p, n);
-        memmove(j->pending.p, j->pending.p + n, j->pending.n - n);
-        j->pending.n -= n;
-    }
-    monitor_leave(j->lock);
-    return n ? (ssize_t)n : there ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
-}
-
-/* An answer that is one piece, or a stream that failed before its first one. */
-static int answer_whole(struct call *c, struct job *j)
-{
-    struct buf body = {0};
-    monitor_enter(j->lock);
-    (void)wait_for_text(j, true);
-    body = j->pending;
-    j->pending = (struct buf){0};
-    const unsigned status = j->gone ? 500 : j->status;
-    monitor_leave(j->lock);
-    return serve_json(c, status, &body, 0);
-}
-
-int serve_job(struct call *c, struct job *j, struct asked *asked)
-{
-    quern_error err;
-    if (!c->server->engine) {
-        quern_tokens_free(&asked->prompt);
-        return serve_error(c, 400, "%s makes vectors of texts and does not write; ask for embeddings or a rerank",
-                           c->server->name);
-    }
-    if (asked->tools && !asked->must_call && asked->form.kind != QUERN_FORM_FREE) {
-        quern_tokens_free(&asked->prompt);
-        return serve_error(c, 400, "a form of the answer and \"tools\" cannot be honoured together; leave one out");
-    }
-    const quern_request_options o = {.prompt = asked->prompt.ids,
-                                     .n_prompt = asked->prompt.count,
-                                     .sampling = &asked->sampling,
-                                     .max_tokens = asked->max_tokens,
-                                     .prompt_only = asked->prompt_only,
-                                     .stop = asked->stop,
-                                     .n_stop = asked->n_stop,
-                                     .ignore_eos = asked->ignore_eos,
-                                     .form = asked->form,
-                                     .logprobs = j->logprobs,
-                                     .n_top = j->n_top,
-                                     .context_policy = asked->context_policy,
-                                     .n_keep = asked->n_keep,
-                                     .lora_scales = asked->lora_scales ? asked->lora_scales : serve_lora_scales(c),
-                                     .speculate = asked->speculate,
-                                     .draft_max = asked->draft_max,
-                                     .draft_min = asked->draft_min,
-                                     .on_token = on_token,
-                                     .on_end = on_end,
-                                     .user = j};
-    asked->sampling.logit_bias = asked->bias;
-    asked->sampling.n_logit_bias = asked->n_bias;
-    j->split = asked->split;
-    j->context_policy = asked->context_policy;
-    j->dropped_messages = asked->dropped_messages;
-    j->dropped_tokens = asked->dropped_tokens;
-    parts_init(&j->parts, asked->tools, asked->opened);
-    monitor_enter(j->lock); /* callbacks wait until request is set */
-    const int rc = quern_engine_submit(c->server->engine, &o, &j->request, &err);
-    monitor_leave(j->lock);
-    quern_tokens_free(&asked->prompt);
-    if (rc < 0) return serve_failure(c, &err);
-    if (!j->stream) return answer_whole(c, j);
-    /* What fails before the first token is an answer with a status. */
-    monitor_enter(j->lock);
-    (void)wait_for_text(j, false);
-    const bool failed = j->status != 200;
-    monitor_leave(j->lock);
-    if (failed) return answer_whole(c, j);
-    struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, j, NULL);
-    if (r) (void)MHD_add_response_header(r, "Cache-Control", "no-cache");
-    return send_response(c, 200, j->dialect->stream_type, r);
 }
 
 /* ---- calls ------------------------------------------------------------------------------------------------------------- */
@@ -416,12 +194,61 @@ static bool key_allowed(const struct call *c)
     return got && strncmp(got, "Bearer ", 7) == 0 && strcmp(got + 7, want) == 0;
 }
 
+/* Whose paths begin like this one: OpenAI's, Ollama's, llama-server's. */
+static const char *beginning_of(const char *path)
+{
+    static const char *const beginnings[] = {"/v1/", "/api/"};
+    for (size_t i = 0; i < COUNT_OF(beginnings); i++)
+        if (strncmp(path, beginnings[i], strlen(beginnings[i])) == 0) return beginnings[i];
+    return "/";
+}
+
+/* Clients have more paths than there are here, so the answer names those that begin alike. */
+static int nothing_here(struct call *c)
+{
+    struct buf list = {0};
+    const char *beginning = beginning_of(c->path), *last = "";
+    int rc = 0;
+    for (size_t i = 0; i < COUNT_OF(routes); i++) {
+        const char *path = routes[i].path;
+        if (beginning_of(path) != beginning || path[strlen(path) - 1] == '/' || strcmp(path, last) == 0) continue;
+        rc |= buf_printf(&list, "%s%s", list.n ? ", " : "", path);
+        last = path;
+    }
+    rc |= buf_c(&list, '\0');
+    const int answer = serve_error(c, 404, "there is nothing at %.200s; there are %s", c->path, rc == 0 ? list.p : "others");
+    buf_fini(&list);
+    return answer;
+}
+
+/* Counts a call whose answer the server waits for when it ends; false: it has begun to. */
+static bool open_call(struct call *c)
+{
+    struct server *s = c->server;
+    monitor_enter(s->lock);
+    c->open = !s->stopping;
+    s->n_open += c->open;
+    monitor_leave(s->lock);
+    return c->open;
+}
+
+static void close_call(struct call *c)
+{
+    struct server *s = c->server;
+    if (!c->open) return;
+    monitor_enter(s->lock);
+    s->n_open--;
+    monitor_wake(s->lock);
+    monitor_leave(s->lock);
+}
+
 static int dispatch(struct call *c)
 {
     bool path = false;
     struct err e = {0};
     struct json *json = NULL;
     const bool options = strcmp(c->method, "OPTIONS") == 0;
+    if (!open_call(c)) return serve_error(c, 503, "the server is ending");
     if (c->too_large)
         return serve_error(c, 413, "the body has more than %zu bytes (a larger limit: --body-limit)", c->server->o.body_limit);
     if (!host_allowed(c->server, header(c, "Host")))
@@ -446,7 +273,7 @@ static int dispatch(struct call *c)
         return routes[i].handle(c);
     }
     if (path) return serve_error(c, 405, "%s does not take %s", c->path, c->method);
-    return serve_error(c, 404, "there is nothing at %.200s", c->path);
+    return nothing_here(c);
 }
 
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url, const char *method,
@@ -484,7 +311,8 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
     (void)connection;
     (void)why;
     if (!c) return;
-    if (c->job) job_fini(c->job);
+    close_call(c);
+    if (c->job) serve_end_job(c->job);
     if (c->server->o.verbose && c->path)
         (void)fprintf(stderr, "%s %s %u %.1f ms\n", c->method, c->path, c->status, (double)(clock_ns() - c->start) * 1e-6);
     buf_fini(&c->body);
@@ -531,6 +359,19 @@ static int read_template(struct server *s, struct err *e)
     return rc;
 }
 
+/* Takes no more calls, and lets those that are there end with an error that their clients understand. */
+static void stop(struct server *s, struct MHD_Daemon *d)
+{
+    const MHD_socket listening = MHD_quiesce_daemon(d);
+    const uint64_t end = clock_ns() + (uint64_t)STOP_MS * 1000000;
+    serve_stop_jobs(s);
+    monitor_enter(s->lock);
+    while (s->n_open && clock_ns() < end) monitor_wait_for(s->lock, 100);
+    monitor_leave(s->lock);
+    MHD_stop_daemon(d);
+    if (listening != MHD_INVALID_SOCKET) (void)close(listening);
+}
+
 int serve_run(struct server *s, int stop_fd, void (*on_ready)(const struct server *s, uint16_t port), struct err *e)
 {
     int fd;
@@ -551,7 +392,7 @@ int serve_run(struct server *s, int stop_fd, void (*on_ready)(const struct serve
     on_ready(s, port);
     struct pollfd p = {.fd = stop_fd, .events = POLLIN};
     while (poll(&p, 1, -1) < 0 && errno == EINTR) continue;
-    MHD_stop_daemon(d);
+    stop(s, d);
     monitor_free(&s->lock);
     return 0;
 }

@@ -1,4 +1,4 @@
-/* native: the paths of llama-server that tools around a server use: health, metrics, properties, the tokenizer. */
+/* native: the paths of llama-server that tools around a server use: health, metrics, the chat template, the tokenizer. */
 #include "serve.h"
 
 int native_health(struct call *c)
@@ -39,32 +39,61 @@ int native_metrics(struct call *c)
     return serve_text(c, 200, "text/plain; version=0.0.4", &b, rc);
 }
 
-int native_props(struct call *c)
+int native_apply_template(struct call *c)
 {
+    struct asked asked = {0};
     struct buf b = {0};
-    quern_engine_info i;
-    quern_engine_get_info(c->server->engine, &i);
-    int rc = buf_z(&b, "{\"model_alias\":");
-    rc |= json_write_string(&b, str_of(c->server->name));
-    rc |= buf_printf(&b, ",\"total_slots\":%u,\"default_generation_settings\":{\"n_ctx\":%u},\"build_info\":\"quern %s\"}",
-                     i.n_parallel, i.n_ctx, quern_version());
-    return serve_json(c, 200, &b, rc);
+    quern_string prompt = {0};
+    int answer = 0;
+    const struct json *extra, *tools = json_find(c->json, "tools");
+    const char *kwargs;
+    const bool ok = ask_object(c, c->json, "chat_template_kwargs", &extra, &answer) &&
+                    ask_tool_choice(c, c->json, &tools, &asked, &answer) &&
+                    ask_thinking(c, c->json, "reasoning_effort", extra, &kwargs, &answer) &&
+                    ask_render(c, json_find(c->json, "messages"), tools, kwargs, &asked, &prompt, &answer);
+    if (!ok) return answer;
+    int rc = buf_z(&b, "{\"prompt\":");
+    rc |= json_write_string(&b, (struct str){prompt.text, prompt.length});
+    quern_string_free(&prompt);
+    return serve_json(c, 200, &b, rc | buf_c(&b, '}'));
+}
+
+/* {"id":..,"piece":..}: the text that a token stands for, or its bytes where they are no whole characters. */
+static int put_piece(struct call *c, struct buf *b, int32_t id)
+{
+    quern_string s = {0};
+    quern_error err;
+    if (quern_token_bytes(c->server->model, id, &s, &err) < 0) return ERR_NOMEM;
+    const struct str text = {s.text, s.length};
+    int rc = buf_printf(b, "{\"id\":%d,\"piece\":", id);
+    if (utf8_valid(text)) {
+        rc |= json_write_string(b, text);
+    } else {
+        for (size_t i = 0; i < text.n; i++) rc |= buf_printf(b, "%c%u", i ? ',' : '[', (unsigned char)text.p[i]);
+        rc |= buf_c(b, ']');
+    }
+    quern_string_free(&s);
+    return rc | buf_c(b, '}');
 }
 
 int native_tokenize(struct call *c)
 {
     struct str text = {0};
-    bool add = false, parse = true;
+    bool add = false, parse = true, pieces = false;
     quern_tokens t = {0};
     quern_error err;
     struct buf b = {0};
     if (!json_opt_str(c->json, "content", &text) || !json_opt_bool(c->json, "add_special", &add) ||
-        !json_opt_bool(c->json, "parse_special", &parse))
-        return serve_error(c, 400, "\"content\" must be a string, \"add_special\" and \"parse_special\" true or false");
+        !json_opt_bool(c->json, "parse_special", &parse) || !json_opt_bool(c->json, "with_pieces", &pieces))
+        return serve_error(
+            c, 400, "\"content\" must be a string, \"add_special\", \"parse_special\" and \"with_pieces\" true or false");
     const unsigned flags = (add ? QUERN_ADD_SPECIAL : 0) | (parse ? QUERN_PARSE_SPECIAL : 0);
     if (quern_tokenize(c->server->model, text.p ? text.p : "", text.n, flags, &t, &err) < 0) return serve_failure(c, &err);
     int rc = buf_z(&b, "{\"tokens\":[");
-    for (size_t i = 0; i < t.count; i++) rc |= buf_printf(&b, "%s%d", i ? "," : "", t.ids[i]);
+    for (size_t i = 0; i < t.count; i++) {
+        if (i) rc |= buf_c(&b, ',');
+        rc |= pieces ? put_piece(c, &b, t.ids[i]) : buf_printf(&b, "%d", t.ids[i]);
+    }
     quern_tokens_free(&t);
     return serve_json(c, 200, &b, rc | buf_z(&b, "]}"));
 }

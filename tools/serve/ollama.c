@@ -23,22 +23,23 @@ static int put_time(struct buf *b, int64_t seconds)
     return buf_printf(b, "\"%s\"", text);
 }
 
-static int put_calls(const struct job *j, struct buf *b)
+static int put_calls(const struct choice *x, struct buf *b)
 {
     int rc = buf_z(b, ",\"tool_calls\":[");
-    for (size_t i = 0; i < j->n_calls; i++) {
+    for (size_t i = 0; i < x->n_calls; i++) {
         rc |= buf_printf(b, "%s{\"function\":{\"index\":%zu,\"name\":", i ? "," : "", i);
-        rc |= json_write_string(b, j->calls[i].name);
+        rc |= json_write_string(b, x->calls[i].name);
         rc |= buf_z(b, ",\"arguments\":");
-        rc |= json_write(b, j->calls[i].arguments);
+        rc |= json_write(b, x->calls[i].arguments);
         rc |= buf_z(b, "}}");
     }
     return rc | buf_c(b, ']');
 }
 
 /* {"model":..,"created_at":.., and the text where this kind of answer has it. */
-static int put_line(struct job *j, struct buf *b, struct str thinking, struct str text, bool calls)
+static int put_line(struct choice *x, struct buf *b, struct str thinking, struct str text, bool calls)
 {
+    const struct job *j = x->job;
     int rc = buf_z(b, "{\"model\":");
     rc |= json_write_string(b, str_of(j->call->server->name));
     rc |= buf_z(b, ",\"created_at\":");
@@ -49,18 +50,17 @@ static int put_line(struct job *j, struct buf *b, struct str thinking, struct st
         rc |= buf_z(b, ",\"thinking\":");
         rc |= json_write_string(b, thinking);
     }
-    if (calls) rc |= put_calls(j, b);
+    if (calls) rc |= put_calls(x, b);
     if (j->chat) rc |= buf_c(b, '}');
     if (!j->logprobs) return rc;
     rc |= buf_z(b, ",\"logprobs\":");
-    return rc | serve_new_probs(j, b);
+    return rc | serve_new_probs(x, b);
 }
 
-static int token(struct job *j, struct buf *b, enum part part, struct str text)
+static int token(struct choice *x, struct buf *b, enum part part, struct str text)
 {
     const bool thinking = part == PART_THINKING;
-    j->n_chunks++;
-    const int rc = put_line(j, b, thinking ? text : STR(""), thinking ? STR("") : text, false);
+    const int rc = put_line(x, b, thinking ? text : STR(""), thinking ? STR("") : text, false);
     return rc | buf_z(b, ",\"done\":false}\n");
 }
 
@@ -69,45 +69,50 @@ static unsigned long long ns(double seconds)
     return (unsigned long long)(seconds * 1e9);
 }
 
-static int put_end(struct job *j, struct buf *b, const quern_request_result *r, struct str thinking, struct str text)
+static int put_end(struct choice *x, struct buf *b, struct str thinking, struct str text)
 {
-    const quern_result *x = &r->result;
-    const bool length = x->stop == QUERN_STOP_LENGTH || x->stop == QUERN_STOP_CONTEXT;
-    int rc = put_line(j, b, thinking, text, j->n_calls && !j->stream);
+    const struct job *j = x->job;
+    const quern_result *r = &x->r.result;
+    const bool length = r->stop == QUERN_STOP_LENGTH || r->stop == QUERN_STOP_CONTEXT;
+    int rc = put_line(x, b, thinking, text, x->n_calls && !j->stream);
     rc |=
         buf_printf(b,
                    ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%llu,\"load_duration\":0,\"prompt_eval_count\":%u,"
                    "\"prompt_eval_duration\":%llu,\"eval_count\":%u,\"eval_duration\":%llu",
-                   length ? "length" : "stop", (unsigned long long)(clock_ns() - j->call->start), x->n_prompt,
-                   ns(x->prefill_seconds), x->n_generated, ns(x->decode_seconds));
-    rc |= buf_printf(b, ",\"prompt_eval_cached\":%u", x->n_reused);
-    if (j->context_policy != QUERN_CONTEXT_ERROR)
-        rc |= buf_printf(b, ",\"dropped_messages\":%u,\"dropped_tokens\":%u", j->dropped_messages,
-                         j->dropped_tokens + x->dropped_tokens);
+                   length ? "length" : "stop", (unsigned long long)(clock_ns() - j->call->start), r->n_prompt,
+                   ns(r->prefill_seconds), r->n_generated, ns(r->decode_seconds));
+    rc |= buf_printf(b, ",\"prompt_eval_cached\":%u", r->n_reused);
+    if (j->asked.context_policy != QUERN_CONTEXT_ERROR)
+        rc |= buf_printf(b, ",\"dropped_messages\":%u,\"dropped_tokens\":%u", j->asked.dropped_messages,
+                         j->asked.dropped_tokens + r->dropped_tokens);
     return rc | buf_c(b, '}');
 }
 
-static int end(struct job *j, struct buf *b, const quern_request_result *r)
+static int end(struct choice *x, struct buf *b)
 {
     int rc = 0;
-    if (r->error) {
-        rc = ollama_error(b, j->status, r->message);
-        return rc | buf_z(b, j->n_chunks ? "\n" : "");
-    }
-    if (j->n_calls) {
-        rc |= put_line(j, b, STR(""), STR(""), true);
+    if (x->n_calls) {
+        rc |= put_line(x, b, STR(""), STR(""), true);
         rc |= buf_z(b, ",\"done\":false}\n");
     }
-    rc |= put_end(j, b, r, STR(""), STR(""));
+    rc |= put_end(x, b, STR(""), STR(""));
     return rc | buf_c(b, '\n');
 }
 
-static int whole(struct job *j, struct buf *b, const quern_request_result *r)
+static int whole(struct job *j, struct buf *b)
 {
-    return r->error ? ollama_error(b, j->status, r->message) : put_end(j, b, r, buf_view(&j->thinking), buf_view(&j->text));
+    struct choice *x = &j->choices[0];
+    return put_end(x, b, buf_view(&x->thinking), buf_view(&x->text));
 }
 
-static const struct dialect dialect = {"application/x-ndjson", token, end, whole};
+static int fail_stream(struct job *j, struct buf *b, const char *message)
+{
+    (void)j;
+    const int rc = ollama_error(b, 500, message);
+    return rc | buf_c(b, '\n');
+}
+
+static const struct dialect dialect = {"application/x-ndjson", token, end, NULL, whole, ollama_error, fail_stream};
 
 /* ---- requests ---------------------------------------------------------------------------------------------------------- */
 
@@ -137,7 +142,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
         return NULL;
     if (num_predict > 0) asked->max_tokens = (uint32_t)num_predict;
     if (keep != 0) asked->n_keep = keep < 0 ? UINT32_MAX : (uint32_t)keep;
-    struct job *job = serve_new_job(c, &dialect, stream);
+    struct job *job = serve_new_job(c, &dialect, stream, 1);
     if (!job) {
         *answer = serve_error(c, 500, "out of memory");
         return NULL;

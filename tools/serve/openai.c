@@ -17,10 +17,11 @@ int openai_error(struct buf *b, unsigned status, const char *message)
     return rc | buf_printf(b, ",\"type\":\"%s\",\"param\":null,\"code\":%u}}", type, status);
 }
 
-static const char *finish_reason(const struct job *j, const quern_request_result *r)
+static const char *finish_reason(const struct choice *x)
 {
-    if (j->n_calls) return "tool_calls";
-    return r->result.stop == QUERN_STOP_LENGTH || r->result.stop == QUERN_STOP_CONTEXT ? "length" : "stop";
+    const quern_stop stop = x->r.result.stop;
+    if (x->n_calls) return "tool_calls";
+    return stop == QUERN_STOP_LENGTH || stop == QUERN_STOP_CONTEXT ? "length" : "stop";
 }
 
 /* "key":ID,"key_text":"..": a token by number and as text; null where id is none. */
@@ -29,29 +30,37 @@ static int put_token(const struct job *j, struct buf *b, const char *key, int32_
     quern_string text = {0};
     if (id < 0) return buf_printf(b, ",\"%s_token\":null,\"%s_text\":null", key, key);
     int rc = buf_printf(b, ",\"%s_token\":%d,\"%s_text\":", key, id, key);
-    if (quern_detokenize(j->call->server->model, &id, 1, true, &text, NULL) < 0) return ERR_NOMEM;
+    if (quern_token_bytes(j->call->server->model, id, &text, NULL) < 0) return ERR_NOMEM;
     rc |= json_write_string(b, (struct str){text.text, text.length});
     quern_string_free(&text);
     return rc;
 }
 
-/* ,"usage":{..}: with what was found in the cache, and why no more, and what did not fit the context. */
-static int put_usage(const struct job *j, struct buf *b, const quern_request_result *r)
+/* ,"usage":{..}: the prompt once, and the tokens of all choices. Of the first, what was found in the cache, and why no more;
+ * and what did not fit the context. */
+static int put_usage(const struct job *j, struct buf *b)
 {
-    const quern_result *x = &r->result;
+    const quern_request_result *first = &j->choices[0].r;
+    const quern_result *r = &first->result;
+    unsigned long long n_generated = 0;
+    uint32_t dropped = j->asked.dropped_tokens;
+    for (uint32_t i = 0; i < j->n_choices; i++) {
+        n_generated += j->choices[i].r.result.n_generated;
+        dropped += j->choices[i].r.result.dropped_tokens;
+    }
     int rc = buf_printf(b,
-                        ",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u,"
+                        ",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
                         "\"prompt_tokens_details\":{\"cached_tokens\":%u}}",
-                        x->n_prompt, x->n_generated, x->n_prompt + x->n_generated, x->n_reused);
-    rc |= native_timings(b, x);
-    rc |= buf_printf(b, ",\"prefix\":{\"reused_tokens\":%u,\"restored_tokens\":%u,\"first_difference\":%u", x->n_reused,
-                     r->n_restored, r->miss_position);
-    rc |= put_token(j, b, "cached", r->miss_expected);
-    rc |= put_token(j, b, "prompt", r->miss_found);
+                        r->n_prompt, n_generated, r->n_prompt + n_generated, r->n_reused);
+    rc |= native_timings(b, r);
+    rc |= buf_printf(b, ",\"prefix\":{\"reused_tokens\":%u,\"restored_tokens\":%u,\"first_difference\":%u", r->n_reused,
+                     first->n_restored, first->miss_position);
+    rc |= put_token(j, b, "cached", first->miss_expected);
+    rc |= put_token(j, b, "prompt", first->miss_found);
     rc |= buf_c(b, '}');
-    if (j->context_policy == QUERN_CONTEXT_ERROR) return rc;
-    return rc | buf_printf(b, ",\"context\":{\"dropped_messages\":%u,\"dropped_tokens\":%u}", j->dropped_messages,
-                           j->dropped_tokens + x->dropped_tokens);
+    if (j->asked.context_policy == QUERN_CONTEXT_ERROR) return rc;
+    return rc |
+           buf_printf(b, ",\"context\":{\"dropped_messages\":%u,\"dropped_tokens\":%u}", j->asked.dropped_messages, dropped);
 }
 
 static int put_head(struct buf *b, const struct job *j, const char *object)
@@ -76,7 +85,7 @@ static int put_top(struct buf *b, const struct json *top)
 }
 
 /* What chats have in one array of objects, completions have in arrays beside each other. text_offset counts characters. */
-static int put_arrays(struct job *j, struct buf *b, const struct json *all)
+static int put_arrays(struct choice *x, struct buf *b, const struct json *all)
 {
     static const char *const names[][2] = {{"tokens", "token"}, {"token_logprobs", "logprob"}};
     int rc = buf_z(b, ",\"logprobs\":{");
@@ -88,53 +97,53 @@ static int put_arrays(struct job *j, struct buf *b, const struct json *all)
         }
         rc |= buf_z(b, "],");
     }
-    rc |= buf_z(b, j->n_top ? "\"top_logprobs\":[" : "\"top_logprobs\":null");
-    for (size_t i = 0; j->n_top && i < all->n; i++) {
+    rc |= buf_z(b, x->job->n_top ? "\"top_logprobs\":[" : "\"top_logprobs\":null");
+    for (size_t i = 0; x->job->n_top && i < all->n; i++) {
         if (i) rc |= buf_c(b, ',');
         rc |= put_top(b, json_find(&all->v[i], "top_logprobs"));
     }
-    rc |= buf_z(b, j->n_top ? "],\"text_offset\":[" : ",\"text_offset\":[");
+    rc |= buf_z(b, x->job->n_top ? "],\"text_offset\":[" : ",\"text_offset\":[");
     for (size_t i = 0; i < all->n; i++) {
         struct str text = {0};
         (void)json_opt_str(&all->v[i], "token", &text);
-        rc |= buf_printf(b, i ? ",%zu" : "%zu", j->probs_offset);
-        for (size_t c = 0; c < text.n; c++) j->probs_offset += ((unsigned char)text.p[c] & 0xc0) != 0x80;
+        rc |= buf_printf(b, i ? ",%zu" : "%zu", x->probs_offset);
+        for (size_t c = 0; c < text.n; c++) x->probs_offset += ((unsigned char)text.p[c] & 0xc0) != 0x80;
     }
     return rc | buf_z(b, "]}");
 }
 
 /* ,"logprobs":{..} with what is new; null where not asked for. */
-static int put_logprobs(struct job *j, struct buf *b)
+static int put_logprobs(struct choice *x, struct buf *b)
 {
-    if (!j->logprobs) return buf_z(b, ",\"logprobs\":null");
-    if (j->chat) {
+    if (!x->job->logprobs) return buf_z(b, ",\"logprobs\":null");
+    if (x->job->chat) {
         int rc = buf_z(b, ",\"logprobs\":{\"content\":");
-        rc |= serve_new_probs(j, b);
+        rc |= serve_new_probs(x, b);
         return rc | buf_c(b, '}');
     }
     struct arena a = {0};
     struct buf objects = {0};
     struct json *all;
     struct err e;
-    int rc = serve_new_probs(j, &objects);
-    if (rc == 0) rc = json_parse(&a, buf_view(&objects), "logprobs", &all, &e) < 0 ? ERR_NOMEM : put_arrays(j, b, all);
+    int rc = serve_new_probs(x, &objects);
+    if (rc == 0) rc = json_parse(&a, buf_view(&objects), "logprobs", &all, &e) < 0 ? ERR_NOMEM : put_arrays(x, b, all);
     arena_fini(&a);
     buf_fini(&objects);
     return rc;
 }
 
 /* "tool_calls":[..]; those of a stream have an index. */
-static int put_calls(struct job *j, struct buf *b)
+static int put_calls(struct choice *x, struct buf *b)
 {
     int rc = buf_z(b, "\"tool_calls\":[");
-    for (size_t i = 0; i < j->n_calls; i++) {
+    for (size_t i = 0; i < x->n_calls; i++) {
         struct buf arguments = {0};
         if (i) rc |= buf_c(b, ',');
-        rc |= j->stream ? buf_printf(b, "{\"index\":%zu,", i) : buf_c(b, '{');
+        rc |= x->job->stream ? buf_printf(b, "{\"index\":%zu,", i) : buf_c(b, '{');
         rc |= buf_printf(b, "\"id\":\"call_%llx_%zu\",\"type\":\"function\",\"function\":{\"name\":",
-                         (unsigned long long)j->call->number, i);
-        rc |= json_write_string(b, j->calls[i].name);
-        rc |= json_write(&arguments, j->calls[i].arguments);
+                         (unsigned long long)x->job->call->number, i);
+        rc |= json_write_string(b, x->calls[i].name);
+        rc |= json_write(&arguments, x->calls[i].arguments);
         rc |= buf_z(b, ",\"arguments\":");
         rc |= json_write_string(b, buf_view(&arguments));
         rc |= buf_z(b, "}}");
@@ -160,94 +169,139 @@ static int put_content(struct buf *b, struct str text)
 
 /* ---- streams ----------------------------------------------------------------------------------------------------------- */
 
-static int put_chunk_head(struct job *j, struct buf *b)
+static int put_chunk_head(const struct job *j, struct buf *b)
 {
-    j->n_chunks++;
     const int rc = buf_z(b, "data: ");
     return rc | put_head(b, j, j->chat ? "chat.completion.chunk" : "text_completion");
 }
 
-static int token(struct job *j, struct buf *b, enum part part, struct str text)
+/* Of one choice: what comes goes into its "delta", or is its "text". */
+static int put_choice_head(struct choice *x, struct buf *b)
 {
-    const bool first = j->n_chunks == 0;
-    int rc = put_chunk_head(j, b);
-    if (j->chat) {
-        rc |= buf_printf(b, ",\"choices\":[{\"index\":0,\"delta\":{%s", first ? "\"role\":\"assistant\"," : "");
+    x->n_chunks++;
+    const int rc = put_chunk_head(x->job, b);
+    return rc | buf_printf(b, ",\"choices\":[{\"index\":%u,", x->index);
+}
+
+static int token(struct choice *x, struct buf *b, enum part part, struct str text)
+{
+    const bool first = x->n_chunks == 0;
+    int rc = put_choice_head(x, b);
+    if (x->job->chat) {
+        rc |= buf_printf(b, "\"delta\":{%s", first ? "\"role\":\"assistant\"," : "");
         rc |= part == PART_THINKING ? put_thinking(b, text) : put_content(b, text);
         rc |= buf_c(b, '}');
     } else {
-        rc |= buf_z(b, ",\"choices\":[{\"index\":0,\"text\":");
+        rc |= buf_z(b, "\"text\":");
         rc |= json_write_string(b, text);
     }
-    rc |= put_logprobs(j, b);
+    rc |= put_logprobs(x, b);
     return rc | buf_z(b, ",\"finish_reason\":null}]}\n\n");
 }
 
-static int end(struct job *j, struct buf *b, const quern_request_result *r)
+static int end(struct choice *x, struct buf *b)
 {
-    int rc = 0;
-    if (r->error && j->n_chunks == 0) return openai_error(b, j->status, r->message);
-    if (r->error) {
-        rc |= buf_z(b, "data: ");
-        rc |= openai_error(b, 500, r->message);
-        return rc | buf_z(b, "\n\ndata: [DONE]\n\n");
-    }
-    if (j->n_chunks == 0) rc |= token(j, b, PART_ANSWER, STR(""));
-    if (j->n_calls) {
-        rc |= put_chunk_head(j, b);
-        rc |= buf_z(b, ",\"choices\":[{\"index\":0,\"delta\":{");
-        rc |= put_calls(j, b);
+    int rc = x->n_chunks == 0 ? token(x, b, PART_ANSWER, STR("")) : 0;
+    if (x->n_calls) {
+        rc |= put_choice_head(x, b);
+        rc |= buf_z(b, "\"delta\":{");
+        rc |= put_calls(x, b);
         rc |= buf_z(b, "},\"logprobs\":null,\"finish_reason\":null}]}\n\n");
     }
-    rc |= put_chunk_head(j, b);
-    rc |= buf_printf(b, ",\"choices\":[{\"index\":0,%s,\"logprobs\":null,\"finish_reason\":\"%s\"}]}\n\n",
-                     j->chat ? "\"delta\":{}" : "\"text\":\"\"", finish_reason(j, r));
+    rc |= put_choice_head(x, b);
+    return rc | buf_printf(b, "%s,\"logprobs\":null,\"finish_reason\":\"%s\"}]}\n\n",
+                           x->job->chat ? "\"delta\":{}" : "\"text\":\"\"", finish_reason(x));
+}
+
+static int close_stream(struct job *j, struct buf *b)
+{
+    int rc = 0;
     if (j->include_usage) {
         rc |= put_chunk_head(j, b);
         rc |= buf_z(b, ",\"choices\":[]");
-        rc |= put_usage(j, b, r);
+        rc |= put_usage(j, b);
         rc |= buf_z(b, "}\n\n");
     }
     return rc | buf_z(b, "data: [DONE]\n\n");
 }
 
-static int whole(struct job *j, struct buf *b, const quern_request_result *r)
+static int fail_stream(struct job *j, struct buf *b, const char *message)
 {
-    if (r->error) return openai_error(b, j->status, r->message);
+    (void)j;
+    int rc = buf_z(b, "data: ");
+    rc |= openai_error(b, 500, message);
+    return rc | buf_z(b, "\n\ndata: [DONE]\n\n");
+}
+
+/* ---- whole answers ------------------------------------------------------------------------------------------------------ */
+
+static int put_message(struct choice *x, struct buf *b)
+{
+    int rc = buf_z(b, "\"message\":{\"role\":\"assistant\",\"content\":");
+    rc |= x->n_calls && x->text.n == 0 ? buf_z(b, "null") : json_write_string(b, buf_view(&x->text));
+    if (x->thinking.n) {
+        rc |= buf_c(b, ',');
+        rc |= put_thinking(b, buf_view(&x->thinking));
+    }
+    if (x->n_calls) {
+        rc |= buf_c(b, ',');
+        rc |= put_calls(x, b);
+    }
+    return rc | buf_z(b, ",\"refusal\":null}");
+}
+
+static int put_choice(struct choice *x, struct buf *b)
+{
+    int rc = buf_printf(b, "{\"index\":%u,", x->index);
+    if (x->job->chat) {
+        rc |= put_message(x, b);
+    } else {
+        rc |= buf_z(b, "\"text\":");
+        rc |= json_write_string(b, buf_view(&x->text));
+    }
+    rc |= put_logprobs(x, b);
+    return rc | buf_printf(b, ",\"finish_reason\":\"%s\"}", finish_reason(x));
+}
+
+static int whole(struct job *j, struct buf *b)
+{
     int rc = put_head(b, j, j->chat ? "chat.completion" : "text_completion");
-    rc |= buf_printf(b, ",\"choices\":[{\"index\":0,%s",
-                     j->chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
-    rc |= j->n_calls && j->text.n == 0 ? buf_z(b, "null") : json_write_string(b, buf_view(&j->text));
-    if (j->thinking.n) {
-        rc |= buf_c(b, ',');
-        rc |= put_thinking(b, buf_view(&j->thinking));
+    rc |= buf_z(b, ",\"choices\":[");
+    for (uint32_t i = 0; i < j->n_choices; i++) {
+        if (i) rc |= buf_c(b, ',');
+        rc |= put_choice(&j->choices[i], b);
     }
-    if (j->n_calls) {
-        rc |= buf_c(b, ',');
-        rc |= put_calls(j, b);
-    }
-    if (j->chat) rc |= buf_z(b, ",\"refusal\":null}");
-    rc |= put_logprobs(j, b);
-    rc |= buf_printf(b, ",\"finish_reason\":\"%s\"}]", finish_reason(j, r));
-    rc |= put_usage(j, b, r);
+    rc |= buf_c(b, ']');
+    rc |= put_usage(j, b);
     return rc | buf_c(b, '}');
 }
 
-static const struct dialect dialect = {"text/event-stream", token, end, whole};
+static const struct dialect dialect = {"text/event-stream", token, end, close_stream, whole, openai_error, fail_stream};
 
 /* ---- requests ---------------------------------------------------------------------------------------------------------- */
+
+#define MAX_CHOICES 64
+
+/* "n", and that "best_of" asks for no more than these. */
+static bool ask_choices(struct call *c, const struct json *j, uint32_t *out, int *answer)
+{
+    double n = 1, best_of = 1;
+    const double most = (double)size_min(MAX_CHOICES, size_max(c->server->o.n_queue, 1)); /* they wait, at first */
+    if (!ask_integer(c, j, "n", 1, most, &n, answer) || !ask_integer(c, j, "best_of", 1, INT32_MAX, &best_of, answer))
+        return false;
+    *out = (uint32_t)n;
+    if (best_of <= n) return true;
+    *answer = serve_error(c, 400, "\"best_of\": answers are not chosen from more than are given (\"n\")");
+    return false;
+}
 
 /* What would change the answer, and is not there: better no answer than another one. */
 static bool refuse_unsupported(struct call *c, const struct json *j, int *answer)
 {
-    double n = 1, best_of = 1;
     bool echo = false;
     struct str suffix = {0};
-    if (!ask_integer(c, j, "n", 1, INT32_MAX, &n, answer) || !ask_integer(c, j, "best_of", 1, INT32_MAX, &best_of, answer) ||
-        !ask_bool(c, j, "echo", &echo, answer))
-        return false;
-    const char *what = n > 1 || best_of > 1 ? "\"n\" and \"best_of\": this server gives one answer to a request; send several"
-                       : echo               ? "\"echo\": the prompt is not repeated"
+    if (!ask_bool(c, j, "echo", &echo, answer)) return false;
+    const char *what = echo                                              ? "\"echo\": the prompt is not repeated"
                        : !json_opt_str(j, "suffix", &suffix) || suffix.n ? "\"suffix\": filling in the middle is not supported"
                                                                          : NULL;
     if (what) *answer = serve_error(c, 400, "%s", what);
@@ -258,15 +312,16 @@ static bool refuse_unsupported(struct call *c, const struct json *j, int *answer
 static struct job *read_request(struct call *c, bool chat, struct asked *asked, int *answer)
 {
     bool stream = false, usage = false, logprobs = false;
+    uint32_t n = 1;
     double max_tokens = chat ? -1 : 16, top = 0, probs = -1; /* -1, of LM Studio and llama-server, too: no limit */
     const struct json *j = c->json, *options, *flag = json_find(j, "logprobs");
     if (!ask_object(c, j, "stream_options", &options, answer) || !ask_bool(c, j, "stream", &stream, answer) ||
         !ask_bool(c, options, "include_usage", &usage, answer) ||
         !ask_integer(c, j, "max_tokens", -1, INT32_MAX, &max_tokens, answer) ||
-        !ask_integer(c, j, "max_completion_tokens", -1, INT32_MAX, &max_tokens, answer) || !refuse_unsupported(c, j, answer) ||
-        !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) || !ask_stop(c, j, "stop", asked, answer) ||
-        !ask_sampling(c, j, asked, answer) || !ask_context(c, j, asked, answer) || !ask_form(c, j, asked, answer) ||
-        !ask_loras(c, j, asked, answer))
+        !ask_integer(c, j, "max_completion_tokens", -1, INT32_MAX, &max_tokens, answer) || !ask_choices(c, j, &n, answer) ||
+        !refuse_unsupported(c, j, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
+        !ask_stop(c, j, "stop", asked, answer) || !ask_sampling(c, j, asked, answer) || !ask_context(c, j, asked, answer) ||
+        !ask_form(c, j, asked, answer) || !ask_loras(c, j, asked, answer))
         return NULL;
     /* Chats say true and how many; completions say how many. */
     if (flag && flag->type == JSON_INT) {
@@ -278,7 +333,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
     if (max_tokens > 0) asked->max_tokens = (uint32_t)max_tokens;
     asked->prompt_only = max_tokens == 0;
     (void)json_opt_bool(j, "ignore_eos", &asked->ignore_eos);
-    struct job *job = serve_new_job(c, &dialect, stream);
+    struct job *job = serve_new_job(c, &dialect, stream, n);
     char id[64];
     (void)snprintf(id, sizeof id, "%s-%llx%08llx", chat ? "chatcmpl" : "cmpl", (unsigned long long)c->server->started,
                    (unsigned long long)c->number);

@@ -19,6 +19,7 @@ struct serve_options {
     size_t body_limit;        /* bytes */
     unsigned timeout_seconds; /* of a connection on which nothing moves */
     unsigned max_connections;
+    uint32_t n_queue;                    /* requests that may wait in the engine */
     bool verbose;                        /* a line on stderr for each request */
     quern_context_policy context_policy; /* of requests that ask for none */
 };
@@ -38,11 +39,17 @@ struct server {
     const quern_lora *loras; /* [n_loras] the engine's adapters */
     size_t n_loras;
     float *lora_scales;   /* [n_loras] of requests that say nothing */
-    struct monitor *lock; /* of n_calls and lora_scales */
+    struct job *jobs;     /* that are under way */
+    uint32_t n_open;      /* calls that are answered */
+    bool stopping;        /* no more are taken */
+    struct monitor *lock; /* of n_calls, lora_scales, jobs, n_open and stopping */
     quern_embed_options embed_options;
     struct monitor *embed_lock; /* of embedder: NULL until the first use; used by one thread at a time */
     quern_embedder *embedder;
 };
+
+struct MHD_Connection;
+struct MHD_Response;
 
 /* One HTTP request with its body. */
 struct call {
@@ -56,7 +63,7 @@ struct call {
     uint64_t number; /* of this call */
     uint64_t start;  /* clock_ns */
     unsigned status;
-    bool too_large;
+    bool too_large, open; /* open: counted in n_open */
 };
 
 /* ---- answering --------------------------------------------------------------------------------------------------------- */
@@ -69,43 +76,11 @@ int serve_json(struct call *c, unsigned status, struct buf *body, int rc);
 int serve_error(struct call *c, unsigned status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* The same for an error of the library: 400, 503 with Retry-After, 500. */
 int serve_failure(struct call *c, const quern_error *err);
+unsigned serve_status(int code); /* of an error of the library */
+/* r, which becomes its own, with the headers that all answers have. */
+int serve_response(struct call *c, unsigned status, const char *type, struct MHD_Response *r);
 
-/* ---- jobs -------------------------------------------------------------------------------------------------------------- */
-
-/* How a dialect says what happens. All run on the engine's thread, append to out, and return 0 or ERR_NOMEM. */
-struct dialect {
-    const char *stream_type;                                                       /* Content-Type of a stream */
-    int (*token)(struct job *j, struct buf *out, enum part part, struct str text); /* some more of the answer; streams only */
-    int (*end)(struct job *j, struct buf *out, const quern_request_result *r);     /* the last of a stream */
-    int (*whole)(struct job *j, struct buf *out, const quern_request_result *r);   /* the answer at once */
-};
-
-struct job {
-    struct call *call;
-    const struct dialect *dialect;
-    quern_request *request;
-    bool stream, chat;
-    /* For the dialect. */
-    const char *id;
-    int64_t created;
-    bool include_usage, logprobs;
-    uint32_t n_top;
-    struct buf text, thinking; /* all so far */
-    bool split;                /* thinking and calls of tools are told from the answer */
-    struct parts parts;
-    struct tool_call *calls; /* [n_calls] at the end */
-    size_t n_calls;
-    quern_context_policy context_policy;
-    uint32_t dropped_messages, dropped_tokens; /* of the conversation, to fit the context */
-    struct buf probs;                          /* logprobs that were not sent yet: objects, parted by commas */
-    size_t probs_offset;                       /* characters of the tokens that were sent; of completions */
-    uint64_t n_chunks;
-    /* Between the threads. */
-    struct monitor *lock;
-    struct buf pending; /* bytes to send */
-    unsigned status;    /* of the answer */
-    bool done, gone;    /* nothing follows; the client has left */
-};
+/* ---- jobs (jobs.c) ----------------------------------------------------------------------------------------------------- */
 
 /* The options that all dialects share, as they have been read. */
 struct asked {
@@ -128,12 +103,66 @@ struct asked {
     uint32_t draft_max, draft_min;
 };
 
+struct job;
+/* One of the answers that a job's prompt gets; a request of the engine. */
+struct choice {
+    struct job *job;
+    uint32_t index;
+    quern_request *request;
+    struct buf text, thinking; /* all so far */
+    struct parts parts;
+    struct tool_call *calls; /* [n_calls] at the end */
+    size_t n_calls;
+    struct buf probs;    /* logprobs that were not sent yet: objects, parted by commas */
+    size_t probs_offset; /* characters of the tokens that were sent; of completions */
+    uint64_t n_chunks;   /* of a stream, that the dialect has made */
+    bool ended;
+    quern_request_result r; /* at the end; its texts live as long as the request, but for the tail */
+};
+
+/* How a dialect says what happens. All append to out and return 0 or ERR_NOMEM. They run on the engine's thread inside the
+ * job's lock, fail also on the thread that stops the server. */
+struct dialect {
+    const char *stream_type;                                                          /* Content-Type of a stream */
+    int (*token)(struct choice *x, struct buf *out, enum part part, struct str text); /* some more of a choice; streams only */
+    int (*end)(struct choice *x, struct buf *out);                                    /* the last of a choice in a stream */
+    int (*close)(struct job *j, struct buf *out); /* the last of a stream, behind all ends; NULL: nothing */
+    int (*whole)(struct job *j, struct buf *out); /* the answer at once */
+    int (*error)(struct buf *out, unsigned status, const char *message); /* in place of an answer */
+    int (*fail)(struct job *j, struct buf *out, const char *message);    /* the last of a stream that has begun */
+};
+
+struct job {
+    struct call *call;
+    const struct dialect *dialect;
+    struct asked asked; /* without its prompt */
+    bool stream, chat;
+    struct choice *choices; /* [n_choices] */
+    uint32_t n_choices;
+    struct job *next; /* of the server's, inside its lock */
+    /* For the dialect. */
+    const char *id;
+    int64_t created;
+    bool include_usage, logprobs;
+    uint32_t n_top;
+    /* Between the threads. */
+    struct monitor *lock;
+    struct buf pending; /* bytes to send */
+    unsigned status;    /* of the answer */
+    uint32_t n_ended;   /* choices */
+    bool begun;         /* a stream has something that was or can be sent */
+    bool done, gone;    /* nothing follows; the client has left */
+};
+
+/* The job of a call, in its arena, which ends with the call; NULL: no memory. */
+struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, uint32_t n_choices);
 /* Starts the job and answers when it begins to speak (streams) or is done. asked->prompt is freed. */
 int serve_job(struct call *c, struct job *j, struct asked *asked);
-/* Appends the array of the job's logprobs that were not sent yet, which thereby are. */
-int serve_new_probs(struct job *j, struct buf *b);
-/* The job of a call, in its arena, which ends with the call. */
-struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream);
+void serve_end_job(struct job *j);
+/* Ends all jobs with an error, because the server ends; those that come are refused. */
+void serve_stop_jobs(struct server *s);
+/* Appends the array of the choice's logprobs that were not sent yet, which thereby are. */
+int serve_new_probs(struct choice *x, struct buf *b);
 
 /* ---- reading requests -------------------------------------------------------------------------------------------------- */
 
@@ -158,7 +187,11 @@ const float *serve_lora_scales(struct call *c);
  * NULL); *kwargs is in the call's arena, NULL where nothing is said. */
 bool ask_thinking(struct call *c, const struct json *obj, const char *key, const struct json *extra, const char **kwargs,
                   int *answer);
-/* The prompt of a conversation: messages with content parts joined, arguments of tool calls as objects. */
+/* The text of a conversation's prompt: messages with content parts joined, arguments of tool calls as objects. *prompt is owned
+ * by the caller. */
+bool ask_render(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
+                quern_string *prompt, int *answer);
+/* The same as the tokens of asked. */
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer);
 /* Appends the text of a message's content: a string, or text parts. */
@@ -210,6 +243,8 @@ int native_set_loras(struct call *c);
 int native_health(struct call *c);
 int native_metrics(struct call *c);
 int native_props(struct call *c);
+int native_slots(struct call *c);
+int native_apply_template(struct call *c);
 int native_tokenize(struct call *c);
 int native_detokenize(struct call *c);
 

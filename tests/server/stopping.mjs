@@ -1,0 +1,55 @@
+// See stopping.sh.
+import { equal, plan, serve, sleep, verdict } from "./served.mjs";
+
+const messages = [{ role: "user", content: "Tell me a story." }];
+const options = { num_predict: 4000, logit_bias: { 16369: -100, 16376: -100, 16377: -100 } }; // no end of text
+const endless = { max_tokens: 4000, n_predict: 4000, ignore_eos: true, temperature: 0 };
+const server = await serve("--ctx", "4096", "--parallel", "8");
+
+// { status, text, torn }; begun is called at the first bytes.
+async function post(path, body, begun) {
+    const response = await fetch(`${server.url}${path}`, { method: "POST", body: JSON.stringify(body) });
+    let text = "";
+    try {
+        for await (const bytes of response.body) {
+            text += Buffer.from(bytes).toString();
+            begun?.();
+        }
+    } catch (e) {
+        return { status: response.status, text, torn: String(e) };
+    }
+    return { status: response.status, text, torn: null };
+}
+
+const streams = [
+    ["/v1/chat/completions", { messages, ...endless }],
+    ["/v1/chat/completions", { messages, ...endless, n: 2 }],
+    ["/v1/completions", { prompt: "Once", ...endless }],
+    ["/completion", { prompt: "Once", ...endless }],
+    ["/api/chat", { messages, options }],
+    ["/api/generate", { prompt: "Once", options }],
+];
+let waiting;
+const allBegun = Promise.all(streams.map(([path, body]) => new Promise((begun) => {
+    (waiting ??= []).push(post(path, { ...body, stream: true }, begun));
+})));
+const whole = post("/v1/chat/completions", { messages, ...endless });
+await allBegun;
+await sleep(100);
+const start = performance.now();
+const exited = server.stop();
+const ended = await Promise.all(waiting);
+for (const [i, { status, text, torn }] of ended.entries()) {
+    const [path, body] = streams[i];
+    equal(`${path}${body.n ? " with two answers" : ""}: the stream is not torn`, [status, torn], [200, null]);
+    const lines = text.trim().split("\n").filter((line) => line && line !== "data: [DONE]");
+    const last = JSON.parse(lines.at(-1).replace(/^data: /, ""));
+    const message = path.startsWith("/api/") ? last.error : last.error?.message;
+    verdict(/ending/.test(message), "and its last event says why", lines.at(-1));
+}
+const refused = await whole;
+verdict(refused.status === 503 && /ending/.test(JSON.parse(refused.text).error.message), "what is no stream gets status 503", refused);
+equal("the server ends", await exited, { code: 0, signal: null });
+verdict(performance.now() - start < 3000, "at once", performance.now() - start);
+plan();
+process.exit(0);

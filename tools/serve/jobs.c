@@ -1,0 +1,365 @@
+/* jobs: requests to the engine on behalf of calls. A job makes one or several answers of its prompt; their tokens arrive on the
+ * engine's thread, which never waits for a client: what they become is appended to bytes that the thread of the connection
+ * sends. An error of one answer ends the job. A client that leaves is noticed by its thread within WATCH_MS, and its requests
+ * end with the step under way. */
+#include "serve.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <sys/socket.h>
+
+#define WATCH_MS 100
+#define STOPPING "the server is ending"
+
+struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, uint32_t n_choices)
+{
+    struct job *j = arena_alloc(&c->arena, sizeof *j);
+    struct choice *choices = arena_array(&c->arena, n_choices, sizeof *choices);
+    struct err e;
+    if (!j || !choices) return NULL;
+    *j = (struct job){.call = c, .dialect = d, .stream = stream, .created = clock_utc(), .status = 200};
+    j->choices = choices;
+    j->n_choices = n_choices;
+    for (uint32_t i = 0; i < n_choices; i++) choices[i] = (struct choice){.job = j, .index = i};
+    if (monitor_new(&j->lock, &e) < 0) return NULL;
+    c->job = j;
+    return j;
+}
+
+static void cancel(struct job *j)
+{
+    for (uint32_t i = 0; i < j->n_choices; i++)
+        if (j->choices[i].request) quern_request_cancel(j->choices[i].request);
+}
+
+static void unlist_job(struct job *j)
+{
+    struct server *s = j->call->server;
+    monitor_enter(s->lock);
+    for (struct job **p = &s->jobs; *p; p = &(*p)->next) {
+        if (*p != j) continue;
+        *p = j->next;
+        break;
+    }
+    monitor_leave(s->lock);
+}
+
+void serve_end_job(struct job *j)
+{
+    unlist_job(j);
+    cancel(j);
+    for (uint32_t i = 0; i < j->n_choices; i++) {
+        struct choice *x = &j->choices[i];
+        quern_request_free(&x->request);
+        buf_fini(&x->text);
+        buf_fini(&x->thinking);
+        parts_fini(&x->parts);
+        buf_fini(&x->probs);
+    }
+    monitor_free(&j->lock);
+    buf_fini(&j->pending);
+}
+
+/* ---- the end, inside the lock ------------------------------------------------------------------------------------------- */
+
+static void end(struct job *j)
+{
+    j->done = true;
+    monitor_wake(j->lock);
+}
+
+/* What does not fit into memory ends the job. */
+static void check(struct job *j, int rc)
+{
+    if (rc < 0) {
+        j->gone = true;
+        cancel(j);
+        end(j);
+    } else if (j->pending.n) {
+        monitor_wake(j->lock);
+    }
+}
+
+/* All ends with this error: as an answer of its own where nothing was sent, else as the last that is. */
+static void fail_job(struct job *j, unsigned status, const char *message)
+{
+    int rc;
+    if (j->stream && j->begun) {
+        rc = j->dialect->fail(j, &j->pending, message);
+    } else {
+        j->status = status;
+        j->pending.n = 0;
+        rc = j->dialect->error(&j->pending, status, message);
+    }
+    cancel(j);
+    end(j);
+    check(j, rc);
+}
+
+void serve_stop_jobs(struct server *s)
+{
+    monitor_enter(s->lock);
+    s->stopping = true;
+    for (struct job *j = s->jobs; j; j = j->next) {
+        monitor_enter(j->lock);
+        if (!j->done) fail_job(j, 503, STOPPING);
+        monitor_leave(j->lock);
+    }
+    monitor_leave(s->lock);
+}
+
+static void list_job(struct job *j)
+{
+    struct server *s = j->call->server;
+    monitor_enter(s->lock);
+    j->next = s->jobs;
+    s->jobs = j;
+    monitor_enter(j->lock);
+    if (s->stopping && !j->done) fail_job(j, 503, STOPPING);
+    monitor_leave(j->lock);
+    monitor_leave(s->lock);
+}
+
+/* ---- what the engine tells ----------------------------------------------------------------------------------------------- */
+
+static int put_part(void *user, enum part part, struct str text)
+{
+    struct choice *x = user;
+    struct job *j = x->job;
+    const int rc = buf_str(part == PART_THINKING ? &x->thinking : &x->text, text);
+    if (rc < 0 || !j->stream) return rc;
+    j->begun = true;
+    return j->dialect->token(x, &j->pending, part, text);
+}
+
+static int put_text(struct choice *x, struct str text)
+{
+    if (text.n == 0) return 0;
+    return x->job->asked.split ? parts_put(&x->parts, text, put_part, x) : put_part(x, PART_ANSWER, text);
+}
+
+/* What was held back is calls of tools, or text after all. */
+static int end_text(struct choice *x)
+{
+    struct str held;
+    if (!x->job->asked.split) return 0;
+    const int rc = parts_end(&x->parts, put_part, x, &held);
+    if (rc < 0 || held.n == 0 || tool_calls_parse(&x->job->call->arena, held, &x->calls, &x->n_calls)) return rc;
+    return put_part(x, PART_ANSWER, held);
+}
+
+/* {"id":..,"token":..,"logprob":..,"bytes":[..] of one token; the object goes on. */
+static int put_one_prob(struct choice *x, int32_t id, float logprob)
+{
+    quern_string s = {0};
+    quern_error err;
+    if (quern_token_bytes(x->job->call->server->model, id, &s, &err) < 0) return ERR_NOMEM;
+    int rc = buf_printf(&x->probs, "{\"id\":%d,\"token\":", id);
+    rc |= json_write_string(&x->probs, (struct str){s.text, s.length});
+    rc |= buf_printf(&x->probs, ",\"logprob\":%.6f,\"bytes\":[", (double)logprob);
+    for (size_t i = 0; i < s.length; i++) rc |= buf_printf(&x->probs, "%s%u", i ? "," : "", (unsigned char)s.text[i]);
+    rc |= buf_z(&x->probs, "]");
+    quern_string_free(&s);
+    return rc;
+}
+
+static int put_prob(struct choice *x, const quern_token *t)
+{
+    int rc = x->probs.n ? buf_c(&x->probs, ',') : 0;
+    rc |= put_one_prob(x, t->id, t->logprob);
+    rc |= buf_z(&x->probs, ",\"top_logprobs\":[");
+    for (size_t i = 0; i < t->n_top; i++) {
+        if (i) rc |= buf_c(&x->probs, ',');
+        rc |= put_one_prob(x, t->top_ids[i], t->top_logprobs[i]);
+        rc |= buf_c(&x->probs, '}');
+    }
+    return rc | buf_z(&x->probs, "]}");
+}
+
+int serve_new_probs(struct choice *x, struct buf *b)
+{
+    int rc = buf_c(b, '[');
+    rc |= buf_str(b, buf_view(&x->probs));
+    x->probs.n = 0;
+    return rc | buf_c(b, ']');
+}
+
+static void on_token(void *user, const quern_token *t)
+{
+    struct choice *x = user;
+    struct job *j = x->job;
+    monitor_enter(j->lock);
+    if (!j->done && !j->gone) {
+        int rc = j->logprobs ? put_prob(x, t) : 0;
+        if (rc == 0) rc = put_text(x, (struct str){t->text, t->length});
+        check(j, rc);
+    }
+    monitor_leave(j->lock);
+}
+
+static int end_choice(struct choice *x)
+{
+    struct job *j = x->job;
+    const bool last = ++j->n_ended == j->n_choices;
+    int rc = put_text(x, (struct str){x->r.tail, x->r.tail_length});
+    if (rc == 0) rc = end_text(x);
+    j->begun = true;
+    if (rc == 0 && j->stream) rc = j->dialect->end(x, &j->pending);
+    if (rc == 0 && last && !j->stream) rc = j->dialect->whole(j, &j->pending);
+    if (rc == 0 && last && j->stream && j->dialect->close) rc = j->dialect->close(j, &j->pending);
+    if (last) end(j);
+    return rc;
+}
+
+static void on_end(void *user, const quern_request_result *r)
+{
+    struct choice *x = user;
+    struct job *j = x->job;
+    monitor_enter(j->lock);
+    x->r = *r;
+    if (!j->done && !j->gone) {
+        if (r->error)
+            fail_job(j, serve_status(r->error), r->message);
+        else
+            check(j, end_choice(x));
+    }
+    monitor_leave(j->lock);
+}
+
+/* ---- what the client gets ------------------------------------------------------------------------------------------------ */
+
+static bool client_left(const struct call *c)
+{
+    const union MHD_ConnectionInfo *i = MHD_get_connection_info(c->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    char byte;
+    if (!i) return false;
+    const ssize_t n = recv(i->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
+/* Waits, inside the lock, until there is something to send or nothing will come; false: the client has left. */
+static bool wait_for_text(struct job *j, bool all)
+{
+    while (!j->done && (all || j->pending.n == 0)) {
+        monitor_wait_for(j->lock, WATCH_MS);
+        if (j->done || !client_left(j->call)) continue;
+        j->gone = true;
+        cancel(j);
+        return false;
+    }
+    return true;
+}
+
+static ssize_t read_stream(void *cls, uint64_t pos, char *to, size_t max)
+{
+    struct job *j = cls;
+    (void)pos;
+    monitor_enter(j->lock);
+    const bool there = wait_for_text(j, false);
+    const size_t n = there ? size_min(max, j->pending.n) : 0;
+    if (n) {
+        memcpy(to, j->pending.p, n);
+        memmove(j->pending.p, j->pending.p + n, j->pending.n - n);
+        j->pending.n -= n;
+    }
+    monitor_leave(j->lock);
+    return n ? (ssize_t)n : there ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
+}
+
+/* An answer that is one piece, or a stream that failed before its first one. */
+static int answer_whole(struct call *c, struct job *j)
+{
+    struct buf body = {0};
+    monitor_enter(j->lock);
+    (void)wait_for_text(j, true);
+    body = j->pending;
+    j->pending = (struct buf){0};
+    const unsigned status = j->gone ? 500 : j->status;
+    monitor_leave(j->lock);
+    return serve_json(c, status, &body, 0);
+}
+
+static int answer_stream(struct call *c, struct job *j)
+{
+    /* What fails before the first token is an answer with a status. */
+    monitor_enter(j->lock);
+    (void)wait_for_text(j, false);
+    const bool failed = j->status != 200;
+    monitor_leave(j->lock);
+    if (failed) return answer_whole(c, j);
+    struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, j, NULL);
+    if (r) (void)MHD_add_response_header(r, "Cache-Control", "no-cache");
+    return serve_response(c, 200, j->dialect->stream_type, r);
+}
+
+/* ---- the beginning ------------------------------------------------------------------------------------------------------- */
+
+static int submit(struct choice *x, const quern_tokens *prompt, const float *lora_scales, quern_error *err)
+{
+    const struct job *j = x->job;
+    const struct asked *a = &j->asked;
+    quern_sampling sampling = a->sampling;
+    sampling.logit_bias = a->bias;
+    sampling.n_logit_bias = a->n_bias;
+    sampling.seed += x->index; /* each draws with its own */
+    const quern_request_options o = {.prompt = prompt->ids,
+                                     .n_prompt = prompt->count,
+                                     .sampling = &sampling,
+                                     .max_tokens = a->max_tokens,
+                                     .prompt_only = a->prompt_only,
+                                     .stop = a->stop,
+                                     .n_stop = a->n_stop,
+                                     .ignore_eos = a->ignore_eos,
+                                     .form = a->form,
+                                     .logprobs = j->logprobs,
+                                     .n_top = j->n_top,
+                                     .context_policy = a->context_policy,
+                                     .n_keep = a->n_keep,
+                                     .lora_scales = lora_scales,
+                                     .speculate = a->speculate,
+                                     .draft_max = a->draft_max,
+                                     .draft_min = a->draft_min,
+                                     .on_token = on_token,
+                                     .on_end = on_end,
+                                     .user = x};
+    parts_init(&x->parts, a->tools, a->opened);
+    return quern_engine_submit(j->call->server->engine, &o, &x->request, err);
+}
+
+/* All choices, or none. */
+static int submit_all(struct job *j, const quern_tokens *prompt, quern_error *err)
+{
+    const float *scales = j->asked.lora_scales ? j->asked.lora_scales : serve_lora_scales(j->call);
+    int rc = 0;
+    monitor_enter(j->lock); /* callbacks wait until all requests are there */
+    for (uint32_t i = 0; rc == 0 && i < j->n_choices; i++) rc = submit(&j->choices[i], prompt, scales, err);
+    if (rc < 0) {
+        j->gone = true;
+        cancel(j);
+    }
+    monitor_leave(j->lock);
+    return rc;
+}
+
+static const char *refusal(const struct call *c, const struct asked *asked)
+{
+    if (!c->server->engine) return "this model makes vectors of texts and does not write; ask for embeddings or a rerank";
+    if (asked->tools && !asked->must_call && asked->form.kind != QUERN_FORM_FREE)
+        return "a form of the answer and \"tools\" cannot be honoured together; leave one out";
+    return NULL;
+}
+
+int serve_job(struct call *c, struct job *j, struct asked *asked)
+{
+    quern_error err;
+    quern_tokens prompt = asked->prompt;
+    const char *why_not = refusal(c, asked);
+    asked->prompt = (quern_tokens){0};
+    j->asked = *asked;
+    const int rc = why_not ? 0 : submit_all(j, &prompt, &err);
+    quern_tokens_free(&prompt);
+    if (why_not) return serve_error(c, 400, "%s", why_not);
+    if (rc < 0) return serve_failure(c, &err);
+    list_job(j);
+    return j->stream ? answer_stream(c, j) : answer_whole(c, j);
+}
