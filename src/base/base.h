@@ -375,6 +375,8 @@ int vfs_read(const char *path, size_t max, struct arena *a, struct str *out, str
 long read_small(const char *path, char *out, size_t cap);
 bool vfs_is_dir(const char *path);
 bool vfs_exists(const char *path);
+/* 0 where vfs_exists; else ERR_NOTFOUND, or why it cannot be told, as of what lies in a folder that may not be entered. */
+int vfs_look(const char *path, struct err *e);
 /* A folder and those above it, where they are not there yet, for this user alone. */
 int vfs_make_folder(const char *path, struct err *e);
 /* Calls each for every regular file in a folder, in no order, until it returns an error. ns: of the last change, since 1970. */

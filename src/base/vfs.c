@@ -251,10 +251,17 @@ bool vfs_is_dir(const char *path)
     return !vfs_injected() && stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-bool vfs_exists(const char *path)
+int vfs_look(const char *path, struct err *e)
 {
     struct stat st;
-    return !vfs_injected() && stat(path, &st) == 0;
+    if (!vfs_injected() && stat(path, &st) == 0) return 0;
+    if (errno == ENOENT) return fail(e, ERR_NOTFOUND, "%s: no such file or folder", path);
+    return vfs_fail(e, path, "look at", errno);
+}
+
+bool vfs_exists(const char *path)
+{
+    return vfs_look(path, NULL) == 0;
 }
 
 int vfs_join(struct arena *a, const char *dir, const char *name, char **out, struct err *e)

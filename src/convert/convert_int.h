@@ -43,7 +43,7 @@ struct recipe_model {
     bool weighted; /* there is an importance matrix */
 };
 
-const struct recipe *recipe_find(struct str name); /* any case; NULL when unknown */
+const struct recipe *recipe_find(struct str name); /* any case, or its number; NULL when unknown */
 const struct recipe *recipe_at(size_t i);          /* NULL past the end */
 /* general.file_type of a file that follows no recipe and has mostly this type. */
 uint32_t recipe_file_type(enum qtype most);

@@ -159,8 +159,18 @@ static const struct str kept[] = {
 
 /* ---- choosing ---------------------------------------------------------------------------------------------------------- */
 
+/* By its number, as llama-quantize takes it; of two with one number it means the second. */
+static const struct recipe *find_number(uint64_t file_type)
+{
+    for (size_t i = MIX_COUNT; i-- > 0;)
+        if (recipes[i].file_type == file_type) return &recipes[i];
+    return NULL;
+}
+
 const struct recipe *recipe_find(struct str name)
 {
+    uint64_t number;
+    if (str_u64(name, &number)) return find_number(number);
     for (size_t i = 0; i < MIX_COUNT; i++)
         if (str_is_any_case(name, recipes[i].name)) return &recipes[i];
     for (size_t i = 0; i < COUNT_OF(aliases); i++)

@@ -119,9 +119,10 @@ static int open_splits(struct files *f, unsigned given, unsigned count, struct e
         if (i != given) {
             const char *path = NULL;
             TRY(split_path(f, stem, i, count, &path, e));
-            if (!vfs_exists(path))
-                return fail(e, ERR_NOTFOUND, "%s is missing: %s is one of %u parts, which must lie side by side", path, f->path,
-                            count);
+            const int rc = vfs_look(path, e);
+            if (rc == ERR_NOTFOUND)
+                return fail(e, rc, "%s is missing: %s is one of %u parts, which must lie side by side", path, f->path, count);
+            if (rc < 0) return rc;
             TRY(parse_part(f, &parts[i], path, e));
         }
         TRY(read_split(&parts[i], &no, &of, e));
@@ -262,12 +263,14 @@ static int check_type(const struct files *f, struct err *e)
 static int open_path(struct files *f, struct err *e)
 {
     char *index = NULL;
-    if (!vfs_exists(f->path)) return fail(e, ERR_NOTFOUND, "%s: no such file or folder", f->path);
+    TRY(vfs_look(f->path, e));
     if (vfs_is_dir(f->path)) {
         char *config;
         TRY(vfs_join(&f->a, f->path, "config.json", &config, e));
-        if (!vfs_exists(config) && files_is_adapter(f->path)) return fail(e, ERR_UNSUPPORTED, "%s " USE_ADAPTER, f->path);
-        if (!vfs_exists(config)) return fail(e, ERR_UNSUPPORTED, "%s: a folder without config.json; %s", f->path, WHAT_OPENS);
+        const int rc = vfs_look(config, e);
+        if (rc == ERR_NOTFOUND && files_is_adapter(f->path)) return fail(e, ERR_UNSUPPORTED, "%s " USE_ADAPTER, f->path);
+        if (rc == ERR_NOTFOUND) return fail(e, ERR_UNSUPPORTED, "%s: a folder without config.json; %s", f->path, WHAT_OPENS);
+        if (rc < 0) return rc;
         TRY(open_hf(f, &index, e));
     } else {
         TRY(open_gguf(f, e));
@@ -293,7 +296,7 @@ static int adapter_folder(struct files *f, struct err *e)
 static int open_adapter(struct files *f, struct err *e)
 {
     char *weights;
-    if (!vfs_exists(f->path)) return fail(e, ERR_NOTFOUND, "%s: no such file or folder", f->path);
+    TRY(vfs_look(f->path, e));
     TRY(adapter_folder(f, e));
     if (!vfs_is_dir(f->path)) {
         TRY(open_gguf(f, e));

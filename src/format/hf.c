@@ -22,8 +22,10 @@ static const struct {
 static int find_file(struct arena *a, const char *dir, const char *name, char **path, struct err *e)
 {
     TRY(vfs_join(a, dir, name, path, e));
-    if (!vfs_exists(*path)) *path = NULL;
-    return 0;
+    const int rc = vfs_look(*path, e);
+    if (rc == 0) return 0;
+    *path = NULL;
+    return rc == ERR_NOTFOUND ? 0 : rc;
 }
 
 static int read_object(struct hf_files *h, const char *dir, const char *name, const struct json **out, struct err *e)

@@ -80,6 +80,8 @@ ran "OUT that is a file of DIR" 2 "$QUERN" convert "$tied" "$tied/model.safetens
 same "leaves it as it was" "$W/weights" "$tied/model.safetensors"
 ran "an unknown type" 2 "$QUERN" quantize "$W/q8.gguf" "$W/x.gguf" q7_9
 holds "lists the types" "$W/err" "q8_0"
+ran "a type that llama-quantize has no number for" 1 "$QUERN" quantize "$W/q8.gguf" "$W/x.gguf" 5
+holds "is named" "$W/err" '"5"'
 ran "no type" 2 "$QUERN" quantize "$W/q8.gguf" "$W/x.gguf"
 ran "two types" 2 "$QUERN" quantize "$W/q8.gguf" "$W/x.gguf" f16 --type q8_0
 ran "a source that is not there" 1 "$QUERN" convert "$W/none" "$W/x.gguf"

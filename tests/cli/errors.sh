@@ -17,7 +17,7 @@ ran "an unknown option" 2 "$QUERN" run --tempt 0.5
 holds "suggests the nearest" "$W/err" "did you mean --temp?"
 ran "an option that another command has" 2 "$QUERN" doctor --kv f32
 for bad in "--top-p 1.5" "--top-p -0.1" "--temp cold" "--temp nan" "--temp 1e999" "-n 0" "-n 12x" "-n 99999999999" "-c -1" \
-    "-t 0" "-t -1" "-b 0" "--seed 1.5" "--seed 99999999999999999999" "--kv q4_k" "-fa=maybe" "-ngl many" "--top-k -3" \
+    "-t 0" "-t -2" "-t 513" "-b 0" "--seed 1.5" "--seed 99999999999999999999" "--kv q4_k" "-fa=maybe" "-ngl many" "--top-k -3" \
     "--logit-bias 5" "--logit-bias x+1" "--logit-bias 5+nan" "--mmap=1" "--temp" "--no-such-thing"; do
     # shellcheck disable=SC2086 # a list of options
     ran "run $bad" 2 "$QUERN" run -p hello $bad
@@ -61,6 +61,30 @@ for file in "$W/none.gguf" "$W/empty.gguf" "$W/four.gguf" "$W/hostile.gguf" "$W/
 done
 [ ! -e "$W/x" ]
 verdict $? "no output file was made"
+
+# What lies in a folder that may not be entered is not said to be missing.
+mkdir "$W/closed"
+cp -r "$W/folder" "$W/closed/model"
+cp "$W/four.gguf" "$W/closed/model.gguf"
+nobody=
+[ "$(id -u)" = 0 ] && nobody="setpriv --reuid=65534 --regid=65534 --clear-groups"
+chmod 755 "$W"
+chmod 000 "$W/closed" "$W/empty.gguf"
+if $nobody "$QUERN" help >/dev/null 2>&1 && ! $nobody ls "$W/closed" >/dev/null 2>&1; then
+    for file in closed/model.gguf closed/model closed empty.gguf; do
+        for command in "run -p hello -m" "show" "convert" "tokenize -p hello"; do
+            out=
+            [ "$command" = convert ] && out=$W/x
+            # shellcheck disable=SC2086 # lists of options
+            ran "quern $command $file, which may not be read" 1 $nobody "$QUERN" $command "$W/$file" $out
+            holds "says so" "$W/err" "$file"
+            holds "and why" "$W/err" "permission denied"
+        done
+    done
+else
+    skip "files that may not be read" "needs another user, who can run the program"
+fi
+chmod 755 "$W/closed"
 unpack_models
 cp -r "$MODELS/llama_tied" "$W/half"
 head -c 200 "$MODELS/llama_tied/tokenizer.json" >"$W/half/tokenizer.json"

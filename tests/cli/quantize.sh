@@ -16,6 +16,8 @@ done
 ran "convert makes mixes, too" 0 "$QUERN" convert "$tied" "$W/a.gguf" --type Q4_K_M
 ran "and quantize the same" 0 "$QUERN" quantize "$tied" "$W/b.gguf" q4_k_m -t 1
 same "bytes, with any number of threads" "$W/a.gguf" "$W/b.gguf"
+ran "by llama-quantize's number" 0 "$QUERN" quantize "$tied" "$W/n.gguf" 15
+same "the same file" "$W/b.gguf" "$W/n.gguf"
 ran "--dry-run" 0 "$QUERN" quantize "$W/f32.gguf" "$W/dry.gguf" q4_k_m --dry-run
 holds "has a table" "$W/out" "parameters"
 [ ! -e "$W/dry.gguf" ]

@@ -73,7 +73,7 @@ verdict $? "24 ids, parted by commas, on one line" "$W/out"
 [ ! -s "$W/err" ]
 verdict $? "nothing on stderr" "$W/err"
 cp "$W/out" "$W/ids"
-for options in "--threads 1" "--threads 2 -b 1" "--cpu scalar" "-ub 2 -ngl 0 -fa on --mmap" "-t1 -b7 -fa -c100" "--jinja --no-warmup"; do
+for options in "--threads 1" "--threads 2 -b 1" "--cpu scalar" "-ub 2 -ngl 0 -fa on --mmap" "-t1 -b7 -fa -c100" "--jinja --no-warmup" "-t -1"; do
     # shellcheck disable=SC2086 # a list of options
     ran "with $options" 0 "$QUERN" run "$DEMO" --tokens "16368 5039 91" --temp 0 -n 24 --ignore-eos --print-tokens $options
     same "the same ids" "$W/ids" "$W/out"

@@ -187,6 +187,10 @@ static void names(void **state)
     for (size_t i = 0; recipe_at(i); i++) assert_ptr_equal(recipe_find(str_of(recipe_at(i)->name)), recipe_at(i));
     assert_ptr_equal(recipe_find(STR("q3_k")), recipe_find(STR("Q3_K_M")));
     assert_ptr_equal(recipe_find(STR("Q5_K")), recipe_find(STR("q5_k_m")));
+    assert_ptr_equal(recipe_find(STR("15")), recipe_find(STR("Q4_K_M")));
+    assert_ptr_equal(recipe_find(STR("0")), recipe_find(STR("F32")));
+    assert_ptr_equal(recipe_find(STR("38")), recipe_find(STR("MXFP4_MOE")));
+    assert_null(recipe_find(STR("5")));
     assert_null(recipe_find(STR("TQ1_0")));
     assert_null(recipe_find(STR("")));
     assert_int_equal(recipe_file_type(QTYPE_Q4_K), 15);

@@ -16,13 +16,14 @@ enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 /* ---- options (cli_args.c) ----------------------------------------------------------------------- */
 
 enum opt_kind {
-    OPT_FLAG,   /* bool: given or not */
-    OPT_INT,    /* int64_t in min..max */
-    OPT_REAL,   /* double in min..max */
-    OPT_SIZE,   /* int64_t bytes, typed as 4GiB, 600M or a number; at least 1 */
-    OPT_TEXT,   /* const char * */
-    OPT_CHOICE, /* const char *, one of choices */
-    OPT_LIST,   /* struct opt_list: may be given several times */
+    OPT_FLAG,    /* bool: given or not */
+    OPT_INT,     /* int64_t in min..max */
+    OPT_THREADS, /* int64_t: at least 1, or -1 for as many as there may be, which is kept as 0 */
+    OPT_REAL,    /* double in min..max */
+    OPT_SIZE,    /* int64_t bytes, typed as 4GiB, 600M or a number; at least 1 */
+    OPT_TEXT,    /* const char * */
+    OPT_CHOICE,  /* const char *, one of choices */
+    OPT_LIST,    /* struct opt_list: may be given several times */
 };
 
 /* One row. Rows end with one whose names is NULL. */
@@ -35,6 +36,7 @@ struct opt {
     size_t offset;         /* of the member in the struct of its group */
     double min, max;       /* OPT_INT, OPT_REAL */
     const char *choices;   /* OPT_CHOICE: parted by spaces */
+    bool numbers;          /* OPT_CHOICE: whole numbers are taken, too; the command judges them */
 };
 
 #define OPT_LIST_MAX 64

@@ -76,6 +76,19 @@ static int assign_int(const struct opt *o, struct str name, struct str value, in
     return 0;
 }
 
+#define MAX_THREADS 512
+
+static int assign_threads(struct str name, struct str value, int64_t *out, struct err *e)
+{
+    int64_t v;
+    if (!str_i64(value, &v) || v < -1 || v == 0 || v > MAX_THREADS) {
+        return fail(e, ERR_ARG, "%.*s must be a whole number from 1 to %d, or -1 for all cores, not '%.*s'", STR_ARG(name),
+                    MAX_THREADS, STR_ARG(value));
+    }
+    *out = v < 0 ? 0 : v;
+    return 0;
+}
+
 static int assign_size(struct str name, struct str value, int64_t *out, struct err *e)
 {
     uint64_t v;
@@ -97,6 +110,12 @@ static int assign_real(const struct opt *o, struct str name, struct str value, d
     return 0;
 }
 
+static bool is_number(struct str value)
+{
+    uint64_t v;
+    return str_u64(value, &v);
+}
+
 int args_assign(const struct opt *o, void *base, struct str name, const char *value, struct err *e)
 {
     void *member = (char *)base + o->offset;
@@ -106,12 +125,14 @@ int args_assign(const struct opt *o, void *base, struct str name, const char *va
         return 0;
     case OPT_INT:
         return assign_int(o, name, str_of(value), member, e);
+    case OPT_THREADS:
+        return assign_threads(name, str_of(value), member, e);
     case OPT_SIZE:
         return assign_size(name, str_of(value), member, e);
     case OPT_REAL:
         return assign_real(o, name, str_of(value), member, e);
     case OPT_CHOICE:
-        if (!words_have(o->choices, str_of(value))) {
+        if (!words_have(o->choices, str_of(value)) && !(o->numbers && is_number(str_of(value)))) {
             return fail(e, ERR_ARG, "%.*s must be one of: %s; not '%.100s'", STR_ARG(name), o->choices, value);
         }
         for (char *p = (char *)value; *p; p++)

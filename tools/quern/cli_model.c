@@ -91,7 +91,9 @@ bool model_looks_like(const char *word)
 
 int cli_model_open(const char *path, const quern_model_options *how, quern_model **out)
 {
-    if (!vfs_exists(path) && !vfs_is_dir(path)) {
+    struct err why = {0};
+    const int found = vfs_look(path, &why);
+    if (found == ERR_NOTFOUND) {
         if (is_store_name(str_of(path))) {
             return cli_fail(
                 "%s: there is no such file, and this version has no store of models that knows names; give the path "
@@ -100,6 +102,7 @@ int cli_model_open(const char *path, const quern_model_options *how, quern_model
         }
         return cli_fail("%s: no such file or folder; MODEL is the path of a .gguf file or of a Hugging Face folder", path);
     }
+    if (found < 0) return cli_fail("%s", why.msg);
     quern_error e = {0};
     return quern_model_open(path, how, out, &e) < 0 ? cli_fail("%s", e.message) : CLI_OK;
 }
@@ -129,8 +132,8 @@ bool model_has_template(const quern_model *model)
 #define KV_TYPES "f16 f32 bf16 q8_0 q4_0"
 
 const struct opt compute_opts[] = {
-    {"-t --threads", "N", "compute threads; default: the cores that this process may use", .kind = OPT_INT, .min = 1,
-     .max = 512, COMPUTE(n_threads)},
+    {"-t --threads", "N", "compute threads; default, or -1: the cores that this process may use", .kind = OPT_THREADS,
+     COMPUTE(n_threads)},
     {"-b --batch-size --batch", "N",
      "most tokens computed at once while reading a prompt; default 512. The results do not depend on it", .kind = OPT_INT,
      .min = 1, .max = 65536, COMPUTE(n_batch)},

@@ -18,12 +18,13 @@ struct convert_args {
     "mxfp4 mxfp4_moe q5_1 q5_0 q4_1 q4_0"
 
 static const struct opt convert_opts[] = {
-    {"--type", "TYPE", "type of the matrices, or a mix of types; default: as stored", .kind = OPT_CHOICE, .choices = MIXES,
-     CONVERT(type)},
+    {"--type", "TYPE", "type of the matrices, or a mix of types, by name or by llama-quantize's number; default: as stored",
+     .kind = OPT_CHOICE, .choices = MIXES, .numbers = true, CONVERT(type)},
     {"--name", "NAME", "name of the model, kept in the file; default: from the source", .kind = OPT_TEXT, CONVERT(name)},
     {"--dry-run", NULL, "write nothing, only print what would be written", .kind = OPT_FLAG, CONVERT(dry_run)},
-    {"-t --threads", "N", "threads that quantise; default: the cores that this process may use. The file does not depend on it",
-     .kind = OPT_INT, .min = 1, .max = 512, CONVERT(n_threads)},
+    {"-t --threads", "N",
+     "threads that quantise; default, or -1: the cores that this process may use. The file does not depend on it",
+     .kind = OPT_THREADS, CONVERT(n_threads)},
     {"--lora", "FILE", "LoRA adapter that becomes part of the weights; may be repeated", .kind = OPT_LIST, CONVERT(lora)},
     {"--lora-scaled", "FILE:SCALE", "the same, what it adds being multiplied by SCALE; may be repeated", .kind = OPT_LIST,
      CONVERT(lora_scaled)},
@@ -194,7 +195,8 @@ static const char *base_name(const char *path)
 /* CLI_OK where in and out can be meant so. */
 static int check_paths(const struct command *c, const char *in, const char *out)
 {
-    if (!vfs_exists(in) && !vfs_is_dir(in)) return cli_fail("%s: no such file or folder", in);
+    struct err e = {0};
+    if (vfs_look(in, &e) < 0) return cli_fail("%s", e.msg);
     if (strcmp(out, "-") == 0)
         return cli_usage(c, "the result is a file that is replaced as a whole; it cannot go to standard output");
     if (would_overwrite(in, out)) return cli_usage(c, "%s is part of what is read; give the result another name", out);

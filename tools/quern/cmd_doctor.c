@@ -12,7 +12,7 @@ struct doctor_args {
 #define DOCTOR(member) .offset = offsetof(struct doctor_args, member)
 
 static const struct opt doctor_opts[] = {
-    {"-t --threads", "N", "measure with N threads; default: those that Quern would use", .kind = OPT_INT, .min = 1, .max = 512,
+    {"-t --threads", "N", "measure with N threads; default, or -1: those that Quern would use", .kind = OPT_THREADS,
      DOCTOR(n_threads)},
     {"--no-measure", NULL, "do not measure the memory bandwidth, which takes a second or two and up to 1 GiB of memory",
      .kind = OPT_FLAG, DOCTOR(no_measure)},

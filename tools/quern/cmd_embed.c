@@ -13,23 +13,22 @@ struct embed_args {
 };
 
 #define EMBED(member) .offset = offsetof(struct embed_args, member)
-#define COMMON                                                                                                            \
-    {"--pooling",                                                                                                         \
-     "KIND",                                                                                                              \
-     "mean, cls or last token; default: as the model says",                                                               \
-     .kind = OPT_CHOICE,                                                                                                  \
-     .choices = "mean cls last",                                                                                          \
-     EMBED(pooling)},                                                                                                     \
-        {"-c --ctx-size --ctx", "N",      "most tokens of a text; default: what the model was trained for, at most 8192", \
-         .kind = OPT_INT,       .min = 1, .max = 1 << 24,                                                                 \
-         EMBED(n_ctx)},                                                                                                   \
-        {"-t --threads",  "N",      "compute threads; default: the cores that this process may use",                      \
-         .kind = OPT_INT, .min = 1, .max = 512,                                                                           \
-         EMBED(n_threads)},                                                                                               \
-        {"--cpu", "LEVEL", "highest CPU level to use; the results do not depend on it", .kind = OPT_TEXT, EMBED(cpu)},    \
-        {"--json", NULL, "print JSON", .kind = OPT_FLAG, EMBED(json)},                                                    \
-    {                                                                                                                     \
-        0                                                                                                                 \
+#define COMMON                                                                                                             \
+    {"--pooling",                                                                                                          \
+     "KIND",                                                                                                               \
+     "mean, cls or last token; default: as the model says",                                                                \
+     .kind = OPT_CHOICE,                                                                                                   \
+     .choices = "mean cls last",                                                                                           \
+     EMBED(pooling)},                                                                                                      \
+        {"-c --ctx-size --ctx", "N",      "most tokens of a text; default: what the model was trained for, at most 8192",  \
+         .kind = OPT_INT,       .min = 1, .max = 1 << 24,                                                                  \
+         EMBED(n_ctx)},                                                                                                    \
+        {"-t --threads", "N", "compute threads; default, or -1: the cores that this process may use", .kind = OPT_THREADS, \
+         EMBED(n_threads)},                                                                                                \
+        {"--cpu", "LEVEL", "highest CPU level to use; the results do not depend on it", .kind = OPT_TEXT, EMBED(cpu)},     \
+        {"--json", NULL, "print JSON", .kind = OPT_FLAG, EMBED(json)},                                                     \
+    {                                                                                                                      \
+        0                                                                                                                  \
     }
 
 static const struct opt embed_opts[] = {
