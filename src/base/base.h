@@ -404,6 +404,10 @@ int out_peek(struct out *o, const char **tmp_path, struct err *e);
 int out_patch(struct out *o, uint64_t pos, const void *p, size_t n, struct err *e);
 int out_commit(struct out **o, struct err *e);
 void out_abort(struct out **o); /* NULL and already-committed are fine */
+/* Removes the temporary files in a folder that are older than an hour and were left by processes which are gone; out_sweep does
+ * so in the folder of o. What cannot be removed stays. */
+void vfs_sweep(const char *folder);
+void out_sweep(const struct out *o);
 
 /* ---- time and log ----------------------------------------------------------------------------------- */
 

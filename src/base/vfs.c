@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -283,9 +284,13 @@ int vfs_join(struct arena *a, const char *dir, const char *name, char **out, str
  * kernels) then keep them in huge pages of the page cache, and a model that was just made is mapped with these. */
 #define OUT_BUFFER ((size_t)2 << 20)
 #define TMP_TRIES 16
+#define TMP_BEGIN ".quern-"
+#define TMP_END ".tmp"
+#define TMP_NS (uint64_t)3600000000000u /* age at which a temporary file may be what a crash left */
 
 struct out {
     int fd, dir;        /* the temporary file, its folder; -1: not open */
+    int lock;           /* the file again, locked until it has its name: a process that is gone has no locks */
     bool broken;        /* a write failed: commit must not succeed */
     bool exists;        /* the temporary file is there and must go */
     uint64_t pos;       /* bytes accepted */
@@ -293,6 +298,7 @@ struct out {
     char *buffer;       /* [OUT_BUFFER] */
     char *path;         /* the file to replace: a symbolic link was followed */
     char *tmp;          /* the temporary file */
+    char *folder;       /* of both */
     struct arena arena; /* holds buffer and paths */
 };
 
@@ -300,6 +306,7 @@ static void out_free(struct out *o)
 {
     if (o->fd >= 0) close(o->fd);
     if (o->exists) unlink(o->tmp);
+    if (o->lock >= 0) close(o->lock);
     if (o->dir >= 0) close(o->dir);
     arena_fini(&o->arena);
     mem_free(o);
@@ -330,20 +337,22 @@ static int open_tmp(struct out *o, struct err *e)
     size_t dir_n = slash ? (size_t)(slash - o->path) + 1 : 0;
     const size_t name_n = 40;
     o->tmp = arena_alloc(&o->arena, dir_n + name_n);
-    char *dir = arena_dup(&o->arena, dir_n ? o->path : "./", dir_n ? dir_n : 2);
-    if (!o->tmp || !dir) return fail_nomem(e, "a path", dir_n + name_n);
-    o->dir = sys_open(dir, O_RDONLY | O_DIRECTORY, 0);
-    if (o->dir < 0) return vfs_fail(e, dir, "open the folder", errno);
+    o->folder = arena_dup(&o->arena, dir_n ? o->path : "./", dir_n ? dir_n : 2);
+    if (!o->tmp || !o->folder) return fail_nomem(e, "a path", dir_n + name_n);
+    o->dir = sys_open(o->folder, O_RDONLY | O_DIRECTORY, 0);
+    if (o->dir < 0) return vfs_fail(e, o->folder, "open the folder", errno);
     memcpy(o->tmp, o->path, dir_n);
     for (int i = 0; i < TMP_TRIES; i++) {
         uint64_t id;
         random_bytes(&id, sizeof id);
-        snprintf(o->tmp + dir_n, name_n, ".quern-%016llx.tmp", (unsigned long long)id);
+        snprintf(o->tmp + dir_n, name_n, TMP_BEGIN "%016llx" TMP_END, (unsigned long long)id);
         o->fd = sys_open(o->tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
         if (o->fd >= 0 || errno != EEXIST) break;
     }
     if (o->fd < 0) return vfs_fail(e, o->path, "create a temporary file beside it", errno);
     o->exists = true;
+    o->lock = fcntl(o->fd, F_DUPFD_CLOEXEC, 0);
+    if (o->lock >= 0) (void)flock(o->lock, LOCK_EX | LOCK_NB); /* where there are no locks, vfs_sweep leaves files alone */
     return 0;
 }
 
@@ -352,7 +361,7 @@ int out_open(const char *path, struct out **out, struct err *e)
     *out = NULL;
     struct out *o = mem_zalloc(sizeof *o);
     if (!o) return fail_nomem(e, path, sizeof *o);
-    o->fd = o->dir = -1;
+    o->fd = o->dir = o->lock = -1;
     o->buffer = arena_alloc(&o->arena, OUT_BUFFER);
     int rc = o->buffer ? resolve(o, path, e) : fail_nomem(e, path, OUT_BUFFER);
     if (rc == 0) rc = open_tmp(o, e);
@@ -455,4 +464,37 @@ void out_abort(struct out **po)
 {
     if (*po) out_free(*po);
     *po = NULL;
+}
+
+/* ---- what was left behind ---- */
+
+struct sweep {
+    const char *folder;
+    uint64_t now;
+};
+
+static int sweep_one(void *ctx, const struct vfs_entry *f)
+{
+    const struct sweep *s = ctx;
+    const struct str name = str_of(f->name);
+    char path[PATH_MAX];
+    if (!str_starts(name, STR(TMP_BEGIN)) || !str_ends(name, STR(TMP_END))) return 0;
+    if (s->now < f->ns || s->now - f->ns < TMP_NS) return 0;
+    if (snprintf(path, sizeof path, "%s/%s", s->folder, f->name) >= PATH_MAX) return 0;
+    const int fd = sys_open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, 0);
+    if (fd < 0) return 0;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0) (void)vfs_remove(path, NULL);
+    close(fd);
+    return 0;
+}
+
+void vfs_sweep(const char *folder)
+{
+    struct sweep s = {folder, clock_utc_ns()};
+    (void)vfs_list(folder, sweep_one, &s, NULL);
+}
+
+void out_sweep(const struct out *o)
+{
+    vfs_sweep(o->folder);
 }

@@ -40,6 +40,7 @@ int gguf_writer_new(const char *path, struct gguf_writer **out, struct err *e)
     w->path = arena_dup(&w->a, name, strlen(name));
     int rc = w->path && buf_put(&w->head, blank, sizeof blank) == 0 ? 0 : fail_nomem(e, name, HEADER_BYTES);
     if (rc == 0 && path) rc = out_open(path, &w->out, e);
+    if (w->out) out_sweep(w->out); /* others of these take as much of the disk */
     if (rc < 0) gguf_writer_free(&w);
     *out = w;
     return rc;

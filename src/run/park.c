@@ -25,8 +25,7 @@
 #define VERSION 1
 #define CHECKED_BYTES 48 /* of the head, in front of the checksum */
 #define HEAD_BYTES 56
-#define CLOSE_NS 10000000000u           /* how long closing goes on storing what waits */
-#define TMP_NS (uint64_t)3600000000000u /* age at which a temporary file is what a crash left */
+#define CLOSE_NS 10000000000u /* how long closing goes on storing what waits */
 #define NAME_MAX_BYTES 40
 
 enum kind { KIND_PAGE = 1, KIND_STATE };
@@ -195,20 +194,14 @@ struct entry {
     uint32_t depth;
 };
 struct listing {
-    const struct park *p;
     struct buf entries; /* struct entry[] */
-    uint64_t bytes, now;
+    uint64_t bytes;
 };
 
 static int list_one(void *ctx, const struct vfs_entry *f)
 {
     struct listing *l = ctx;
     struct entry x = {.bytes = f->bytes, .ns = f->ns};
-    if (strncmp(f->name, ".quern-", 7) == 0 && l->now > f->ns && l->now - f->ns > TMP_NS) {
-        char path[PATH_MAX];
-        if (snprintf(path, sizeof path, "%s/%s", l->p->folder, f->name) < PATH_MAX) (void)vfs_remove(path, NULL);
-        return 0;
-    }
     if (!read_name(f->name, &x.depth)) return 0;
     (void)snprintf(x.name, sizeof x.name, "%s", f->name);
     l->bytes += f->bytes;
@@ -225,7 +218,8 @@ static int by_age(const void *a, const void *b)
 /* Removes the oldest files until `more` bytes have room: within the limit, and in half of what the disk could give. */
 static int make_room(struct park *p, uint64_t more, struct err *e)
 {
-    struct listing l = {.p = p, .now = clock_utc_ns()};
+    struct listing l = {0};
+    vfs_sweep(p->folder);
     int rc = vfs_list(p->folder, list_one, &l, e);
     const uint64_t left = vfs_free_bytes(p->folder);
     const uint64_t half = left > UINT64_MAX - l.bytes ? UINT64_MAX : (left + l.bytes) / 2;

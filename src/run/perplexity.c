@@ -88,7 +88,10 @@ static int open_score(struct score *s, size_t n_windows)
     if (o->against && !(s->rows = mem_array(s->piece, s->n_vocab * sizeof *s->rows)))
         return fail_nomem(e, "logits", s->piece * s->n_vocab * sizeof *s->rows);
     if (o->base || o->against) TRY(divergence_init(&s->divergence, n_windows * (s->n - s->from), e));
-    return o->save ? out_open(o->save, &s->save, e) : 0;
+    if (!o->save) return 0;
+    TRY(out_open(o->save, &s->save, e));
+    out_sweep(s->save);
+    return 0;
 }
 
 static void close_score(struct score *s)

@@ -88,6 +88,11 @@ ran "a source that is not there" 1 "$QUERN" convert "$W/none" "$W/x.gguf"
 one_line "one plain line"
 [ ! -e "$W/x.gguf" ]
 verdict $? "no file is left"
+: >"$W/.quern-0123456789abcdef.tmp"
+touch -t 202001010000 "$W/.quern-0123456789abcdef.tmp"
+ran "a command that writes where one was killed" 0 "$QUERN" quantize "$W/q8.gguf" "$W/y.gguf" f16
+[ ! -e "$W/.quern-0123456789abcdef.tmp" ]
+verdict $? "removes what that one left"
 leftovers=$(find "$W" -name '*.tmp*' -o -name '.*.gguf*' | head -n 3)
 [ -z "$leftovers" ]
 verdict $? "no temporary file is left"

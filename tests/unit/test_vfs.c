@@ -324,6 +324,58 @@ static void size_limit_leaves_no_partial_file(void **state)
     assert_int_equal(files_in_dir(), files);
 }
 
+static void age(const char *path)
+{
+    struct err e;
+    if (vfs_touch(path, 1000000000u, &e) < 0) fail_msg("%s", e.msg);
+}
+
+/* A writer that is killed leaves its file behind. */
+static void be_killed(void)
+{
+    struct out *o;
+    const pid_t pid = fork();
+    if (pid == 0) {
+        if (out_open(scratch_path(dir, "killed"), &o, NULL) == 0) raise(SIGKILL);
+        _exit(1);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status));
+}
+
+static int age_tmp(void *ctx, const struct vfs_entry *f)
+{
+    (void)ctx;
+    if (str_ends(str_of(f->name), STR(".tmp"))) age(scratch_path(dir, f->name));
+    return 0;
+}
+
+static void sweeps_up_what_the_dead_left(void **state)
+{
+    struct out *o, *other;
+    struct err e = {0};
+    (void)state;
+    const unsigned before = files_in_dir();
+    scratch_write(dir, ".quern-notes", "", 0);
+    scratch_write(dir, ".other.tmp", "", 0);
+    age(scratch_path(dir, ".quern-notes"));
+    age(scratch_path(dir, ".other.tmp"));
+    be_killed();
+    assert_int_equal(files_in_dir(), before + 3);
+    vfs_sweep(dir); /* it is new */
+    assert_int_equal(files_in_dir(), before + 3);
+    if (out_open(scratch_path(dir, "slow"), &o, &e) < 0) fail_msg("%s", e.msg);
+    assert_int_equal(vfs_list(dir, age_tmp, NULL, &e), 0);
+    if (out_open(scratch_path(dir, "fast"), &other, &e) < 0) fail_msg("%s", e.msg);
+    out_sweep(other);
+    out_abort(&other);
+    assert_int_equal(files_in_dir(), before + 3); /* that of the dead is gone; slow's writer lives */
+    assert_int_equal(out_commit(&o, &e), 0);
+    assert_int_equal(vfs_exists(scratch_path(dir, "slow")), 1);
+    vfs_sweep("/no/such/folder");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -337,6 +389,7 @@ int main(void)
         cmocka_unit_test(each_call_may_fail),
         cmocka_unit_test(reading_may_fail_at_any_call),
         cmocka_unit_test(size_limit_leaves_no_partial_file),
+        cmocka_unit_test(sweeps_up_what_the_dead_left),
     };
     return cmocka_run_group_tests_name("vfs", tests, make_dir, remove_dir);
 }

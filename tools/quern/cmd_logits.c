@@ -64,6 +64,7 @@ static int logits(const struct command *c, const struct logits_args *args, quern
     cli_terminate_catch();
     cli_interrupt_catch(session, true); /* so that no half-written file is left behind */
     int rc = out_open(args->out, &out, &e);
+    if (rc == 0) out_sweep(out);
     if (rc == 0) rc = write_rows(session, ids_of(ids), ids_count(ids), info.n_vocab, out, &e);
     if (rc == 0) rc = out_commit(&out, &e);
     out_abort(&out);
