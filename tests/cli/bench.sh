@@ -65,11 +65,25 @@ ran "without a draft model" 2 "$QUERN" bench $short --speculate draft
 ran "ways to load" 0 "$QUERN" bench $short --no-mmap
 ran "that come before the first token" 0 "$QUERN" bench $short --prefault
 
+if script --version 2>/dev/null | grep -q util-linux; then
+    script -qec "$QUERN bench -p 8 -n 0 -d 1500 -r 1" /dev/null </dev/null >"$W/screen" 2>&1
+    tr '\r' '\n' <"$W/screen" | grep -q 'limits *0%  0 of 1' && tr '\r' '\n' <"$W/screen" | grep -q 'pp8@d1500 *0%  0 of 1'
+    verdict $? "a terminal shows what is being measured" "$W/screen"
+else
+    skip "a terminal shows what is being measured" "needs script of util-linux"
+fi
+
 # What does not work, and says so.
 for options in "-p x" "-p -1" "-n 1,,x" "-p 0 -n 0" "-r 0" "-d 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17" "--type q8_0" \
     "-o xml" "--json --csv" "--shape llama-3.2-1b $DEMO" "--shape llama-3.2-1b -m $DEMO" "one two"; do
     # shellcheck disable=SC2086 # a list of options
     ran "bench $options" 2 "$QUERN" bench $options
+done
+for options in "-p 2049" "-n 2049" "-p 8 -n 2000 -d 0,49"; do
+    # shellcheck disable=SC2086 # a list of options
+    ran "bench $options, beyond the model's context" 1 "$QUERN" bench $options
+    one_line "one plain line"
+    holds "says how much it holds" "$W/err" "2049 tokens are more than the 2048"
 done
 ran "a shape that is not known" 1 "$QUERN" bench --shape llama-9
 one_line "one plain line"
@@ -106,7 +120,7 @@ END
     mkdir "$W/tmp"
     TMPDIR=$W/tmp
     export TMPDIR
-    interrupted "a benchmark" bench -n 100000 -r 100
+    interrupted "a benchmark" bench -n 2000 -r 100
     interrupted "making weights" bench --shape llama-3.1-8b --no-cache
 else
     skip "Ctrl-C" "no python3 here"

@@ -11,6 +11,10 @@ struct bench_test {
     uint32_t parallel; /* sequences that are decoded together; 0 or 1: one */
 };
 
+/* "pp512", "tg64@d4096": the names that users of llama-bench know. */
+#define BENCH_NAME_MAX 40
+const char *bench_name(const struct bench_test *t, char out[BENCH_NAME_MAX]);
+
 #define BENCH_TESTS_MAX 128
 #define BENCH_REPEATS_MAX 100
 

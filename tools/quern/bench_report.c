@@ -12,13 +12,11 @@ double bench_fraction(const struct bench_row *row, const quern_limits *l)
     return row->median * (row->test.parallel > 1 && computing > reading ? computing : reading);
 }
 
-/* "pp512", "tg64@d4096": the names that users of llama-bench know. */
-#define TEST_NAME_MAX 40
-static const char *test_name(const struct bench_test *t, char out[TEST_NAME_MAX])
+const char *bench_name(const struct bench_test *t, char out[BENCH_NAME_MAX])
 {
-    int n = snprintf(out, TEST_NAME_MAX, "%s%u", t->decode ? "tg" : "pp", t->n);
-    if (t->parallel > 1) n += snprintf(out + n, TEST_NAME_MAX - (size_t)n, "x%u", t->parallel);
-    if (t->depth) snprintf(out + n, TEST_NAME_MAX - (size_t)n, "@d%u", t->depth);
+    int n = snprintf(out, BENCH_NAME_MAX, "%s%u", t->decode ? "tg" : "pp", t->n);
+    if (t->parallel > 1) n += snprintf(out + n, BENCH_NAME_MAX - (size_t)n, "x%u", t->parallel);
+    if (t->depth) snprintf(out + n, BENCH_NAME_MAX - (size_t)n, "@d%u", t->depth);
     return out;
 }
 
@@ -32,12 +30,12 @@ static int put_number(struct buf *b, const char *key, double v)
 
 static int put_json_row(struct buf *b, const struct bench_row *row, const quern_limits *l)
 {
-    char name[TEST_NAME_MAX];
+    char name[BENCH_NAME_MAX];
     TRY(buf_z(b, "{\"model\":"));
     TRY(json_write_string(b, str_of(row->model)));
     TRY(buf_z(b, ",\"type\":"));
     TRY(json_write_string(b, str_of(row->type)));
-    TRY(buf_printf(b, ",\"test\":\"%s\",", test_name(&row->test, name)));
+    TRY(buf_printf(b, ",\"test\":\"%s\",", bench_name(&row->test, name)));
     TRY(put_number(b, "tokens_per_second", row->median));
     TRY(buf_c(b, ','));
     TRY(put_number(b, "min", row->min));
@@ -116,14 +114,14 @@ static int put_csv_text(struct buf *b, const char *text)
 
 static int put_csv(struct buf *b, const struct bench_result *r)
 {
-    char name[TEST_NAME_MAX];
+    char name[BENCH_NAME_MAX];
     TRY(buf_z(b, "model,type,test,tokens_per_second,min,max,bytes_per_token,fraction_of_limit,bandwidth_gb_s,int8_tops\n"));
     for (size_t i = 0; i < r->n; i++) {
         const struct bench_row *row = &r->rows[i];
         TRY(put_csv_text(b, row->model));
         TRY(buf_c(b, ','));
         TRY(put_csv_text(b, row->type));
-        TRY(buf_printf(b, ",%s,%.3f,%.3f,%.3f,%.0f,%.4f,%.2f,%.3f\n", test_name(&row->test, name), row->median, row->min,
+        TRY(buf_printf(b, ",%s,%.3f,%.3f,%.3f,%.0f,%.4f,%.2f,%.3f\n", bench_name(&row->test, name), row->median, row->min,
                        row->max, row->bytes, bench_fraction(row, &r->limits), r->limits.bandwidth_gb_s, r->limits.int8_tops));
     }
     return 0;
@@ -167,7 +165,7 @@ static int put_lines(struct buf *b, const struct bench_result *r)
 
 static int put_text(struct buf *b, const struct bench_result *r)
 {
-    char name[TEST_NAME_MAX];
+    char name[BENCH_NAME_MAX];
     int width = 5;
     for (size_t i = 0; i < r->n; i++) width = (int)size_max((size_t)width, strlen(r->rows[i].model));
     TRY(put_limits(b, r, ""));
@@ -176,7 +174,7 @@ static int put_text(struct buf *b, const struct bench_result *r)
     for (size_t i = 0; i < r->n; i++) {
         const struct bench_row *row = &r->rows[i];
         TRY(buf_printf(b, "%-*s  %-8s  %-12s %10.2f %10.2f %10.2f %10.1f %7.1f %%\n", width, row->model, row->type,
-                       test_name(&row->test, name), row->median, row->min, row->max, row->bytes * 1e-6,
+                       bench_name(&row->test, name), row->median, row->min, row->max, row->bytes * 1e-6,
                        100 * bench_fraction(row, &r->limits)));
     }
     return put_lines(b, r);
@@ -184,14 +182,14 @@ static int put_text(struct buf *b, const struct bench_result *r)
 
 static int put_markdown(struct buf *b, const struct bench_result *r)
 {
-    char name[TEST_NAME_MAX];
+    char name[BENCH_NAME_MAX];
     TRY(put_limits(b, r, "  "));
     TRY(buf_z(b, "| model | type | test | tokens/s | min | max | MB/token | of limit |\n"
                  "|---|---|---|---:|---:|---:|---:|---:|\n"));
     for (size_t i = 0; i < r->n; i++) {
         const struct bench_row *row = &r->rows[i];
         TRY(buf_printf(b, "| %s | %s | %s | %.2f | %.2f | %.2f | %.1f | %.1f %% |\n", row->model, row->type,
-                       test_name(&row->test, name), row->median, row->min, row->max, row->bytes * 1e-6,
+                       bench_name(&row->test, name), row->median, row->min, row->max, row->bytes * 1e-6,
                        100 * bench_fraction(row, &r->limits)));
     }
     return put_lines(b, r);

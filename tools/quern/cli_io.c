@@ -311,8 +311,8 @@ void progress_show(struct progress *p, uint64_t done, uint64_t all)
     double rate = seconds > 0 ? (double)done / seconds : 0;
     char a[AMOUNT_MAX], b[AMOUNT_MAX], r[AMOUNT_MAX];
     const char *(*text)(uint64_t, char[AMOUNT_MAX]) = p->bytes ? amount_bytes : amount_count;
-    fprintf(stderr, "\r%s %3.0f%%  %s of %s  %s/s", p->what, 100.0 * (double)done / (double)all, text(done, a), text(all, b),
-            text((uint64_t)rate, r));
+    fprintf(stderr, "\r%s %3.0f%%  %s of %s", p->what, 100.0 * (double)done / (double)all, text(done, a), text(all, b));
+    if (rate >= 1) fprintf(stderr, "  %s/s", text((uint64_t)rate, r));
     if (rate > 0 && done <= all) {
         uint64_t left = (uint64_t)((double)(all - done) / rate + 0.5);
         fprintf(stderr, "  %u:%02u left", (unsigned)(left / 60), (unsigned)(left % 60));

@@ -93,6 +93,19 @@ struct plan {
     const quern_speculation *speculation; /* to be measured, too; NULL: not */
 };
 
+/* What is longer than a model's context is refused before anything is measured. */
+static int check_lengths(const struct plan *plan, const quern_model_info *info, struct err *e)
+{
+    char name[BENCH_NAME_MAX];
+    for (size_t i = 0; i < plan->n; i++) {
+        const struct bench_test *t = &plan->tests[i];
+        if (info->n_ctx_train == 0 || t->n + t->depth <= info->n_ctx_train) continue;
+        return fail(e, ERR_CONTEXT, "%s: %u tokens are more than the %u that %s was trained for; take smaller -p, -n or -d",
+                    bench_name(t, name), t->n + t->depth, info->n_ctx_train, info->name);
+    }
+    return 0;
+}
+
 static int plan_tests(const struct bench_args *args, struct plan *out, struct err *e)
 {
     struct list prompts, answers, depths, parallel;
@@ -123,8 +136,16 @@ struct bench {
     int32_t *ids; /* [n_ctx] tokens to read, arbitrary and always the same */
     size_t n_repeats;
     struct progress progress;
-    uint64_t done, all; /* runs of tests */
+    char doing[BENCH_NAME_MAX]; /* of progress */
+    uint64_t done, all;         /* runs of tests */
 };
+
+/* Shown before each, for a run of a large model takes long. */
+static void show_next(struct bench *b, const struct bench_test *t)
+{
+    (void)bench_name(t, b->doing);
+    progress_show(&b->progress, b->done, b->all);
+}
 
 static int eval(struct bench *b, uint32_t from, uint32_t n, struct err *e)
 {
@@ -179,10 +200,12 @@ static int measure(struct bench *b, struct bench_row *row, struct err *e)
 {
     double speeds[BENCH_REPEATS_MAX];
     const struct bench_test *t = &row->test;
+    show_next(b, t);
     if (t->parallel > 1) {
         for (size_t i = 0; i < b->n_repeats; i++) {
             TRY(bench_parallel(b->model, &b->setup, t, b->ids, &speeds[i], e));
-            progress_show(&b->progress, ++b->done, b->all);
+            b->done++;
+            show_next(b, t);
         }
         summarise(b, row, speeds);
         return 0;
@@ -194,7 +217,8 @@ static int measure(struct bench *b, struct bench_row *row, struct err *e)
         const uint64_t start = clock_ns();
         TRY(run_test(b, t, t->n, e));
         speeds[i] = t->n / ((double)(clock_ns() - start) * 1e-9);
-        progress_show(&b->progress, ++b->done, b->all);
+        b->done++;
+        show_next(b, t);
     }
     summarise(b, row, speeds);
     return 0;
@@ -224,6 +248,7 @@ static int measure_all(struct bench *b, const struct plan *plan, const char *mod
         b->ids[i] = (int32_t)((uint64_t)draw * b->info.n_vocab >> 32);
     }
     b->all = plan->n * b->n_repeats;
+    progress_show(&b->progress, 0, b->all);
     TRY(measure_limits(b, &r->limits, e));
     for (size_t i = 0; i < plan->n; i++) {
         struct bench_row row = {.test = plan->tests[i]};
@@ -236,8 +261,8 @@ static int measure_all(struct bench *b, const struct plan *plan, const char *mod
 }
 
 /* Of each length of answers and kind of prompts. */
-static int measure_speculation(const struct bench *b, const struct bench_args *args, const quern_speculation *how,
-                               const char *model, const char *type, struct bench_result *r, struct err *e)
+static int measure_speculation(struct bench *b, const struct bench_args *args, const quern_speculation *how, const char *model,
+                               const char *type, struct bench_result *r, struct err *e)
 {
     struct list answers;
     TRY(parse_list("-n", args->answers, &answers, e));
@@ -246,6 +271,8 @@ static int measure_speculation(const struct bench *b, const struct bench_args *a
         if (row.n == 0) continue;
         (void)snprintf(row.model, sizeof row.model, "%s", model ? model : b->info.name);
         (void)snprintf(row.type, sizeof row.type, "%s", type ? type : b->info.weight_type);
+        (void)snprintf(b->doing, sizeof b->doing, "speculation: %s", row.work);
+        progress_show(&b->progress, i, answers.n * BENCH_WORKS);
         TRY(bench_speculate(b->model, &b->setup, how, b->n_repeats, &row, e));
         r->speculations[r->n_speculations++] = row;
     }
@@ -253,7 +280,7 @@ static int measure_speculation(const struct bench *b, const struct bench_args *a
 }
 
 /* Of each prompt that is measured. */
-static int measure_prefixes(const struct bench *b, const struct bench_args *args, const char *model, const char *type,
+static int measure_prefixes(struct bench *b, const struct bench_args *args, const char *model, const char *type,
                             struct bench_result *r, struct err *e)
 {
     struct list prompts;
@@ -269,6 +296,8 @@ static int measure_prefixes(const struct bench *b, const struct bench_args *args
         if (cli_interrupted()) return fail(e, ERR_CANCELLED, "interrupted");
         (void)snprintf(row.model, sizeof row.model, "%s", model ? model : b->info.name);
         (void)snprintf(row.type, sizeof row.type, "%s", type ? type : b->info.weight_type);
+        (void)snprintf(b->doing, sizeof b->doing, "prefix%u", row.n);
+        progress_show(&b->progress, i, prompts.n);
         TRY(bench_prefix(b->model, &b->setup, b->ids, b->n_repeats, cache, &row, e));
         r->prefixes[r->n_prefixes++] = row;
     }
@@ -279,16 +308,17 @@ static int measure_prefixes(const struct bench *b, const struct bench_args *args
 static int bench_model(const struct command *c, const struct bench_args *args, quern_model *model, const struct plan *plan,
                        const char *name, const char *type, struct bench_result *r)
 {
-    struct bench b = {.model = model, .n_repeats = (size_t)args->n_repeats};
+    struct bench b = {.model = model, .n_repeats = (size_t)args->n_repeats, .doing = "limits"};
     struct err e = {0};
     quern_model_get_info(model, &b.info);
+    if (check_lengths(plan, &b.info, &e) < 0) return cli_fail("%s", e.msg);
     int exit_code = compute_session(c, &args->compute, model, plan->n_ctx, plan->n_ctx, NULL, &b.session);
     if (exit_code != CLI_OK) return exit_code;
     quern_session_get_info(b.session, &b.setup);
     r->cpu_level = b.setup.cpu_level;
     r->n_threads = b.setup.n_threads;
     cli_interrupt_catch(b.session, true);
-    progress_start(&b.progress, type ? type : "runs", false);
+    progress_start(&b.progress, b.doing, false);
     int rc = measure_all(&b, plan, name, type, r, &e);
     if (rc == 0 && args->prefix) rc = measure_prefixes(&b, args, name, type, r, &e);
     if (rc == 0 && plan->speculation) rc = measure_speculation(&b, args, plan->speculation, name, type, r, &e);
