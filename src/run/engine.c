@@ -66,8 +66,9 @@ struct engine {
     struct request **running; /* [n_parallel] in the order of admission */
     uint32_t n_running, n_waiting;
     struct engine_counters counters;
-    uint64_t *lora_digests; /* [n_loras] */
-    double prefill_rate;    /* prompt tokens a second, of late; 0: not known */
+    uint32_t n_free, n_kept; /* pages, as of late: those of prefix change while others look */
+    uint64_t *lora_digests;  /* [n_loras] */
+    double prefill_rate;     /* prompt tokens a second, of late; 0: not known */
     /* Of a step. */
     int32_t *tokens;           /* [n_batch] */
     struct batch_seq *seqs;    /* [n_parallel] */
@@ -118,10 +119,18 @@ static void finish(struct request *q, int error, const char *message)
     if (q->o.on_end) q->o.on_end(q->o.user, &q->r);
 }
 
+/* Inside the lock. */
+static void note_pages(struct engine *en)
+{
+    en->n_free = en->prefix.n_free;
+    en->n_kept = en->prefix.n_kept;
+}
+
 static void mark_ended(struct request *q)
 {
     struct engine *en = q->en;
     monitor_enter(en->lock);
+    note_pages(en);
     q->stage = ENDED;
     monitor_wake(en->lock);
     monitor_leave(en->lock);
@@ -645,6 +654,7 @@ static void count_step(struct engine *en, const struct batch *b, bool prompts, d
     for (uint32_t s = 0; s < b->n_seqs; s++) n_guesses += en->who[s]->n_guesses;
     if (prompts) en->prefill_rate = b->n_rows / seconds;
     monitor_enter(en->lock);
+    note_pages(en);
     for (uint32_t s = 0; s < b->n_seqs; s++) {
         struct request *q = en->who[s];
         q->info.n_known = (uint32_t)size_min(q->n_done, q->r.generated.n_prompt);
@@ -704,6 +714,7 @@ static void collect_pages(struct engine *en)
     monitor_leave(en->lock);
     park_collect(en->park, &en->prefix);
     monitor_enter(en->lock);
+    note_pages(en);
 }
 
 static void work(void *arg)
@@ -800,6 +811,7 @@ static int open_parts(struct engine *en, struct err *e)
                                           .beside = en->runner.be};
     TRY(speculator_new(&en->runner.graph, en->m, &so, &en->speculator, e));
     TRY(monitor_new(&en->lock, e));
+    note_pages(en);
     const struct park_options ko = {.folder = o->park_folder,
                                     .max_bytes = o->park_bytes,
                                     .k_type = o->k_type,
@@ -863,14 +875,15 @@ void engine_info(struct engine *en, struct engine_info *out)
     const struct prefix *t = &en->prefix;
     monitor_enter(en->lock);
     *out = (struct engine_info){.counters = en->counters, .n_running = en->n_running, .n_waiting = en->n_waiting};
+    const uint32_t n_free = en->n_free, n_kept = en->n_kept;
     monitor_leave(en->lock);
     out->options = en->o;
     out->level = b.level;
     out->n_threads = b.n_threads;
     out->compute_bytes = b.bytes;
     out->kv_bytes = t->bytes;
-    out->kv_cached_bytes = (uint64_t)t->n_kept * t->page_bytes;
-    out->kv_used_bytes = (uint64_t)(t->n_pages - t->n_free) * t->page_bytes;
+    out->kv_cached_bytes = (uint64_t)n_kept * t->page_bytes;
+    out->kv_used_bytes = (uint64_t)(t->n_pages - n_free) * t->page_bytes;
     out->kv_token_bytes = t->page_bytes / KV_PAGE;
     out->state_bytes = t->state_bytes;
     out->speculates = en->speculator != NULL;
