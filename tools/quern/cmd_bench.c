@@ -93,19 +93,6 @@ struct plan {
     const quern_speculation *speculation; /* to be measured, too; NULL: not */
 };
 
-/* What is longer than a model's context is refused before anything is measured. */
-static int check_lengths(const struct plan *plan, const quern_model_info *info, struct err *e)
-{
-    char name[BENCH_NAME_MAX];
-    for (size_t i = 0; i < plan->n; i++) {
-        const struct bench_test *t = &plan->tests[i];
-        if (info->n_ctx_train == 0 || t->n + t->depth <= info->n_ctx_train) continue;
-        return fail(e, ERR_CONTEXT, "%s: %u tokens are more than the %u that %s was trained for; take smaller -p, -n or -d",
-                    bench_name(t, name), t->n + t->depth, info->n_ctx_train, info->name);
-    }
-    return 0;
-}
-
 static int plan_tests(const struct bench_args *args, struct plan *out, struct err *e)
 {
     struct list prompts, answers, depths, parallel;
@@ -311,7 +298,9 @@ static int bench_model(const struct command *c, const struct bench_args *args, q
     struct bench b = {.model = model, .n_repeats = (size_t)args->n_repeats, .doing = "limits"};
     struct err e = {0};
     quern_model_get_info(model, &b.info);
-    if (check_lengths(plan, &b.info, &e) < 0) return cli_fail("%s", e.msg);
+    if (b.info.n_ctx_train && plan->n_ctx - 1 > b.info.n_ctx_train)
+        cli_note("tests take up to %u tokens, %s was trained for %u: speed is what it is, answers would suffer",
+                 plan->n_ctx - 1, b.info.name, b.info.n_ctx_train);
     int exit_code = compute_session(c, &args->compute, model, plan->n_ctx, plan->n_ctx, NULL, &b.session);
     if (exit_code != CLI_OK) return exit_code;
     quern_session_get_info(b.session, &b.setup);
