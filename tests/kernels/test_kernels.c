@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "kernel_tests.h"
+#include "sanitized.h"
 
 /* Where the f16 numbers of a block are. That of IQ1_M is the top 4 bits of each u16 from byte 48 on. */
 static const struct {
@@ -382,7 +383,7 @@ static void test_mm(const struct kernels *ref, const struct kernels *now, enum q
     const size_t unit = qtypes[t].block_n, step = unit == 1 ? 1 : unit;
     const size_t some = slow ? 4 : 1; /* every how manieth case runs */
     bool ok = true;
-    for (int round = 0; ok && round < (slow ? 1 : 3); round++) {
+    for (int round = 0; ok && round < (slow || SANITIZED ? 1 : 3); round++) {
         /* Every number of rows and columns, short rows. */
         for (size_t n = 1; ok && n <= 40; n += some)
             for (size_t c = n % some; ok && c < COUNT_OF(col_list); c += some)

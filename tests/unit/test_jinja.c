@@ -1,5 +1,6 @@
 /* jinja: the template engine against Python's jinja2 (jinja_rows.def, and the renderings beside the published templates), what
  * is Quern's own (limits, errors, mutable lists, big integers of the input), and templates that try to do harm. */
+#include "sanitized.h"
 #include "scratch.h"
 #include "text/text.h"
 
@@ -12,17 +13,6 @@
 #include <dirent.h>
 #include <pthread.h>
 #include <time.h>
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 #define NOON 1768478400 /* 2026-01-15 12:00:00 */
 
