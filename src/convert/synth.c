@@ -229,13 +229,15 @@ static int choose_types(struct list *l, const char *name, uint32_t *file_type, s
                                        .tied = s->tied};
         recipe_assign(r, &m, l->items, l->n);
         *file_type = r->file_type;
-        return 0;
-    }
-    if (!qtype_by_name(str_of(name), &t) || qtypes[t].ggml_id == NO_GGML)
+    } else if (!qtype_by_name(str_of(name), &t) || qtypes[t].ggml_id == NO_GGML) {
         return fail(e, ERR_ARG, "type '%s' is neither a type of GGUF files nor a mix of such", name);
-    for (size_t i = 0; i < l->n; i++)
-        if (!recipe_keeps(l->items[i].name, l->items[i].src->n_dims)) l->items[i].type = recipe_fit(t, l->items[i].src->ne[0]);
-    *file_type = recipe_file_type(t);
+    } else {
+        *file_type = recipe_file_type(t);
+    }
+    for (size_t i = 0; i < l->n; i++) {
+        struct transfer_item *item = &l->items[i];
+        if (!recipe_keeps(item->name, item->src->n_dims)) item->type = recipe_fit(r ? item->type : t, item->src->ne[0]);
+    }
     return 0;
 }
 

@@ -129,6 +129,8 @@ static void models_with_experts_compute(void **state)
         {"b", "qwen3moe", 2, 256, 512, 4, 2, 64, 300, 1024, 10000, true, 16, 3, 256, .traits = S_EXPERTS | S_QK_NORM},
         {"c", "gpt-oss", 2, 256, 512, 4, 2, 64, 300, 1024, 10000, true, 8, 4, 256, .window = 16,
          .traits = S_EXPERTS | S_BIASES | S_LATE_NORM},
+        {"rows", "gpt-oss", 2, 288, 512, 4, 2, 64, 300, 1024, 10000, false, 8, 4, 256, .window = 16,
+         .traits = S_EXPERTS | S_BIASES | S_LATE_NORM}, /* no whole superblocks */
         {"d", "llama4", 4, 256, 512, 4, 2, 64, 300, 1024, 10000, true, 4, 1, 256, 512, .traits = S_EXPERTS | S_SHARED},
     };
     static const char *const types[] = {"bf16", "q8_0", "q4_k_m", "mxfp4"};
