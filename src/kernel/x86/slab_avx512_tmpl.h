@@ -363,13 +363,14 @@ ALWAYS void weights_iq4_xs(struct slab *s, const struct pieces *p, size_t i, con
 }
 
 /* Scales of types of 32: blocks 2 i and 2 i + 1. */
-ALWAYS void scales_32(struct slab *s, const struct pieces *p, size_t i, const size_t bytes)
+ALWAYS void scales_32(struct slab *s, const struct pieces *p, size_t i, const size_t bytes, half_fn *const half,
+                      const enum qtype d_type)
 {
     UNROLL for (size_t b = 0; b < 2; b++)
     {
         uint16_t d[SLAB_ROWS];
-        UNROLL for (size_t r = 0; r < SLAB_ROWS; r++) d[r] = load_u16(p->p[r] + (2 * i + b) * bytes);
-        v_store(s->d[2 * i + b], v_widen(_mm256_loadu_si256((const __m256i *)d), QTYPE_F16));
+        UNROLL for (size_t r = 0; r < SLAB_ROWS; r++) d[r] = half(p->p[r] + (2 * i + b) * bytes);
+        v_store(s->d[2 * i + b], v_widen(_mm256_loadu_si256((const __m256i *)d), d_type));
     }
 }
 ALWAYS void scales_with_weights(struct slab *s, const struct pieces *p)
@@ -379,25 +380,25 @@ ALWAYS void scales_with_weights(struct slab *s, const struct pieces *p)
 #define scales_q8_0 scales_with_weights
 #define scales_q4_0 scales_with_weights
 #define scales_iq4_nl scales_with_weights
+#define scales_mxfp4 scales_with_weights
 
 ALWAYS void weights_q8_0(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step,
                          struct turn *t)
 {
     const unsigned b = step / TURN_STEPS, at = step % TURN_STEPS;
     (void)place;
-    if (step == 0) scales_32(s, p, i, 34);
+    if (step == 0) scales_32(s, p, i, 34, half_at_0, QTYPE_F16);
     turn_step(t, p, (2 * i + b) * 34 + 2, 16, at);
     if (at < TURN_LOADS) return;
     UNROLL for (unsigned k = at - TURN_LOADS; k < 8; k += 4)
         _mm512_store_si512(s->w[16 * i + 8 * b + k], _mm512_xor_si512(turned(t, k), bytes_of(-128)));
 }
 
-/* Two blocks of nibbles; levels: what they stand for, or NULL. */
+/* Two blocks of nibbles behind the scale; levels: what they stand for, or NULL. */
 ALWAYS void weights_nibbles(struct slab *s, const struct pieces *p, size_t i, const unsigned step, struct turn *t,
-                            const int8_t *levels)
+                            const size_t bytes, const int8_t *levels)
 {
-    if (step == 0) scales_32(s, p, i, 18);
-    turn_step(t, p, 2 * i * 18 + 2, 18, step);
+    turn_step(t, p, 2 * i * bytes + bytes - 16, bytes, step);
     if (step < TURN_LOADS) return;
     UNROLL for (unsigned k = step - TURN_LOADS; k < 8; k += 4)
     {
@@ -408,17 +409,16 @@ ALWAYS void weights_nibbles(struct slab *s, const struct pieces *p, size_t i, co
         _mm512_store_si512(w[4], levels ? look_up(levels, top) : top);
     }
 }
-ALWAYS void weights_q4_0(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step,
-                         struct turn *t)
-{
-    (void)place;
-    weights_nibbles(s, p, i, step, t, NULL);
-}
-ALWAYS void weights_iq4_nl(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step,
-                           struct turn *t)
-{
-    (void)place;
-    weights_nibbles(s, p, i, step, t, iq4_levels);
-}
+#define NIBBLES(type, bytes, half, d_type, levels)                                                                            \
+    ALWAYS void weights_##type(struct slab *s, const struct pieces *p, size_t i, const enum place place, const unsigned step, \
+                               struct turn *t)                                                                                \
+    {                                                                                                                         \
+        (void)place;                                                                                                          \
+        if (step == 0) scales_32(s, p, i, bytes, half, d_type);                                                               \
+        weights_nibbles(s, p, i, step, t, bytes, levels);                                                                     \
+    }
+NIBBLES(q4_0, 18, half_at_0, QTYPE_F16, NULL)
+NIBBLES(iq4_nl, 18, half_at_0, QTYPE_F16, iq4_levels)
+NIBBLES(mxfp4, 17, exponent_at_0, QTYPE_BF16, fp4_levels)
 
 #endif
