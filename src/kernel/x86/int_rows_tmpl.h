@@ -12,16 +12,15 @@ ALWAYS struct qrow row_at(const struct rows *w, size_t i)
     return mm_row(w->a, w->r + (i < w->n ? i : w->n - 1));
 }
 
-/* The scale of a block as 16 bits: an f16, or the upper half of a float. */
+/* The scale of a block as 16 bits: an f16, or an exponent (v_scales). */
 typedef uint16_t half_fn(const uint8_t *block);
 ALWAYS uint16_t half_at_0(const uint8_t *block)
 {
     return load_u16(block);
 }
-/* An exponent as the upper half of the float 2^(e - 128). */
 ALWAYS uint16_t exponent_at_0(const uint8_t *block)
 {
-    return (uint16_t)(*block < 2 ? 0x20 << *block : (*block - 1) << 7);
+    return *block;
 }
 
 #endif

@@ -468,7 +468,7 @@ ALWAYS slab_fn *const *slabs_of(const enum form form, const bool has_min)
     X(Q5_0, q5_0, 176, 16, false, NO_SUBS, QTYPE_F16, CHUNKS)        \
     X(Q5_1, q5_1, 192, 0, true, NO_SUBS, QTYPE_F16, CHUNKS)          \
     X(IQ4_NL, iq4_nl, 144, 128, false, NO_SUBS, QTYPE_F16, ONE_TURN) \
-    X(MXFP4, mxfp4, 136, 12, false, NO_SUBS, QTYPE_BF16, ONE_TURN)   \
+    X(MXFP4, mxfp4, 136, 12, false, NO_SUBS, QTYPE_MXFP4, ONE_TURN)  \
     X(Q2_K, q2_k, 84, 0, true, SUB16, QTYPE_F16, CHUNKS)             \
     X(Q3_K, q3_k, 110, 4, false, SUB16, QTYPE_F16, CHUNKS)           \
     X(Q4_K, q4_k, 144, 0, true, SUB32, QTYPE_F16, ONE_TURN)          \

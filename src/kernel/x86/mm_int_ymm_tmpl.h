@@ -330,7 +330,7 @@ TILES(sub16_u31, tile_256, 4, UPTO_31)
     X(Q5_0, q5_0, 176, 32, 16, false, UPTO_31, u31, QTYPE_F16)        \
     X(Q5_1, q5_1, 192, 32, 0, true, UPTO_31, u31, QTYPE_F16)          \
     X(IQ4_NL, iq4_nl, 144, 32, 128, false, SIGNED, signed, QTYPE_F16) \
-    X(MXFP4, mxfp4, 136, 32, 12, false, UPTO_31, u31, QTYPE_BF16)     \
+    X(MXFP4, mxfp4, 136, 32, 12, false, UPTO_31, u31, QTYPE_MXFP4)    \
     X(Q2_K, q2_k, 84, 256, 0, true, UPTO_31, sub16_u31, QTYPE_F16)    \
     X(Q3_K, q3_k, 110, 256, 4, false, UPTO_31, sub16_u31, QTYPE_F16)  \
     X(Q4_K, q4_k, 144, 256, 0, true, UPTO_31, sub32_u31, QTYPE_F16)   \

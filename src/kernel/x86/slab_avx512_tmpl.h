@@ -370,7 +370,7 @@ ALWAYS void scales_32(struct slab *s, const struct pieces *p, size_t i, const si
     {
         uint16_t d[SLAB_ROWS];
         UNROLL for (size_t r = 0; r < SLAB_ROWS; r++) d[r] = half(p->p[r] + (2 * i + b) * bytes);
-        v_store(s->d[2 * i + b], v_widen(_mm256_loadu_si256((const __m256i *)d), d_type));
+        v_store(s->d[2 * i + b], v_scales(_mm256_loadu_si256((const __m256i *)d), d_type));
     }
 }
 ALWAYS void scales_with_weights(struct slab *s, const struct pieces *p)
@@ -419,6 +419,6 @@ ALWAYS void weights_nibbles(struct slab *s, const struct pieces *p, size_t i, co
     }
 NIBBLES(q4_0, 18, half_at_0, QTYPE_F16, NULL)
 NIBBLES(iq4_nl, 18, half_at_0, QTYPE_F16, iq4_levels)
-NIBBLES(mxfp4, 17, exponent_at_0, QTYPE_BF16, fp4_levels)
+NIBBLES(mxfp4, 17, exponent_at_0, QTYPE_MXFP4, fp4_levels)
 
 #endif

@@ -28,10 +28,10 @@ struct stage {
 typedef void stage_fn(const struct rows *w, size_t from, size_t piece, size_t n_blocks, struct stage *st);
 typedef __m256i chunk_fn(const uint8_t *p, const size_t i);
 
-/* 8 scales of a type d_type: F16, BF16, or F32 for those of stage_any. */
+/* 8 scales of a type d_type: F16, MXFP4 (exponents), or F32 for those of stage_any. */
 ALWAYS __m256 eight_scales(const uint16_t *half, const float *full, const enum qtype d_type)
 {
-    return d_type == QTYPE_F32 ? _mm256_loadu_ps(full) : v_widen(_mm_loadu_si128((const __m128i *)half), d_type);
+    return d_type == QTYPE_F32 ? _mm256_loadu_ps(full) : v_scales(_mm_loadu_si128((const __m128i *)half), d_type);
 }
 
 /* ---- products ---------------------------------------------------------------------------------------------

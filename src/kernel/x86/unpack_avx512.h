@@ -38,16 +38,16 @@ struct stage {
     uint8_t u[GROUP][QSUPER]; /* of stage_any */
 };
 
-/* 8 scales, or 16 of two blocks, of a type d_type: F16, BF16, or F32 for those of stage_any. */
+/* 8 scales, or 16 of two blocks, of a type d_type: F16, MXFP4 (exponents), or F32 for those of stage_any. */
 ALWAYS __m512 scales_of(const uint16_t *half, const float *full, const enum qtype d_type)
 {
-    return d_type == QTYPE_F32 ? _mm512_loadu_ps(full) : v_widen(_mm256_loadu_si256((const __m256i *)half), d_type);
+    return d_type == QTYPE_F32 ? _mm512_loadu_ps(full) : v_scales(_mm256_loadu_si256((const __m256i *)half), d_type);
 }
 ALWAYS __m256 eight_scales(const uint16_t *half, const float *full, const enum qtype d_type)
 {
     if (d_type == QTYPE_F32) return _mm256_loadu_ps(full);
     const __m128i h = _mm_loadu_si128((const __m128i *)half);
-    return d_type == QTYPE_F16 ? _mm256_cvtph_ps(h) : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+    return d_type == QTYPE_F16 ? _mm256_cvtph_ps(h) : _mm512_castps512_ps256(v_scales(_mm256_castsi128_si256(h), d_type));
 }
 
 typedef void stage_fn(const struct rows *w, size_t from, size_t piece, size_t n_blocks, struct stage *st);

@@ -80,6 +80,15 @@ ALWAYS vec v_widen(__m128i h, const enum qtype t)
     if (t == QTYPE_F16) return _mm256_cvtph_ps(h);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
+/* Scales: f16, or where t is MXFP4 exponents e of 2^(e - 128), of which the first two are subnormal. */
+ALWAYS vec v_scales(__m128i h, const enum qtype t)
+{
+    if (t == QTYPE_F16) return v_widen(h, t);
+    const __m256i e = _mm256_cvtepu16_epi32(h), tiny = _mm256_sllv_epi32(_mm256_set1_epi32(1 << 21), e);
+    const __m256i is_tiny = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e);
+    const __m256i v = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(v, tiny, is_tiny));
+}
 /* Numbers of type t (F32, F16 or BF16) as floats. */
 ALWAYS vec v_load_as(const void *p, const enum qtype t)
 {

@@ -76,6 +76,15 @@ ALWAYS vec v_widen(__m256i h, const enum qtype t)
     if (t == QTYPE_F16) return _mm512_cvtph_ps(h);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
+/* Scales: f16, or where t is MXFP4 exponents e of 2^(e - 128), of which the first two are subnormal. */
+ALWAYS vec v_scales(__m256i h, const enum qtype t)
+{
+    if (t == QTYPE_F16) return v_widen(h, t);
+    const __m512i e = _mm512_cvtepu16_epi32(h), tiny = _mm512_sllv_epi32(_mm512_set1_epi32(1 << 21), e);
+    const __mmask16 is_tiny = _mm512_cmplt_epu32_mask(e, _mm512_set1_epi32(2));
+    return _mm512_castsi512_ps(
+        _mm512_mask_mov_epi32(_mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23), is_tiny, tiny));
+}
 /* Numbers of type t (F32, F16 or BF16) as floats. */
 ALWAYS vec v_load_as(const void *p, const enum qtype t)
 {
