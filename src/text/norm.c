@@ -68,19 +68,20 @@ static size_t valid_part(struct str s)
     return i;
 }
 
-/* An empty match gives one replacement and moves on by a character, as in the Replace of tokenizer.json. */
+/* An empty match gives a replacement and moves on by a character, but for one at the end of the match before. */
 static int replace_matches(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
 {
-    size_t done = 0;
+    size_t done = 0, last = SIZE_MAX;
     for (size_t from = 0, ms, me; from <= in.n;) {
         uint32_t c;
         int rc = regex_find(r->regex, op->code, in, from, &ms, &me, r->e);
         if (rc < 0) return rc;
         if (rc == 0) break;
+        from = me > ms ? me : me < in.n ? me + utf8_next(in.p + me, &c) : in.n + 1;
+        if (me == ms && me == last) continue;
         TRY(buf_put(out, in.p + done, ms - done));
         TRY(buf_str(out, op->to));
-        done = me;
-        from = me > ms ? me : me < in.n ? me + utf8_next(in.p + me, &c) : in.n + 1;
+        done = last = me;
     }
     return buf_put(out, in.p + done, in.n - done);
 }
@@ -164,10 +165,8 @@ static int run_nmt(const struct norm_op *op, struct str in, struct norm_run *r, 
 
 static int run_bytes(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
 {
-    char text[4];
     (void)op, (void)r;
-    for (size_t i = 0; i < in.n; i++) TRY(buf_put(out, text, utf8_encode(byte_to_char((unsigned char)in.p[i]), text)));
-    return 0;
+    return alphabet_put(out, in);
 }
 
 /* ---- spaces ----------------------------------------------------------------------------------------------- */
@@ -213,13 +212,13 @@ static bool is_chinese(uint32_t c)
     return false;
 }
 
-/* Characters that the original drops: controls, formats, those without a meaning. */
+/* Characters that the original drops: controls, formats, those for private use. */
 static bool is_control(uint32_t c)
 {
     if (c == '\t' || c == '\n' || c == '\r') return false;
     const utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return c == 0 || c == 0xFFFD || k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CN ||
-           k == UTF8PROC_CATEGORY_CO || k == UTF8PROC_CATEGORY_CS;
+    return c == 0 || c == 0xFFFD || k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CO ||
+           k == UTF8PROC_CATEGORY_CS;
 }
 
 static int put_char(struct buf *out, utf8proc_int32_t c, unsigned what)

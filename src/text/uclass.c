@@ -101,6 +101,19 @@ int char_to_byte(uint32_t cp)
     return byte_to_char((unsigned char)cp) == cp ? (int)cp : -1;
 }
 
+int alphabet_put(struct buf *out, struct str bytes)
+{
+    TRY(buf_reserve(out, bytes.n * 2));
+    char *p = out->p + out->n;
+    for (size_t i = 0; i < bytes.n; i++) {
+        const uint32_t cp = byte_to_char((unsigned char)bytes.p[i]);
+        if (cp >= 0x80) *p++ = (char)(0xC0 | cp >> 6);
+        *p++ = (char)(cp >= 0x80 ? 0x80 | (cp & 0x3F) : cp);
+    }
+    out->n = (size_t)(p - out->p);
+    return 0;
+}
+
 unsigned uclass_script(uint32_t cp)
 {
     size_t low = 0, high = COUNT_OF(script_runs); /* the run of cp is in [low, high) */
