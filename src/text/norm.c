@@ -116,7 +116,7 @@ static int accent_char(uint32_t c, struct str s, struct buf *out)
 {
     const utf8proc_category_t k = c < 0x80 ? UTF8PROC_CATEGORY_CN : utf8proc_category((utf8proc_int32_t)c);
     const bool mark = k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_MC || k == UTF8PROC_CATEGORY_ME;
-    return mark ? 0 : buf_str(out, s);
+    return mark && !uclass_is_late(c, 9) ? 0 : buf_str(out, s);
 }
 
 /* Published with SentencePiece: controls go away, what separates becomes a space. */
@@ -217,14 +217,15 @@ static bool is_control(uint32_t c)
 {
     if (c == '\t' || c == '\n' || c == '\r') return false;
     const utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return c == 0 || c == 0xFFFD || k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CO ||
-           k == UTF8PROC_CATEGORY_CS;
+    return c == 0 || c == 0xFFFD || k == UTF8PROC_CATEGORY_CC || (k == UTF8PROC_CATEGORY_CF && !uclass_is_late(c, 8)) ||
+           k == UTF8PROC_CATEGORY_CO || k == UTF8PROC_CATEGORY_CS;
 }
 
 static int put_char(struct buf *out, utf8proc_int32_t c, unsigned what)
 {
     char text[4];
-    if (what & BERT_ACCENTS && utf8proc_category(c) == UTF8PROC_CATEGORY_MN) return 0;
+    const bool accent = what & BERT_ACCENTS && utf8proc_category(c) == UTF8PROC_CATEGORY_MN;
+    if (accent && !uclass_is_late((uint32_t)c, 8)) return 0;
     return what & BERT_LOWER ? put_lower(c, out) : buf_put(out, text, utf8_encode((uint32_t)c, text));
 }
 

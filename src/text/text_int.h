@@ -27,10 +27,11 @@ static inline enum uclass uclass_of(uint32_t cp)
 {
     return cp < 0x80 ? (enum uclass)uclass_ascii[cp] : uclass_wide(cp);
 }
-bool uclass_is_word(uint32_t cp);    /* \w: letters, marks, digits, connectors, joiners */
-bool uclass_is_digit(uint32_t cp);   /* \d: decimal digits of any script */
-bool uclass_is_punct(uint32_t cp);   /* \p{P} and all ASCII punctuation */
-unsigned uclass_script(uint32_t cp); /* a number for the script (script_table.h); 0: none */
+bool uclass_is_word(uint32_t cp);                   /* \w: letters, marks, digits, connectors, joiners */
+bool uclass_is_digit(uint32_t cp);                  /* \d: decimal digits of any script */
+bool uclass_is_punct(uint32_t cp);                  /* \p{P} of Unicode 8 and all ASCII punctuation */
+bool uclass_is_late(uint32_t cp, unsigned version); /* a mark, punctuation or format later than Unicode 8 or 9 */
+unsigned uclass_script(uint32_t cp);                /* a number for the script (script_table.h); 0: none */
 /* Start of the character that ends at end > 0; bytes that are no UTF-8 count one by one, as U+FFFD. */
 size_t utf8_before(struct str s, size_t end, uint32_t *cp);
 
