@@ -309,7 +309,9 @@ int tok_finish(struct tok *t, struct err *e)
     if (t->model == MODEL_BYTES || t->model == MODEL_PIECES || t->model == MODEL_WORDS || t->n_pre == PRE_MAX) return 0;
     const struct pre_op *last = t->n_pre ? &t->pre[t->n_pre - 1] : NULL;
     if (last && last->behavior == PRE_WITH_NEXT && str_is(last->literal, LOWER_BLOCK)) return 0;
-    if (t->word_end.n || t->word_inside.n || t->ignore_merges || !cuts_at_spaces(t)) return 0;
+    if (t->word_end.n || t->word_inside.n || t->ignore_merges) return 0;
+    if (t->drop_unknown && !t->byte_fallback) return 0; /* what is left out parts nothing */
+    if (!cuts_at_spaces(t)) return 0;
     return pre_add(
         t, (struct pre_op){.find = FIND_LITERAL, .behavior = PRE_WITH_NEXT, .literal = STR(LOWER_BLOCK), .run = true}, e);
 }
