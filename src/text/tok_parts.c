@@ -74,7 +74,7 @@ static int parse_part(const struct part *p, struct tok *t, struct str text, stru
 
 static int add_norm(struct tok *t, struct norm_op op, struct err *e)
 {
-    if (op.from.n > PART_BYTES_MAX || op.to.n > PART_BYTES_MAX)
+    if ((op.from.n > PART_BYTES_MAX && op.kind != NORM_REGEX) || op.to.n > PART_BYTES_MAX)
         return fail(e, ERR_UNSUPPORTED, "a string of more than %d bytes is not supported", PART_BYTES_MAX);
     TRY(tok_dup(t, op.from, &op.from, e));
     TRY(tok_dup(t, op.to, &op.to, e));
