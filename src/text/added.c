@@ -92,22 +92,36 @@ static bool touches_word(struct str s, size_t from, size_t to)
     return to < s.n && utf8_decode((struct str){s.p + to, s.n - to}, &cp) && uclass_is_word(cp);
 }
 
-bool added_next(const struct tok_added_set *set, struct str s, size_t at, unsigned flags, struct added_hit *h)
+/* Widens *h, which was found at [from, to), by the white space that a takes along; at is where text goes on. */
+static void take_space(const struct tok_added *a, struct str s, size_t at, struct added_hit *h)
 {
-    if (set->n == 0) return false;
-    for (size_t i = at; i < s.n; i++) {
-        unsigned char b = (unsigned char)s.p[i];
+    uint32_t cp;
+    for (size_t prev; a->lstrip && h->from > at; h->from = prev) {
+        prev = utf8_before(s, h->from, &cp);
+        if (prev < at || uclass_of(cp) != U_SPACE) break;
+    }
+    if (a->lstrip) h->from = size_max(h->from, at);
+    if (a->rstrip) h->to = h->space_end = h->to < h->space_end ? h->space_end : skip_space(s, h->to);
+}
+
+/* The library finds all tokens before it looks at the white space beside them, and goes on behind a token even where that does
+ * not count. So tokens in the white space that another took along are found as well, but for those of which it leaves nothing,
+ * and text goes on behind the last of them. */
+void added_next(const struct tok_added_set *set, struct str s, unsigned flags, struct added_hit *h)
+{
+    for (size_t i = h->after; set->n && i < s.n; i++) {
+        const unsigned char b = (unsigned char)s.p[i];
         if (set->first[b] == set->first[(size_t)b + 1]) continue;
         const struct tok_added *a = longest_added(set, (struct str){s.p + i, s.n - i}, flags);
-        if (!a || (a->single_word && touches_word(s, i, i + a->text.n))) continue;
-        *h = (struct added_hit){i, i + a->text.n, a->id};
-        uint32_t cp;
-        for (size_t prev; a->lstrip && h->from > at; h->from = prev) {
-            prev = utf8_before(s, h->from, &cp);
-            if (prev < at || uclass_of(cp) != U_SPACE) break;
-        }
-        if (a->rstrip) h->to = skip_space(s, h->to);
-        return true;
+        if (!a) continue;
+        struct added_hit hit = {i, i + a->text.n, i + a->text.n, h->space_end, a->id};
+        i = hit.after - 1;
+        if (a->single_word && touches_word(s, hit.from, hit.to)) continue;
+        take_space(a, s, h->to, &hit);
+        h->space_end = hit.space_end;
+        if (hit.from >= hit.to) continue;
+        *h = hit;
+        return;
     }
-    return false;
+    *h = (struct added_hit){s.n, s.n, s.n, s.n, -1};
 }

@@ -16,31 +16,17 @@ uint32_t bpe_find(const struct tok *t, uint32_t left, uint32_t right, size_t *sl
     return rank;
 }
 
-/* The word as the vocabulary writes it. */
-static int in_alphabet(struct enc *e, struct str word)
-{
-    e->word.n = 0;
-    TRY(buf_reserve(&e->word, word.n * 2));
-    char *out = e->word.p;
-    for (size_t i = 0; i < word.n; i++) {
-        uint32_t cp = byte_to_char((unsigned char)word.p[i]);
-        if (cp >= 0x80) *out++ = (char)(0xC0 | cp >> 6);
-        *out++ = (char)(cp >= 0x80 ? 0x80 | (cp & 0x3F) : cp);
-    }
-    e->word.n = (size_t)(out - e->word.p);
-    return 0;
-}
-
 /* The whole word as one entry; *id -1 where it is none. */
 static int whole_word(struct enc *e, struct str word, int32_t *id)
 {
     *id = -1;
     if (word.n > e->t->max_bytes) return 0;
     if (e->t->model == MODEL_BYTES) {
-        if (in_alphabet(e, word) < 0) return fail_nomem(e->err, "word", word.n * 2);
+        e->word.n = 0;
+        if (alphabet_put(&e->word, word) < 0) return fail_nomem(e->err, "word", word.n * 2);
         word = buf_view(&e->word);
     }
-    *id = tok_normal(e->t, word.p, word.n);
+    *id = tok_part(e->t, word.p, word.n, e->flags);
     return 0;
 }
 
@@ -49,7 +35,8 @@ static int symbol_at(struct enc *e, struct str word, size_t at, size_t n, int32_
 {
     const struct tok *t = e->t;
     if (t->word_inside.n == 0 && t->word_end.n == 0) {
-        *id = t->model == MODEL_BYTES ? t->byte_id[(unsigned char)word.p[at]] : tok_normal(t, word.p + at, n);
+        *id = t->model == MODEL_BYTES ? t->byte_id[(unsigned char)word.p[at]] : tok_part(t, word.p + at, n, e->flags);
+        if (*id >= 0 && !tok_in_words(t, *id, e->flags)) *id = -1;
         return 0;
     }
     char ch[4];
@@ -62,37 +49,46 @@ static int symbol_at(struct enc *e, struct str word, size_t at, size_t n, int32_
     if (rc == 0) rc = buf_put(&e->word, ch, n);
     if (rc == 0 && at + (t->model == MODEL_BYTES ? 1 : n) == word.n) rc = buf_str(&e->word, t->word_end);
     if (rc < 0) return fail_nomem(e->err, "word", word.n);
-    *id = tok_normal(t, e->word.p, e->word.n);
+    *id = tok_part(t, e->word.p, e->word.n, e->flags);
     return 0;
 }
 
+/* Puts the symbols of the bytes of a character without an entry; false where some have none. */
+static bool put_byte_symbols(struct enc *e, struct str ch, size_t *k)
+{
+    const struct tok *t = e->t;
+    if (!t->byte_fallback) return false;
+    for (size_t b = 0; b < ch.n; b++)
+        if (t->byte_id[(unsigned char)ch.p[b]] < 0) return false;
+    for (size_t b = 0; b < ch.n; b++) e->syms[(*k)++].v = (uint32_t)t->byte_id[(unsigned char)ch.p[b]];
+    return true;
+}
+
 /* The symbols that a word starts with: its bytes or its characters. One without an entry is its bytes, where the tokenizer says
- * so and all have entries, else the unknown token; one for a row of them where the tokenizer says so. */
+ * so and all have entries, else the unknown token, of which there is one for a row of them where the tokenizer says so. An
+ * unknown token waits for the next entry or unknown one, and so comes behind bytes that follow it, as in the library that
+ * defines the format. */
 static int start(struct enc *e, struct str word, uint32_t *n)
 {
     const struct tok *t = e->t;
     size_t k = 0;
-    bool after_unk = false;
+    bool waits = false;
     TRY(enc_syms(e, word.n));
     for (size_t i = 0, len; i < word.n; i += len) {
         uint32_t cp = (unsigned char)word.p[i];
-        int32_t id;
+        int32_t id = -1;
         len = t->model == MODEL_BYTES ? 1 : utf8_next(word.p + i, &cp);
         TRY(symbol_at(e, word, i, len, &id));
-        bool bytes = id < 0 && t->byte_fallback;
-        for (size_t b = 0; b < len && bytes; b++) bytes = t->byte_id[(unsigned char)word.p[i + b]] >= 0;
-        if (bytes) {
-            for (size_t b = 0; b < len; b++) e->syms[k++].v = (uint32_t)t->byte_id[(unsigned char)word.p[i + b]];
-        } else if (id >= 0) {
-            e->syms[k++].v = (uint32_t)id;
-        } else if (t->unk < 0) {
+        if (id < 0 && put_byte_symbols(e, (struct str){word.p + i, len}, &k)) continue;
+        if (id < 0 && t->drop_unknown) continue;
+        if (id < 0 && t->unk < 0)
             return fail(e->err, ERR_UNSUPPORTED, "the vocabulary has no entry for %s%02X and no unknown token",
                         t->model == MODEL_BYTES ? "the byte 0x" : "U+", (unsigned)cp);
-        } else if (!(after_unk && t->fuse_unk)) {
-            e->syms[k++].v = (uint32_t)t->unk;
-        }
-        after_unk = id < 0 && !bytes;
+        if (waits && (id >= 0 || !t->fuse_unk)) e->syms[k++].v = (uint32_t)t->unk;
+        if (id >= 0) e->syms[k++].v = (uint32_t)id;
+        waits = id < 0;
     }
+    if (waits) e->syms[k++].v = (uint32_t)t->unk;
     *n = (uint32_t)k;
     return 0;
 }

@@ -32,7 +32,7 @@ static int put_byte(struct detok *d, unsigned char b, struct buf *out)
 {
     if (!d->any) {
         d->any = true;
-        if (d->t->strip_space && b == ' ') return 0;
+        if (d->t->strip_space && !d->t->strip_marks && b == ' ') return 0;
     }
     if (d->raw) return buf_c(out, (char)b);
     for (;;) {
@@ -78,23 +78,54 @@ static int put_spaced(struct detok *d, struct str s, struct buf *out)
     const struct str mark = d->t->show_mark;
     for (size_t i = 0; i < s.n;) {
         const bool space = str_starts((struct str){s.p + i, s.n - i}, mark);
-        TRY(put_byte(d, space ? ' ' : (unsigned char)s.p[i], out));
+        if (!space || d->begun || !d->t->strip_marks) TRY(put_byte(d, space ? ' ' : (unsigned char)s.p[i], out));
         i += space ? mark.n : 1;
     }
     return 0;
 }
 
-/* Words are parted by spaces, but for punctuation that belongs to the word before it. */
+/* What the WordPiece decoder makes of a space and what is behind it: punctuation and parted contractions are closed up. */
+static const struct {
+    const char *behind, *to;
+} closed[] = {{".", "."},   {"?", "?"},           {"!", "!"},   {",", ","},     {"' ", "'"},   {"n't", "n't"},
+              {"'m", "'m"}, {"do not", " don't"}, {"'s", "'s"}, {"'ve", "'ve"}, {"'re", "'re"}};
+
+static struct str behind(struct str s, size_t n)
+{
+    return (struct str){s.p + n, s.n - n};
+}
+
+/* space: one is in front of s. */
+static int put_closed(struct detok *d, bool space, struct str s, struct buf *out)
+{
+    while (space || s.n) {
+        if (!space && s.p[0] != ' ') {
+            TRY(put_byte(d, (unsigned char)s.p[0], out));
+            s = behind(s, 1);
+            continue;
+        }
+        if (!space) s = behind(s, 1);
+        space = false;
+        size_t i = 0;
+        while (i < COUNT_OF(closed) && !str_starts(s, str_of(closed[i].behind))) i++;
+        TRY(put_bytes(d, i < COUNT_OF(closed) ? str_of(closed[i].to) : STR(" "), out));
+        if (i < COUNT_OF(closed)) s = behind(s, strlen(closed[i].behind));
+    }
+    return 0;
+}
+
+/* Words are parted by spaces, but for what belongs to the word before it. */
 static int put_piece(struct detok *d, struct str s, struct buf *out)
 {
     const struct tok *t = d->t;
     const bool inside = t->piece_first.n ? !str_starts(s, t->piece_first) : str_starts(s, t->show_mark);
-    const struct str mark = !inside  ? t->piece_first
-                            : d->any ? t->show_mark
-                                     : (struct str){0}; /* the first is shown as it is */
+    const struct str mark = !inside    ? t->piece_first
+                            : d->begun ? t->show_mark
+                                       : (struct str){0}; /* the first is shown as it is */
+    const bool space = !inside && d->begun;
     s = (struct str){s.p + mark.n, s.n - mark.n};
-    const bool close = t->show_close && s.n == 1 && strchr(".,?!", s.p[0]) != NULL;
-    if (!inside && d->any && !close) TRY(put_byte(d, ' ', out));
+    if (t->show_close) return put_closed(d, space, s, out);
+    if (space) TRY(put_byte(d, ' ', out));
     return put_bytes(d, s, out);
 }
 
@@ -108,7 +139,7 @@ static int put_suffixed(struct detok *d, struct str s, struct buf *out)
 
 static int put_joined(struct detok *d, struct str s, struct buf *out)
 {
-    if (d->any) TRY(put_byte(d, ' ', out));
+    if (d->begun) TRY(put_byte(d, ' ', out));
     return put_bytes(d, s, out);
 }
 
@@ -119,14 +150,16 @@ static int put_entry(struct detok *d, int32_t id, struct buf *out)
         [SHOW_PIECES] = put_piece, [SHOW_SUFFIX] = put_suffixed, [SHOW_JOINED] = put_joined,
     };
     const struct tok *t = d->t;
-    const struct str s = t->shown && t->shown[id].n ? t->shown[id] : tok_text(t, (size_t)id);
+    const bool renamed = t->shown && t->shown[id].n;
+    const struct str s = renamed ? t->shown[id] : tok_text(t, (size_t)id);
     const int32_t type = t->types[id];
     const bool special = type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_UNUSED;
-    if (special && !d->show_special) return 0;
-    const int b = type == TYPE_BYTE && !t->show_byte_names ? tok_byte_name(s) : -1;
-    if (b >= 0) return put_byte(d, (unsigned char)b, out);
-    const bool text = t->show == SHOW_BYTES && (special || type == TYPE_USER); /* not in the alphabet */
-    return text ? put_bytes(d, s, out) : puts[t->show](d, s, out);
+    if (special && !d->show_special && !renamed) return 0; /* the library knows special tokens by their text */
+    const int b = (type == TYPE_BYTE && !t->show_byte_names) || t->show_all_bytes ? tok_byte_name(s) : -1;
+    const bool text = t->show_added_raw && (special || type == TYPE_USER);
+    TRY(b >= 0 ? put_byte(d, (unsigned char)b, out) : text ? put_bytes(d, s, out) : puts[t->show](d, s, out));
+    d->begun = true;
+    return 0;
 }
 
 static int done(int rc, const struct buf *out, struct err *e)
@@ -151,7 +184,7 @@ int detok_end(struct detok *d, struct buf *out, struct err *e)
 
 int tok_bytes(const struct tok *t, int32_t id, struct buf *out, struct err *e)
 {
-    struct detok d = {.t = t, .any = true, .raw = true};
+    struct detok d = {.t = t, .any = true, .begun = true, .raw = true};
     return detok_put(&d, id, out, e);
 }
 

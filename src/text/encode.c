@@ -75,27 +75,23 @@ static int encode_piece(struct enc *e, struct str piece, bool first)
 static int encode_segment(struct enc *e, struct str segment, bool first)
 {
     struct str s;
-    struct added_hit h;
+    struct added_hit h = {.id = 0};
     TRY(norm_run(e->t, segment, &e->pre.regex, e->norm, &s, e->err));
-    for (size_t at = 0; at < s.n; at = h.to) {
-        bool found = added_next(&e->t->added[1], s, at, e->flags, &h);
-        size_t end = found ? h.from : s.n;
-        if (end > at) TRY(encode_piece(e, (struct str){s.p + at, end - at}, first && at == 0));
-        if (!found) break;
-        TRY(enc_put(e, h.id));
+    for (size_t at = 0; h.id >= 0; at = h.to) {
+        added_next(&e->t->added[1], s, e->flags, &h);
+        if (h.from > at) TRY(encode_piece(e, (struct str){s.p + at, h.from - at}, first && at == 0));
+        if (h.id >= 0) TRY(enc_put(e, h.id));
     }
     return 0;
 }
 
 static int encode_text(struct enc *e, struct str text)
 {
-    struct added_hit h;
-    for (size_t at = 0; at < text.n; at = h.to) {
-        bool found = added_next(&e->t->added[0], text, at, e->flags, &h);
-        size_t end = found ? h.from : text.n;
-        if (end > at) TRY(encode_segment(e, (struct str){text.p + at, end - at}, at == 0));
-        if (!found) break;
-        TRY(enc_put(e, h.id));
+    struct added_hit h = {.id = 0};
+    for (size_t at = 0; h.id >= 0; at = h.to) {
+        added_next(&e->t->added[0], text, e->flags, &h);
+        if (h.from > at) TRY(encode_segment(e, (struct str){text.p + at, h.from - at}, at == 0));
+        if (h.id >= 0) TRY(enc_put(e, h.id));
     }
     return 0;
 }

@@ -240,20 +240,21 @@ static int macro_argument(struct jrt *rt, const struct jmacro_def *def, struct j
                           struct jv *out)
 {
     struct str name = rt->t->syms[def->args[i]].name;
-    *out = (struct jv){.kind = JK_ABSENT};
-    if (i < c->n) *out = c->v[i];
     TRY(jrt_spend(rt, 1 + c->n_kw));
+    if (i < c->n) {
+        *out = c->v[i];
+        return 0;
+    }
     for (size_t k = 0; k < c->n_kw; k++) {
         if (!str_eq(jv_text(c->kw[k].name), name)) continue;
-        if (jv_given(*out)) return JFAIL(rt, "macro got multiple values for argument '%.*s'", STR_ARG(name));
         *out = c->kw[k].val;
+        return 0;
     }
-    if (jv_given(*out)) return 0;
     if (def->defaults[i]) return eval(rt, sc, def->defaults[i], out);
     return jv_hint(rt, "a parameter of the macro was not provided", out);
 }
 
-/* kwargs, caller: what the named arguments leave over. */
+/* kwargs, caller: what the named arguments leave over; one that was given by position takes none by name. */
 static int macro_extras(struct jrt *rt, const struct jmacro_def *def, struct jscope *sc, const struct jcall *c)
 {
     struct jdict *rest = jdict_new(rt);
@@ -262,7 +263,7 @@ static int macro_extras(struct jrt *rt, const struct jmacro_def *def, struct jsc
     for (size_t k = 0; k < c->n_kw; k++) {
         struct str name = jv_text(c->kw[k].name);
         bool own = false;
-        for (uint32_t i = 0; i < def->n && !own; i++) own = str_eq(rt->t->syms[def->args[i]].name, name);
+        for (size_t i = c->n; i < def->n && !own; i++) own = str_eq(rt->t->syms[def->args[i]].name, name);
         if (own) continue;
         if (def->uses_caller && str_is(name, "caller"))
             caller = c->kw[k].val;

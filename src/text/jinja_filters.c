@@ -572,13 +572,28 @@ static double round_decimals(double v, int64_t digits)
     double scale = pow(10.0, (double)-digits), q = v / scale, whole = floor(q);
     double diff = q - whole;
     if (diff > 0.5 || (diff == 0.5 && fmod(whole, 2.0) != 0)) whole += 1.0;
-    return whole * scale;
+    return copysign(whole * scale, v);
+}
+
+/* v rounded to tens, hundreds, ...: places is how many zeros it gets, and of two as near it is the even one. */
+static int round_places(struct jrt *rt, int64_t v, int64_t places, struct jv *out)
+{
+    const int64_t half = 5000000000000000000; /* of ten to the 19th */
+    int64_t unit = 1;
+    *out = jv_int(0);
+    if (places > 18) return places == 19 && (v > half || v < -half) ? jv_overflow(rt, "round") : 0;
+    while (places-- > 0) unit *= 10;
+    int64_t q = v / unit, rest = v % unit < 0 ? -(v % unit) : v % unit;
+    if (rest > unit - rest || (rest == unit - rest && q % 2 != 0)) q += v < 0 ? -1 : 1;
+    if (__builtin_mul_overflow(q, unit, &v)) return jv_overflow(rt, "round");
+    *out = jv_int(v);
+    return 0;
 }
 
 static int f_round(struct jrt *rt, struct jcall *c, struct jv *out)
 {
     struct str method = STR("common");
-    int64_t digits;
+    int64_t digits, i;
     double f;
     TRY(opt_int(rt, c, 0, 0, &digits));
     if (jv_given(c->a[1])) TRY(jv_want_str(rt, c->a[1], "round", &method));
@@ -587,13 +602,17 @@ static int f_round(struct jrt *rt, struct jcall *c, struct jv *out)
     if (c->self.kind == JK_UNDEF) return jv_use_undefined(rt, c->self);
     if (!jv_number(c->self, &f)) return JFAIL(rt, "type %s doesn't define __round__ method", jv_type_name(c->self.kind));
     if (common && c->self.kind != JK_FLOAT && digits >= 0) return jv_negate(rt, c->self, false, out);
+    if (common && c->self.kind != JK_FLOAT) {
+        TRY(jv_want_int(rt, c->self, "round", &i));
+        return round_places(rt, i, digits < -99 ? 99 : -digits, out);
+    }
     if (common) {
-        f = round_decimals(f, digits);
-        *out = c->self.kind == JK_FLOAT ? jv_float(f) : jv_int((int64_t)f);
+        *out = jv_float(round_decimals(f, digits));
         return 0;
     }
     double scale = pow(10.0, (double)digits);
-    *out = jv_float((up ? ceil(f * scale) : floor(f * scale)) / scale);
+    double whole = up ? ceil(f * scale) : floor(f * scale);
+    *out = jv_float((whole == 0 ? 0 : whole) / scale); /* Python's are whole numbers, which have one zero */
     return 0;
 }
 

@@ -445,13 +445,13 @@ struct braces {
 
 static int braces_text(struct jrt *rt, struct braces *b, struct str s);
 
-/* The argument that a field's name starts with. */
-static int braces_argument(struct jrt *rt, struct braces *b, struct str name, struct jv *out)
+/* The argument that a field's name starts with. alone: it is the whole name; others may be numbered among automatic ones. */
+static int braces_argument(struct jrt *rt, struct braces *b, struct str name, bool alone, struct jv *out)
 {
     uint64_t i = 0;
     bool number = str_u64(name, &i);
     if (number || name.n == 0) {
-        b->manual |= number;
+        b->manual |= number && alone;
         b->automatic |= !number;
         if (b->manual && b->automatic)
             return JFAIL(rt, "cannot switch between manual field specification and automatic field numbering");
@@ -474,7 +474,7 @@ static int braces_lookup(struct jrt *rt, struct braces *b, struct str path, stru
 {
     size_t at = 0;
     while (at < path.n && path.p[at] != '.' && path.p[at] != '[') at++;
-    TRY(braces_argument(rt, b, (struct str){path.p, at}, out));
+    TRY(braces_argument(rt, b, (struct str){path.p, at}, at == path.n, out));
     while (at < path.n) {
         bool index = path.p[at] == '[';
         size_t start = ++at;

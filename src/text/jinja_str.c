@@ -209,7 +209,7 @@ int jstr_put_case(struct jrt *rt, struct str s, enum jstr_case how)
             n += utf8_encode(is_final_sigma(s, at, k, after_cased) ? 0x3C2 : 0x3C3, chunk + n);
         else
             n += map_char(cp, to, chunk + n);
-        after_cased = is_cased(cp);
+        after_cased = is_cased(cp) && !(how == JCASE_FILTER_TITLE && after_separator); /* what follows is lowered by itself */
         after_separator = jstr_is_space(cp) || cp == '-' || cp == '(' || cp == '{' || cp == '[' || cp == '<';
         at += k;
         if (n < sizeof chunk - 16 && at < s.n) continue;

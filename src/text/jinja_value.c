@@ -1031,12 +1031,20 @@ static int sequence_item(struct jrt *rt, struct jv obj, int64_t i, struct jv *ou
     return 0;
 }
 
+static bool may_be_key(struct jv v)
+{
+    if (v.kind != JK_TUPLE) return v.kind != JK_LIST && v.kind != JK_DICT;
+    for (size_t i = 0; i < v.u.list->n; i++)
+        if (v.u.list->v[i].kind == JK_LIST || v.u.list->v[i].kind == JK_DICT) return false;
+    return true;
+}
+
 int jv_item(struct jrt *rt, struct jv obj, struct jv key, struct jv *out)
 {
     int64_t i;
     bool found = false;
     if (obj.kind == JK_UNDEF) return jv_use_undefined(rt, obj);
-    if (obj.kind == JK_DICT && key.kind != JK_LIST && key.kind != JK_DICT) {
+    if (obj.kind == JK_DICT && may_be_key(key)) {
         struct jpair *e;
         TRY(jdict_find(rt, obj.u.dict, key, &e));
         if (e) {

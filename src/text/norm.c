@@ -68,19 +68,20 @@ static size_t valid_part(struct str s)
     return i;
 }
 
-/* An empty match gives one replacement and moves on by a character, as in the Replace of tokenizer.json. */
+/* An empty match gives a replacement and moves on by a character, but for one at the end of the match before. */
 static int replace_matches(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
 {
-    size_t done = 0;
+    size_t done = 0, last = SIZE_MAX;
     for (size_t from = 0, ms, me; from <= in.n;) {
         uint32_t c;
         int rc = regex_find(r->regex, op->code, in, from, &ms, &me, r->e);
         if (rc < 0) return rc;
         if (rc == 0) break;
+        from = me > ms ? me : me < in.n ? me + utf8_next(in.p + me, &c) : in.n + 1;
+        if (me == ms && me == last) continue;
         TRY(buf_put(out, in.p + done, ms - done));
         TRY(buf_str(out, op->to));
-        done = me;
-        from = me > ms ? me : me < in.n ? me + utf8_next(in.p + me, &c) : in.n + 1;
+        done = last = me;
     }
     return buf_put(out, in.p + done, in.n - done);
 }
@@ -115,7 +116,7 @@ static int accent_char(uint32_t c, struct str s, struct buf *out)
 {
     const utf8proc_category_t k = c < 0x80 ? UTF8PROC_CATEGORY_CN : utf8proc_category((utf8proc_int32_t)c);
     const bool mark = k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_MC || k == UTF8PROC_CATEGORY_ME;
-    return mark ? 0 : buf_str(out, s);
+    return mark && !uclass_is_late(c, 9) ? 0 : buf_str(out, s);
 }
 
 /* Published with SentencePiece: controls go away, what separates becomes a space. */
@@ -164,10 +165,8 @@ static int run_nmt(const struct norm_op *op, struct str in, struct norm_run *r, 
 
 static int run_bytes(const struct norm_op *op, struct str in, struct norm_run *r, struct buf *out)
 {
-    char text[4];
     (void)op, (void)r;
-    for (size_t i = 0; i < in.n; i++) TRY(buf_put(out, text, utf8_encode(byte_to_char((unsigned char)in.p[i]), text)));
-    return 0;
+    return alphabet_put(out, in);
 }
 
 /* ---- spaces ----------------------------------------------------------------------------------------------- */
@@ -213,19 +212,20 @@ static bool is_chinese(uint32_t c)
     return false;
 }
 
-/* Characters that the original drops: controls, formats, those without a meaning. */
+/* Characters that the original drops: controls, formats, those for private use. */
 static bool is_control(uint32_t c)
 {
     if (c == '\t' || c == '\n' || c == '\r') return false;
     const utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return c == 0 || c == 0xFFFD || k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CN ||
+    return c == 0 || c == 0xFFFD || k == UTF8PROC_CATEGORY_CC || (k == UTF8PROC_CATEGORY_CF && !uclass_is_late(c, 8)) ||
            k == UTF8PROC_CATEGORY_CO || k == UTF8PROC_CATEGORY_CS;
 }
 
 static int put_char(struct buf *out, utf8proc_int32_t c, unsigned what)
 {
     char text[4];
-    if (what & BERT_ACCENTS && utf8proc_category(c) == UTF8PROC_CATEGORY_MN) return 0;
+    const bool accent = what & BERT_ACCENTS && utf8proc_category(c) == UTF8PROC_CATEGORY_MN;
+    if (accent && !uclass_is_late((uint32_t)c, 8)) return 0;
     return what & BERT_LOWER ? put_lower(c, out) : buf_put(out, text, utf8_encode((uint32_t)c, text));
 }
 

@@ -3,7 +3,7 @@
  *
  *  - sets in sets, and intersections: [a-z&&[^aeiou]]. PCRE2 knows neither, and reads the inner brackets as characters;
  *  - \w, \s, \h, \b and [:alpha:], which are other characters;
- *  - \p{Han}: the characters of a script, where PCRE2 takes those that are used with it as well;
+ *  - \p{Han}: the characters of a script, where PCRE2 takes those that are used with it as well; \p{Letter}, which is L;
  *  - (?m), where the dot takes line feeds; {,n}; {n,m}+, which repeats and is not possessive.
  *
  * A set that PCRE2 has no set for becomes a group of alternatives and lookaheads that matches one character; but a repeated
@@ -105,12 +105,78 @@ static size_t escape_end(struct str s, size_t at)
     return close ? (size_t)(close - s.p) + 1 : end;
 }
 
+/* Names of categories beside those of one or two letters, which are all that PCRE2 knows. */
+static const struct {
+    const char *name, *category;
+} long_names[] = {
+    {"letter", "L"},
+    {"uppercaseletter", "Lu"},
+    {"lowercaseletter", "Ll"},
+    {"titlecaseletter", "Lt"},
+    {"modifierletter", "Lm"},
+    {"otherletter", "Lo"},
+    {"mark", "M"},
+    {"nonspacingmark", "Mn"},
+    {"spacingmark", "Mc"},
+    {"enclosingmark", "Me"},
+    {"number", "N"},
+    {"decimalnumber", "Nd"},
+    {"letternumber", "Nl"},
+    {"othernumber", "No"},
+    {"punctuation", "P"},
+    {"punct", "P"},
+    {"connectorpunctuation", "Pc"},
+    {"dashpunctuation", "Pd"},
+    {"openpunctuation", "Ps"},
+    {"closepunctuation", "Pe"},
+    {"initialpunctuation", "Pi"},
+    {"finalpunctuation", "Pf"},
+    {"otherpunctuation", "Po"},
+    {"symbol", "S"},
+    {"mathsymbol", "Sm"},
+    {"currencysymbol", "Sc"},
+    {"modifiersymbol", "Sk"},
+    {"othersymbol", "So"},
+    {"separator", "Z"},
+    {"spaceseparator", "Zs"},
+    {"lineseparator", "Zl"},
+    {"paragraphseparator", "Zp"},
+    {"other", "C"},
+    {"control", "Cc"},
+    {"format", "Cf"},
+    {"privateuse", "Co"},
+    {"unassigned", "Cn"},
+};
+
+/* Case, spaces, hyphens and underscores in a name do not count. NULL: no category. */
+static const char *category_of(struct str name)
+{
+    char plain[32];
+    size_t n = 0;
+    for (size_t i = 0; i < name.n; i++) {
+        const char c = name.p[i];
+        if (one_of(c, " -_")) continue;
+        if (n == sizeof plain) return NULL;
+        plain[n++] = is_capital(c) ? (char)(c | 0x20) : c;
+    }
+    for (size_t i = 0; i < COUNT_OF(long_names); i++)
+        if (str_is((struct str){plain, n}, long_names[i].name)) return long_names[i].category;
+    return NULL;
+}
+
 /* \p{Name}, where the name may be that of a script. The names with one or two letters are categories. */
 static int put_property(struct onig *o, size_t end)
 {
     size_t name = o->at + 3;
     if (name < end && o->s.p[name] == '^') name++;
     if (end < name + 4) return copy(o, end);
+    const char *category = category_of((struct str){o->s.p + name, end - 1 - name});
+    if (category) {
+        TRY(copy(o, name));
+        o->at = end - 1;
+        TRY(put_z(o, category));
+        return copy(o, end);
+    }
     char probe[64];
     const int n = snprintf(probe, sizeof probe, "\\p{sc:%.*s", (int)size_min(end - name, sizeof probe), o->s.p + name);
     const int script = n > 0 && (size_t)n < sizeof probe ? regex_valid((struct str){probe, (size_t)n}, o->e) : 0;
@@ -214,7 +280,8 @@ static int put_posix(struct onig *o, size_t end)
         {"alpha", "\\p{Alphabetic}", "\\P{Alphabetic}"},
         {"lower", "\\p{Lowercase}", "\\P{Lowercase}"},
         {"upper", "\\p{Uppercase}", "\\P{Uppercase}"},
-        {"punct", "\\p{P}", "\\P{P}"},
+        {"punct", "\\p{P}\\p{S}", NULL},
+        {"blank", "\\t\\p{Zs}", NULL},
         {"digit", "\\p{Nd}", "\\P{Nd}"},
         {"cntrl", "\\p{Cc}", "\\P{Cc}"},
         {"alnum", "\\p{Alphabetic}\\p{Nd}", NULL},

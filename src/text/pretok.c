@@ -328,6 +328,20 @@ static int find_script(struct str seg, size_t from, size_t *ms, size_t *me)
     return first != 0;
 }
 
+/* An empty match at the end of the match before is none. */
+static int find_regex(struct pre_run *r, const struct pre_op *op, struct pre_stage *st, struct err *e)
+{
+    const size_t last = st->found ? st->me : SIZE_MAX;
+    for (size_t from = st->search; from < st->seg.n;) {
+        uint32_t cp;
+        const int rc = regex_find(&r->regex, op->code, st->seg, from, &st->ms, &st->me, e);
+        if (rc < 0) return fail_prefix(e, "pre_tokenizer '%.*s'", STR_ARG(op->regex));
+        if (rc == 0 || st->ms < st->me || st->me != last) return rc;
+        from = last + (last < st->seg.n ? utf8_next(st->seg.p + last, &cp) : 1);
+    }
+    return 0;
+}
+
 /* Advances the stage to its next match; none left is the empty match at the end. */
 static int next_match(struct pre_run *r, const struct pre_op *op, struct pre_stage *st, struct err *e)
 {
@@ -359,8 +373,7 @@ static int next_match(struct pre_run *r, const struct pre_op *op, struct pre_sta
             rc = find_literal(op, st->seg, st->search, &st->ms, &st->me);
             break;
         case FIND_REGEX:
-            rc = regex_find(&r->regex, op->code, st->seg, st->search, &st->ms, &st->me, e);
-            if (rc < 0) rc = fail_prefix(e, "pre_tokenizer '%.*s'", STR_ARG(op->regex));
+            rc = find_regex(r, op, st, e);
             break;
         }
     }
@@ -370,6 +383,7 @@ static int next_match(struct pre_run *r, const struct pre_op *op, struct pre_sta
         st->ms = st->me = st->search = st->seg.n;
         return 0;
     }
+    st->found = true;
     st->search = st->me;
     uint32_t cp;
     if (st->me == st->ms && st->me < st->seg.n) st->search += utf8_next(st->seg.p + st->me, &cp);
@@ -420,24 +434,29 @@ static int stage_cut(struct pre_run *r, const struct pre_op *op, struct pre_stag
     return 0;
 }
 
+static int write_spaces(const struct pre_op *op, const struct pre_stage *st, struct str s, struct buf *out)
+{
+    struct str first = s.p[0] == ' ' && op->space.n ? op->space : s;
+    if (op->prefix.n && !st->resumed && (st->first || !op->first_only) && !str_starts(first, op->prefix))
+        TRY(buf_str(out, op->prefix));
+    for (size_t i = 0; i < s.n;) {
+        const char *hit = op->space.n ? memchr(s.p + i, ' ', s.n - i) : NULL;
+        size_t end = hit ? (size_t)(hit - s.p) : s.n;
+        TRY(buf_put(out, s.p + i, end - i));
+        if (hit) TRY(buf_str(out, op->space));
+        i = end + (hit ? 1 : 0);
+    }
+    return 0;
+}
+
 /* The one piece of a rewriting stage. */
 static int stage_rewrite(const struct pre_op *op, struct pre_stage *st, struct str *piece, struct err *e)
 {
     struct str s = st->seg;
     if (st->pos == s.n) return 0;
     st->pos = s.n;
-    int rc = 0;
     st->buf.n = 0;
-    struct str first = s.p[0] == ' ' && op->space.n ? op->space : s;
-    if (op->prefix.n && !st->resumed && (st->first || !op->first_only) && !str_starts(first, op->prefix))
-        rc = buf_str(&st->buf, op->prefix);
-    for (size_t i = 0; i < s.n && rc == 0;) {
-        const char *hit = op->space.n ? memchr(s.p + i, ' ', s.n - i) : NULL;
-        size_t end = hit ? (size_t)(hit - s.p) : s.n;
-        rc = buf_put(&st->buf, s.p + i, end - i);
-        if (hit && rc == 0) rc = buf_str(&st->buf, op->space);
-        i = end + (hit ? 1 : 0);
-    }
+    const int rc = op->bytes ? alphabet_put(&st->buf, s) : write_spaces(op, st, s, &st->buf);
     if (rc < 0) return fail_nomem(e, "rewritten text", s.n);
     *piece = buf_view(&st->buf);
     return 1;
@@ -448,7 +467,7 @@ static void stage_start(struct pre_stage *st, struct str seg, bool first, bool r
     st->seg = seg;
     st->pos = st->search = 0;
     st->run_at = st->run_left = st->run_end = 0;
-    st->have = false;
+    st->have = st->found = false;
     st->first = first;
     st->resumed = resumed;
 }
@@ -494,6 +513,7 @@ int pre_next(struct pre_run *r, struct str *word, struct err *e)
             st->piece = piece;
         }
         r->at++;
+        start = start && (op->rewrite || piece.p == st->seg.p);
         stage_start(&r->st[r->at], piece, st->first && start, st->resumed && start);
     }
 }

@@ -16,7 +16,7 @@ static uint32_t rank_of_score(float score)
 uint32_t spm_rank(const struct tok *t, const char *p, size_t n)
 {
     if (n > t->max_bytes) return RANK_NONE;
-    int32_t id = tok_normal(t, p, n);
+    int32_t id = tok_part(t, p, n, 0);
     return id < 0 ? RANK_NONE : rank_of_score((float)t->scores[id]);
 }
 
@@ -32,7 +32,7 @@ int spm_word(struct enc *e, struct str word)
     for (uint32_t i = n ? 0 : SYM_END; i != SYM_END; i = e->syms[i].next) {
         uint32_t next = e->syms[i].next;
         struct str s = {word.p + e->syms[i].v, (next == SYM_END ? word.n : e->syms[next].v) - e->syms[i].v};
-        int32_t id = tok_normal(e->t, s.p, s.n);
+        int32_t id = tok_part(e->t, s.p, s.n, 0);
         if (id < 0)
             TRY(enc_fallback(e, s));
         else

@@ -84,6 +84,7 @@ struct detok {
     const struct tok *t;
     bool show_special; /* print control tokens by name instead of leaving them out */
     bool any;          /* some text was produced (SPM drops one leading space) */
+    bool begun;        /* an entry was shown, be it without text */
     bool raw;          /* bytes as they come, whole characters or not */
     bool space_due;    /* a word ended; a space follows if more does */
     unsigned char held[8];

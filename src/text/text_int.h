@@ -27,10 +27,11 @@ static inline enum uclass uclass_of(uint32_t cp)
 {
     return cp < 0x80 ? (enum uclass)uclass_ascii[cp] : uclass_wide(cp);
 }
-bool uclass_is_word(uint32_t cp);    /* \w: letters, marks, digits, connectors, joiners */
-bool uclass_is_digit(uint32_t cp);   /* \d: decimal digits of any script */
-bool uclass_is_punct(uint32_t cp);   /* \p{P} and all ASCII punctuation */
-unsigned uclass_script(uint32_t cp); /* a number for the script (script_table.h); 0: none */
+bool uclass_is_word(uint32_t cp);                   /* \w: letters, marks, digits, connectors, joiners */
+bool uclass_is_digit(uint32_t cp);                  /* \d: decimal digits of any script */
+bool uclass_is_punct(uint32_t cp);                  /* \p{P} of Unicode 8 and all ASCII punctuation */
+bool uclass_is_late(uint32_t cp, unsigned version); /* a mark, punctuation or format later than Unicode 8 or 9 */
+unsigned uclass_script(uint32_t cp);                /* a number for the script (script_table.h); 0: none */
 /* Start of the character that ends at end > 0; bytes that are no UTF-8 count one by one, as U+FFFD. */
 size_t utf8_before(struct str s, size_t end, uint32_t *cp);
 
@@ -58,6 +59,7 @@ static inline size_t utf8_next(const char *p, uint32_t *cp)
  * 68 others (0-32, 127-160, 173) for U+0100 onwards in their order. */
 uint32_t byte_to_char(unsigned char b);
 int char_to_byte(uint32_t cp); /* -1 where cp is not in the alphabet */
+int alphabet_put(struct buf *out, struct str bytes);
 
 /* ---- regular expressions -------------------------------------------------------------------------------------- */
 
@@ -183,6 +185,7 @@ struct pre_op {
     struct str space;  /* what a space becomes; n 0: it stays */
     struct str prefix; /* put in front of a piece that does not start with it */
     bool first_only;   /* ... only at the very beginning of the text */
+    bool bytes;        /* each byte becomes its character of the byte alphabet, and nothing else happens */
 };
 #define PRE_MAX 16
 
@@ -204,6 +207,7 @@ struct pre_stage {
     size_t ms, me;                    /* the next match, if have; none left: both seg.n */
     size_t run_at, run_left, run_end; /* FIND_TRIPLES: digits from run_at to the end of their row */
     bool have;
+    bool found;          /* there was a match, which ended at me */
     bool first, resumed; /* seg starts the text; seg continues a segment */
     struct buf buf;      /* rewritten text */
 };
@@ -280,9 +284,10 @@ struct tok_added_set {
     uint32_t first[257]; /* v[first[b]] .. v[first[b + 1] - 1] start with byte b */
 };
 
-/* A token found in a text: it takes [from, to). */
+/* A token found in a text: text goes on at to, and the next one is looked for from after on. White space that was walked over
+ * for a token ends at space_end, so that no row of it is walked over twice. */
 struct added_hit {
-    size_t from, to;
+    size_t from, to, after, space_end;
     int32_t id;
 };
 
@@ -294,6 +299,14 @@ enum tok_show {
     SHOW_PIECES, /* parted by spaces, but for those that continue a word by their mark */
     SHOW_SUFFIX, /* with a mark for the end of a word, which is a space where more follows */
     SHOW_JOINED, /* parted by spaces */
+};
+
+/* Whether words are made of an entry. One that is an added token as well may be made of other characters than those it is
+ * looked for by. */
+enum word_use {
+    WORDS_NEVER,
+    WORDS_SPECIAL, /* only with TOK_PARSE_SPECIAL, which takes special tokens out of a text */
+    WORDS_ALWAYS,
 };
 
 /* A part of the template for two texts. */
@@ -314,7 +327,8 @@ struct tok {
     size_t n;
     struct tok_span *ents;
     int32_t *types;
-    double *scores; /* MODEL_SCORES, MODEL_UNIGRAM, else NULL */
+    uint8_t *word_use; /* enum word_use; what tok_index finds unset is the use of the type */
+    double *scores;    /* MODEL_SCORES, MODEL_UNIGRAM, else NULL */
     char *text;
     size_t text_n, text_cap;
     size_t max_bytes; /* of the longest normal entry */
@@ -331,6 +345,7 @@ struct tok {
     size_t pair_mask;
     bool ignore_merges; /* a word that is an entry is taken whole */
     bool byte_fallback, fuse_unk;
+    bool drop_unknown; /* what has no entry and no bytes is left out */
     /* Marks of entries that begin a word (MODEL_PIECES), continue one (MODEL_PIECES, BPE) and end one (BPE). */
     struct str piece_first, word_inside, word_end;
     size_t word_chars; /* MODEL_PIECES: longer words are unknown */
@@ -348,6 +363,7 @@ struct tok {
     struct tok_added_set added[2]; /* in the raw text; in the normalized text */
     bool add_space_prefix;         /* a space is put in front of each segment; detokenizing drops the first */
     bool strip_space;              /* the detokenizer's half of that */
+    bool strip_marks;              /* ... which leaves out all marks for spaces of the first entry, and no space that is one */
 
     int32_t bos, eos, unk, pad;
     int32_t prefix[EDGE_MAX], suffix[EDGE_MAX]; /* what TOK_ADD_SPECIAL adds to one text */
@@ -358,8 +374,10 @@ struct tok {
     enum tok_show show;
     struct str show_mark; /* SPACED: what a space is written as; PIECES, SUFFIX: the mark */
     struct str *shown; /* by id: what added tokens that are looked for in the normalized text are shown as; NULL: as they are */
-    bool show_close;   /* PIECES: punctuation belongs to the word before it */
+    bool show_added_raw;  /* added tokens are shown as they are, whatever others are made of */
+    bool show_close;      /* PIECES: punctuation belongs to the word before it */
     bool show_byte_names; /* the entry of a byte is shown as it is, "<0x0A>" */
+    bool show_all_bytes;  /* every entry with such a name is shown as the byte, also where it stands for none */
     int32_t stops[STOPS_MAX];
     size_t n_stops;
     struct str chat_template;
@@ -375,8 +393,9 @@ int tok_add_merge(struct tok *t, struct str left, struct str right, struct buf *
 int tok_index_merges(struct tok *t, struct err *e);
 /* v in t's arena; keeps it, sorted. set: index of t->added. */
 int tok_set_added(struct tok *t, unsigned set, struct tok_added *v, size_t n, struct err *e);
-/* The first token of the set in s at or after at. */
-bool added_next(const struct tok_added_set *set, struct str s, size_t at, unsigned flags, struct added_hit *h);
+/* The token of the set in s that follows *h, at first a zeroed one. What is between them is [h->to, the new h->from), where
+ * that is a range. Where there is none *h is the end of s, and id -1. */
+void added_next(const struct tok_added_set *set, struct str s, unsigned flags, struct added_hit *h);
 void tok_add_stop(struct tok *t, int64_t id); /* beside eos and those known by name; out of range: none */
 /* The special ids are set: collects the stops, gives a SentencePiece kind its stage that cuts at spaces. */
 int tok_finish(struct tok *t, struct err *e);
@@ -401,7 +420,12 @@ static inline bool tok_id_ok(const struct tok *t, int64_t id)
 {
     return id >= 0 && (uint64_t)id < t->n;
 }
-int32_t tok_normal(const struct tok *t, const char *p, size_t n); /* a normal entry by its text, else -1 */
+/* An entry that words are made of by its text, -1: there is none. flags as in tok_encode. */
+int32_t tok_part(const struct tok *t, const char *p, size_t n, unsigned flags);
+static inline bool tok_in_words(const struct tok *t, int32_t id, unsigned flags)
+{
+    return t->word_use[id] > (flags & TOK_PARSE_SPECIAL ? WORDS_NEVER : WORDS_SPECIAL);
+}
 
 /* Folds the 128-bit product: good bits from two multiplications of 64-bit words. */
 static inline uint64_t hash_mix(uint64_t a, uint64_t b)

@@ -44,6 +44,7 @@ void tok_close(struct tok **tp)
     trie_fini(&t->trie);
     mem_free(t->ents);
     mem_free(t->types);
+    mem_free(t->word_use);
     mem_free(t->scores);
     mem_free(t->text);
     mem_free(t->slots);
@@ -70,8 +71,9 @@ int tok_reserve(struct tok *t, size_t n, size_t text_bytes, struct err *e)
         return fail(e, ERR_LIMIT, "a vocabulary of %zu entries and %zu bytes is not supported", n, text_bytes);
     t->ents = mem_array(n, sizeof *t->ents);
     t->types = mem_array(n, sizeof *t->types);
+    t->word_use = mem_array(n, sizeof *t->word_use);
     t->text = mem_alloc(text_bytes);
-    if (!t->ents || !t->types || !t->text) return fail_nomem(e, "vocabulary", text_bytes);
+    if (!t->ents || !t->types || !t->word_use || !t->text) return fail_nomem(e, "vocabulary", text_bytes);
     t->n = n;
     t->text_cap = text_bytes;
     for (size_t i = 0; i < n; i++) t->types[i] = TYPE_UNUSED;
@@ -128,8 +130,9 @@ static int byte_of(const struct tok *t, size_t id)
 {
     struct str s = tok_text(t, id);
     uint32_t cp;
-    if (t->model != MODEL_BYTES) return t->types[id] == TYPE_BYTE ? tok_byte_name(s) : -1;
-    return t->types[id] == TYPE_NORMAL && s.n && s.n <= 2 && utf8_decode(s, &cp) == s.n ? char_to_byte(cp) : -1;
+    const bool named = t->types[id] == TYPE_BYTE || (t->byte_fallback && t->word_use[id]); /* an added token may be both */
+    if (t->model != MODEL_BYTES) return named ? tok_byte_name(s) : -1;
+    return t->word_use[id] && s.n && s.n <= 2 && utf8_decode(s, &cp) == s.n ? char_to_byte(cp) : -1;
 }
 
 int tok_index(struct tok *t, struct err *e)
@@ -143,7 +146,8 @@ int tok_index(struct tok *t, struct err *e)
         if (s.n == 0) continue;
         const uint64_t h = hash_bytes(t->seed, s.p, s.n);
         t->slots[slot_of(t, h, s)] = (h & SLOT_HASH) | ((uint32_t)id + 1);
-        if (t->types[id] == TYPE_NORMAL) t->max_bytes = size_max(t->max_bytes, s.n);
+        if (t->types[id] == TYPE_NORMAL) t->word_use[id] = WORDS_ALWAYS;
+        if (t->word_use[id]) t->max_bytes = size_max(t->max_bytes, s.n);
         int b = byte_of(t, id);
         if (b >= 0) t->byte_id[b] = (int32_t)id;
     }
@@ -156,10 +160,10 @@ int32_t tok_find(const struct tok *t, struct str entry)
     return (int32_t)(uint32_t)t->slots[slot_of(t, hash_bytes(t->seed, entry.p, entry.n), entry)] - 1;
 }
 
-int32_t tok_normal(const struct tok *t, const char *p, size_t n)
+int32_t tok_part(const struct tok *t, const char *p, size_t n, unsigned flags)
 {
     const int32_t id = (int32_t)(uint32_t)t->slots[slot_of(t, hash_bytes(t->seed, p, n), (struct str){p, n})] - 1;
-    return id >= 0 && t->types[id] == TYPE_NORMAL ? id : -1;
+    return id >= 0 && tok_in_words(t, id, flags) ? id : -1;
 }
 
 /* ---- merges ----------------------------------------------------------------------------------------------- */
@@ -279,7 +283,7 @@ static bool is_added_type(int32_t type)
  * never becomes part of a fused unknown). Then words can be merged one by one. */
 static bool cuts_at_spaces(const struct tok *t)
 {
-    if (tok_normal(t, LOWER_BLOCK, 3) < 0) return false;
+    if (tok_part(t, LOWER_BLOCK, 3, 0) < 0) return false;
     for (size_t id = 0; id < t->n; id++) {
         struct str s = tok_text(t, id);
         if (t->types[id] != TYPE_NORMAL && t->types[id] != TYPE_USER) continue;
@@ -305,7 +309,9 @@ int tok_finish(struct tok *t, struct err *e)
     if (t->model == MODEL_BYTES || t->model == MODEL_PIECES || t->model == MODEL_WORDS || t->n_pre == PRE_MAX) return 0;
     const struct pre_op *last = t->n_pre ? &t->pre[t->n_pre - 1] : NULL;
     if (last && last->behavior == PRE_WITH_NEXT && str_is(last->literal, LOWER_BLOCK)) return 0;
-    if (t->word_end.n || t->word_inside.n || !cuts_at_spaces(t)) return 0;
+    if (t->word_end.n || t->word_inside.n || t->ignore_merges) return 0;
+    if (t->drop_unknown && !t->byte_fallback) return 0; /* what is left out parts nothing */
+    if (!cuts_at_spaces(t)) return 0;
     return pre_add(
         t, (struct pre_op){.find = FIND_LITERAL, .behavior = PRE_WITH_NEXT, .literal = STR(LOWER_BLOCK), .run = true}, e);
 }

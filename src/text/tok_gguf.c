@@ -173,6 +173,7 @@ static int setup_bpe(const struct gguf *g, struct tok *t, struct err *e)
     bool add_bos = false;
     t->model = MODEL_BYTES;
     t->show = SHOW_BYTES;
+    t->show_added_raw = true;
     gguf_get_str(g, KEY("pre"), &pre);
     TRY(pre_add_named(t, pre, &add_bos, e));
     TRY(load_tokens(g, t, e));

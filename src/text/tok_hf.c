@@ -19,7 +19,7 @@ struct source {
     size_t text_bytes; /* upper bound of all entries */
     int64_t max_id;
     struct str type, unk_token;  /* raw */
-    struct str inside, word_end; /* raw: marks of entries that continue a word, and that end one */
+    struct str inside, word_end; /* raw: marks of entries that continue a word, and that end one; p NULL: not given */
     int64_t unk_id, word_chars;  /* Unigram: its unknown token, -1: none; WordPiece: longer words are unknown */
     bool byte_fallback, fuse_unk, ignore_merges;
     struct buf key, text; /* unescaped */
@@ -284,7 +284,8 @@ static int load_pieces(struct source *s, struct tok *t)
         TRY(read_pair(s, &c, &at, &t->scores[id]));
         TRY(take(s, &at, &s->text, &text));
         const bool byte = s->byte_fallback && tok_byte_name(text) >= 0;
-        TRY(tok_set(t, (int32_t)id, text, (int64_t)id == s->unk_id ? TYPE_UNKNOWN : byte ? TYPE_BYTE : TYPE_NORMAL, s->e));
+        TRY(tok_set(t, (int32_t)id, text, byte ? TYPE_BYTE : TYPE_NORMAL, s->e));
+        t->word_use[id] = WORDS_ALWAYS;
     }
     return 0;
 }
@@ -299,6 +300,7 @@ static int load_vocab(struct source *s, struct tok *t)
         TRY(note_id(s, &c, json_next(&c), &id));
         bool byte = s->byte_fallback && t->model != MODEL_BYTES && tok_byte_name(text) >= 0;
         TRY(tok_set(t, (int32_t)id, text, byte ? TYPE_BYTE : TYPE_NORMAL, s->e));
+        t->word_use[id] = WORDS_ALWAYS;
     }
     return 0;
 }
@@ -342,7 +344,8 @@ static int load_added(struct source *s, struct tok *t, struct str unk)
     while (json_next(&c) == JSON_EV_OBJECT) {
         TRY(read_added(s, &c, &a));
         const bool is_unk = (unk.n && str_eq(a.text, unk)) || (s->has_scores && a.id == s->unk_id);
-        TRY(tok_set(t, a.id, a.text, is_unk ? TYPE_UNKNOWN : a.special ? TYPE_CONTROL : TYPE_USER, s->e));
+        TRY(tok_set(t, a.id, a.text, !a.special ? TYPE_USER : is_unk ? TYPE_UNKNOWN : TYPE_CONTROL, s->e));
+        if (a.special && t->word_use[a.id]) t->word_use[a.id] = WORDS_SPECIAL;
         unsigned which = a.normalized ? 1 : 0;
         TRY(add_to_set(s, t, &a, set[which], &n[which]));
     }
@@ -440,7 +443,7 @@ static int load_model(struct source *s, struct tok *t)
     TRY(model_kind(s, &t->model));
     TRY(keep(s, t, s->inside, &t->word_inside));
     TRY(keep(s, t, s->word_end, &t->word_end));
-    if (t->model == MODEL_PIECES && t->word_inside.n == 0) t->word_inside = STR("##");
+    if (t->model == MODEL_PIECES && !s->inside.p) t->word_inside = STR("##");
     if (t->model == MODEL_PIECES) t->word_chars = s->word_chars < 0 ? 0 : (size_t)s->word_chars;
     t->byte_fallback = s->byte_fallback;
     t->fuse_unk = s->fuse_unk;
@@ -456,6 +459,7 @@ static int load(struct source *s, struct tok *t, struct str file, const struct j
     if (s->max_id > 0 && (uint64_t)s->max_id >= (uint64_t)(s->n_vocab + s->n_added) * 2 + 1024)
         return fail(s->e, ERR_FORMAT, "id %lld is far beyond the %zu entries", (long long)s->max_id, s->n_vocab + s->n_added);
     TRY(keep(s, t, s->unk_token, &unk));
+    t->drop_unknown = unk.n == 0;
     TRY(tok_read_normalizer(t, s->normalizer, s->e));
     TRY(tok_read_pre(t, s->pre_tokenizer, s->e));
     for (unsigned i = 0; i < t->n_norm; i++) t->add_space_prefix = t->add_space_prefix || t->norm[i].kind == NORM_PREPEND;

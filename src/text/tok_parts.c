@@ -15,7 +15,7 @@ struct part {
     const char *name, *members; /* of the part; of its Sequence: the list's key */
     const struct part_row *rows;
     size_t n_rows;
-    bool before_bytes; /* nothing may follow ByteLevel, which makes bytes of the text */
+    bool before_bytes; /* what follows ByteLevel sees characters of the byte alphabet */
 };
 
 static struct str text_of(const struct json *j)
@@ -29,6 +29,14 @@ static bool true_at(const struct json *j, const char *key, bool missing)
     return json_opt_bool(j, key, &v) ? v : missing;
 }
 
+/* The byte alphabet becomes visible to stages and models behind ByteLevel. A BPE model behind it needs no such stage: it takes
+ * the bytes of words for what they stand for. */
+static int write_bytes(struct tok *t, struct err *e)
+{
+    if (t->model == MODEL_BYTES) t->model = MODEL_CHARS;
+    return pre_add(t, (struct pre_op){.rewrite = true, .bytes = true}, e);
+}
+
 static int read_part(const struct part *p, struct tok *t, const struct json *j, unsigned depth, struct err *e)
 {
     const struct str type = text_of(json_find(j, "type"));
@@ -39,8 +47,7 @@ static int read_part(const struct part *p, struct tok *t, const struct json *j, 
         for (size_t i = 0; i < seq->n; i++) TRY(read_part(p, t, &seq->v[i], depth + 1, e));
         return 0;
     }
-    if (p->before_bytes && t->model == MODEL_BYTES)
-        return fail(e, ERR_UNSUPPORTED, "%s: a stage behind ByteLevel is not supported", p->name);
+    if (p->before_bytes && t->model == MODEL_BYTES) TRY(write_bytes(t, e));
     for (size_t i = 0; i < p->n_rows; i++)
         if (str_is(type, p->rows[i].type)) return p->rows[i].read(t, j, e) < 0 ? fail_prefix(e, "%s", p->name) : 0;
     return fail(e, ERR_UNSUPPORTED, "%s of type '%.*s' is not supported%s", p->name, STR_ARG(type),
@@ -67,7 +74,7 @@ static int parse_part(const struct part *p, struct tok *t, struct str text, stru
 
 static int add_norm(struct tok *t, struct norm_op op, struct err *e)
 {
-    if (op.from.n > PART_BYTES_MAX || op.to.n > PART_BYTES_MAX)
+    if ((op.from.n > PART_BYTES_MAX && op.kind != NORM_REGEX) || op.to.n > PART_BYTES_MAX)
         return fail(e, ERR_UNSUPPORTED, "a string of more than %d bytes is not supported", PART_BYTES_MAX);
     TRY(tok_dup(t, op.from, &op.from, e));
     TRY(tok_dup(t, op.to, &op.to, e));
@@ -225,13 +232,14 @@ static int pre_split(struct tok *t, const struct json *j, struct err *e)
 
 static int pre_byte_level(struct tok *t, const struct json *j, struct err *e)
 {
-    if (t->model != MODEL_CHARS) return fail(e, ERR_UNSUPPORTED, "ByteLevel is supported for BPE models only");
-    t->model = MODEL_BYTES;
     if (true_at(j, "add_prefix_space", true)) {
         t->add_space_prefix = true;
         TRY(pre_add(t, (struct pre_op){.rewrite = true, .prefix = STR(" ")}, e));
     }
-    return true_at(j, "use_regex", true) ? pre_add_regex(t, STR(RE_GPT2), PRE_ISOLATED, e) : 0;
+    if (true_at(j, "use_regex", true)) TRY(pre_add_regex(t, STR(RE_GPT2), PRE_ISOLATED, e));
+    if (t->model != MODEL_CHARS) return write_bytes(t, e);
+    t->model = MODEL_BYTES;
+    return 0;
 }
 
 static int pre_digits(struct tok *t, const struct json *j, struct err *e)
@@ -330,15 +338,16 @@ static int decode_bytes(struct tok *t, const struct json *j, struct err *e)
 
 static int decode_pieces(struct tok *t, const struct json *j, struct err *e)
 {
-    const struct str prefix = text_of(json_find(j, "prefix"));
+    const struct json *prefix = json_find(j, "prefix");
     t->show_close = true_at(j, "cleanup", true);
-    return set_show(t, SHOW_PIECES, prefix.n ? prefix : STR("##"), e);
+    return set_show(t, SHOW_PIECES, prefix ? text_of(prefix) : STR("##"), e);
 }
 
 static int decode_metaspace(struct tok *t, const struct json *j, struct err *e)
 {
     const struct str scheme = text_of(json_find(j, "prepend_scheme")), mark = text_of(json_find(j, "replacement"));
     t->strip_space = scheme.n ? !str_is(scheme, "never") : true_at(j, "add_prefix_space", true);
+    t->strip_marks = t->strip_space;
     return set_show(t, SHOW_SPACED, mark.n ? mark : STR(LOWER_BLOCK), e);
 }
 
@@ -370,6 +379,7 @@ static int decode_byte_names(struct tok *t, const struct json *j, struct err *e)
 {
     (void)j, (void)e;
     t->show_byte_names = false;
+    t->show_all_bytes = true;
     return 0;
 }
 

@@ -22,7 +22,7 @@ struct builder {
 static bool belongs(const struct tok *t, size_t id)
 {
     const struct str s = tok_text(t, id);
-    return t->types[id] == TYPE_NORMAL && s.n && utf8_valid(s);
+    return t->word_use[id] && s.n && utf8_valid(s);
 }
 
 /* Puts the entries of one node in the order of their byte at depth d, stable. */

@@ -4,6 +4,7 @@
 
 #include <utf8proc.h>
 
+#include "text/late_table.h"
 #include "text/script_table.h"
 
 const uint8_t uclass_ascii[128] = {
@@ -59,6 +60,19 @@ bool uclass_is_digit(uint32_t cp)
     return cp < 0x80 ? cp - '0' < 10 : utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_ND;
 }
 
+bool uclass_is_late(uint32_t cp, unsigned version)
+{
+    size_t low = 0, high = COUNT_OF(late_rows); /* the row of cp is in [low, high), if there is one */
+    while (high - low > 1) {
+        const size_t mid = (low + high) / 2;
+        if (late_rows[mid].first <= cp)
+            low = mid;
+        else
+            high = mid;
+    }
+    return cp >= late_rows[low].first && cp <= late_rows[low].last && late_rows[low].version > version;
+}
+
 bool uclass_is_punct(uint32_t cp)
 {
     if (cp < 0x80)
@@ -71,7 +85,7 @@ bool uclass_is_punct(uint32_t cp)
     case UTF8PROC_CATEGORY_PI:
     case UTF8PROC_CATEGORY_PF:
     case UTF8PROC_CATEGORY_PO:
-        return true;
+        return !uclass_is_late(cp, 8);
     default:
         return false;
     }
@@ -99,6 +113,19 @@ int char_to_byte(uint32_t cp)
     if (cp >= 256 + 33) return (int)(cp - 256 - 33 + 127);
     if (cp >= 256) return (int)(cp - 256);
     return byte_to_char((unsigned char)cp) == cp ? (int)cp : -1;
+}
+
+int alphabet_put(struct buf *out, struct str bytes)
+{
+    TRY(buf_reserve(out, bytes.n * 2));
+    char *p = out->p + out->n;
+    for (size_t i = 0; i < bytes.n; i++) {
+        const uint32_t cp = byte_to_char((unsigned char)bytes.p[i]);
+        if (cp >= 0x80) *p++ = (char)(0xC0 | cp >> 6);
+        *p++ = (char)(cp >= 0x80 ? 0x80 | (cp & 0x3F) : cp);
+    }
+    out->n = (size_t)(p - out->p);
+    return 0;
 }
 
 unsigned uclass_script(uint32_t cp)

@@ -86,6 +86,18 @@ static void order_marks(struct points *v)
     }
 }
 
+/* Characters with a decomposition that are later than the Unicode 9 of the `tokenizers` library, which leaves them as they
+ * are. */
+static bool is_late(uint32_t cp)
+{
+    static const uint32_t rows[][2] = {{0x32FF, 0x32FF},   {0xA7F2, 0xA7F4},   {0xAB69, 0xAB69},   {0x10781, 0x107BA},
+                                       {0x11938, 0x11938}, {0x1E030, 0x1E06D}, {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9}};
+    if (cp < rows[0][0]) return false;
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
+        if (cp >= rows[i][0] && cp <= rows[i][1]) return true;
+    return false;
+}
+
 static int form_piece(struct points *v, struct str s, unsigned form, struct buf *out)
 {
     v->n = 0;
@@ -94,7 +106,9 @@ static int form_piece(struct points *v, struct str s, unsigned form, struct buf 
         int boundary = 0;
         i += utf8_next(s.p + i, &cp);
         TRY(points_room(v, 32)); /* the longest decomposition has 18 */
-        utf8proc_ssize_t k = utf8proc_decompose_char((utf8proc_int32_t)cp, v->p + v->n, 32, (utf8proc_option_t)form, &boundary);
+        utf8proc_ssize_t k =
+            is_late(cp) ? -1
+                        : utf8proc_decompose_char((utf8proc_int32_t)cp, v->p + v->n, 32, (utf8proc_option_t)form, &boundary);
         if (k < 0 || k > 32) {
             v->p[v->n] = (int32_t)cp;
             k = 1;

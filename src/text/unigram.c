@@ -21,7 +21,7 @@ static bool extend(struct enc *e, struct str word, size_t i, size_t char_bytes, 
     uint32_t v = t->trie.root[(unsigned char)word.p[i]];
     for (size_t k = i + 1; v; v = trie_step(&t->trie, v, (unsigned char)word.p[k++])) {
         const int32_t id = t->trie.id[v];
-        if (id >= 0) {
+        if (id >= 0 && tok_in_words(t, id, e->flags)) {
             const double sum = score + t->scores[id];
             if (sum > e->ring[k % RING]) {
                 e->ring[k % RING] = sum;
@@ -76,26 +76,29 @@ static int room(struct enc *e, size_t n)
     return 0;
 }
 
+/* A row of characters without an entry, which may be one all the same once they are together. */
+static int put_unknown(struct enc *e, struct str row)
+{
+    const int32_t id = tok_part(e->t, row.p, row.n, e->flags);
+    return id >= 0 ? enc_put(e, id) : enc_fallback(e, row);
+}
+
 int unigram_word(struct enc *e, struct str word)
 {
     if (word.n == 0) return 0;
     TRY(room(e, word.n + 1));
     forward(e, word);
-    size_t at = 0;
-    for (size_t i = backward(e, word.n), unknown = 0; i <= word.n; i++) {
+    size_t at = 0, from = 0; /* the row of unknown characters before at begins at from */
+    for (size_t i = backward(e, word.n); i <= word.n; i++) {
         const int32_t id = e->ends[i];
-        if (id < 0) unknown += (size_t)-id;
-        if (id < 0 && i < word.n && e->ends[i + 1] < 0) continue; /* the row goes on */
-        if (id < 0) {
-            TRY(enc_fallback(e, (struct str){word.p + at, unknown}));
-            at += unknown;
-            unknown = 0;
-        } else {
-            TRY(enc_put(e, id));
-            at += e->t->ents[id].n;
-        }
+        const size_t n = id < 0 ? (size_t)-id : e->t->ents[id].n;
+        const bool known = id >= 0 && id != e->t->unk; /* the text of the unknown token may be written out */
+        if (known && from < at) TRY(put_unknown(e, (struct str){word.p + from, at - from}));
+        if (known) TRY(enc_put(e, id));
+        at += n;
+        if (known) from = at;
     }
-    return 0;
+    return from < at ? put_unknown(e, (struct str){word.p + from, at - from}) : 0;
 }
 
 int unigram_index(struct tok *t, struct err *e)
@@ -105,7 +108,7 @@ int unigram_index(struct tok *t, struct err *e)
         return fail(e, ERR_UNSUPPORTED, "an entry of %zu bytes is not supported in a Unigram vocabulary (at most %d)",
                     t->max_bytes, RING - 1);
     for (size_t id = 0; id < t->n; id++) {
-        if (t->types[id] != TYPE_NORMAL) continue;
+        if (!t->word_use[id]) continue;
         if (!(fabs(t->scores[id]) <= (double)FLT_MAX)) /* sums of such stay finite */
             return fail(e, ERR_FORMAT, "the score of entry %zu is out of range", id);
         if (t->scores[id] < min) min = t->scores[id];

@@ -11,7 +11,7 @@ static int32_t longest_piece(struct enc *e, struct str mark, struct str s, size_
     e->word.n = 0;
     if (buf_str(&e->word, mark) < 0 || buf_put(&e->word, s.p, *n) < 0) return fail_nomem(err, "a word", s.n);
     for (; *n > 0; --*n) {
-        const int32_t id = tok_normal(t, e->word.p, mark.n + *n);
+        const int32_t id = tok_part(t, e->word.p, mark.n + *n, e->flags);
         if (id >= 0) return id;
     }
     return -1;
@@ -38,7 +38,7 @@ int wordpiece_word(struct enc *e, struct str word)
 
 int wordlevel_word(struct enc *e, struct str word)
 {
-    const int32_t id = tok_normal(e->t, word.p, word.n);
+    const int32_t id = tok_part(e->t, word.p, word.n, e->flags);
     return enc_put(e, id >= 0 ? id : e->t->unk); /* the loader saw to it that there is one */
 }
 

@@ -177,6 +177,8 @@ static void test_runtime_errors(void **state)
     expect_error("{{ -9223372036854775807 - 2 }}", NULL, ERR_UNSUPPORTED, "big integers");
     expect_error("{{ 3037000500 * 3037000500 }}", NULL, ERR_UNSUPPORTED, "big integers");
     expect_error("{{ 10 ** 19 }}", NULL, ERR_UNSUPPORTED, "big integers");
+    expect_error("{{ 5000000000000000001|round(-19) }}", NULL, ERR_UNSUPPORTED, "big integers");
+    expect_error("{{ 9223372036854775807|round(-1) }}", NULL, ERR_UNSUPPORTED, "big integers");
     expect_error("{{ (-9223372036854775807 - 1) // -1 }}", NULL, ERR_UNSUPPORTED, "big integers");
     expect_error("{{ range(100001) }}", NULL, ERR_LIMIT, "Range too big");
 

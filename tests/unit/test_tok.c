@@ -1044,7 +1044,6 @@ static void refusals_name_their_reason(void **state)
         const char *says;
     } rows[] = {
         {{.pre = "{\"type\":\"Other\"}"}, "pre_tokenizer of type 'Other'"},
-        {{.pre = SEQ(BYTES_ONLY ",{\"type\":\"Digits\"}")}, "behind ByteLevel"},
         {{.pre = SPLIT("\"Regex\":\"(\"", "Isolated", "false")}, "'('"},
         {{.pre = SPLIT("\"Regex\":\"a\"", "Sideways", "false")}, "Sideways"},
         {{.normalizer = "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"x\"}"}, "precompiled_charsmap"},

@@ -217,6 +217,29 @@ static void cached_pieces_know_the_first_word(void **state)
     tok_close(&t);
 }
 
+/* An entry that is a special token as well makes no words of a text in which no special tokens are looked for. */
+static void special_entries_are_asked_for(void **state)
+{
+    static const char file[] =
+        "{\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"<unk>\",0],[\"a\",-9],[\"b\",-9],[\"ab\",-1]]},"
+        "\"added_tokens\":[{\"id\":3,\"content\":\"ab\",\"special\":true,\"single_word\":true}]}";
+    static const int32_t plain[] = {1, 1, 2}, asked[] = {1, 3};
+    struct tok *t = NULL;
+    struct err e = {0};
+    struct ids v = {0};
+    (void)state;
+    if (tok_open_hf(str_of(file), NULL, NULL, "tokenizer.json", &t, &e) < 0) fail_msg("%s", e.msg);
+    assert_int_equal(tok_encode(t, STR("aab"), 0, &v, &e), 0);
+    assert_int_equal(v.n, COUNT_OF(plain));
+    assert_memory_equal(v.p, plain, sizeof plain);
+    v.n = 0;
+    append_ids(t, STR("aab"), &v); /* not cut out of the text, since a word character touches it */
+    assert_int_equal(v.n, COUNT_OF(asked));
+    assert_memory_equal(v.p, asked, sizeof asked);
+    ids_fini(&v);
+    tok_close(&t);
+}
+
 /* Every allocation of opening and encoding may fail, for every type of part. */
 static void every_allocation_may_fail(void **state)
 {
@@ -266,7 +289,7 @@ static double best_sum(const struct tok *t, struct str s)
     double best = -HUGE_VAL;
     if (s.n == 0) return 0;
     for (size_t n = 1; n <= s.n; n++) {
-        const int32_t id = tok_normal(t, s.p, n);
+        const int32_t id = tok_part(t, s.p, n, 0);
         if (id < 0 && n > 1) continue;
         const double sum = (id < 0 ? t->unk_score : t->scores[id]) + best_sum(t, (struct str){s.p + n, s.n - n});
         if (sum > best) best = sum;
@@ -563,11 +586,17 @@ static void nothing_is_leaked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(parts_do_what_the_reference_does),  cmocka_unit_test(cached_pieces_are_the_same),
-        cmocka_unit_test(cached_pieces_know_the_first_word), cmocka_unit_test(every_allocation_may_fail),
-        cmocka_unit_test(unigram_finds_the_best_way),        cmocka_unit_test(unigram_exports_are_the_same),
-        cmocka_unit_test(gguf_says_what_becomes_of_spaces),  cmocka_unit_test(damaged_unigram_files_are_errors),
-        cmocka_unit_test(time_is_linear_in_hostile_text),    cmocka_unit_test(nothing_is_leaked),
+        cmocka_unit_test(parts_do_what_the_reference_does),
+        cmocka_unit_test(cached_pieces_are_the_same),
+        cmocka_unit_test(cached_pieces_know_the_first_word),
+        cmocka_unit_test(special_entries_are_asked_for),
+        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(unigram_finds_the_best_way),
+        cmocka_unit_test(unigram_exports_are_the_same),
+        cmocka_unit_test(gguf_says_what_becomes_of_spaces),
+        cmocka_unit_test(damaged_unigram_files_are_errors),
+        cmocka_unit_test(time_is_linear_in_hostile_text),
+        cmocka_unit_test(nothing_is_leaked),
     };
     return cmocka_run_group_tests_name("tok_hf", tests, make_dir, remove_dir);
 }
