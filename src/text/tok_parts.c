@@ -3,9 +3,12 @@
  * the caller. */
 #include "text/text_int.h"
 
+#include <stdio.h>
+
 /* Strings of the small parts that are put into a text or looked for in it. */
 #define PART_BYTES_MAX 256
 #define PART_DEPTH_MAX 8
+#define LENGTH_MAX 65535 /* of pieces of FixedLength: what a pattern can count to */
 
 struct part_row {
     const char *type;
@@ -287,6 +290,18 @@ static int pre_delimiter(struct tok *t, const struct json *j, struct err *e)
     return pre_add(t, (struct pre_op){.find = FIND_LITERAL, .behavior = PRE_REMOVED, .literal = delimiter}, e);
 }
 
+/* Pieces of so many characters, and what is left at the end of each piece of before. */
+static int pre_fixed_length(struct tok *t, const struct json *j, struct err *e)
+{
+    const struct json *length = json_find(j, "length");
+    const int64_t n = length ? length->i : 5;
+    char regex[32];
+    if (n < 1 || n > LENGTH_MAX || (length && length->type != JSON_INT))
+        return fail(e, ERR_FORMAT, "FixedLength: \"length\" is not a whole number from 1 to %d", LENGTH_MAX);
+    (void)snprintf(regex, sizeof regex, "[\\s\\S]{1,%d}", (int)n);
+    return pre_add_regex(t, str_of(regex), PRE_ISOLATED, e);
+}
+
 /* Spaces become the replacement, one is put in front, and each begins a piece. */
 static int pre_metaspace(struct tok *t, const struct json *j, struct err *e)
 {
@@ -314,7 +329,8 @@ int tok_read_pre(struct tok *t, struct str text, struct err *e)
                                            {"Metaspace", pre_metaspace},
                                            {"BertPreTokenizer", pre_bert},
                                            {"UnicodeScripts", pre_scripts},
-                                           {"CharDelimiterSplit", pre_delimiter}};
+                                           {"CharDelimiterSplit", pre_delimiter},
+                                           {"FixedLength", pre_fixed_length}};
     static const struct part part = {"pre_tokenizer", "pretokenizers", rows, COUNT_OF(rows), true};
     return parse_part(&part, t, text, e);
 }
