@@ -128,7 +128,7 @@ static double distance(const char *name, float got[N_ROWS][ROW])
 /* What the head of a GGUF file of the folder computes. */
 static void compute_converted(size_t kind, const char *type, float out[N_ROWS][ROW])
 {
-    const struct convert_opts opts = {.type = type, .name = "tiny"};
+    const struct convert_opts opts = {.type = type, .name = "tiny", .head = CONVERT_HEAD_KEEP};
     const char *path = scratch_path(fx.dirs[kind], "converted.gguf");
     struct files *f;
     struct model *m = NULL;
