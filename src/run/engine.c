@@ -286,10 +286,10 @@ static void admit(struct engine *en)
         en->n_waiting--;
         q->stage = RUNNING;
         for (q->info.slot = 0; slot_taken(en, q->info.slot);) q->info.slot++;
-        q->info.n_known = q->n_done;
         en->running[en->n_running++] = q;
         if (q->admitted) continue; /* it comes back from a shift */
         q->admitted = clock_ns();
+        q->info.n_known = q->n_done;
         en->counters.prompt_tokens += q->o.n_prompt;
         en->counters.reused_tokens += q->info.n_reused = q->n_done;
         en->counters.parked_tokens += q->r.n_parked;
@@ -657,7 +657,8 @@ static void count_step(struct engine *en, const struct batch *b, bool prompts, d
     note_pages(en);
     for (uint32_t s = 0; s < b->n_seqs; s++) {
         struct request *q = en->who[s];
-        q->info.n_known = (uint32_t)size_min(q->n_done, q->r.generated.n_prompt);
+        /* A context that was shifted is read again, but its prompt has been known. */
+        q->info.n_known = (uint32_t)size_max(q->info.n_known, size_min(q->n_done, q->r.generated.n_prompt));
         q->info.n_generated = q->r.generated.n_generated;
     }
     *(prompts ? &en->counters.prefill_seconds : &en->counters.decode_seconds) += seconds;

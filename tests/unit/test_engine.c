@@ -113,7 +113,7 @@ struct job {
     uint32_t n_want, n_got;
     struct request *q;
     int error;
-    uint32_t n_reused;
+    uint32_t n_reused, n_wrong;
     struct prefix_miss miss;
     atomic_bool ended;
     uint32_t cancel_after; /* 0: never */
@@ -121,11 +121,20 @@ struct job {
     bool no_guesses;
 };
 
+/* What is known of a prompt stays known, also while a shifted context is read again. */
+static void check_info(struct job *j)
+{
+    struct request_info info;
+    request_info(j->q, &info);
+    if (info.n_known < info.n_reused || info.n_known > j->n_prompt) j->n_wrong++;
+}
+
 static void on_token(void *user, const struct token_event *t)
 {
     struct job *j = user;
     j->got[j->n_got++] = t->id;
     if (j->n_got > 1) j->calls[j->n_got > 2] = mem_stats().calls;
+    if (j->n_keep) check_info(j);
     if (j->n_got == j->cancel_after) request_cancel(j->q);
 }
 
@@ -422,6 +431,7 @@ static void a_full_context_goes_on_when_asked(void **state)
         assert_int_equal(j->error, cut ? ERR_CANCELLED : 0);
         assert_int_equal(j->n_got, cut ? j->cancel_after : MAX_NEW);
         assert_memory_equal(j->got, j->want, j->n_got * sizeof *j->got);
+        assert_int_equal(j->n_wrong, 0);
     }
     settle(en, jobs, n_jobs);
     engine_free(&en);
