@@ -76,6 +76,21 @@ const probs = (await openai.chat.completions.create({ ...greedy, max_tokens: 4, 
 equal("a logprob for each token", probs.logprobs.content.length, 4);
 verdict(probs.logprobs.content.every((p) => p.top_logprobs.length === 3 && p.top_logprobs[0].token === p.token),
     "greedy takes the likeliest", probs.logprobs);
+async function streamedProbs(create, request, of) {
+    const all = [];
+    for await (const chunk of await create({ ...request, stream: true })) all.push(...(of(chunk.choices[0].logprobs) ?? []));
+    return all;
+}
+for (const stop of [undefined, word]) {
+    const request = { ...greedy, max_tokens: 100, stop, logprobs: true };
+    const { choices: [{ logprobs, finish_reason }] } = await openai.chat.completions.create(request);
+    equal(`a stream has those of its last tokens, too: ${stop ?? "end of text"}`,
+        [finish_reason, await streamedProbs((r) => openai.chat.completions.create(r), request, (p) => p?.content)],
+        ["stop", logprobs.content]);
+}
+const cut = { model: "demo", prompt: "The capital of Spain is", temperature: 0, max_tokens: 40, logprobs: 0, stop: "." };
+equal("and one of completions", await streamedProbs((r) => openai.completions.create(r), cut, (p) => p?.token_logprobs),
+    (await openai.completions.create(cut)).choices[0].logprobs.token_logprobs);
 const older = (await openai.completions.create({ model: "demo", prompt: "Once upon a time", temperature: 0, max_tokens: 4, logprobs: 2 })).choices[0];
 const { tokens, token_logprobs, top_logprobs, text_offset } = older.logprobs;
 equal("completions have them in arrays", [tokens.join(""), token_logprobs.length, text_offset], [older.text, 4, tokens.map((_, i) => tokens.slice(0, i).join("").length)]);
@@ -190,9 +205,9 @@ verdict(props.chat_template === show.template && props.model_path.endsWith(".ggu
     Math.abs(props.default_generation_settings.params.temperature - 0.7) < 1e-6, "with what the model asks for", props);
 const idle = await get("/slots");
 verdict(idle.length === 8 && idle.every((x, i) => x.id === i && x.n_ctx === 1024 && !x.is_processing), "slots", idle);
-let working, full;
+let working, full, of7 = 0;
 for await (const chunk of await openai.chat.completions.create({ ...several, n: 8, max_tokens: 400, ignore_eos: true, stream: true })) {
-    if (chunk.choices[0].index !== 7) continue;
+    if (chunk.choices[0].index !== 7 || ++of7 < 20) continue; /* slots are as of the last step, which may end after its tokens */
     working = await get("/slots");
     full = await fetch(`${server.url}/slots?fail_on_no_slot=1`);
     break;

@@ -112,10 +112,10 @@ static int put_arrays(struct choice *x, struct buf *b, const struct json *all)
     return rc | buf_z(b, "]}");
 }
 
-/* ,"logprobs":{..} with what is new; null where not asked for. */
+/* ,"logprobs":{..} with what is new; null where not asked for, and in a stream where nothing is. */
 static int put_logprobs(struct choice *x, struct buf *b)
 {
-    if (!x->job->logprobs) return buf_z(b, ",\"logprobs\":null");
+    if (!x->job->logprobs || (x->job->stream && x->probs.n == 0)) return buf_z(b, ",\"logprobs\":null");
     if (x->job->chat) {
         int rc = buf_z(b, ",\"logprobs\":{\"content\":");
         rc |= serve_new_probs(x, b);
@@ -209,8 +209,9 @@ static int end(struct choice *x, struct buf *b)
         rc |= buf_z(b, "},\"logprobs\":null,\"finish_reason\":null}]}\n\n");
     }
     rc |= put_choice_head(x, b);
-    return rc | buf_printf(b, "%s,\"logprobs\":null,\"finish_reason\":\"%s\"}]}\n\n",
-                           x->job->chat ? "\"delta\":{}" : "\"text\":\"\"", finish_reason(x));
+    rc |= buf_z(b, x->job->chat ? "\"delta\":{}" : "\"text\":\"\"");
+    rc |= put_logprobs(x, b); /* of what ended it, and of calls */
+    return rc | buf_printf(b, ",\"finish_reason\":\"%s\"}]}\n\n", finish_reason(x));
 }
 
 static int close_stream(struct job *j, struct buf *b)
