@@ -95,6 +95,9 @@ equal("its arguments satisfy the schema", Object.keys(JSON.parse(calls[0].functi
 s = await stream(CHAT, { messages, tools, tool_choice: one, temperature: 0, max_tokens: 100 },
     (e) => e.choices[0]?.delta?.tool_calls?.[0]?.function.arguments);
 equal("in a stream", s.text, calls[0].function.arguments);
+r = await chat({ tools, tool_choice: one, n: 3, temperature: 1 });
+const ids = r.body.choices.flatMap((x) => x.message.tool_calls.map((call) => call.id));
+verdict(ids.length === 3 && new Set(ids).size === 3, "calls of several answers have ids of their own", ids);
 r = await chat({ tools, tool_choice: "none", response_format: strict });
 parsed("tool_choice none, and a form", r.body.choices[0].message.content, isPerson);
 

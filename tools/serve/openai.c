@@ -140,8 +140,8 @@ static int put_calls(struct choice *x, struct buf *b)
         struct buf arguments = {0};
         if (i) rc |= buf_c(b, ',');
         rc |= x->job->stream ? buf_printf(b, "{\"index\":%zu,", i) : buf_c(b, '{');
-        rc |= buf_printf(b, "\"id\":\"call_%llx_%zu\",\"type\":\"function\",\"function\":{\"name\":",
-                         (unsigned long long)x->job->call->number, i);
+        rc |= buf_printf(b, "\"id\":\"call_%llx_%u_%zu\",\"type\":\"function\",\"function\":{\"name\":",
+                         (unsigned long long)x->job->call->number, x->index, i);
         rc |= json_write_string(b, x->calls[i].name);
         rc |= json_write(&arguments, x->calls[i].arguments);
         rc |= buf_z(b, ",\"arguments\":");
