@@ -44,8 +44,9 @@ for (const [i, { status, text, torn }] of ended.entries()) {
     equal(`${path}${body.n ? " with two answers" : ""}: the stream is not torn`, [status, torn], [200, null]);
     const lines = text.trim().split("\n").filter((line) => line && line !== "data: [DONE]");
     const last = JSON.parse(lines.at(-1).replace(/^data: /, ""));
-    const message = path.startsWith("/api/") ? last.error : last.error?.message;
-    verdict(/ending/.test(message), "and its last event says why", lines.at(-1));
+    const ollama = path.startsWith("/api/");
+    verdict(/ending/.test(ollama ? last.error : last.error?.message), "and its last event says why", lines.at(-1));
+    if (!ollama) equal("and that it may be tried again", [last.error.code, last.error.type], [503, "unavailable_error"]);
 }
 const refused = await whole;
 verdict(refused.status === 503 && /ending/.test(JSON.parse(refused.text).error.message), "what is no stream gets status 503", refused);

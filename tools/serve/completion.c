@@ -67,11 +67,10 @@ static int whole(struct job *j, struct buf *b)
     return put_end(&j->choices[0], b, buf_view(&j->choices[0].text));
 }
 
-static int fail_stream(struct job *j, struct buf *b, const char *message)
+static int fail_stream(struct buf *b, unsigned status, const char *message)
 {
-    (void)j;
     int rc = buf_z(b, "data: ");
-    rc |= openai_error(b, 500, message);
+    rc |= openai_error(b, status, message);
     return rc | buf_z(b, "\n\n");
 }
 

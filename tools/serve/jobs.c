@@ -85,7 +85,7 @@ static void fail_job(struct job *j, unsigned status, const char *message)
 {
     int rc;
     if (j->stream && j->begun) {
-        rc = j->dialect->fail(j, &j->pending, message);
+        rc = j->dialect->fail(&j->pending, status, message);
     } else {
         j->status = status;
         j->pending.n = 0;

@@ -105,10 +105,9 @@ static int whole(struct job *j, struct buf *b)
     return put_end(x, b, buf_view(&x->thinking), buf_view(&x->text));
 }
 
-static int fail_stream(struct job *j, struct buf *b, const char *message)
+static int fail_stream(struct buf *b, unsigned status, const char *message)
 {
-    (void)j;
-    const int rc = ollama_error(b, 500, message);
+    const int rc = ollama_error(b, status, message);
     return rc | buf_c(b, '\n');
 }
 

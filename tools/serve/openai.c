@@ -226,11 +226,10 @@ static int close_stream(struct job *j, struct buf *b)
     return rc | buf_z(b, "data: [DONE]\n\n");
 }
 
-static int fail_stream(struct job *j, struct buf *b, const char *message)
+static int fail_stream(struct buf *b, unsigned status, const char *message)
 {
-    (void)j;
     int rc = buf_z(b, "data: ");
-    rc |= openai_error(b, 500, message);
+    rc |= openai_error(b, status, message);
     return rc | buf_z(b, "\n\ndata: [DONE]\n\n");
 }
 

@@ -121,7 +121,7 @@ struct choice {
 };
 
 /* How a dialect says what happens. All append to out and return 0 or ERR_NOMEM. They run on the engine's thread inside the
- * job's lock, fail also on the thread that stops the server. */
+ * job's lock, error and fail also on the thread that stops the server. */
 struct dialect {
     const char *stream_type;                                                          /* Content-Type of a stream */
     int (*token)(struct choice *x, struct buf *out, enum part part, struct str text); /* some more of a choice; streams only */
@@ -129,7 +129,7 @@ struct dialect {
     int (*close)(struct job *j, struct buf *out); /* the last of a stream, behind all ends; NULL: nothing */
     int (*whole)(struct job *j, struct buf *out); /* the answer at once */
     int (*error)(struct buf *out, unsigned status, const char *message); /* in place of an answer */
-    int (*fail)(struct job *j, struct buf *out, const char *message);    /* the last of a stream that has begun */
+    int (*fail)(struct buf *out, unsigned status, const char *message);  /* the last of a stream that has begun */
 };
 
 struct job {
