@@ -176,6 +176,9 @@ const native = (more) => fetch(`${server.url}/completion`, { method: "POST",
 const finished = JSON.parse(await native());
 equal("its completion", [finished.content, finished.stop_type, finished.tokens_predicted], [completion.choices[0].text, "limit", 8]);
 const events = (await native({ stream: true })).trim().split("\n\n").map((line) => JSON.parse(line.slice("data: ".length)));
+const { timings } = finished;
+verdict(Math.abs(timings.predicted_per_second - timings.predicted_n / timings.predicted_ms * 1e3) < 0.01 * timings.predicted_per_second &&
+    timings.prompt_per_second >= 0, "speeds", timings);
 equal("a stream of it", events.map((e) => e.content).join(""), finished.content);
 equal("and its end", events.map((e) => e.stop).indexOf(true), events.length - 1);
 

@@ -30,11 +30,18 @@ static int token(struct choice *x, struct buf *b, enum part part, struct str tex
     return rc | buf_z(b, ",\"stop\":false}\n\n");
 }
 
+/* ,"WHAT_n":..,"WHAT_ms":..,"WHAT_per_second":.. */
+static int put_speed(struct buf *b, const char *what, uint32_t n, double seconds)
+{
+    return buf_printf(b, ",\"%s_n\":%u,\"%s_ms\":%.3f,\"%s_per_second\":%.3f", what, n, what, seconds * 1e3, what,
+                      seconds > 0 ? n / seconds : 0);
+}
+
 int native_timings(struct buf *b, const quern_result *x)
 {
-    int rc = buf_printf(
-        b, ",\"timings\":{\"cache_n\":%u,\"prompt_n\":%u,\"prompt_ms\":%.3f,\"predicted_n\":%u,\"predicted_ms\":%.3f",
-        x->n_reused, x->n_prompt - x->n_reused, x->prefill_seconds * 1e3, x->n_generated, x->decode_seconds * 1e3);
+    int rc = buf_printf(b, ",\"timings\":{\"cache_n\":%u", x->n_reused);
+    rc |= put_speed(b, "prompt", x->n_prompt - x->n_reused, x->prefill_seconds);
+    rc |= put_speed(b, "predicted", x->n_generated, x->decode_seconds);
     if (x->n_drafted) rc |= buf_printf(b, ",\"draft_n\":%u,\"draft_n_accepted\":%u", x->n_drafted, x->n_accepted);
     return rc | buf_c(b, '}');
 }
