@@ -26,10 +26,18 @@ struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, 
     return j;
 }
 
+/* Inside the lock, in which requests come and stay until nobody wants the job. */
 static void cancel(struct job *j)
 {
     for (uint32_t i = 0; i < j->n_choices; i++)
         if (j->choices[i].request) quern_request_cancel(j->choices[i].request);
+}
+
+/* Nobody wants what else comes. Inside the lock. */
+static void abandon(struct job *j)
+{
+    j->gone = true;
+    cancel(j);
 }
 
 static void unlist_job(struct job *j)
@@ -47,7 +55,9 @@ static void unlist_job(struct job *j)
 void serve_end_job(struct job *j)
 {
     unlist_job(j);
-    cancel(j);
+    monitor_enter(j->lock);
+    abandon(j);
+    monitor_leave(j->lock);
     for (uint32_t i = 0; i < j->n_choices; i++) {
         struct choice *x = &j->choices[i];
         quern_request_free(&x->request);
@@ -72,8 +82,7 @@ static void end(struct job *j)
 static void check(struct job *j, int rc)
 {
     if (rc < 0) {
-        j->gone = true;
-        cancel(j);
+        abandon(j);
         end(j);
     } else if (j->pending.n) {
         monitor_wake(j->lock);
@@ -237,17 +246,15 @@ static bool client_left(const struct call *c)
     return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
 }
 
-/* Waits, inside the lock, until there is something to send or nothing will come; false: the client has left. */
+/* Waits, inside the lock, until there is something to send or nothing will come; false: the client has left, or there was no
+ * memory for the answer. */
 static bool wait_for_text(struct job *j, bool all)
 {
-    while (!j->done && (all || j->pending.n == 0)) {
+    while (!j->done && !j->gone && (all || j->pending.n == 0)) {
         monitor_wait_for(j->lock, WATCH_MS);
-        if (j->done || !client_left(j->call)) continue;
-        j->gone = true;
-        cancel(j);
-        return false;
+        if (!j->done && client_left(j->call)) abandon(j);
     }
-    return true;
+    return !j->gone;
 }
 
 static ssize_t read_stream(void *cls, uint64_t pos, char *to, size_t max)
@@ -271,20 +278,21 @@ static int answer_whole(struct call *c, struct job *j)
 {
     struct buf body = {0};
     monitor_enter(j->lock);
-    (void)wait_for_text(j, true);
+    const bool there = wait_for_text(j, true);
+    const unsigned status = j->status;
     body = j->pending;
     j->pending = (struct buf){0};
-    const unsigned status = j->gone ? 500 : j->status;
     monitor_leave(j->lock);
-    return serve_json(c, status, &body, 0);
+    if (there) return serve_json(c, status, &body, 0);
+    buf_fini(&body);
+    return serve_error(c, 500, "out of memory");
 }
 
 static int answer_stream(struct call *c, struct job *j)
 {
     /* What fails before the first token is an answer with a status. */
     monitor_enter(j->lock);
-    (void)wait_for_text(j, false);
-    const bool failed = j->status != 200;
+    const bool failed = !wait_for_text(j, false) || j->status != 200;
     monitor_leave(j->lock);
     if (failed) return answer_whole(c, j);
     struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, j, NULL);
@@ -333,10 +341,7 @@ static int submit_all(struct job *j, const quern_tokens *prompt, quern_error *er
     int rc = 0;
     monitor_enter(j->lock); /* callbacks wait until all requests are there */
     for (uint32_t i = 0; rc == 0 && i < j->n_choices; i++) rc = submit(&j->choices[i], prompt, scales, err);
-    if (rc < 0) {
-        j->gone = true;
-        cancel(j);
-    }
+    if (rc < 0) abandon(j);
     monitor_leave(j->lock);
     return rc;
 }

@@ -151,7 +151,7 @@ struct job {
     unsigned status;    /* of the answer */
     uint32_t n_ended;   /* choices */
     bool begun;         /* a stream has something that was or can be sent */
-    bool done, gone;    /* nothing follows; the client has left */
+    bool done, gone;    /* nothing follows; nobody gets what does: the client has left, or memory ran out */
 };
 
 /* The job of a call, in its arena, which ends with the call; NULL: no memory. */
