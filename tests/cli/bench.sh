@@ -66,9 +66,11 @@ ran "ways to load" 0 "$QUERN" bench $short --no-mmap
 ran "that come before the first token" 0 "$QUERN" bench $short --prefault
 
 if script --version 2>/dev/null | grep -q util-linux; then
-    script -qec "$QUERN bench -p 8 -n 0 -d 1500 -r 1" /dev/null </dev/null >"$W/screen" 2>&1
-    tr '\r' '\n' <"$W/screen" | grep -q 'limits *0%  0 of 1' && tr '\r' '\n' <"$W/screen" | grep -q 'pp8@d1500 *0%  0 of 1'
+    script -qec "$QUERN bench -p 8 -n 4 -d 1500 -r 1" /dev/null </dev/null 2>&1 | tr '\r' '\n' >"$W/screen"
+    grep -q 'limits *0%  0 of 2' "$W/screen" && grep -q 'pp8@d1500 *0%  0 of 2' "$W/screen"
     verdict $? "a terminal shows what is being measured" "$W/screen"
+    grep -q 'tg4@d1500 *50%  1 of 2' "$W/screen"
+    verdict $? "and each test before it runs" "$W/screen"
 else
     skip "a terminal shows what is being measured" "needs script of util-linux"
 fi

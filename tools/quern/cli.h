@@ -135,10 +135,11 @@ bool cli_interrupted(void);
 /* One line on stderr that is drawn again and again; silent where stderr is no terminal. */
 struct progress {
     const char *what;
-    bool on, bytes; /* bytes: done and all count bytes */
+    bool on, bytes, due; /* bytes: done and all count bytes; due: however soon after the last time */
     uint64_t started_ns, shown_ns;
 };
 void progress_start(struct progress *p, const char *what, bool bytes);
+void progress_next(struct progress *p, const char *what); /* of the same whole; comes with the next progress_show */
 void progress_show(struct progress *p, uint64_t done, uint64_t all);
 void progress_end(struct progress *p); /* wipes the line */
 

@@ -301,11 +301,18 @@ void progress_start(struct progress *p, const char *what, bool bytes)
     *p = (struct progress){.what = what, .on = isatty(STDERR_FILENO), .bytes = bytes, .started_ns = clock_ns()};
 }
 
+void progress_next(struct progress *p, const char *what)
+{
+    p->what = what;
+    p->due = true;
+}
+
 void progress_show(struct progress *p, uint64_t done, uint64_t all)
 {
     uint64_t now = clock_ns();
-    bool due = now - p->shown_ns >= 100 * 1000 * 1000;
+    bool due = p->due || now - p->shown_ns >= 100 * 1000 * 1000;
     if (!p->on || all == 0 || !due) return;
+    p->due = false;
     p->shown_ns = now;
     double seconds = (double)(now - p->started_ns) * 1e-9;
     double rate = seconds > 0 ? (double)done / seconds : 0;

@@ -127,11 +127,11 @@ struct bench {
     uint64_t done, all;         /* runs of tests */
 };
 
-/* Shown before each, for a run of a large model takes long. */
-static void show_next(struct bench *b, const struct bench_test *t)
+/* Shows what b->doing says now, before it begins, for a run of a large model takes long. */
+static void show_next(struct bench *b, uint64_t done, uint64_t all)
 {
-    (void)bench_name(t, b->doing);
-    progress_show(&b->progress, b->done, b->all);
+    progress_next(&b->progress, b->doing);
+    progress_show(&b->progress, done, all);
 }
 
 static int eval(struct bench *b, uint32_t from, uint32_t n, struct err *e)
@@ -183,29 +183,33 @@ static void summarise(const struct bench *b, struct bench_row *row, double *spee
     count_work(b, row);
 }
 
+/* Reads what stands before the test, and runs some of it. */
+static int warm_up(struct bench *b, const struct bench_test *t, struct err *e)
+{
+    quern_session_truncate(b->session, 0);
+    if (t->depth) TRY(eval(b, 0, t->depth, e));
+    return run_test(b, t, t->decode ? (uint32_t)size_min(t->n, 4) : t->n, e);
+}
+
+static int run_once(struct bench *b, const struct bench_test *t, double *speed, struct err *e)
+{
+    if (t->parallel > 1) return bench_parallel(b->model, &b->setup, t, b->ids, speed, e);
+    const uint64_t start = clock_ns();
+    TRY(run_test(b, t, t->n, e));
+    *speed = t->n / ((double)(clock_ns() - start) * 1e-9);
+    return 0;
+}
+
 static int measure(struct bench *b, struct bench_row *row, struct err *e)
 {
     double speeds[BENCH_REPEATS_MAX];
     const struct bench_test *t = &row->test;
-    show_next(b, t);
-    if (t->parallel > 1) {
-        for (size_t i = 0; i < b->n_repeats; i++) {
-            TRY(bench_parallel(b->model, &b->setup, t, b->ids, &speeds[i], e));
-            b->done++;
-            show_next(b, t);
-        }
-        summarise(b, row, speeds);
-        return 0;
-    }
-    quern_session_truncate(b->session, 0);
-    if (t->depth) TRY(eval(b, 0, t->depth, e));
-    TRY(run_test(b, t, t->decode ? (uint32_t)size_min(t->n, 4) : t->n, e)); /* warm-up */
+    (void)bench_name(t, b->doing);
+    show_next(b, b->done, b->all);
+    if (t->parallel <= 1) TRY(warm_up(b, t, e));
     for (size_t i = 0; i < b->n_repeats; i++) {
-        const uint64_t start = clock_ns();
-        TRY(run_test(b, t, t->n, e));
-        speeds[i] = t->n / ((double)(clock_ns() - start) * 1e-9);
-        b->done++;
-        show_next(b, t);
+        TRY(run_once(b, t, &speeds[i], e));
+        progress_show(&b->progress, ++b->done, b->all);
     }
     summarise(b, row, speeds);
     return 0;
@@ -235,7 +239,7 @@ static int measure_all(struct bench *b, const struct plan *plan, const char *mod
         b->ids[i] = (int32_t)((uint64_t)draw * b->info.n_vocab >> 32);
     }
     b->all = plan->n * b->n_repeats;
-    progress_show(&b->progress, 0, b->all);
+    show_next(b, 0, b->all);
     TRY(measure_limits(b, &r->limits, e));
     for (size_t i = 0; i < plan->n; i++) {
         struct bench_row row = {.test = plan->tests[i]};
@@ -259,7 +263,7 @@ static int measure_speculation(struct bench *b, const struct bench_args *args, c
         (void)snprintf(row.model, sizeof row.model, "%s", model ? model : b->info.name);
         (void)snprintf(row.type, sizeof row.type, "%s", type ? type : b->info.weight_type);
         (void)snprintf(b->doing, sizeof b->doing, "speculation: %s", row.work);
-        progress_show(&b->progress, i, answers.n * BENCH_WORKS);
+        show_next(b, i, answers.n * BENCH_WORKS);
         TRY(bench_speculate(b->model, &b->setup, how, b->n_repeats, &row, e));
         r->speculations[r->n_speculations++] = row;
     }
@@ -284,7 +288,7 @@ static int measure_prefixes(struct bench *b, const struct bench_args *args, cons
         (void)snprintf(row.model, sizeof row.model, "%s", model ? model : b->info.name);
         (void)snprintf(row.type, sizeof row.type, "%s", type ? type : b->info.weight_type);
         (void)snprintf(b->doing, sizeof b->doing, "prefix%u", row.n);
-        progress_show(&b->progress, i, prompts.n);
+        show_next(b, i, prompts.n);
         TRY(bench_prefix(b->model, &b->setup, b->ids, b->n_repeats, cache, &row, e));
         r->prefixes[r->n_prefixes++] = row;
     }
