@@ -157,7 +157,8 @@ for (const [method, path, body] of [["POST", "/chat/completions", chat()], ["GET
     '{"prompt":"x","n_predict":1}'], ["POST", "/v1/reranking", '{"query":"x","documents":["y"]}']])
     equal(`llama-server's ${path}`, (await send(method, path, body)).status, 200);
 equal("no images are none", (await send("POST", "/api/chat", ollama({ messages: [{ role: "user", content: "x", images: [] }] }))).status, 200);
-equal("health needs no key", (await send("GET", "/health", "", { authorization: undefined })).status, 200);
+for (const path of ["/health", "/v1/health"])
+    equal(`${path} needs no key`, (await send("GET", path, "", { authorization: undefined })).status, 200);
 const head = await send("HEAD", "/health");
 equal("HEAD has no body", [head.status, head.body], [200, ""]);
 equal("null is as if it were not there", (await send("POST", CHAT, chat({ temperature: null, stop: null, tools: null }))).status, 200);

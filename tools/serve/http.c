@@ -194,6 +194,11 @@ static bool key_allowed(const struct call *c)
     return got && strncmp(got, "Bearer ", 7) == 0 && strcmp(got + 7, want) == 0;
 }
 
+static bool tells_health(const char *path)
+{
+    return strcmp(path, "/health") == 0 || strcmp(path, "/v1/health") == 0;
+}
+
 /* Whose paths begin like this one: OpenAI's, Ollama's, llama-server's. */
 static const char *beginning_of(const char *path)
 {
@@ -258,7 +263,7 @@ static int dispatch(struct call *c)
     if (origin && !origin_allowed(c->server, origin))
         return serve_error(c, 403, "pages of \"%.100s\" may not use this server (allow them: --allow-origin)", origin);
     if (options) return serve_text(c, 204, "text/plain", &(struct buf){0}, 0);
-    if (!key_allowed(c) && strcmp(c->path, "/health") != 0) return serve_error(c, 401, "the API key is missing or wrong");
+    if (!key_allowed(c) && !tells_health(c->path)) return serve_error(c, 401, "the API key is missing or wrong");
     const char *method = strcmp(c->method, "HEAD") == 0 ? "GET" : c->method;
     for (size_t i = 0; i < COUNT_OF(routes); i++) {
         if (!path_is(&routes[i], c->path)) continue;
