@@ -302,9 +302,11 @@ static int answer_stream(struct call *c, struct job *j)
 
 /* ---- the beginning ------------------------------------------------------------------------------------------------------- */
 
+/* Outside the lock, as it may take long, and the engine's thread would wait: others of the job may speak already. */
 static int submit(struct choice *x, const quern_tokens *prompt, const float *lora_scales, quern_error *err)
 {
-    const struct job *j = x->job;
+    struct job *j = x->job;
+    quern_request *request;
     const struct asked *a = &j->asked;
     quern_sampling sampling = a->sampling;
     sampling.logit_bias = a->bias;
@@ -331,7 +333,13 @@ static int submit(struct choice *x, const quern_tokens *prompt, const float *lor
                                      .on_end = on_end,
                                      .user = x};
     parts_init(&x->parts, a->tools, a->opened);
-    return quern_engine_submit(j->call->server->engine, &o, &x->request, err);
+    const int rc = quern_engine_submit(j->call->server->engine, &o, &request, err);
+    if (rc < 0) return rc;
+    monitor_enter(j->lock);
+    x->request = request;
+    if (j->done || j->gone) quern_request_cancel(request); /* another one had an error */
+    monitor_leave(j->lock);
+    return 0;
 }
 
 /* All choices, or none. */
@@ -339,9 +347,10 @@ static int submit_all(struct job *j, const quern_tokens *prompt, quern_error *er
 {
     const float *scales = j->asked.lora_scales ? j->asked.lora_scales : serve_lora_scales(j->call);
     int rc = 0;
-    monitor_enter(j->lock); /* callbacks wait until all requests are there */
     for (uint32_t i = 0; rc == 0 && i < j->n_choices; i++) rc = submit(&j->choices[i], prompt, scales, err);
-    if (rc < 0) abandon(j);
+    if (rc == 0) return 0;
+    monitor_enter(j->lock);
+    abandon(j);
     monitor_leave(j->lock);
     return rc;
 }
