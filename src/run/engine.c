@@ -762,37 +762,57 @@ static int limit_pages(struct engine *en, uint32_t n_states, struct err *e)
     return 0;
 }
 
-static int open_parts(struct engine *en, struct err *e)
+/* Rows of a step beside prompts: the next token of each that runs, and guesses. */
+static uint32_t rows_of_answers(const struct engine_options *o)
 {
-    struct engine_options *o = &en->o;
-    o->n_parallel = (uint32_t)size_min(o->n_parallel, o->n_batch);
-    const uint32_t most = speculate_max(&o->speculate);
+    return (uint32_t)size_min(o->n_batch, o->n_parallel + (size_t)speculate_max(&o->speculate));
+}
+
+static uint32_t rows_redone(const struct engine_options *o)
+{
+    return speculate_max(&o->speculate) ? rows_of_answers(o) : 0;
+}
+
+static int open_runner(struct engine *en, struct err *e)
+{
+    const struct engine_options *o = &en->o;
     const struct runner_options ro = {.n_batch = o->n_batch,
-                                      .max_out = (uint32_t)size_min(o->n_batch, o->n_parallel + (size_t)most),
-                                      .n_redo = most ? (uint32_t)size_min(o->n_batch, o->n_parallel + (size_t)most) : 0,
+                                      .max_out = rows_of_answers(o),
+                                      .n_redo = rows_redone(o),
                                       .n_ctx = o->n_ctx,
                                       .n_threads = o->n_threads,
                                       .cpu_level = o->cpu_level,
                                       .loras = o->loras,
                                       .n_loras = o->n_loras};
+    return runner_init(&en->runner, en->m, &ro, e);
+}
+
+/* The arrays of running requests and of a step; of the adapters, which are the caller's, their digests. */
+static int open_arrays(struct engine *en, struct err *e)
+{
+    struct engine_options *o = &en->o;
     struct arena *a = &en->runner.arena;
-    TRY(runner_init(&en->runner, en->m, &ro, e));
     en->running = arena_array(a, o->n_parallel, sizeof(*en->running));
     en->who = arena_array(a, o->n_parallel, sizeof(*en->who));
     en->seqs = arena_array(a, o->n_parallel, sizeof *en->seqs);
     en->redo = arena_array(a, o->n_parallel, sizeof *en->redo);
     en->guessers = arena_array(a, o->n_parallel, sizeof(*en->guessers));
-    en->out = arena_array(a, ro.max_out, sizeof *en->out);
+    en->out = arena_array(a, rows_of_answers(o), sizeof *en->out);
     en->tokens = arena_array(a, o->n_batch, sizeof *en->tokens);
     en->lora_digests = arena_array(a, size_max(o->n_loras, 1), sizeof *en->lora_digests);
-    for (uint32_t i = 0; en->lora_digests && i < o->n_loras; i++) en->lora_digests[i] = o->loras[i].digest;
-    o->loras = NULL; /* the caller's */
     if (!en->running || !en->who || !en->seqs || !en->redo || !en->guessers || !en->out || !en->tokens || !en->lora_digests)
         return fail_nomem(e, "the engine", o->n_batch * sizeof *en->tokens);
-    TRY(sampler_init(&en->sampler, en->m->hp.n_vocab, e));
+    for (uint32_t i = 0; i < o->n_loras; i++) en->lora_digests[i] = o->loras[i].digest;
+    o->loras = NULL;
+    return 0;
+}
+
+static int open_prefix(struct engine *en, struct err *e)
+{
+    const struct engine_options *o = &en->o;
     /* Of each that runs: the state that it works with, the one that it began from, one to keep; one more where it guesses. Two
      * that go to the disk. */
-    const uint32_t each = (o->no_prefix ? 1u : 3u) + (most ? 1u : 0u);
+    const uint32_t each = (o->no_prefix ? 1u : 3u) + (speculate_max(&o->speculate) ? 1u : 0u);
     const uint32_t n_states = each * o->n_parallel + (o->park_folder ? 2 : 0);
     TRY(limit_pages(en, n_states, e));
     const struct prefix_options po = {.k_type = o->k_type,
@@ -801,18 +821,28 @@ static int open_parts(struct engine *en, struct err *e)
                                       .state_floats = en->runner.graph.state_floats,
                                       .n_states = n_states};
     TRY(prefix_init(&en->prefix, en->m, &po, e));
+    note_pages(en);
+    return 0;
+}
+
+static int open_speculator(struct engine *en, struct err *e)
+{
+    const struct engine_options *o = &en->o;
     const struct speculator_options so = {.how = o->speculate,
                                           .n_seqs = o->n_parallel,
                                           .n_ctx = o->n_ctx,
                                           .n_batch = o->n_batch,
-                                          .n_redo = ro.n_redo,
+                                          .n_redo = rows_redone(o),
                                           .k_type = o->k_type,
                                           .v_type = o->v_type,
                                           .cpu_level = o->cpu_level,
                                           .beside = en->runner.be};
-    TRY(speculator_new(&en->runner.graph, en->m, &so, &en->speculator, e));
-    TRY(monitor_new(&en->lock, e));
-    note_pages(en);
+    return speculator_new(&en->runner.graph, en->m, &so, &en->speculator, e);
+}
+
+static int open_park(struct engine *en, struct err *e)
+{
+    const struct engine_options *o = &en->o;
     const struct park_options ko = {.folder = o->park_folder,
                                     .max_bytes = o->park_bytes,
                                     .k_type = o->k_type,
@@ -821,7 +851,19 @@ static int open_parts(struct engine *en, struct err *e)
                                     .user = o->user,
                                     .on_done = disk_done,
                                     .engine = en};
-    if (o->park_folder && !o->no_prefix) TRY(park_open(&ko, en->m, &en->prefix, &en->park, e));
+    return o->park_folder && !o->no_prefix ? park_open(&ko, en->m, &en->prefix, &en->park, e) : 0;
+}
+
+static int open_parts(struct engine *en, struct err *e)
+{
+    en->o.n_parallel = (uint32_t)size_min(en->o.n_parallel, en->o.n_batch);
+    TRY(open_runner(en, e));
+    TRY(open_arrays(en, e));
+    TRY(sampler_init(&en->sampler, en->m->hp.n_vocab, e));
+    TRY(open_prefix(en, e));
+    TRY(open_speculator(en, e));
+    TRY(monitor_new(&en->lock, e));
+    TRY(open_park(en, e));
     return worker_start(work, en, &en->thread, e);
 }
 
