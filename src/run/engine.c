@@ -55,7 +55,7 @@ struct engine {
     struct runner runner;
     struct prefix prefix;
     struct park *park;     /* NULL: none */
-    uint64_t n_disk, seen; /* parcels that the disk is done with; the same when the queue was last looked at */
+    uint64_t n_news, seen; /* parcels that the disk is done with, and cancels; the same when the queue was last looked at */
     bool blocked;          /* the first in the queue waits for the disk, with none running */
     struct sampler sampler;
     struct speculator *speculator; /* NULL: nobody guesses */
@@ -693,24 +693,25 @@ static void step(struct engine *en)
 #endif
 }
 
-static void disk_done(void *engine)
+/* Something happened that requests may wait for. */
+static void news(void *engine)
 {
     struct engine *en = engine;
     monitor_enter(en->lock);
-    en->n_disk++;
+    en->n_news++;
     monitor_wake(en->lock);
     monitor_leave(en->lock);
 }
 
 static bool idle(const struct engine *en)
 {
-    return !en->n_running && !en->stopping && (!en->waiting || (en->blocked && en->n_disk == en->seen));
+    return !en->n_running && !en->stopping && (!en->waiting || (en->blocked && en->n_news == en->seen));
 }
 
 /* Inside the lock, which is left for it. */
 static void collect_pages(struct engine *en)
 {
-    en->seen = en->n_disk;
+    en->seen = en->n_news;
     if (!en->park) return;
     monitor_leave(en->lock);
     park_collect(en->park, &en->prefix);
@@ -849,7 +850,7 @@ static int open_park(struct engine *en, struct err *e)
                                     .v_type = o->v_type,
                                     .on_message = o->on_message,
                                     .user = o->user,
-                                    .on_done = disk_done,
+                                    .on_done = news,
                                     .engine = en};
     return o->park_folder && !o->no_prefix ? park_open(&ko, en->m, &en->prefix, &en->park, e) : 0;
 }
@@ -1050,7 +1051,7 @@ int engine_submit(struct engine *en, const struct request_options *o, struct req
 void request_cancel(struct request *q)
 {
     atomic_store(&q->cancel, true);
-    monitor_wake(q->en->lock);
+    news(q->en);
 }
 
 void request_info(struct request *q, struct request_info *out)

@@ -509,6 +509,31 @@ static void a_slow_disk_costs_only_what_waits(void **state)
     engine_free(&en);
 }
 
+/* A request that waits for the disk is cancelled whenever that comes, however long the disk takes. */
+static void a_slow_disk_delays_no_cancel(void **state)
+{
+    static struct chat c;
+    const struct engine_options o = options();
+    (void)state;
+    struct engine *en = start(&models[0], &o);
+    atomic_store(&disk_is_slow, true);
+    fault_set(wait_for_disk, NULL);
+    for (uint32_t i = 0; i < 300; i++) {
+        const uint64_t patience = clock_ns() + 5000000000u;
+        c = (struct chat){0};
+        say(&c, 200, i);
+        submit(en, &c, 1);
+        for (uint32_t k = 0; k < i * 10; k++) atomic_signal_fence(memory_order_seq_cst);
+        request_cancel(c.q);
+        while (!atomic_load(&c.ended) && clock_ns() < patience) usleep(20);
+        assert_true(atomic_load(&c.ended));
+        request_free(&c.q);
+    }
+    atomic_store(&disk_is_slow, false);
+    engine_free(&en);
+    fault_set(NULL, NULL);
+}
+
 /* ---- failures ---------------------------------------------------------------------------------------------------------- */
 
 static struct {
@@ -596,6 +621,7 @@ int main(void)
         cmocka_unit_test_setup(other_things_in_the_folder_stay, empty_folder),
         cmocka_unit_test_setup(the_folder_keeps_to_its_size, empty_folder),
         cmocka_unit_test_setup(a_slow_disk_costs_only_what_waits, empty_folder),
+        cmocka_unit_test_setup(a_slow_disk_delays_no_cancel, empty_folder),
         cmocka_unit_test_setup(failing_disks_change_no_answer, empty_folder),
         cmocka_unit_test_setup(a_folder_that_cannot_be_is_refused, empty_folder),
         cmocka_unit_test_setup(requests_may_leave_at_any_time, empty_folder),
