@@ -485,13 +485,13 @@ static void a_slow_disk_costs_only_what_waits(void **state)
     struct engine_options o = options();
     (void)state;
     o.n_pages = 30;
+    fault_set(wait_for_disk, NULL);
     struct engine *en = start(&models[0], &o);
     first = runs = last = (struct chat){0};
     say(&first, 60, 1);
     say(&runs, 60, 2);
     say(&last, 60, 3);
     atomic_store(&disk_is_slow, true);
-    fault_set(wait_for_disk, NULL);
     answer(en, &first, 640);
     submit(en, &runs, N_CTX - 60);
     submit(en, &last, 640); /* waits for pages of both */
@@ -515,9 +515,9 @@ static void a_slow_disk_delays_no_cancel(void **state)
     static struct chat c;
     const struct engine_options o = options();
     (void)state;
+    fault_set(wait_for_disk, NULL);
     struct engine *en = start(&models[0], &o);
     atomic_store(&disk_is_slow, true);
-    fault_set(wait_for_disk, NULL);
     for (uint32_t i = 0; i < 300; i++) {
         const uint64_t patience = clock_ns() + 5000000000u;
         c = (struct chat){0};
