@@ -60,17 +60,23 @@ bool uclass_is_digit(uint32_t cp)
     return cp < 0x80 ? cp - '0' < 10 : utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_ND;
 }
 
-bool uclass_is_late(uint32_t cp, unsigned version)
+/* What holds for the run of cp: each entry is the first character of a run, times 256, plus that. */
+static unsigned run_of(const uint32_t *runs, size_t n, uint32_t cp)
 {
-    size_t low = 0, high = COUNT_OF(late_rows); /* the row of cp is in [low, high), if there is one */
+    size_t low = 0, high = n; /* the run is in [low, high) */
     while (high - low > 1) {
         const size_t mid = (low + high) / 2;
-        if (late_rows[mid].first <= cp)
+        if (runs[mid] >> 8 <= cp)
             low = mid;
         else
             high = mid;
     }
-    return cp >= late_rows[low].first && cp <= late_rows[low].last && late_rows[low].version > version;
+    return runs[low] & 0xff;
+}
+
+bool uclass_is_late(uint32_t cp, unsigned version)
+{
+    return run_of(late_runs, COUNT_OF(late_runs), cp) > version;
 }
 
 bool uclass_is_punct(uint32_t cp)
@@ -130,13 +136,5 @@ int alphabet_put(struct buf *out, struct str bytes)
 
 unsigned uclass_script(uint32_t cp)
 {
-    size_t low = 0, high = COUNT_OF(script_runs); /* the run of cp is in [low, high) */
-    while (high - low > 1) {
-        const size_t mid = (low + high) / 2;
-        if (script_runs[mid] >> 8 <= cp)
-            low = mid;
-        else
-            high = mid;
-    }
-    return script_runs[low] & 0xff;
+    return run_of(script_runs, COUNT_OF(script_runs), cp);
 }
