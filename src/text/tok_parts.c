@@ -298,7 +298,7 @@ static int pre_fixed_length(struct tok *t, const struct json *j, struct err *e)
     char regex[32];
     if (n < 1 || n > LENGTH_MAX || (length && length->type != JSON_INT))
         return fail(e, ERR_FORMAT, "FixedLength: \"length\" is not a whole number from 1 to %d", LENGTH_MAX);
-    (void)snprintf(regex, sizeof regex, "[\\s\\S]{1,%d}", (int)n);
+    (void)snprintf(regex, sizeof regex, "(?m:.{1,%d})", (int)n);
     return pre_add_regex(t, str_of(regex), PRE_ISOLATED, e);
 }
 
