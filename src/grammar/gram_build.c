@@ -132,7 +132,7 @@ uint32_t build_repeat(struct build *b, uint32_t at, struct part p, uint32_t min,
     if (b->rc < 0) return 0;
     struct unit u = {.part = p, .end = b->g->n_states, .rule = NONE};
     const bool once = max == 1 || (max == UNBOUNDED && min == 0);
-    if (!once && u.end - p.from > COPY_STATES) {
+    if (!once && !b->sets && u.end - p.from > COPY_STATES) {
         const uint32_t final = build_state(b); /* of a rule: without edges */
         build_empty(b, p.to, final);
         u.rule = add_rule(b, p.from, final, "a repeated part");
@@ -280,6 +280,10 @@ uint32_t build_chars(struct build *b, uint32_t at, struct chars *c, bool in_json
     chars_sort(c);
     if (c->full && b->rc == 0) b->rc = fail(b->e, ERR_LIMIT, "a set of characters has more than %d parts", CHARS_MAX);
     const uint32_t end = build_state(b);
+    if (b->sets) {
+        if (c->n > 0) add_edge(b, (struct edge){.from = at, .to = end, .kind = EDGE_SET, .rule = charset_of(b, c)});
+        return end;
+    }
     struct tails t = {{end, NONE, NONE, NONE}};
     for (uint32_t i = 0; i < c->n && b->rc == 0; i++) {
         uint32_t lo = c->r[i].lo;

@@ -253,6 +253,7 @@ static void build_object(struct build *b, struct str text)
     json_parts_init(&p, b);
     const uint32_t end = json_use(&p, b->g->rules[0].entry, JSON_RULE_OBJECT);
     if (b->rc == 0) build_empty(b, end, b->g->rules[0].final);
+    json_parts_fini(&p);
 }
 
 int grammar_compile(enum grammar_kind kind, struct str text, struct grammar **out, struct err *e)

@@ -167,8 +167,13 @@ static void make_levels(struct json_parts *p)
 
 void json_parts_init(struct json_parts *p, struct build *b)
 {
-    p->b = b;
+    *p = (struct json_parts){.b = b};
     for (size_t i = 0; i < JSON_RULES; i++) p->rules[i] = NONE;
+}
+
+void json_parts_fini(struct json_parts *p)
+{
+    names_fini(&p->sets);
 }
 
 uint32_t json_use(struct json_parts *p, uint32_t at, enum json_rule which)
@@ -195,66 +200,18 @@ uint32_t json_use(struct json_parts *p, uint32_t at, enum json_rule which)
     return build_use(b, at, p->rules[which]);
 }
 
-/* ---- keys that are none of some ------------------------------------------------------------------------------------------ */
+/* ---- sets of characters ------------------------------------------------------------------------------------------------ */
 
-/* One more character that starts none of the names: what is left of a string that has left all of them. */
-static void leave(struct json_parts *p, uint32_t at, uint32_t free, struct chars *taken)
-{
-    chars_add(taken, 0, 0x1F);
-    chars_add(taken, '"', '"');
-    chars_add(taken, '\\', '\\');
-    chars_invert(taken);
-    build_empty(p->b, build_chars(p->b, at, taken, false), free);
-}
-
-/* Names [n] in order, all alike in their first `depth` bytes; `at` stands behind those. */
-struct group {
-    uint32_t at;
-    size_t first, n, depth;
-};
-
-/* What may follow the beginning that a group has in common; its continuations are groups behind todo, whose number it returns.
- */
-static size_t split_group(struct json_parts *p, struct group g, const struct str *names, struct group *todo, uint32_t free,
-                          uint32_t close)
+uint32_t json_chars(struct json_parts *p, struct chars *c)
 {
     struct build *b = p->b;
-    struct chars taken = {0};
-    size_t n_todo = 0, i = g.first;
-    const size_t end = g.first + g.n;
-    while (i < end && names[i].n == g.depth) i++;
-    if (i == g.first) build_bytes(b, g.at, close, '"', '"');
-    while (i < end && b->rc == 0) {
-        uint32_t cp;
-        const size_t size = utf8_decode((struct str){names[i].p + g.depth, names[i].n - g.depth}, &cp), depth = g.depth + size;
-        size_t same = i + 1;
-        while (same < end && names[same].n >= depth && memcmp(names[same].p + g.depth, names[i].p + g.depth, size) == 0) same++;
-        chars_add(&taken, cp, cp);
-        todo[n_todo++] = (struct group){build_char(b, g.at, cp, false), i, same - i, depth};
-        i = same;
+    chars_sort(c);
+    uint32_t *rule = names_at(&p->sets, (struct str){(const char *)c->r, c->n * sizeof c->r[0]});
+    if (!rule && b->rc == 0) b->rc = fail_nomem(b->e, "a set of characters", c->n * sizeof c->r[0]);
+    if (b->rc < 0) return 0;
+    if (*rule == NONE) {
+        *rule = build_rule(b, STR("a character"));
+        if (b->rc == 0) build_empty(b, build_chars(b, b->g->rules[*rule].entry, c, true), b->g->rules[*rule].final);
     }
-    leave(p, g.at, free, &taken);
-    return n_todo;
-}
-
-uint32_t json_other_key(struct json_parts *p, uint32_t at, const struct str *names, size_t n)
-{
-    struct build *b = p->b;
-    const uint32_t close = build_state(b), free = build_state(b);
-    struct chars none = {0};
-    struct group *todo = mem_array(n + 1, sizeof *todo); /* those that wait have a name each that no other has */
-    if (!todo) {
-        b->rc = fail_nomem(b->e, "a grammar", n * sizeof *todo);
-        return 0;
-    }
-    size_t n_todo = 1;
-    todo[0] = (struct group){build_text(b, at, STR("\"")), 0, n, 0};
-    while (n_todo > 0 && b->rc == 0) {
-        const struct group g = todo[--n_todo];
-        n_todo += split_group(p, g, names, todo + n_todo, free, close);
-    }
-    mem_free(todo);
-    leave(p, free, free, &none);
-    build_bytes(b, free, close, '"', '"');
-    return close;
+    return *rule;
 }

@@ -29,9 +29,6 @@ static bool take(struct regex *p, const char *z)
 
 /* ---- characters -------------------------------------------------------------------------------------------------------- */
 
-struct span {
-    uint32_t lo, hi;
-};
 static const struct span digits[] = {{'0', '9'}};
 static const struct span word[] = {{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}};
 static const struct span space[] = {{'\t', '\r'},     {' ', ' '},       {0xA0, 0xA0},     {0x1680, 0x1680}, {0x2000, 0x200A},

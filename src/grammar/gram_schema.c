@@ -30,16 +30,30 @@ static int put_step(struct buf *b, struct str name)
     return rc;
 }
 
-const char *schema_path(struct schema *s, const char *path, const char *keyword, struct str name)
+static bool has_id(const struct json *j)
+{
+    const struct json *id = json_find(j, "$id"), *old = json_find(j, "id");
+    if (!id && old && old->type == JSON_STRING) id = old;
+    return id && id->s.n && id->s.p[0] != '#';
+}
+
+struct sub schema_inside(struct schema *s, struct sub outer, const char *keyword, struct str name, const struct json *j)
 {
     struct buf b = {0};
-    int rc = buf_z(&b, path);
-    if (keyword) rc |= put_step(&b, str_of(keyword));
+    int rc = buf_z(&b, outer.path);
+    rc |= put_step(&b, str_of(keyword));
     if (name.p) rc |= put_step(&b, name);
-    const char *copy = rc == 0 ? arena_dup(&s->arena, b.p, size_min(b.n, 400)) : NULL;
+    const char *path = rc == 0 ? arena_dup(&s->arena, b.p, size_min(b.n, 400)) : NULL;
     buf_fini(&b);
-    if (!copy && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", strlen(path));
-    return copy ? copy : "";
+    if (!path && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", strlen(outer.path));
+    return (struct sub){.j = j, .base = has_id(j) ? j : outer.base, .path = path ? path : ""};
+}
+
+struct sub schema_element(struct schema *s, struct sub outer, const char *keyword, const struct json *list, size_t i)
+{
+    char number[24];
+    const size_t n = (size_t)snprintf(number, sizeof number, "%zu", i);
+    return schema_inside(s, outer, keyword, (struct str){number, n}, &list->v[i]);
 }
 
 /* ---- references -------------------------------------------------------------------------------------------------------- */
@@ -77,7 +91,7 @@ static const struct json *follow_step(const struct json *j, struct str step)
 bool schema_resolve(struct schema *s, struct sub sub, struct sub *out)
 {
     const struct str ref = json_find(sub.j, "$ref")->s;
-    const struct json *j = s->root;
+    const struct json *j = sub.base, *base = j;
     char *buf = arena_alloc(&s->arena, ref.n + 1);
     if (!buf) {
         s->b->rc = fail_nomem(s->b->e, "a schema", ref.n);
@@ -92,12 +106,13 @@ bool schema_resolve(struct schema *s, struct sub sub, struct sub *out)
         while (end < ref.n && ref.p[end] != '/') end++;
         j = follow_step(j, read_step((struct str){ref.p + i, end - i}, buf));
         i = end;
+        if (j && has_id(j)) base = j;
     }
     if (!j) {
         schema_wrong(s, ERR_ARG, sub, "$ref", "there is nothing at this place");
         return false;
     }
-    *out = (struct sub){.j = j, .path = arena_dup(&s->arena, ref.p, size_min(ref.n, 400))};
+    *out = (struct sub){.j = j, .base = base, .path = arena_dup(&s->arena, ref.p, size_min(ref.n, 400))};
     uint32_t *known = names_at(&s->checked, (struct str){(const char *)&j, sizeof(struct json *)});
     if (!out->path || !known) {
         s->b->rc = fail_nomem(s->b->e, "a schema", ref.n);
@@ -110,6 +125,14 @@ bool schema_resolve(struct schema *s, struct sub sub, struct sub *out)
 
 /* ---- conjunctions ------------------------------------------------------------------------------------------------------ */
 
+void schema_conj_add(struct schema *s, struct conj *c, struct sub sub)
+{
+    if (c->n < CONJ_MAX)
+        c->v[c->n++] = sub;
+    else
+        schema_wrong(s, ERR_LIMIT, sub, NULL, "too many schemas apply at once");
+}
+
 /* Adds what the schema at place `by` brings in, unless it is there already. */
 static void add_sub(struct schema *s, struct conj *c, struct sub sub, size_t by)
 {
@@ -119,16 +142,11 @@ static void add_sub(struct schema *s, struct conj *c, struct sub sub, size_t by)
             if (up == i + 1) schema_wrong(s, ERR_ARG, c->v[by], NULL, "this schema refers to itself and to nothing else");
         return;
     }
-    if (c->n == CONJ_MAX) {
-        schema_wrong(s, ERR_LIMIT, sub, NULL, "too many schemas apply at once");
-        return;
-    }
     sub.by = (uint32_t)by + 1;
-    c->v[c->n++] = sub;
+    schema_conj_add(s, c, sub);
 }
 
-/* Brings in what "$ref" and "allOf" say. */
-static void flatten(struct schema *s, struct conj *c)
+void schema_flatten(struct schema *s, struct conj *c)
 {
     for (size_t i = 0; i < c->n && s->b->rc == 0; i++) {
         const struct json *all = json_find(c->v[i].j, "allOf");
@@ -139,8 +157,7 @@ static void flatten(struct schema *s, struct conj *c)
         }
         if (!all || (c->v[i].done & DONE_ALL)) continue;
         c->v[i].done |= DONE_ALL;
-        for (size_t k = 0; k < all->n && s->b->rc == 0; k++)
-            add_sub(s, c, (struct sub){.j = &all->v[k], .path = schema_path(s, c->v[i].path, "allOf", (struct str){0})}, i);
+        for (size_t k = 0; k < all->n && s->b->rc == 0; k++) add_sub(s, c, schema_element(s, c->v[i], "allOf", all, k), i);
     }
 }
 
@@ -151,7 +168,7 @@ uint32_t schema_rule(struct schema *s, const struct conj *wanted)
         uint64_t done;
     } key[CONJ_MAX];
     struct conj c = *wanted;
-    flatten(s, &c);
+    schema_flatten(s, &c);
     if (s->b->rc < 0) return 0;
     for (size_t i = 0; i < c.n; i++) key[i].j = c.v[i].j, key[i].done = c.v[i].done;
     if (c.n == 0) key[0].j = NULL, key[0].done = 0;
@@ -169,6 +186,16 @@ uint32_t schema_rule(struct schema *s, const struct conj *wanted)
     return *rule;
 }
 
+uint32_t schema_shared_rule(struct schema *s, const struct buf *key, bool *found)
+{
+    uint32_t *rule = key ? names_at(&s->shared, buf_view(key)) : NULL;
+    if (!rule && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", 0);
+    if (s->b->rc < 0) return 0;
+    *found = *rule != NONE;
+    if (!*found) *rule = build_rule(s->b, STR("a value"));
+    return *rule;
+}
+
 /* ---- one conjunction --------------------------------------------------------------------------------------------------- */
 
 /* Keywords that say something of one type only. Without "type" they mean that type. */
@@ -179,6 +206,10 @@ static const struct {
     {"properties", TYPE_OBJECT},
     {"required", TYPE_OBJECT},
     {"additionalProperties", TYPE_OBJECT},
+    {"patternProperties", TYPE_OBJECT},
+    {"propertyNames", TYPE_OBJECT},
+    {"minProperties", TYPE_OBJECT},
+    {"maxProperties", TYPE_OBJECT},
     {"items", TYPE_ARRAY},
     {"prefixItems", TYPE_ARRAY},
     {"additionalItems", TYPE_ARRAY},
@@ -187,33 +218,36 @@ static const struct {
     {"minLength", TYPE_STRING},
     {"maxLength", TYPE_STRING},
     {"pattern", TYPE_STRING},
-    {"format", TYPE_STRING},
     {"minimum", TYPE_INTEGER | TYPE_REAL},
     {"maximum", TYPE_INTEGER | TYPE_REAL},
     {"exclusiveMinimum", TYPE_INTEGER | TYPE_REAL},
     {"exclusiveMaximum", TYPE_INTEGER | TYPE_REAL},
 };
 
-static unsigned types_of(const struct conj *c)
+/* The types that a schema says something of. */
+static unsigned types_meant(const struct json *schema)
+{
+    unsigned meant = schema_format_types(schema);
+    for (size_t k = 0; k < COUNT_OF(typed); k++)
+        if (json_find(schema, typed[k].name)) meant |= typed[k].types;
+    return meant;
+}
+
+static unsigned types_of(const struct conj *c, bool *open)
 {
     unsigned types = TYPE_ALL, meant = 0;
     bool stated = false;
     for (size_t i = 0; i < c->n; i++) {
-        if (c->v[i].j->type == JSON_FALSE) return 0;
+        if (c->v[i].j->type == JSON_FALSE) {
+            *open = false;
+            return 0;
+        }
         stated = stated || json_find(c->v[i].j, "type");
         types &= schema_types(c->v[i].j);
-        for (size_t k = 0; k < COUNT_OF(typed); k++)
-            if (json_find(c->v[i].j, typed[k].name)) meant |= typed[k].types;
+        meant |= types_meant(c->v[i].j);
     }
+    *open = types == TYPE_ALL && !meant;
     return stated || !meant ? types : meant;
-}
-
-static bool has_any(const struct conj *c, unsigned types)
-{
-    for (size_t i = 0; i < c->n; i++)
-        for (size_t k = 0; k < COUNT_OF(typed); k++)
-            if ((typed[k].types & types) && json_find(c->v[i].j, typed[k].name)) return true;
-    return false;
 }
 
 static uint32_t put_words(struct schema *s, uint32_t at, unsigned types)
@@ -230,15 +264,16 @@ static uint32_t put_words(struct schema *s, uint32_t at, unsigned types)
 
 static void check_exclusive(struct schema *s, struct sub sub, const struct json *branches, unsigned types)
 {
-    const char *path = schema_path(s, sub.path, "oneOf", (struct str){0});
-    for (size_t i = 0; i < branches->n; i++)
-        for (size_t k = i + 1; k < branches->n && s->b->rc == 0; k++) {
-            const struct sub a = {.j = &branches->v[i], .path = path}, b = {.j = &branches->v[k], .path = path};
-            if (!schema_disjoint(s, a, b, types, 0))
+    struct sub *all = arena_array(&s->arena, branches->n, sizeof *all);
+    if (!all) s->b->rc = fail_nomem(s->b->e, "a schema", branches->n * sizeof *all);
+    for (size_t i = 0; i < branches->n && s->b->rc == 0; i++) {
+        all[i] = schema_element(s, sub, "oneOf", branches, i);
+        for (size_t k = 0; k < i && s->b->rc == 0; k++)
+            if (!schema_disjoint(s, all[k], all[i], types, 0))
                 schema_wrong(s, ERR_UNSUPPORTED, sub, "oneOf",
                              "two of its schemas could hold at once, for neither their types nor a constant that one of them "
                              "requires tells them apart; anyOf can be honoured");
-        }
+    }
 }
 
 /* Distributes alternatives of the conjunction; false where it has none. */
@@ -249,18 +284,16 @@ static bool distribute(struct schema *s, const struct todo *t)
         uint32_t done;
     } kinds[] = {{"anyOf", DONE_ANY}, {"oneOf", DONE_ONE}};
     const struct rule r = s->b->g->rules[t->rule];
+    bool open;
     for (size_t i = 0; i < t->c.n; i++)
         for (size_t kind = 0; kind < COUNT_OF(kinds); kind++) {
             const struct json *branches = json_find(t->c.v[i].j, kinds[kind].name);
             if (!branches || (t->c.v[i].done & kinds[kind].done)) continue;
-            if (kinds[kind].done == DONE_ONE) check_exclusive(s, t->c.v[i], branches, types_of(&t->c));
+            if (kinds[kind].done == DONE_ONE) check_exclusive(s, t->c.v[i], branches, types_of(&t->c, &open));
             for (size_t k = 0; k < branches->n && s->b->rc == 0; k++) {
                 struct conj c = t->c;
-                char number[24];
-                const size_t n = (size_t)snprintf(number, sizeof number, "%zu", k);
-                const char *path = schema_path(s, c.v[i].path, kinds[kind].name, (struct str){number, n});
                 c.v[i].done |= kinds[kind].done;
-                add_sub(s, &c, (struct sub){.j = &branches->v[k], .path = path}, i);
+                add_sub(s, &c, schema_element(s, c.v[i], kinds[kind].name, branches, k), i);
                 build_call(s->b, r.entry, r.final, schema_rule(s, &c));
             }
             return true;
@@ -273,19 +306,19 @@ static void fill(struct schema *s, const struct todo *t)
     struct build *b = s->b;
     const struct conj *c = &t->c;
     const struct rule r = b->g->rules[t->rule];
-    bool listed = false;
+    bool listed = false, open;
     if (distribute(s, t)) return;
     for (size_t i = 0; i < c->n; i++) {
         const struct json *v;
         size_t n;
         listed = listed || schema_values(c->v[i].j, &v, &n);
     }
-    const unsigned types = types_of(c);
+    const unsigned types = types_of(c, &open);
     if (listed) {
         if (types) build_empty(b, schema_put_values(s, r.entry, c), r.final);
         return;
     }
-    if (types == TYPE_ALL && !has_any(c, TYPE_ALL)) {
+    if (open) {
         build_empty(b, json_use(&s->parts, r.entry, JSON_RULE_VALUE), r.final);
         return;
     }
@@ -307,14 +340,15 @@ void schema_build(struct build *b, struct str text)
         b->rc = rc == ERR_FORMAT ? ERR_ARG : rc;
         if (b->e) b->e->code = b->rc;
     } else {
-        s.root = root;
-        const struct conj whole = {.v = {{.j = root, .path = "#"}}, .n = 1};
+        const struct conj whole = {.v = {{.j = root, .base = root, .path = "#"}}, .n = 1};
         schema_check(&s, whole.v[0]);
         const uint32_t rule = schema_rule(&s, &whole);
         if (b->rc == 0) build_call(b, b->g->rules[0].entry, b->g->rules[0].final, rule);
         for (struct todo *t = s.todo; t && b->rc == 0; t = t->next) fill(&s, t);
     }
+    json_parts_fini(&s.parts);
     names_fini(&s.rules);
     names_fini(&s.checked);
+    names_fini(&s.shared);
     arena_fini(&s.arena);
 }

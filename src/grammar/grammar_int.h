@@ -18,9 +18,9 @@
 
 #define NONE UINT32_MAX
 
-enum edge_kind { EDGE_BYTES, EDGE_EMPTY, EDGE_CALL };
+enum edge_kind { EDGE_BYTES, EDGE_EMPTY, EDGE_CALL, EDGE_SET };
 struct edge {
-    uint32_t from, to, rule; /* rule: of EDGE_CALL */
+    uint32_t from, to, rule; /* rule: of EDGE_CALL; of EDGE_SET, which are in struct lang only, the number of the set */
     uint32_t next;           /* of the same state; NONE */
     uint8_t kind, lo, hi;    /* lo, hi: of EDGE_BYTES, both included */
 };
@@ -53,7 +53,8 @@ struct grammar {
 struct build {
     struct grammar *g;
     uint32_t cap_states, cap_edges, cap_rules;
-    unsigned depth; /* of the parser */
+    unsigned depth;        /* of the parser */
+    struct charsets *sets; /* for a struct lang, whose edges take characters and which has no rules; NULL */
     int rc;
     struct err *e;
 };
@@ -82,10 +83,11 @@ int build_finish(struct build *b);
 /* ---- sets of characters ------------------------------------------------------------------------------------- */
 
 #define CHARS_MAX 256
+struct span {
+    uint32_t lo, hi;
+};
 struct chars {
-    struct {
-        uint32_t lo, hi;
-    } r[CHARS_MAX];
+    struct span r[CHARS_MAX];
     uint32_t n;
     bool full; /* there were more */
 };
@@ -93,9 +95,12 @@ struct chars {
 void chars_add(struct chars *c, uint32_t lo, uint32_t hi);
 void chars_sort(struct chars *c); /* ascending and apart, without surrogates */
 void chars_invert(struct chars *c);
-/* One character of c in UTF-8; in_json: as it stands in a JSON string, with an escape where it needs one. */
+/* One character of c in UTF-8, or as such in a struct lang; in_json: as it stands in a JSON string, with an escape where it
+ * needs one. */
 uint32_t build_chars(struct build *b, uint32_t at, struct chars *c, bool in_json);
 uint32_t build_char(struct build *b, uint32_t at, uint32_t cp, bool in_json);
+/* gram_lang.c: the number in b->sets of a set that is in order. */
+uint32_t charset_of(struct build *b, const struct chars *c);
 
 /* ---- names -------------------------------------------------------------------------------------------------- */
 
@@ -142,11 +147,62 @@ enum json_rule {
 struct json_parts {
     struct build *b;
     uint32_t rules[JSON_RULES]; /* NONE: not made yet */
+    struct names sets;          /* rules of sets of characters, by their ranges */
 };
 void json_parts_init(struct json_parts *p, struct build *b);
+void json_parts_fini(struct json_parts *p);
 uint32_t json_use(struct json_parts *p, uint32_t at, enum json_rule which);
-/* The quoted string of a key that is none of those in names [n], which are in order and need no escapes, nor has it any. */
-uint32_t json_other_key(struct json_parts *p, uint32_t at, const struct str *names, size_t n);
+/* The rule of one character of c inside of a string, with an escape only where it must have one. */
+uint32_t json_chars(struct json_parts *p, struct chars *c);
+
+/* ---- texts under several conditions ------------------------------------------------------------------------------------ */
+
+#define LANG_PARTS 32
+
+/* What a text does about a condition: it must satisfy it, must not, or may. */
+enum lang_want { LANG_WITH, LANG_WITHOUT, LANG_EITHER };
+
+/* Sets of characters, each once. */
+struct charsets {
+    struct charset {
+        const struct span *r; /* [n] in order */
+        uint32_t n;
+    } * v;
+    uint32_t n, cap;
+    struct names known;
+    struct arena arena;
+};
+
+/* Conditions on one text. Failures are those of `into`; where: the schema's JSON pointer, for messages. */
+struct lang {
+    struct build *into, b; /* b: of characters */
+    const char *where;
+    struct grammar g;
+    struct charsets sets;
+    struct lang_part {
+        uint32_t entry, final; /* states of g; a part's are those behind the final one of the part before it */
+        enum lang_want want;
+    } v[LANG_PARTS];
+    size_t n;
+};
+void lang_init(struct lang *l, struct build *into, const char *where);
+void lang_fini(struct lang *l);
+/* A condition is what the caller appends, in l->b, to the state that lang_begin returns. */
+uint32_t lang_begin(struct lang *l);
+void lang_end(struct lang *l, uint32_t from, uint32_t to, enum lang_want want);
+void lang_any(struct lang *l);                                                           /* any text */
+void lang_texts(struct lang *l, const struct str *texts, size_t n, enum lang_want want); /* one of these */
+/* The conditions that text satisfies, 1 << number, whether it should or not; and whether these are as they should. */
+uint32_t lang_takes(struct lang *l, struct str text);
+bool lang_satisfied(const struct lang *l, uint32_t ends);
+/* *min becomes 0, *max UNBOUNDED, where one of the conditions, all LANG_WITH, implies it: so many characters at least, at most.
+ */
+void lang_lengths(struct lang *l, uint32_t *min, uint32_t *max);
+/* Appends the texts as they stand in a JSON string; at least one condition is LANG_WITH. */
+uint32_t lang_append(struct lang *l, struct json_parts *p, uint32_t at);
+/* The same, but texts go on at different states: end_of returns that of texts that satisfy the conditions `ends`, or NONE. */
+typedef uint32_t lang_end_fn(void *ctx, uint32_t ends);
+void lang_append_ends(struct lang *l, struct json_parts *p, uint32_t at, lang_end_fn *end_of, void *ctx);
 
 /* ---- the vocabulary ------------------------------------------------------------------------------------------- */
 

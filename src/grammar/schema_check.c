@@ -1,13 +1,13 @@
-/* schema_check: the keywords of JSON Schema, and the form that each one's value must have. A keyword that is not in the table,
- * or that constrains in a way that cannot be honoured, fails the schema: nothing is left out silently. */
+/* schema_check: the keywords of JSON Schema from draft 4 to 2020-12, and the form that each one's value must have. One that
+ * constrains in a way that cannot be honoured fails the schema: nothing is left out silently. Those of no draft say nothing, as
+ * all drafts have it; what is inside of them, and definitions, are looked at where a reference leads there. */
 #include <math.h>
-#include <stdio.h>
 
 #include "grammar/schema_int.h"
 
 static void check_schema(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
-    schema_check(s, (struct sub){.j = v, .path = schema_path(s, sub.path, key, (struct str){0})});
+    schema_check(s, schema_inside(s, sub, key, (struct str){0}, v));
 }
 
 static void check_list(struct schema *s, struct sub sub, const char *key, const struct json *v)
@@ -16,11 +16,7 @@ static void check_list(struct schema *s, struct sub sub, const char *key, const 
         schema_wrong(s, ERR_ARG, sub, key, "expected an array of at least one schema");
         return;
     }
-    for (size_t i = 0; i < v->n && s->b->rc == 0; i++) {
-        char number[24];
-        const size_t n = (size_t)snprintf(number, sizeof number, "%zu", i);
-        schema_check(s, (struct sub){.j = &v->v[i], .path = schema_path(s, sub.path, key, (struct str){number, n})});
-    }
+    for (size_t i = 0; i < v->n && s->b->rc == 0; i++) schema_check(s, schema_element(s, sub, key, v, i));
 }
 
 static void check_items(struct schema *s, struct sub sub, const char *key, const struct json *v)
@@ -37,8 +33,7 @@ static void check_map(struct schema *s, struct sub sub, const char *key, const s
         schema_wrong(s, ERR_ARG, sub, key, "expected an object of schemas");
         return;
     }
-    for (size_t i = 0; i < v->n && s->b->rc == 0; i++)
-        schema_check(s, (struct sub){.j = &v->v[i], .path = schema_path(s, sub.path, key, v->keys[i])});
+    for (size_t i = 0; i < v->n && s->b->rc == 0; i++) schema_check(s, schema_inside(s, sub, key, v->keys[i], &v->v[i]));
 }
 
 static void check_type(struct schema *s, struct sub sub, const char *key, const struct json *v)
@@ -86,15 +81,31 @@ static void check_false(struct schema *s, struct sub sub, const char *key, const
     if (v->type != JSON_FALSE) schema_wrong(s, ERR_UNSUPPORTED, sub, key, "this keyword cannot be honoured");
 }
 
-static void check_root(struct schema *s, struct sub sub, const char *key, const struct json *v)
+/* Draft 4 has true and false beside "minimum" or "maximum". */
+static void check_open(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
-    check_string(s, sub, key, v);
-    if (strcmp(sub.path, "#") != 0) schema_wrong(s, ERR_UNSUPPORTED, sub, key, "only the whole schema may have this keyword");
+    if (v->type != JSON_TRUE && v->type != JSON_FALSE) check_number(s, sub, key, v);
 }
 
-static void check_nothing(struct schema *s, struct sub sub, const char *key, const struct json *v)
+static void check_draft(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
-    (void)s, (void)sub, (void)key, (void)v;
+    check_string(s, sub, key, v);
+    static const char *const old[] = {"http://json-schema.org/draft-01", "http://json-schema.org/draft-02",
+                                      "http://json-schema.org/draft-03"};
+    for (size_t i = 0; i < COUNT_OF(old) && s->b->rc == 0; i++)
+        if (str_starts(v->s, str_of(old[i])))
+            schema_wrong(s, ERR_UNSUPPORTED, sub, key, "drafts before draft 4 cannot be honoured");
+}
+
+static void check_object(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    if (v->type != JSON_OBJECT) schema_wrong(s, ERR_ARG, sub, key, "expected an object of schemas");
+}
+
+static void check_never(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    (void)v;
+    schema_wrong(s, ERR_UNSUPPORTED, sub, key, "this keyword cannot be honoured");
 }
 
 static const struct {
@@ -102,17 +113,20 @@ static const struct {
     void (*check)(struct schema *s, struct sub sub, const char *key, const struct json *v);
 } keywords[] = {
     {"$ref", check_string},
-    {"$defs", check_map},
-    {"definitions", check_map},
+    {"$defs", check_object},
+    {"definitions", check_object},
     {"type", check_type},
     {"enum", check_values},
-    {"const", check_nothing},
     {"allOf", check_list},
     {"anyOf", check_list},
     {"oneOf", check_list},
     {"properties", check_map},
     {"required", check_strings},
     {"additionalProperties", check_schema},
+    {"patternProperties", check_map},
+    {"propertyNames", check_schema},
+    {"minProperties", check_count},
+    {"maxProperties", check_count},
     {"items", check_items},
     {"prefixItems", check_list},
     {"additionalItems", check_schema},
@@ -125,21 +139,21 @@ static const struct {
     {"format", check_string},
     {"minimum", check_number},
     {"maximum", check_number},
-    {"exclusiveMinimum", check_number},
-    {"exclusiveMaximum", check_number},
-    /* Annotations. */
-    {"$schema", check_root},
-    {"$id", check_root},
-    {"$comment", check_nothing},
-    {"title", check_nothing},
-    {"description", check_nothing},
-    {"default", check_nothing},
-    {"examples", check_nothing},
-    {"example", check_nothing},
-    {"deprecated", check_nothing},
-    {"readOnly", check_nothing},
-    {"writeOnly", check_nothing},
-    {"discriminator", check_nothing},
+    {"exclusiveMinimum", check_open},
+    {"exclusiveMaximum", check_open},
+    {"$schema", check_draft},
+    {"$id", check_string},
+    {"not", check_never},
+    {"if", check_never},
+    {"dependencies", check_never},
+    {"dependentRequired", check_never},
+    {"dependentSchemas", check_never},
+    {"contains", check_never},
+    {"multipleOf", check_never},
+    {"unevaluatedItems", check_never},
+    {"unevaluatedProperties", check_never},
+    {"$dynamicRef", check_never},
+    {"$recursiveRef", check_never},
 };
 
 void schema_check(struct schema *s, struct sub sub)
@@ -153,10 +167,6 @@ void schema_check(struct schema *s, struct sub sub)
     for (size_t i = 0; i < j->n && s->b->rc == 0; i++) {
         size_t k = 0;
         while (k < COUNT_OF(keywords) && !str_is(j->keys[i], keywords[k].name)) k++;
-        if (k < COUNT_OF(keywords))
-            keywords[k].check(s, sub, keywords[k].name, &j->v[i]);
-        else
-            schema_wrong(s, ERR_UNSUPPORTED, (struct sub){.j = j, .path = schema_path(s, sub.path, NULL, j->keys[i])}, NULL,
-                         "this keyword cannot be honoured");
+        if (k < COUNT_OF(keywords)) keywords[k].check(s, sub, keywords[k].name, &j->v[i]);
     }
 }

@@ -4,11 +4,12 @@
 
 #include "grammar/grammar_int.h"
 
-/* A schema and where it is in the document, as a JSON pointer. done: keywords that were replaced by further schemas. by: 1 +
- * the place in the conjunction of the schema that brought it in; 0: none did. */
+/* A schema and where it is in the document, as a JSON pointer. base: the schema around it that has an "$id", or the whole one:
+ * what references begin at. done: keywords that were replaced by further schemas. by: 1 + the place in the conjunction of the
+ * schema that brought it in; 0: none did. */
 enum { DONE_REF = 1, DONE_ALL = 2, DONE_ANY = 4, DONE_ONE = 8 };
 struct sub {
-    const struct json *j;
+    const struct json *j, *base;
     const char *path;
     uint32_t done, by;
 };
@@ -24,23 +25,30 @@ struct todo;
 struct schema {
     struct build *b;
     struct json_parts parts;
-    const struct json *root;
     struct arena arena;
     struct names rules;   /* of conjunctions, by their pointers */
     struct names checked; /* targets of references */
+    struct names shared;  /* rules of values, by what is said of them */
     struct todo *todo, **todo_end;
 };
 
 /* Fails with "PATH/KEYWORD: text". */
 void schema_wrong(struct schema *s, int code, struct sub sub, const char *keyword, const char *text);
-/* PATH/a/b in the arena; "" after a failure. */
-const char *schema_path(struct schema *s, const char *path, const char *keyword, struct str name);
+/* The schema j at outer/keyword/name, name.p NULL: at outer/keyword; and the one that is element i of the list there. */
+struct sub schema_inside(struct schema *s, struct sub outer, const char *keyword, struct str name, const struct json *j);
+struct sub schema_element(struct schema *s, struct sub outer, const char *keyword, const struct json *list, size_t i);
 
 /* schema_check.c: every keyword is known and its value has the right form, here and in all schemas inside. */
 void schema_check(struct schema *s, struct sub sub);
 
-/* gram_schema.c: the rule of a conjunction. It is filled later. */
+/* gram_schema.c: adds a schema to a conjunction. */
+void schema_conj_add(struct schema *s, struct conj *c, struct sub sub);
+/* The rule of a conjunction. It is filled later. */
 uint32_t schema_rule(struct schema *s, const struct conj *c);
+/* The rule of values of which key says everything; not found: it is new, and the caller's to fill. key NULL: out of memory. */
+uint32_t schema_shared_rule(struct schema *s, const struct buf *key, bool *found);
+/* Brings in what "$ref" and "allOf" say. */
+void schema_flatten(struct schema *s, struct conj *c);
 /* The schema that a "$ref" means, itself checked. */
 bool schema_resolve(struct schema *s, struct sub sub, struct sub *out);
 
@@ -63,6 +71,15 @@ bool json_equal(const struct json *a, const struct json *b);
 bool schema_values(const struct json *schema, const struct json **v, size_t *n);
 /* Whether no value of these types satisfies both, as far as can be told. */
 bool schema_disjoint(struct schema *s, struct sub a, struct sub b, unsigned types, unsigned depth);
+/* What a schema's "format" is of; 0: without one, or one that says nothing. */
+unsigned schema_format_types(const struct json *schema);
+/* Whether a schema's keywords for strings and numbers allow a value. */
+bool schema_admits_string(struct schema *s, struct sub sub, struct str text);
+bool schema_admits_number(const struct json *schema, double v);
+/* Appends what a "pattern" at path takes. */
+uint32_t schema_put_regex(struct build *b, uint32_t at, const char *path, struct str regex);
+/* Adds what the conjunction says of texts to l. */
+void schema_add_conditions(struct schema *s, struct lang *l, const struct conj *c);
 /* Append the values of a type to at; the conjunction is flat. */
 uint32_t schema_put_values(struct schema *s, uint32_t at, const struct conj *c);
 uint32_t schema_put_number(struct schema *s, uint32_t at, const struct conj *c, bool real);

@@ -28,7 +28,11 @@ const chance = (p) => random() < p;
 const NAMES = ["a", "b", "name", "size", "naïve", "x y", "a/b~c", "q\"uote", "list", "n", "nam", "kind", ""];
 const PATTERNS = ["^[a-z]{1,8}$", "^\\d{3}-\\d{2}$", "^(red|green|blue)$", "^[A-Z][a-z]*[.!]?$", "b{2}", "^a|z$", "^\\S+@\\S+$", "^[^\"\\\\]{0,5}$",
     "^\"\\\\\\n$", "^\\w+\\s\\w+$", "^.{2,4}$", "^[à-ÿ😀-😎]+$"];
-const FORMATS = ["date", "time", "date-time", "uuid", "ipv4", "ipv6", "email", "hostname", "uri", "duration"];
+const FORMATS = ["date", "time", "date-time", "uuid", "ipv4", "ipv6", "email", "hostname", "uri", "duration", "url", "uri-reference", "uri-template",
+    "json-pointer", "relative-json-pointer", "regex", "byte", "iri", "idn-email"];
+// Keys that are none of NAMES; two patterns that can match one key say what goes together.
+const KEYS = [{ "^x-": { type: "integer" } }, { "^x-": { type: ["integer", "null"] }, "\\d$": { type: "integer", minimum: 3, maximum: 90 } },
+    { "^[A-Z]{2}$": { type: "boolean" }, "^[0-9]+$": { type: "null" } }];
 
 function bounds(whole) {
     const scale = pick([1, 10, 1000, 123456]), digits = whole ? 0 : below(4);
@@ -43,7 +47,9 @@ function string() {
     switch (below(5)) {
     case 0: return { type: "string", pattern: pick(PATTERNS) };
     case 1: return { type: "string", format: pick(FORMATS) };
-    case 2: return chance(0.3) ? { type: "string" } : { type: "string", maxLength: 20 };
+    case 2: return pick([{ type: "string" }, { type: "string", maxLength: 20 }, { type: "string", format: pick(["uri", "email"]), maxLength: 50 },
+        { type: "string", pattern: "^[a-z]+(-[a-z]+)*$", minLength: 2, maxLength: 9 }, { type: "string", pattern: "\\d", maxLength: 6 },
+        { type: "string", allOf: [{ pattern: "^[a-f]" }, { pattern: "[0-9]$" }], maxLength: 8 }, { enum: ["ab", "b", "c1"], pattern: "b|\\d" }]);
     default: {
         const min = below(4);
         return { type: "string", ...(chance(0.5) ? { minLength: min } : {}), maxLength: min + below(10) };
@@ -72,6 +78,10 @@ function object(depth, kind) {
     const out = { type: "object", properties };
     if (required.length) out.required = required;
     if (chance(0.4)) out.additionalProperties = chance(0.6) ? false : { type: "integer", minimum: 0, maximum: 9 };
+    if (chance(0.15)) out.patternProperties = pick(KEYS);
+    if (chance(0.1)) out.maxProperties = Math.max(required.length, below(4));
+    if (chance(0.1)) out.minProperties = below(Object.keys(properties).length);
+    if (chance(0.1) && !out.minProperties) out.propertyNames = { pattern: "[a-z]|^$", maxLength: 8 };
     if (chance(0.2)) out.description = "an object";
     return out;
 }
@@ -83,7 +93,7 @@ function combined(depth) {
     case 2: return { oneOf: [object(depth, 1), object(depth, 2)] };
     default: {
         const first = object(depth), second = object(depth);
-        delete first.additionalProperties, delete second.additionalProperties;
+        for (const name of ["additionalProperties", "minProperties", "maxProperties"]) delete first[name], delete second[name];
         for (const name of Object.keys(first.properties)) delete second.properties[name];
         return { allOf: [first, second] };
     }
@@ -108,18 +118,18 @@ function whole() {
 const BROKEN = [
     [{ type: "strin" }, true], [{ type: 7 }, true], [{ type: [] }, true], [{ type: ["string", "text"] }, true],
     [{ minLength: -1 }, true], [{ maxLength: "5" }, true], [{ minItems: 1.5 }, true], [{ minimum: "0" }, true],
-    [{ exclusiveMinimum: true }, true], [{ enum: "a" }, true], [{ required: "name" }, true], [{ required: [1] }, true],
+    [{ enum: "a" }, true], [{ required: "name" }, true], [{ required: [1] }, true],
     [{ properties: [] }, true], [{ properties: { a: 1 } }, true], [{ items: 3 }, true], [{ anyOf: {} }, true], [{ anyOf: [] }, true],
     [{ allOf: [1] }, true], [{ $ref: 1 }, true], [{ $ref: "#/$defs/missing" }, true], [{ pattern: "(" }, true], [{ pattern: "[z-a]" }, true],
     [{ pattern: "a{2,1}" }, true], [{ additionalProperties: "no" }, true], [{ pattern: "*" }, true], [{ $defs: 1 }, true],
     [{ not: { type: "string" } }, false], [{ if: {}, then: {} }, false], [{ type: "array", uniqueItems: true }, false],
-    [{ type: "number", multipleOf: 3 }, false], [{ type: "object", patternProperties: { "^a": {} } }, false],
-    [{ type: "object", minProperties: 2 }, false], [{ type: "object", propertyNames: { maxLength: 2 } }, false],
+    [{ type: "number", multipleOf: 3 }, false], [{ type: "object", patternProperties: { "(?=a)": {} } }, false],
+    [{ type: "object", minProperties: 2 }, false], [{ type: "object", propertyNames: { anyOf: [{}] } }, false],
     [{ type: "array", contains: { type: "null" } }, false], [{ dependentRequired: { a: ["b"] } }, false],
-    [{ type: "string", format: "idn-email" }, false], [{ pattern: "^(?=a)" }, false], [{ pattern: "(a)\\1" }, false],
+    [{ pattern: "^(?=a)" }, false], [{ pattern: "(a)\\1" }, false],
     [{ pattern: "\\bword\\b" }, false], [{ oneOf: [{ type: "number" }, { type: "integer" }] }, false], [{ $ref: "https://example.com/s" }, false],
-    [{ type: "string", pattern: "^a+$", maxLength: 3 }, false], [{ enum: ["a"], format: "date" }, false], [{ unevaluatedProperties: false }, false],
-    [{ type: "integer", minimum: 5, maximum: 4 }, false], [{ type: "string", minLength: 3, maxLength: 2 }, false], [{ "x-other": 1 }, false],
+    [{ type: "string", pattern: "^a{4}$", maxLength: 3 }, false], [{ pattern: "a.{20}$", maxLength: 99 }, false], [{ enum: ["a"], format: "date" }, false], [{ unevaluatedProperties: false }, false],
+    [{ type: "integer", minimum: 5, maximum: 4 }, false], [{ type: "string", minLength: 3, maxLength: 2 }, false],
 ];
 
 // Puts part somewhere into a schema that could be honoured.
@@ -137,7 +147,7 @@ function broken(i) {
 // ---- the test ----
 
 const server = await serve("--parallel", String(TOGETHER), "--ctx", "1024");
-const ajv = new Ajv({ strict: false, allErrors: true, validateFormats: true });
+const ajv = new Ajv({ strict: false, allErrors: true, validateFormats: true, logger: false });
 formats(ajv);
 
 async function ask(json_schema, options) {
@@ -173,13 +183,13 @@ verdict(drawn.status === 0 && lines.length === COUNT && bad.length === 0, `${COU
 const wrong = [];
 let cut = 0;
 await all(SERVED, async (i) => {
-    const r = await ask(schemas[i], { n_predict: 200, seed: i, temperature: 1 });
+    const r = await ask(schemas[i], { n_predict: 300, seed: i, temperature: 1 });
     if (r.stop_type === "limit") return void cut++;
     const problem = r.error?.message ?? problem_of(schemas[i], r.content);
     if (problem) wrong.push({ problem, content: r.content, schema: schemas[i] });
 });
 verdict(wrong.length === 0, `${SERVED} of them: all answers of the model that are complete satisfy them`, wrong.length, ...wrong.slice(0, 5));
-verdict(cut <= SERVED / 5, "most are", cut);
+verdict(cut <= SERVED / 4, "most are", cut);
 
 const taken = [], doubtful = [], vague = [];
 await all(COUNT, async (i) => {
