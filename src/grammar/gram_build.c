@@ -50,6 +50,11 @@ void build_empty(struct build *b, uint32_t from, uint32_t to)
 
 void build_bytes(struct build *b, uint32_t from, uint32_t to, uint8_t lo, uint8_t hi)
 {
+    if (b->sets) {
+        const struct chars c = {.r = {{lo, hi}}, .n = 1};
+        add_edge(b, (struct edge){.from = from, .to = to, .kind = EDGE_SET, .rule = charset_of(b, &c)});
+        return;
+    }
     add_edge(b, (struct edge){.from = from, .to = to, .kind = EDGE_BYTES, .lo = lo, .hi = hi});
 }
 

@@ -224,12 +224,20 @@ uint32_t lang_takes(struct lang *l, struct str text)
     return ends;
 }
 
+/* The conditions that must hold, 1 << number. */
+static uint32_t wanted_of(const struct lang *l)
+{
+    uint32_t wanted = 0;
+    for (size_t i = 0; i < l->n; i++) wanted |= l->v[i].want == LANG_WITH ? 1u << i : 0;
+    return wanted;
+}
+
 #define LENGTH_LOOKED_AT 2000
 
 void lang_lengths(struct lang *l, uint32_t *min, uint32_t *max)
 {
     struct states s;
-    const uint32_t last = (uint32_t)size_min(*max == UNBOUNDED ? *min : *max, LENGTH_LOOKED_AT), all = (1u << l->n) - 1;
+    const uint32_t last = (uint32_t)size_min(*max == UNBOUNDED ? *min : *max, LENGTH_LOOKED_AT), wanted = wanted_of(l);
     if (l->into->rc == 0 && states_init(&s, l)) {
         uint32_t shorter = 0;
         states_start(&s);
@@ -237,8 +245,8 @@ void lang_lengths(struct lang *l, uint32_t *min, uint32_t *max)
             if (i < *min) shorter |= s.ends;
             states_step(&s, ANY_CHAR);
         }
-        if (shorter != all) *min = 0;
-        if (s.alive != all) *max = UNBOUNDED;
+        if (wanted & ~shorter) *min = 0;
+        if (wanted & ~s.alive) *max = UNBOUNDED;
     } else {
         no_memory(l->into);
     }
@@ -482,8 +490,7 @@ static bool machine_init(struct machine *m)
     m->edges = mem_array(m->l->g.n_edges + (size_t)1, sizeof *m->edges);
     m->steps = mem_array(m->classes.n, sizeof *m->steps);
     m->mask = mem_array(m->classes.n_words, sizeof *m->mask);
-    for (size_t i = 0; i < m->l->n; i++)
-        if (m->l->v[i].want == LANG_WITH) m->wanted |= 1u << i;
+    m->wanted = wanted_of(m->l);
     return m->edges && m->steps && m->mask;
 }
 

@@ -11,7 +11,8 @@
 struct todo {
     struct todo *next;
     uint32_t rule;
-    struct conj c;
+    const struct sub *v; /* [n] the conjunction */
+    size_t n;
 };
 
 /* ---- places ------------------------------------------------------------------------------------------------------------ */
@@ -30,7 +31,7 @@ static int put_step(struct buf *b, struct str name)
     return rc;
 }
 
-static bool has_id(const struct json *j)
+bool schema_has_id(const struct json *j)
 {
     const struct json *id = json_find(j, "$id"), *old = json_find(j, "id");
     if (!id && old && old->type == JSON_STRING) id = old;
@@ -46,7 +47,7 @@ struct sub schema_inside(struct schema *s, struct sub outer, const char *keyword
     const char *path = rc == 0 ? arena_dup(&s->arena, b.p, size_min(b.n, 400)) : NULL;
     buf_fini(&b);
     if (!path && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", strlen(outer.path));
-    return (struct sub){.j = j, .base = has_id(j) ? j : outer.base, .path = path ? path : ""};
+    return (struct sub){.j = j, .base = schema_has_id(j) ? j : outer.base, .path = path ? path : ""};
 }
 
 struct sub schema_element(struct schema *s, struct sub outer, const char *keyword, const struct json *list, size_t i)
@@ -88,10 +89,24 @@ static const struct json *follow_step(const struct json *j, struct str step)
     return j->type == JSON_ARRAY && str_u64(step, &i) && i < j->n ? &j->v[i] : NULL;
 }
 
+/* What a pointer means, from `from` on; *base becomes what its own references begin at. */
+static const struct json *follow(struct str ref, const struct json *from, char *buf, const struct json **base)
+{
+    const struct json *j = *base = from;
+    for (size_t i = 1; i < ref.n && j;) {
+        size_t end = ++i;
+        while (end < ref.n && ref.p[end] != '/') end++;
+        j = follow_step(j, read_step((struct str){ref.p + i, end - i}, buf));
+        i = end;
+        if (j && schema_has_id(j)) *base = j;
+    }
+    return j;
+}
+
 bool schema_resolve(struct schema *s, struct sub sub, struct sub *out)
 {
     const struct str ref = json_find(sub.j, "$ref")->s;
-    const struct json *j = sub.base, *base = j;
+    const struct json *base;
     char *buf = arena_alloc(&s->arena, ref.n + 1);
     if (!buf) {
         s->b->rc = fail_nomem(s->b->e, "a schema", ref.n);
@@ -101,13 +116,8 @@ bool schema_resolve(struct schema *s, struct sub sub, struct sub *out)
         schema_wrong(s, ERR_UNSUPPORTED, sub, "$ref", "only references into the schema itself (#, #/...) can be honoured");
         return false;
     }
-    for (size_t i = 1; i < ref.n && j;) {
-        size_t end = ++i;
-        while (end < ref.n && ref.p[end] != '/') end++;
-        j = follow_step(j, read_step((struct str){ref.p + i, end - i}, buf));
-        i = end;
-        if (j && has_id(j)) base = j;
-    }
+    const struct json *j = follow(ref, sub.base, buf, &base);
+    if (!j) j = follow(ref, s->root, buf, &base); /* many give parts an "$id" and go on to mean the whole */
     if (!j) {
         schema_wrong(s, ERR_ARG, sub, "$ref", "there is nothing at this place");
         return false;
@@ -118,8 +128,9 @@ bool schema_resolve(struct schema *s, struct sub sub, struct sub *out)
         s->b->rc = fail_nomem(s->b->e, "a schema", ref.n);
         return false;
     }
-    if (*known == NONE) schema_check(s, *out);
+    const bool checked = *known != NONE;
     *known = 1;
+    if (!checked) schema_check(s, *out);
     return s->b->rc == 0;
 }
 
@@ -133,8 +144,7 @@ void schema_conj_add(struct schema *s, struct conj *c, struct sub sub)
         schema_wrong(s, ERR_LIMIT, sub, NULL, "too many schemas apply at once");
 }
 
-/* Adds what the schema at place `by` brings in, unless it is there already. */
-static void add_sub(struct schema *s, struct conj *c, struct sub sub, size_t by)
+void schema_conj_bring(struct schema *s, struct conj *c, struct sub sub, size_t by)
 {
     for (size_t i = 0; i < c->n; i++) {
         if (c->v[i].j != sub.j) continue;
@@ -153,12 +163,24 @@ void schema_flatten(struct schema *s, struct conj *c)
         struct sub target;
         if (json_find(c->v[i].j, "$ref") && !(c->v[i].done & DONE_REF)) {
             c->v[i].done |= DONE_REF;
-            if (schema_resolve(s, c->v[i], &target)) add_sub(s, c, target, i);
+            if (schema_resolve(s, c->v[i], &target)) schema_conj_bring(s, c, target, i);
+        }
+        if (!(c->v[i].done & DONE_LOGIC)) {
+            c->v[i].done |= DONE_LOGIC;
+            schema_bring_logic(s, c, i);
         }
         if (!all || (c->v[i].done & DONE_ALL)) continue;
         c->v[i].done |= DONE_ALL;
-        for (size_t k = 0; k < all->n && s->b->rc == 0; k++) add_sub(s, c, schema_element(s, c->v[i], "allOf", all, k), i);
+        for (size_t k = 0; k < all->n && s->b->rc == 0; k++)
+            schema_conj_bring(s, c, schema_element(s, c->v[i], "allOf", all, k), i);
     }
+}
+
+void schema_spend(struct schema *s, size_t work)
+{
+    s->spent += work;
+    if (s->spent > SCHEMA_WORK && s->b->rc == 0)
+        s->b->rc = fail(s->b->e, ERR_LIMIT, "the schema has too many alternatives that depend on one another");
 }
 
 uint32_t schema_rule(struct schema *s, const struct conj *wanted)
@@ -175,12 +197,15 @@ uint32_t schema_rule(struct schema *s, const struct conj *wanted)
     uint32_t *rule = names_at(&s->rules, (struct str){(const char *)key, size_max(c.n, 1) * sizeof key[0]});
     if (rule && *rule != NONE) return *rule;
     struct todo *todo = arena_alloc(&s->arena, sizeof *todo);
-    if (!rule || !todo) {
-        s->b->rc = fail_nomem(s->b->e, "a schema", sizeof *todo);
+    struct sub *v = arena_array(&s->arena, c.n + 1, sizeof *v);
+    if (!rule || !todo || !v) {
+        s->b->rc = fail_nomem(s->b->e, "a schema", c.n * sizeof *v);
         return 0;
     }
+    memcpy(v, c.v, c.n * sizeof *v);
+    schema_spend(s, c.n);
     *rule = build_rule(s->b, c.n ? str_of(c.v[0].path) : STR("a value"));
-    *todo = (struct todo){NULL, *rule, c};
+    *todo = (struct todo){NULL, *rule, v, c.n};
     *s->todo_end = todo;
     s->todo_end = &todo->next;
     return *rule;
@@ -210,6 +235,9 @@ static const struct {
     {"propertyNames", TYPE_OBJECT},
     {"minProperties", TYPE_OBJECT},
     {"maxProperties", TYPE_OBJECT},
+    {"dependencies", TYPE_OBJECT},
+    {"dependentRequired", TYPE_OBJECT},
+    {"dependentSchemas", TYPE_OBJECT},
     {"items", TYPE_ARRAY},
     {"prefixItems", TYPE_ARRAY},
     {"additionalItems", TYPE_ARRAY},
@@ -218,6 +246,7 @@ static const struct {
     {"minLength", TYPE_STRING},
     {"maxLength", TYPE_STRING},
     {"pattern", TYPE_STRING},
+    {"multipleOf", TYPE_INTEGER | TYPE_REAL},
     {"minimum", TYPE_INTEGER | TYPE_REAL},
     {"maximum", TYPE_INTEGER | TYPE_REAL},
     {"exclusiveMinimum", TYPE_INTEGER | TYPE_REAL},
@@ -233,7 +262,7 @@ static unsigned types_meant(const struct json *schema)
     return meant;
 }
 
-static unsigned types_of(const struct conj *c, bool *open)
+unsigned schema_types_of(const struct conj *c, bool *open)
 {
     unsigned types = TYPE_ALL, meant = 0;
     bool stated = false;
@@ -246,74 +275,41 @@ static unsigned types_of(const struct conj *c, bool *open)
         types &= schema_types(c->v[i].j);
         meant |= types_meant(c->v[i].j);
     }
-    *open = types == TYPE_ALL && !meant;
+    *open = types == TYPE_ALL && !meant && !schema_excludes_types(c, TYPE_ALL);
     return stated || !meant ? types : meant;
 }
 
-static uint32_t put_words(struct schema *s, uint32_t at, unsigned types)
+static uint32_t put_words(struct schema *s, uint32_t at, const struct conj *c, unsigned types)
 {
     static const struct {
         unsigned type;
+        struct json value;
         const char *text;
-    } words[] = {{TYPE_NULL, "null"}, {TYPE_BOOL, "true"}, {TYPE_BOOL, "false"}};
+    } words[] = {{TYPE_NULL, {.type = JSON_NULL}, "null"},
+                 {TYPE_BOOL, {.type = JSON_TRUE}, "true"},
+                 {TYPE_BOOL, {.type = JSON_FALSE}, "false"}};
     const uint32_t end = build_state(s->b);
     for (size_t i = 0; i < COUNT_OF(words); i++)
-        if (types & words[i].type) build_empty(s->b, build_text(s->b, at, str_of(words[i].text)), end);
+        if ((types & words[i].type) && !schema_excludes(c, &words[i].value))
+            build_empty(s->b, build_text(s->b, at, str_of(words[i].text)), end);
     return end;
-}
-
-static void check_exclusive(struct schema *s, struct sub sub, const struct json *branches, unsigned types)
-{
-    struct sub *all = arena_array(&s->arena, branches->n, sizeof *all);
-    if (!all) s->b->rc = fail_nomem(s->b->e, "a schema", branches->n * sizeof *all);
-    for (size_t i = 0; i < branches->n && s->b->rc == 0; i++) {
-        all[i] = schema_element(s, sub, "oneOf", branches, i);
-        for (size_t k = 0; k < i && s->b->rc == 0; k++)
-            if (!schema_disjoint(s, all[k], all[i], types, 0))
-                schema_wrong(s, ERR_UNSUPPORTED, sub, "oneOf",
-                             "two of its schemas could hold at once, for neither their types nor a constant that one of them "
-                             "requires tells them apart; anyOf can be honoured");
-    }
-}
-
-/* Distributes alternatives of the conjunction; false where it has none. */
-static bool distribute(struct schema *s, const struct todo *t)
-{
-    static const struct {
-        const char *name;
-        uint32_t done;
-    } kinds[] = {{"anyOf", DONE_ANY}, {"oneOf", DONE_ONE}};
-    const struct rule r = s->b->g->rules[t->rule];
-    bool open;
-    for (size_t i = 0; i < t->c.n; i++)
-        for (size_t kind = 0; kind < COUNT_OF(kinds); kind++) {
-            const struct json *branches = json_find(t->c.v[i].j, kinds[kind].name);
-            if (!branches || (t->c.v[i].done & kinds[kind].done)) continue;
-            if (kinds[kind].done == DONE_ONE) check_exclusive(s, t->c.v[i], branches, types_of(&t->c, &open));
-            for (size_t k = 0; k < branches->n && s->b->rc == 0; k++) {
-                struct conj c = t->c;
-                c.v[i].done |= kinds[kind].done;
-                add_sub(s, &c, schema_element(s, c.v[i], kinds[kind].name, branches, k), i);
-                build_call(s->b, r.entry, r.final, schema_rule(s, &c));
-            }
-            return true;
-        }
-    return false;
 }
 
 static void fill(struct schema *s, const struct todo *t)
 {
     struct build *b = s->b;
-    const struct conj *c = &t->c;
+    struct conj whole = {.n = t->n};
+    const struct conj *c = &whole;
     const struct rule r = b->g->rules[t->rule];
     bool listed = false, open;
-    if (distribute(s, t)) return;
+    memcpy(whole.v, t->v, t->n * sizeof *t->v);
+    if (schema_put_choices(s, r, c)) return;
     for (size_t i = 0; i < c->n; i++) {
         const struct json *v;
         size_t n;
         listed = listed || schema_values(c->v[i].j, &v, &n);
     }
-    const unsigned types = types_of(c, &open);
+    const unsigned types = schema_types_of(c, &open);
     if (listed) {
         if (types) build_empty(b, schema_put_values(s, r.entry, c), r.final);
         return;
@@ -322,11 +318,12 @@ static void fill(struct schema *s, const struct todo *t)
         build_empty(b, json_use(&s->parts, r.entry, JSON_RULE_VALUE), r.final);
         return;
     }
-    if (types & (TYPE_NULL | TYPE_BOOL)) build_empty(b, put_words(s, r.entry, types), r.final);
+    if (types & (TYPE_NULL | TYPE_BOOL)) build_empty(b, put_words(s, r.entry, c, types), r.final);
     if (types & (TYPE_INTEGER | TYPE_REAL)) build_empty(b, schema_put_number(s, r.entry, c, types & TYPE_REAL), r.final);
     if (types & TYPE_STRING) build_empty(b, schema_put_string(s, r.entry, c), r.final);
-    if (types & TYPE_ARRAY) build_empty(b, schema_put_array(s, r.entry, c), r.final);
-    if (types & TYPE_OBJECT) build_empty(b, schema_put_object(s, r.entry, c), r.final);
+    if ((types & TYPE_ARRAY) && !schema_excludes_types(c, TYPE_ARRAY)) build_empty(b, schema_put_array(s, r.entry, c), r.final);
+    if ((types & TYPE_OBJECT) && !schema_excludes_types(c, TYPE_OBJECT))
+        build_empty(b, schema_put_object(s, r.entry, c), r.final);
 }
 
 void schema_build(struct build *b, struct str text)
@@ -340,6 +337,7 @@ void schema_build(struct build *b, struct str text)
         b->rc = rc == ERR_FORMAT ? ERR_ARG : rc;
         if (b->e) b->e->code = b->rc;
     } else {
+        s.root = root;
         const struct conj whole = {.v = {{.j = root, .base = root, .path = "#"}}, .n = 1};
         schema_check(&s, whole.v[0]);
         const uint32_t rule = schema_rule(&s, &whole);
@@ -350,5 +348,7 @@ void schema_build(struct build *b, struct str text)
     names_fini(&s.rules);
     names_fini(&s.checked);
     names_fini(&s.shared);
+    names_fini(&s.made_names);
+    mem_free(s.made);
     arena_fini(&s.arena);
 }

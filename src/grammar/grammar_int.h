@@ -195,8 +195,7 @@ void lang_texts(struct lang *l, const struct str *texts, size_t n, enum lang_wan
 /* The conditions that text satisfies, 1 << number, whether it should or not; and whether these are as they should. */
 uint32_t lang_takes(struct lang *l, struct str text);
 bool lang_satisfied(const struct lang *l, uint32_t ends);
-/* *min becomes 0, *max UNBOUNDED, where one of the conditions, all LANG_WITH, implies it: so many characters at least, at most.
- */
+/* *min, *max: bounds of the length in characters; they become 0, UNBOUNDED where a condition implies them. */
 void lang_lengths(struct lang *l, uint32_t *min, uint32_t *max);
 /* Appends the texts as they stand in a JSON string; at least one condition is LANG_WITH. */
 uint32_t lang_append(struct lang *l, struct json_parts *p, uint32_t at);

@@ -36,6 +36,31 @@ static void check_map(struct schema *s, struct sub sub, const char *key, const s
     for (size_t i = 0; i < v->n && s->b->rc == 0; i++) schema_check(s, schema_inside(s, sub, key, v->keys[i], &v->v[i]));
 }
 
+static void check_object(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    if (v->type != JSON_OBJECT) schema_wrong(s, ERR_ARG, sub, key, "expected an object of schemas");
+}
+
+static void check_strings(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    bool ok = v->type == JSON_ARRAY;
+    for (size_t i = 0; ok && i < v->n; i++) ok = v->v[i].type == JSON_STRING;
+    if (!ok) schema_wrong(s, ERR_ARG, sub, key, "expected an array of strings");
+}
+
+/* Of each name, further names or a schema. */
+static void check_dependencies(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    check_object(s, sub, key, v);
+    for (size_t i = 0; i < v->n && s->b->rc == 0; i++) {
+        const struct sub inside = schema_inside(s, sub, key, v->keys[i], &v->v[i]);
+        if (v->v[i].type == JSON_ARRAY)
+            check_strings(s, inside, NULL, &v->v[i]);
+        else
+            schema_check(s, inside);
+    }
+}
+
 static void check_type(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
     unsigned bits;
@@ -58,16 +83,15 @@ static void check_number(struct schema *s, struct sub sub, const char *key, cons
     if (v->type != JSON_INT && v->type != JSON_REAL) schema_wrong(s, ERR_ARG, sub, key, "expected a number");
 }
 
+static void check_step(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    check_number(s, sub, key, v);
+    if (!(v->f > 0)) schema_wrong(s, ERR_ARG, sub, key, "expected a number above 0");
+}
+
 static void check_string(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
     if (v->type != JSON_STRING) schema_wrong(s, ERR_ARG, sub, key, "expected a string");
-}
-
-static void check_strings(struct schema *s, struct sub sub, const char *key, const struct json *v)
-{
-    bool ok = v->type == JSON_ARRAY;
-    for (size_t i = 0; ok && i < v->n; i++) ok = v->v[i].type == JSON_STRING;
-    if (!ok) schema_wrong(s, ERR_ARG, sub, key, "expected an array of strings");
 }
 
 static void check_values(struct schema *s, struct sub sub, const char *key, const struct json *v)
@@ -97,11 +121,6 @@ static void check_draft(struct schema *s, struct sub sub, const char *key, const
             schema_wrong(s, ERR_UNSUPPORTED, sub, key, "drafts before draft 4 cannot be honoured");
 }
 
-static void check_object(struct schema *s, struct sub sub, const char *key, const struct json *v)
-{
-    if (v->type != JSON_OBJECT) schema_wrong(s, ERR_ARG, sub, key, "expected an object of schemas");
-}
-
 static void check_never(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
     (void)v;
@@ -120,6 +139,13 @@ static const struct {
     {"allOf", check_list},
     {"anyOf", check_list},
     {"oneOf", check_list},
+    {"not", check_schema},
+    {"if", check_schema},
+    {"then", check_schema},
+    {"else", check_schema},
+    {"dependencies", check_dependencies},
+    {"dependentRequired", check_dependencies},
+    {"dependentSchemas", check_dependencies},
     {"properties", check_map},
     {"required", check_strings},
     {"additionalProperties", check_schema},
@@ -137,19 +163,14 @@ static const struct {
     {"maxLength", check_count},
     {"pattern", check_string},
     {"format", check_string},
+    {"multipleOf", check_step},
     {"minimum", check_number},
     {"maximum", check_number},
     {"exclusiveMinimum", check_open},
     {"exclusiveMaximum", check_open},
     {"$schema", check_draft},
     {"$id", check_string},
-    {"not", check_never},
-    {"if", check_never},
-    {"dependencies", check_never},
-    {"dependentRequired", check_never},
-    {"dependentSchemas", check_never},
     {"contains", check_never},
-    {"multipleOf", check_never},
     {"unevaluatedItems", check_never},
     {"unevaluatedProperties", check_never},
     {"$dynamicRef", check_never},

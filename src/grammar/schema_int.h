@@ -7,7 +7,7 @@
 /* A schema and where it is in the document, as a JSON pointer. base: the schema around it that has an "$id", or the whole one:
  * what references begin at. done: keywords that were replaced by further schemas. by: 1 + the place in the conjunction of the
  * schema that brought it in; 0: none did. */
-enum { DONE_REF = 1, DONE_ALL = 2, DONE_ANY = 4, DONE_ONE = 8 };
+enum { DONE_REF = 1, DONE_ALL = 2, DONE_ANY = 4, DONE_ONE = 8, DONE_LOGIC = 16 };
 struct sub {
     const struct json *j, *base;
     const char *path;
@@ -15,20 +15,30 @@ struct sub {
 };
 
 /* Schemas that a value must satisfy all together. */
-#define CONJ_MAX 64
+#define CONJ_MAX 160
 struct conj {
     struct sub v[CONJ_MAX];
     size_t n;
 };
+
+#define SCHEMA_WORK 400000 /* schemas looked at for alternatives: about 0.1 s */
 
 struct todo;
 struct schema {
     struct build *b;
     struct json_parts parts;
     struct arena arena;
-    struct names rules;   /* of conjunctions, by their pointers */
-    struct names checked; /* targets of references */
-    struct names shared;  /* rules of values, by what is said of them */
+    struct names rules;      /* of conjunctions, by their pointers */
+    struct names checked;    /* targets of references */
+    struct names shared;     /* rules of values, by what is said of them */
+    struct names made_names; /* of schema_logic.c */
+    const struct json **made;
+    uint32_t n_made, cap_made;
+    const struct json *root;
+    /* Of schema_disjoint: what the two schemas are among, or NULL; how many pairs it looked at. */
+    const struct conj *around;
+    uint32_t looks;
+    size_t spent; /* of SCHEMA_WORK */
     struct todo *todo, **todo_end;
 };
 
@@ -38,11 +48,33 @@ void schema_wrong(struct schema *s, int code, struct sub sub, const char *keywor
 struct sub schema_inside(struct schema *s, struct sub outer, const char *keyword, struct str name, const struct json *j);
 struct sub schema_element(struct schema *s, struct sub outer, const char *keyword, const struct json *list, size_t i);
 
+bool schema_has_id(const struct json *j);
+
 /* schema_check.c: every keyword is known and its value has the right form, here and in all schemas inside. */
 void schema_check(struct schema *s, struct sub sub);
 
+/* schema_logic.c. What it makes has keywords that no text can have: an array of values that are excluded, and a pattern that
+ * is, beside "type": "string". */
+#define SCHEMA_NO_VALUES "\xFFno values"
+#define SCHEMA_NO_PATTERN "\xFFno pattern"
+#define SCHEMA_PARTIAL "\xFFpartial" /* in an opposite: it has not all that could be */
+/* A schema that holds only for values that sub does not hold for; NULL: none can be told, or a failure. */
+const struct json *schema_opposite(struct schema *s, struct sub sub);
+/* An object that has a member of this name; NULL: a failure. */
+const struct json *schema_requiring(struct schema *s, struct str name);
+/* Adds to c what "not", "if" and dependencies of its schema `at` say. */
+void schema_bring_logic(struct schema *s, struct conj *c, size_t at);
+
 /* gram_schema.c: adds a schema to a conjunction. */
 void schema_conj_add(struct schema *s, struct conj *c, struct sub sub);
+/* Adds what the schema at place `by` brings in, unless it is there already. */
+void schema_conj_bring(struct schema *s, struct conj *c, struct sub sub, size_t by);
+/* Counts work; fails where it is too much. */
+void schema_spend(struct schema *s, size_t work);
+/* The types that a conjunction allows; *open: it says nothing at all. */
+unsigned schema_types_of(const struct conj *c, bool *open);
+/* schema_choices.c: fills r with the alternatives of c; false where it has none. */
+bool schema_put_choices(struct schema *s, struct rule r, const struct conj *c);
 /* The rule of a conjunction. It is filled later. */
 uint32_t schema_rule(struct schema *s, const struct conj *c);
 /* The rule of values of which key says everything; not found: it is new, and the caller's to fill. key NULL: out of memory. */
@@ -69,13 +101,18 @@ bool schema_type_name(struct str name, unsigned *bits);
 bool json_equal(const struct json *a, const struct json *b);
 /* What "const" or "enum" says: n values; false where there is neither. */
 bool schema_values(const struct json *schema, const struct json **v, size_t *n);
+/* Whether a conjunction excludes a value (SCHEMA_NO_VALUES), and whether it excludes any of these types. */
+bool schema_excludes(const struct conj *c, const struct json *value);
+bool schema_excludes_types(const struct conj *c, unsigned types);
+/* The schema has no place for a property. */
+bool schema_forbids(const struct json *schema, struct str name);
 /* Whether no value of these types satisfies both, as far as can be told. */
 bool schema_disjoint(struct schema *s, struct sub a, struct sub b, unsigned types, unsigned depth);
 /* What a schema's "format" is of; 0: without one, or one that says nothing. */
 unsigned schema_format_types(const struct json *schema);
 /* Whether a schema's keywords for strings and numbers allow a value. */
 bool schema_admits_string(struct schema *s, struct sub sub, struct str text);
-bool schema_admits_number(const struct json *schema, double v);
+bool schema_admits_number(const struct json *schema, const struct json *v);
 /* Appends what a "pattern" at path takes. */
 uint32_t schema_put_regex(struct build *b, uint32_t at, const char *path, struct str regex);
 /* Adds what the conjunction says of texts to l. */

@@ -167,18 +167,6 @@ static bool is_whole(const struct json *schema)
     return schema_format_types(schema) & TYPE_INTEGER;
 }
 
-bool schema_admits_number(const struct json *schema, double v)
-{
-    bool open, ok = !is_whole(schema) || v == floor(v);
-    for (unsigned i = 0; i < BOUNDS; i++) {
-        const struct json *lo = bound_of(schema, &lower, i, &open);
-        if (lo) ok = ok && (open ? v > lo->f : v >= lo->f);
-        const struct json *hi = bound_of(schema, &upper, i, &open);
-        if (hi) ok = ok && (open ? v < hi->f : v <= hi->f);
-    }
-    return ok;
-}
-
 /* A bound beyond all numbers that are written is the last of those. */
 static bool read_bound(const struct json *v, const struct side *side, struct decimal *out)
 {
@@ -229,27 +217,173 @@ static uint32_t put_numbers(struct build *b, uint32_t at, const struct range *r)
     return end;
 }
 
-static int put_key(struct buf *key, char side, const struct decimal *d)
+/* ---- conditions on digits ---------------------------------------------------------------------------------------------- */
+
+/* All ways to write one number. */
+static void add_excluded(struct lang *l, const struct decimal *d)
 {
-    return buf_printf(key, " %c%d%d%u:%.*s", side, d->open, d->negative, d->whole, (int)d->n, d->d);
+    struct build *b = &l->b;
+    const uint32_t from = lang_begin(l), end = build_state(b);
+    uint32_t at = d->negative ? build_text(b, from, STR("-")) : from;
+    at = build_text(b, at, d->whole ? (struct str){d->d, d->whole} : STR("0"));
+    if (d->n <= d->whole) build_empty(b, at, end);
+    at = build_text(b, at, STR("."));
+    if (d->n > d->whole) at = build_text(b, at, (struct str){d->d + d->whole, d->n - d->whole});
+    build_bytes(b, at, at, '0', '0');
+    build_empty(b, at, end);
+    lang_end(l, from, end, LANG_WITHOUT);
 }
 
-/* Numbers of the same range share a rule. */
+/* Multiples of p / 10^places. */
+struct step_of {
+    uint32_t p, places;
+};
+#define STEP_STATES 2000
+
+static bool read_step(struct str text, struct step_of *m)
+{
+    struct decimal d;
+    *m = (struct step_of){0, 0};
+    if (!read_decimal(text, &d) || d.negative) return false;
+    for (unsigned i = 0; i < d.n && m->p <= STEP_STATES; i++) m->p = m->p * 10 + (uint32_t)(d.d[i] - '0');
+    m->places = d.n > d.whole ? d.n - d.whole : 0;
+    return m->p > 0 && m->p * (m->places + 1) <= STEP_STATES;
+}
+
+/* With `left` more places, all of them 0, a number with the remainder r is a multiple. */
+static bool is_multiple(const struct step_of *m, uint32_t r, uint32_t left)
+{
+    while (left-- > 0) r = r * 10 % m->p;
+    return r == 0;
+}
+
+/* A state for each remainder of the digits so far, before the point and behind each place after it. */
+static void add_step(struct lang *l, const struct step_of *m)
+{
+    struct build *b = &l->b;
+    const uint32_t from = lang_begin(l), end = build_state(b), first = build_state(b);
+    for (uint32_t i = 1; i < m->p * (m->places + 1); i++) (void)build_state(b);
+    build_empty(b, from, first);
+    build_bytes(b, from, first, '-', '-');
+    for (uint32_t place = 0; place <= m->places; place++)
+        for (uint32_t r = 0; r < m->p && b->rc == 0; r++) {
+            uint32_t at = first + place * m->p + r;
+            if (is_multiple(m, r, m->places - place)) build_empty(b, at, end);
+            for (uint32_t d = 0; d < 10 && place == 0; d++)
+                build_bytes(b, at, first + (r * 10 + d) % m->p, (uint8_t)('0' + d), (uint8_t)('0' + d));
+            if (place == m->places) continue;
+            if (place == 0) at = build_text(b, at, STR("."));
+            for (uint32_t d = 0; d < 10; d++)
+                build_bytes(b, at, first + (place + 1) * m->p + (r * 10 + d) % m->p, (uint8_t)('0' + d), (uint8_t)('0' + d));
+        }
+    lang_end(l, from, end, LANG_WITH);
+}
+
+/* ---- numbers ----------------------------------------------------------------------------------------------------------- */
+
+/* What is said of a number besides its range. */
+struct digit_rules {
+    struct step_of steps[CONJ_MAX];
+    size_t n_steps;
+    struct decimal *excluded; /* [n_excluded] */
+    size_t n_excluded;
+};
+
+static void gather_steps(struct schema *s, const struct conj *c, struct digit_rules *d, struct range *r)
+{
+    for (size_t i = 0; i < c->n && s->b->rc == 0; i++) {
+        const struct json *v = json_find(c->v[i].j, "multipleOf");
+        struct step_of m;
+        if (!v) continue;
+        if (!read_step(v->s, &m)) {
+            schema_wrong(s, ERR_UNSUPPORTED, c->v[i], "multipleOf", "only steps of few digits can be honoured");
+            return;
+        }
+        if (m.places == 0) r->real = false;
+        if (m.places > 0 || m.p > 1) d->steps[d->n_steps++] = m;
+    }
+}
+
+static void gather_excluded(struct schema *s, const struct conj *c, struct digit_rules *d)
+{
+    size_t n = 0;
+    for (size_t k = 0; k < c->n; k++) {
+        const struct json *no = json_find(c->v[k].j, SCHEMA_NO_VALUES);
+        n += no ? no->n : 0;
+    }
+    d->excluded = arena_array(&s->arena, n + 1, sizeof *d->excluded);
+    if (!d->excluded && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", n * sizeof *d->excluded);
+    for (size_t k = 0; k < c->n && s->b->rc == 0; k++) {
+        const struct json *no = json_find(c->v[k].j, SCHEMA_NO_VALUES);
+        for (size_t i = 0; no && i < no->n; i++) /* what has too many digits to be read is not written either */
+            if ((no->v[i].type == JSON_INT || no->v[i].type == JSON_REAL) &&
+                read_decimal(no->v[i].s, &d->excluded[d->n_excluded]))
+                d->n_excluded++;
+    }
+}
+
+static uint32_t put_digits(struct schema *s, uint32_t at, const struct conj *c, const struct range *r,
+                           const struct digit_rules *d)
+{
+    struct lang l;
+    if (d->n_steps + d->n_excluded == 0) return put_numbers(s->b, at, r);
+    lang_init(&l, s->b, c->v[0].path);
+    const uint32_t from = lang_begin(&l);
+    lang_end(&l, from, put_numbers(&l.b, from, r), LANG_WITH);
+    for (size_t i = 0; i < d->n_steps; i++) add_step(&l, &d->steps[i]);
+    for (size_t i = 0; i < d->n_excluded; i++) add_excluded(&l, &d->excluded[i]);
+    at = lang_append(&l, &s->parts, at);
+    lang_fini(&l);
+    return at;
+}
+
+static int put_key(struct buf *key, char kind, const struct decimal *d)
+{
+    return buf_printf(key, " %c%d%d%u:%.*s", kind, d->open, d->negative, d->whole, (int)d->n, d->d);
+}
+
+/* Numbers of which the same is said share a rule. */
 uint32_t schema_put_number(struct schema *s, uint32_t at, const struct conj *c, bool real)
 {
     struct build *b = s->b;
     struct range r = {.real = real};
+    struct digit_rules d = {.n_steps = 0};
     struct buf key = {0};
     bool found = false;
     for (size_t i = 0; i < c->n; i++) r.real = r.real && !is_whole(c->v[i].j);
     r.has_lo = find_bound(s, c, &lower, &r.lo);
     r.has_hi = find_bound(s, c, &upper, &r.hi);
-    if (!r.has_lo && !r.has_hi) return json_use(&s->parts, at, r.real ? JSON_RULE_NUMBER : JSON_RULE_INTEGER);
+    gather_steps(s, c, &d, &r);
+    gather_excluded(s, c, &d);
+    if (!r.has_lo && !r.has_hi && d.n_steps + d.n_excluded == 0)
+        return json_use(&s->parts, at, r.real ? JSON_RULE_NUMBER : JSON_RULE_INTEGER);
     int rc = buf_printf(&key, "number %d", r.real);
     if (r.has_lo) rc |= put_key(&key, '>', &r.lo);
     if (r.has_hi) rc |= put_key(&key, '<', &r.hi);
+    for (size_t i = 0; i < d.n_steps; i++) rc |= buf_printf(&key, " *%u/%u", d.steps[i].p, d.steps[i].places);
+    for (size_t i = 0; i < d.n_excluded; i++) rc |= put_key(&key, '-', &d.excluded[i]);
     const uint32_t rule = schema_shared_rule(s, rc == 0 ? &key : NULL, &found);
     buf_fini(&key);
-    if (b->rc == 0 && !found) build_empty(b, put_numbers(b, b->g->rules[rule].entry, &r), b->g->rules[rule].final);
+    if (b->rc == 0 && !found) build_empty(b, put_digits(s, b->g->rules[rule].entry, c, &r, &d), b->g->rules[rule].final);
     return build_use(b, at, rule);
+}
+
+bool schema_admits_number(const struct json *schema, const struct json *v)
+{
+    const struct json *step = json_find(schema, "multipleOf");
+    bool open, ok = !is_whole(schema) || v->f == floor(v->f);
+    for (unsigned i = 0; i < BOUNDS; i++) {
+        const struct json *lo = bound_of(schema, &lower, i, &open);
+        if (lo) ok = ok && (open ? v->f > lo->f : v->f >= lo->f);
+        const struct json *hi = bound_of(schema, &upper, i, &open);
+        if (hi) ok = ok && (open ? v->f < hi->f : v->f <= hi->f);
+    }
+    struct step_of m;
+    struct decimal d;
+    if (!step || !ok) return ok;
+    if (!read_step(step->s, &m) || !read_decimal(v->s, &d)) return false;
+    const unsigned places = d.n > d.whole ? d.n - d.whole : 0;
+    uint32_t r = 0;
+    for (unsigned i = 0; i < d.n; i++) r = (r * 10 + (uint32_t)(d.d[i] - '0')) % m.p;
+    return places <= m.places && is_multiple(&m, r, m.places - places);
 }

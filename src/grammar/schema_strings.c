@@ -74,8 +74,11 @@ struct expression {
     struct str regex;
 };
 struct text_rules {
-    struct expression v[2 * CONJ_MAX];
+    const char *path;
+    struct expression v[3 * CONJ_MAX];
     size_t n;
+    const struct str *excluded; /* [n_excluded] */
+    size_t n_excluded;
     uint32_t min, max; /* characters */
 };
 #define LENGTH_BESIDE 2000 /* characters at most, where there are other conditions, too */
@@ -99,7 +102,7 @@ static void add_expression(struct text_rules *r, struct sub sub, const char *key
     r->v[r->n++] = (struct expression){sub, keyword, regex};
 }
 
-static const char in_pattern[] = "pattern", in_format[] = "format";
+static const char in_pattern[] = "pattern", in_format[] = "format", excluded_pattern[] = "not";
 
 static uint32_t put_regex(struct build *b, uint32_t at, const char *path, const char *keyword, struct str regex)
 {
@@ -123,7 +126,8 @@ static void add_expressions(struct lang *l, const struct text_rules *r)
 {
     for (size_t i = 0; i < r->n; i++) {
         const uint32_t from = lang_begin(l);
-        lang_end(l, from, put_expression(&l->b, from, &r->v[i]), LANG_WITH);
+        const uint32_t to = put_expression(&l->b, from, &r->v[i]);
+        lang_end(l, from, to, r->v[i].keyword == excluded_pattern ? LANG_WITHOUT : LANG_WITH);
     }
 }
 
@@ -132,22 +136,43 @@ static void drop_lengths(struct schema *s, struct text_rules *r)
 {
     struct lang l;
     if (r->min == 0 && r->max == UNBOUNDED) return;
-    lang_init(&l, s->b, r->v[0].sub.path);
+    lang_init(&l, s->b, r->path);
     add_expressions(&l, r);
     lang_lengths(&l, &r->min, &r->max);
     lang_fini(&l);
 }
 
+/* The texts among the values that are excluded. */
+static void gather_excluded(struct schema *s, const struct conj *c, struct text_rules *r)
+{
+    size_t n = 0;
+    for (size_t k = 0; k < c->n; k++) {
+        const struct json *no = json_find(c->v[k].j, SCHEMA_NO_VALUES);
+        n += no ? no->n : 0;
+    }
+    struct str *v = arena_array(&s->arena, n + 1, sizeof *v);
+    if (!v && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", n * sizeof *v);
+    for (size_t k = 0; k < c->n && v; k++) {
+        const struct json *no = json_find(c->v[k].j, SCHEMA_NO_VALUES);
+        for (size_t i = 0; no && i < no->n; i++)
+            if (no->v[i].type == JSON_STRING) v[r->n_excluded++] = no->v[i].s;
+    }
+    r->excluded = v;
+}
+
 static void gather_rules(struct schema *s, const struct conj *c, struct text_rules *r)
 {
-    r->n = 0;
+    r->n = r->n_excluded = 0;
+    r->path = c->n ? c->v[0].path : "#";
+    gather_excluded(s, c, r);
     r->min = schema_count(c, "minLength", true, 0);
     r->max = schema_count(c, "maxLength", false, UNBOUNDED);
     if (r->min > REPEAT_MAX) schema_wrong(s, ERR_LIMIT, c->v[0], "minLength", "strings that are so long cannot be asked for");
     for (size_t i = 0; i < c->n; i++) {
-        const struct json *pattern = json_find(c->v[i].j, in_pattern);
+        const struct json *pattern = json_find(c->v[i].j, in_pattern), *no = json_find(c->v[i].j, SCHEMA_NO_PATTERN);
         const struct format *format = format_of(c->v[i].j);
         if (pattern) add_expression(r, c->v[i], in_pattern, pattern->s);
+        if (no) add_expression(r, c->v[i], excluded_pattern, no->s);
         if (!format || !format->regex) continue;
         const bool brief = format->brief && r->max < format->room;
         add_expression(r, c->v[i], in_format, str_of(brief ? format->brief : format->regex));
@@ -168,6 +193,8 @@ static void add_length(struct lang *l, uint32_t min, uint32_t max)
 static void add_rules(struct lang *l, const struct text_rules *r)
 {
     add_expressions(l, r);
+    lang_any(l);
+    if (r->n_excluded > 0) lang_texts(l, r->excluded, r->n_excluded, LANG_WITHOUT);
     const uint32_t most = r->min > LENGTH_BESIDE ? r->min : LENGTH_BESIDE;
     if (r->min > 0 || r->max != UNBOUNDED)
         add_length(l, r->min, r->max == UNBOUNDED ? UNBOUNDED : (uint32_t)size_min(r->max, most));
@@ -200,7 +227,7 @@ bool schema_admits_string(struct schema *s, struct sub sub, struct str text)
     add_expressions(&l, &r);
     const uint32_t ends = lang_takes(&l, text);
     for (size_t i = 0; i < r.n && s->b->rc == 0; i++) {
-        if (ends >> i & 1) continue;
+        if ((ends >> i & 1) != (r.v[i].keyword == excluded_pattern)) continue;
         ok = false;
         if (r.v[i].keyword == in_format)
             schema_wrong(s, ERR_UNSUPPORTED, sub, in_format, "whether a listed value has this format cannot be told");
@@ -224,7 +251,7 @@ static uint32_t put_length(struct schema *s, uint32_t at, uint32_t min, uint32_t
 static uint32_t put_conditions(struct schema *s, uint32_t at, const struct text_rules *r)
 {
     struct lang l;
-    lang_init(&l, s->b, r->v[0].sub.path);
+    lang_init(&l, s->b, r->path);
     add_rules(&l, r);
     at = lang_append(&l, &s->parts, at);
     lang_fini(&l);
@@ -236,13 +263,18 @@ static uint32_t put_text(struct schema *s, uint32_t at, const struct text_rules 
     struct build *b = s->b;
     const bool any_length = r->min == 0 && r->max == UNBOUNDED;
     at = build_text(b, at, STR("\""));
-    if (r->n == 0)
+    if (r->n == 0 && r->n_excluded == 0)
         at = put_length(s, at, r->min, r->max);
-    else if (r->n == 1 && any_length)
+    else if (r->n == 1 && r->n_excluded == 0 && any_length && r->v[0].keyword != excluded_pattern)
         at = put_expression(b, at, &r->v[0]);
     else
         at = put_conditions(s, at, r);
     return build_text(b, at, STR("\""));
+}
+
+static int put_key(struct buf *key, char kind, struct str text)
+{
+    return buf_printf(key, " %c%zu:", kind, text.n) | buf_str(key, text);
 }
 
 /* Texts of which the same is said share a rule. */
@@ -250,11 +282,12 @@ uint32_t schema_put_string(struct schema *s, uint32_t at, const struct conj *c)
 {
     struct text_rules r;
     struct buf key = {0};
-    gather_rules(s, c, &r);
-    if (r.n == 0 && r.min == 0 && r.max == UNBOUNDED) return json_use(&s->parts, at, JSON_RULE_STRING);
-    int rc = buf_printf(&key, "string %u %u", r.min, r.max);
-    for (size_t i = 0; i < r.n; i++) rc |= buf_printf(&key, " %c%.*s", r.v[i].keyword[0], STR_ARG(r.v[i].regex));
     bool found = false;
+    gather_rules(s, c, &r);
+    if (r.n + r.n_excluded == 0 && r.min == 0 && r.max == UNBOUNDED) return json_use(&s->parts, at, JSON_RULE_STRING);
+    int rc = buf_printf(&key, "string %u %u", r.min, r.max);
+    for (size_t i = 0; i < r.n; i++) rc |= put_key(&key, r.v[i].keyword[0], r.v[i].regex);
+    for (size_t i = 0; i < r.n_excluded; i++) rc |= put_key(&key, '-', r.excluded[i]);
     const uint32_t rule = schema_shared_rule(s, rc == 0 ? &key : NULL, &found);
     buf_fini(&key);
     if (s->b->rc == 0 && !found) build_empty(s->b, put_text(s, s->b->g->rules[rule].entry, &r), s->b->g->rules[rule].final);

@@ -67,6 +67,32 @@ bool schema_values(const struct json *schema, const struct json **v, size_t *n)
     return true;
 }
 
+static bool has_value(const struct json *list, const struct json *value)
+{
+    for (size_t i = 0; i < list->n; i++)
+        if (json_equal(&list->v[i], value)) return true;
+    return false;
+}
+
+bool schema_excludes(const struct conj *c, const struct json *value)
+{
+    for (size_t k = 0; k < c->n; k++) {
+        const struct json *no = json_find(c->v[k].j, SCHEMA_NO_VALUES);
+        if (no && has_value(no, value)) return true;
+    }
+    return false;
+}
+
+bool schema_excludes_types(const struct conj *c, unsigned types)
+{
+    for (size_t k = 0; k < c->n; k++) {
+        const struct json *no = json_find(c->v[k].j, SCHEMA_NO_VALUES);
+        for (size_t i = 0; no && i < no->n; i++)
+            if (schema_type_of(&no->v[i]) & types) return true;
+    }
+    return false;
+}
+
 /* Whether a listed value satisfies one of the schemas that apply. Keywords that it would take a validator for are errors. */
 static bool admits(struct schema *s, struct sub sub, const struct json *v)
 {
@@ -86,20 +112,16 @@ static bool admits(struct schema *s, struct sub sub, const struct json *v)
                   {"minItems", TYPE_ARRAY},
                   {"maxItems", TYPE_ARRAY}};
     const unsigned type = schema_type_of(v);
-    const struct json *j = sub.j, *listed;
-    size_t n = 0, i = 0;
-    if (j->type == JSON_FALSE || !(schema_types(j) & type)) return false;
-    if (schema_values(j, &listed, &n)) {
-        while (i < n && !json_equal(&listed[i], v)) i++;
-        if (i == n) return false;
-        if (json_find(j, "const") && json_find(j, "enum"))
-            schema_wrong(s, ERR_UNSUPPORTED, sub, "enum", "this cannot be honoured beside \"const\"");
-    }
+    const struct json *j = sub.j, *one = json_find(j, "const"), *list = json_find(j, "enum");
+    size_t i = 0;
+    if (j->type == JSON_FALSE || !(schema_types(j) & type) || (one && !json_equal(one, v))) return false;
+    while (list && i < list->n && !json_equal(&list->v[i], v)) i++;
+    if (list && i == list->n) return false;
     for (size_t k = 0; k < COUNT_OF(others); k++)
         if ((others[k].types & type) && json_find(j, others[k].name))
             schema_wrong(s, ERR_UNSUPPORTED, sub, others[k].name, "this cannot be honoured beside listed values");
     if (type == TYPE_STRING) return schema_admits_string(s, sub, v->s);
-    return !is_number(v) || schema_admits_number(j, v->f);
+    return !is_number(v) || schema_admits_number(j, v);
 }
 
 uint32_t schema_put_values(struct schema *s, uint32_t at, const struct conj *c)
@@ -110,7 +132,7 @@ uint32_t schema_put_values(struct schema *s, uint32_t at, const struct conj *c)
     const uint32_t end = build_state(b);
     for (size_t i = 0; i < c->n && !v; i++) (void)schema_values(c->v[i].j, &v, &n);
     for (size_t i = 0; i < n && b->rc == 0; i++) {
-        bool ok = true;
+        bool ok = !schema_excludes(c, &v[i]);
         struct buf text = {0};
         for (size_t k = 0; k < c->n; k++) ok = admits(s, c->v[k], &v[i]) && ok;
         if (!ok) continue;
@@ -125,6 +147,7 @@ uint32_t schema_put_values(struct schema *s, uint32_t at, const struct conj *c)
  */
 
 #define DISJOINT_DEPTH 8
+#define DISJOINT_LOOKS 200 /* pairs, for one question */
 
 static bool requires(const struct json *schema, struct str name)
 {
@@ -134,13 +157,35 @@ static bool requires(const struct json *schema, struct str name)
     return false;
 }
 
+bool schema_forbids(const struct json *schema, struct str name)
+{
+    const struct json *own = json_find_str(json_find(schema, "properties"), name);
+    const struct json *extra = json_find(schema, "additionalProperties");
+    if (own) return own->type == JSON_FALSE;
+    return extra && extra->type == JSON_FALSE && !json_find(schema, "patternProperties");
+}
+
 /* a requires a property that b has no place for. */
 static bool is_excluded(const struct json *a, const struct json *b)
 {
-    const struct json *required = json_find(a, "required"), *extra = json_find(b, "additionalProperties");
-    for (size_t i = 0; extra && extra->type == JSON_FALSE && required && i < required->n; i++)
-        if (!json_find_str(json_find(b, "properties"), required->v[i].s)) return true;
+    const struct json *required = json_find(a, "required");
+    for (size_t i = 0; required && i < required->n; i++)
+        if (schema_forbids(b, required->v[i].s)) return true;
     return false;
+}
+
+/* One of the schemas around those that are compared requires it. */
+static bool is_required(struct schema *s, struct str name, unsigned depth)
+{
+    for (size_t i = 0; s->around && depth == 0 && i < s->around->n; i++)
+        if (requires(s->around->v[i].j, name)) return true;
+    return false;
+}
+
+/* Without a path of its own, for there are many. */
+static struct sub part_of(struct sub outer, const struct json *j)
+{
+    return (struct sub){.j = j, .base = schema_has_id(j) ? j : outer.base, .path = outer.path};
 }
 
 static bool objects_disjoint(struct schema *s, struct sub a, struct sub b, unsigned depth)
@@ -148,10 +193,9 @@ static bool objects_disjoint(struct schema *s, struct sub a, struct sub b, unsig
     const struct json *pa = json_find(a.j, "properties"), *pb = json_find(b.j, "properties");
     for (size_t i = 0; pa && pb && i < pa->n; i++) {
         const struct json *other = json_find_str(pb, pa->keys[i]);
-        if (!other || !(requires(a.j, pa->keys[i]) || requires(b.j, pa->keys[i]))) continue;
-        const struct sub x = schema_inside(s, a, "properties", pa->keys[i], &pa->v[i]);
-        const struct sub y = schema_inside(s, b, "properties", pa->keys[i], other);
-        if (schema_disjoint(s, x, y, TYPE_ALL, depth + 1)) return true;
+        if (!other || !(requires(a.j, pa->keys[i]) || requires(b.j, pa->keys[i]) || is_required(s, pa->keys[i], depth)))
+            continue;
+        if (schema_disjoint(s, part_of(a, &pa->v[i]), part_of(b, other), TYPE_ALL, depth + 1)) return true;
     }
     return is_excluded(a.j, b.j) || is_excluded(b.j, a.j);
 }
@@ -167,21 +211,52 @@ static unsigned narrow_types(const struct json *j)
     return types & schema_types(j);
 }
 
+/* Whether the parts of a that all hold, or those of which one does, exclude b. */
+static bool parts_disjoint(struct schema *s, struct sub a, struct sub b, unsigned types, unsigned depth)
+{
+    static const char *const kinds[] = {"allOf", "anyOf", "oneOf"};
+    for (size_t k = 0; k < COUNT_OF(kinds); k++) {
+        const struct json *parts = json_find(a.j, kinds[k]);
+        size_t n = 0;
+        for (size_t i = 0; parts && i < parts->n; i++) n += schema_disjoint(s, part_of(a, &parts->v[i]), b, types, depth + 1);
+        if (parts && n >= (k == 0 ? 1 : parts->n)) return true;
+    }
+    return false;
+}
+
+/* All values of a list are among those that b excludes. */
+static bool all_excluded(const struct json *v, size_t n, const struct json *b)
+{
+    const struct json *no = json_find(b, SCHEMA_NO_VALUES);
+    size_t i = 0;
+    while (no && i < n && has_value(no, &v[i])) i++;
+    return no && i == n;
+}
+
+static bool values_disjoint(const struct json *va, size_t na, const struct json *vb, size_t nb)
+{
+    for (size_t i = 0; i < na; i++)
+        for (size_t k = 0; k < nb; k++)
+            if (json_equal(&va[i], &vb[k])) return false;
+    return true;
+}
+
 bool schema_disjoint(struct schema *s, struct sub a, struct sub b, unsigned types, unsigned depth)
 {
     const struct json *va, *vb;
     size_t na, nb;
-    if (depth > DISJOINT_DEPTH) return false;
-    if (json_find(a.j, "$ref")) return schema_resolve(s, a, &a) && schema_disjoint(s, a, b, types, depth + 1);
-    if (json_find(b.j, "$ref")) return schema_resolve(s, b, &b) && schema_disjoint(s, a, b, types, depth + 1);
+    s->looks = depth == 0 ? 0 : s->looks + 1;
+    schema_spend(s, 1);
+    if (depth > DISJOINT_DEPTH || s->looks > DISJOINT_LOOKS || s->b->rc < 0) return false;
     if (a.j->type == JSON_FALSE || b.j->type == JSON_FALSE) return true;
     types &= narrow_types(a.j) & narrow_types(b.j);
     if (types == 0) return true;
-    if (schema_values(a.j, &va, &na) && schema_values(b.j, &vb, &nb)) {
-        for (size_t i = 0; i < na; i++)
-            for (size_t k = 0; k < nb; k++)
-                if (json_equal(&va[i], &vb[k])) return false;
-        return true;
-    }
-    return types == TYPE_OBJECT && objects_disjoint(s, a, b, depth);
+    if (schema_values(a.j, &va, &na) && schema_values(b.j, &vb, &nb) && values_disjoint(va, na, vb, nb)) return true;
+    if (schema_values(a.j, &va, &na) && all_excluded(va, na, b.j)) return true;
+    if (schema_values(b.j, &vb, &nb) && all_excluded(vb, nb, a.j)) return true;
+    if (types == TYPE_OBJECT && objects_disjoint(s, a, b, depth)) return true;
+    struct sub target;
+    if (json_find(a.j, "$ref") && schema_resolve(s, a, &target) && schema_disjoint(s, target, b, types, depth + 1)) return true;
+    if (json_find(b.j, "$ref") && schema_resolve(s, b, &target) && schema_disjoint(s, a, target, types, depth + 1)) return true;
+    return parts_disjoint(s, a, b, types, depth) || parts_disjoint(s, b, a, types, depth);
 }

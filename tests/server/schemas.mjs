@@ -79,12 +79,32 @@ function object(depth, kind) {
     if (required.length) out.required = required;
     if (chance(0.4)) out.additionalProperties = chance(0.6) ? false : { type: "integer", minimum: 0, maximum: 9 };
     if (chance(0.15)) out.patternProperties = pick(KEYS);
-    if (chance(0.1)) out.maxProperties = Math.max(required.length, below(4));
     if (chance(0.1)) out.minProperties = below(Object.keys(properties).length);
+    if (chance(0.1)) out.maxProperties = Math.max(required.length, out.minProperties ?? 0, below(4));
     if (chance(0.1) && !out.minProperties) out.propertyNames = { pattern: "[a-z]|^$", maxLength: 8 };
     if (chance(0.2)) out.description = "an object";
     return out;
 }
+
+// What holds of a value by what others of its members are, or are not.
+const logic = () => pick([
+    () => ({ type: "object", properties: { a: scalar(), b: scalar(), c: { type: "integer", minimum: 0 } }, dependencies: { a: ["b"] },
+        dependentSchemas: { c: { required: ["b"] } } }),
+    () => ({ type: "object", properties: { k: { enum: ["x", "y", 3] }, v: scalar(), w: scalar() }, required: ["k"],
+        if: { properties: { k: { const: "x" } } }, then: { required: ["v"] }, else: { required: ["w"], properties: { v: false } } }),
+    () => ({ type: "object", properties: { a: scalar(), b: scalar(), c: scalar() }, oneOf: [{ required: ["a"] }, { required: ["b", "c"] }] }),
+    () => ({ type: "object", properties: { a: scalar(), b: scalar() }, not: { required: ["a", "b"] } }),
+    () => ({ not: { anyOf: [{ type: ["object", "array"] }, { type: "string", minLength: 4 }, { minimum: 10 }] }, type: pick([["string", "number"],
+        ["boolean", "integer", "object"]]) }),
+    () => ({ type: ["string", "integer"], maxLength: 5, minimum: -30, maximum: 30, not: { enum: ["", "a", -1, 7, 29] } }),
+    () => ({ type: "string", minLength: 1, maxLength: 6, not: { pattern: pick(["^a", "[0-9]", "e$"]) } }),
+    () => ({ oneOf: [{ type: "string", maxLength: 3 }, { type: "string", pattern: "^[a-d]{2,6}$" }, { type: "number", maximum: 25 }, { type: "integer",
+        minimum: 20, maximum: 33 }] }),
+    () => ({ type: pick(["integer", "number"]), multipleOf: pick([1, 2, 7, 10, 64, 0.5, 0.25, 0.01]),
+        minimum: -below(200), maximum: 64 + below(300) }),
+    () => ({ oneOf: [{ type: "object", properties: { a: scalar(), b: scalar() }, additionalProperties: false, required: ["a"] }, { type: "object",
+        properties: { a: scalar(), c: scalar() }, additionalProperties: false }] }),
+])();
 
 function combined(depth) {
     switch (below(4)) {
@@ -102,7 +122,7 @@ function combined(depth) {
 
 function schema(depth) {
     if (depth <= 0) return chance(0.1) ? { $ref: "#/$defs/shared" } : scalar();
-    return pick([scalar, scalar, () => array(depth - 1), () => object(depth - 1), () => object(depth - 1), () => combined(depth - 1)])();
+    return pick([scalar, scalar, logic, () => array(depth - 1), () => object(depth - 1), () => object(depth - 1), () => combined(depth - 1)])();
 }
 
 function whole() {
@@ -122,12 +142,12 @@ const BROKEN = [
     [{ properties: [] }, true], [{ properties: { a: 1 } }, true], [{ items: 3 }, true], [{ anyOf: {} }, true], [{ anyOf: [] }, true],
     [{ allOf: [1] }, true], [{ $ref: 1 }, true], [{ $ref: "#/$defs/missing" }, true], [{ pattern: "(" }, true], [{ pattern: "[z-a]" }, true],
     [{ pattern: "a{2,1}" }, true], [{ additionalProperties: "no" }, true], [{ pattern: "*" }, true], [{ $defs: 1 }, true],
-    [{ not: { type: "string" } }, false], [{ if: {}, then: {} }, false], [{ type: "array", uniqueItems: true }, false],
-    [{ type: "number", multipleOf: 3 }, false], [{ type: "object", patternProperties: { "(?=a)": {} } }, false],
+    [{ not: { format: "date" } }, false], [{ if: { format: "date" }, then: {} }, false], [{ type: "array", uniqueItems: true }, false],
+    [{ type: "number", multipleOf: 0 }, true], [{ type: "number", multipleOf: 12345 }, false], [{ type: "object", patternProperties: { "(?=a)": {} } }, false],
     [{ type: "object", minProperties: 2 }, false], [{ type: "object", propertyNames: { anyOf: [{}] } }, false],
-    [{ type: "array", contains: { type: "null" } }, false], [{ dependentRequired: { a: ["b"] } }, false],
+    [{ type: "array", contains: { type: "null" } }, false], [{ dependentRequired: { a: "b" } }, true],
     [{ pattern: "^(?=a)" }, false], [{ pattern: "(a)\\1" }, false],
-    [{ pattern: "\\bword\\b" }, false], [{ oneOf: [{ type: "number" }, { type: "integer" }] }, false], [{ $ref: "https://example.com/s" }, false],
+    [{ pattern: "\\bword\\b" }, false], [{ oneOf: [{ format: "date" }, { format: "time" }] }, false], [{ $ref: "https://example.com/s" }, false],
     [{ type: "string", pattern: "^a{4}$", maxLength: 3 }, false], [{ pattern: "a.{20}$", maxLength: 99 }, false], [{ enum: ["a"], format: "date" }, false], [{ unevaluatedProperties: false }, false],
     [{ type: "integer", minimum: 5, maximum: 4 }, false], [{ type: "string", minLength: 3, maxLength: 2 }, false],
 ];
@@ -147,7 +167,7 @@ function broken(i) {
 // ---- the test ----
 
 const server = await serve("--parallel", String(TOGETHER), "--ctx", "1024");
-const ajv = new Ajv({ strict: false, allErrors: true, validateFormats: true, logger: false });
+const ajv = new Ajv({ strict: false, multipleOfPrecision: 6, allErrors: true, validateFormats: true, logger: false });
 formats(ajv);
 
 async function ask(json_schema, options) {
@@ -189,7 +209,7 @@ await all(SERVED, async (i) => {
     if (problem) wrong.push({ problem, content: r.content, schema: schemas[i] });
 });
 verdict(wrong.length === 0, `${SERVED} of them: all answers of the model that are complete satisfy them`, wrong.length, ...wrong.slice(0, 5));
-verdict(cut <= SERVED / 4, "most are", cut);
+verdict(cut <= SERVED / 2, "most are", cut);
 
 const taken = [], doubtful = [], vague = [];
 await all(COUNT, async (i) => {

@@ -251,6 +251,41 @@ static void schemas_take_what_they_say(void **state)
         {"{\"minProperties\":1,\"additionalProperties\":{\"const\":0}}", "{\"a\":0}\t{\"a\":0,\"b\":0}", "{}"},
         {"{\"properties\":{\"a\":{}},\"minProperties\":2,\"maxProperties\":2,\"additionalProperties\":{\"const\":0}}",
          "{\"a\":0,\"b\":0}", "{\"b\":0}\t{\"b\":0,\"c\":0}\t{\"a\":0,\"b\":0,\"c\":0}"},
+        {"{\"not\":{\"type\":[\"object\",\"array\",\"number\"]}}", "null\t\"x\"", "{}\t1\t[]"},
+        {"{\"type\":[\"string\",\"integer\",\"boolean\"],\"not\":{\"enum\":[\"a\",\"b\\n\",0,-12,true]}}",
+         "\"\"\t\"aa\"\t\"b\"\t1\t-1\t-120\tfalse", "\"a\"\t\"b\\n\"\t0\t-12\ttrue"},
+        {"{\"type\":\"number\",\"minimum\":0,\"not\":{\"const\":1.5}}", "1\t1.51\t1.05", "1.5\t1.50\t-1"},
+        {"{\"type\":\"string\",\"not\":{\"pattern\":\"^a|b$\"}}", "\"\"\t\"ba\"", "\"ab\"\t\"a\"\t\"cb\""},
+        {"{\"properties\":{\"a\":{},\"b\":{}},\"not\":{\"required\":[\"a\",\"b\"]}}", "{}\t{\"a\":1}\t{\"b\":1}",
+         "{\"a\":1,\"b\":2}"},
+        {"{\"properties\":{\"a\":{},\"b\":{}},\"not\":{\"anyOf\":[{\"required\":[\"a\"]},{\"properties\":{\"b\":{\"maximum\":3}"
+         "}}]}}",
+         "{\"b\":4}", "{}\t{\"a\":1}\t{\"b\":3}\t{\"b\":null}"},
+        {"{\"type\":\"string\",\"minLength\":1,\"maxLength\":2,\"not\":{\"pattern\":\"^a\"}}", "\"b\"\t\"ba\"",
+         "\"\"\t\"a\"\t\"bbb\""},
+        {"{\"not\":{\"not\":{\"type\":\"null\"}}}", "null", "1"},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"not\":{\"minItems\":2}}", "[]\t[1]", "[1,2]"},
+        {"{\"properties\":{\"k\":{\"enum\":[1,2]},\"v\":{}},\"required\":[\"k\"],\"if\":{\"properties\":{\"k\":{\"const\":1}}},"
+         "\"then\":{"
+         "\"required\":[\"v\"]},\"else\":{\"properties\":{\"v\":false}}}",
+         "{\"k\":1,\"v\":0}\t{\"k\":2}", "{\"k\":1}\t{\"k\":2,\"v\":0}"},
+        {"{\"properties\":{\"a\":{},\"b\":{},\"c\":{}},\"dependencies\":{\"a\":[\"b\"],\"b\":{\"properties\":{\"c\":{\"const\":"
+         "1}}}}}",
+         "{}\t{\"c\":2}\t{\"a\":0,\"b\":0}\t{\"b\":0,\"c\":1}", "{\"a\":0}\t{\"b\":0,\"c\":2}\t{\"a\":0,\"c\":1}"},
+        {"{\"type\":[\"object\",\"null\"],\"properties\":{\"a\":{},\"b\":{}},\"dependentRequired\":{\"a\":[\"b\"]},"
+         "\"dependentSchemas\":{"
+         "\"b\":{\"minProperties\":2}}}",
+         "null\t{}\t{\"a\":0,\"b\":0}", "{\"a\":0}\t{\"b\":0}\t1"},
+        {"{\"properties\":{\"a\":{},\"b\":{}},\"oneOf\":[{\"required\":[\"a\"]},{\"required\":[\"b\"]}]}",
+         "{\"a\":1}\t{\"b\":1}", "{}\t{\"a\":1,\"b\":1}"},
+        {"{\"oneOf\":[{\"type\":\"string\",\"maxLength\":3},{\"pattern\":\"^a\"},{\"enum\":[\"b\",1]}]}", "\"c\"\t\"abcd\"",
+         "\"a\"\t\"b\"\t\"bcde\"\t1"},
+        {"{\"oneOf\":[{\"properties\":{\"a\":{}},\"additionalProperties\":false},{\"properties\":{\"b\":{}},"
+         "\"additionalProperties\":false}]}",
+         "{\"a\":1}\t{\"b\":1}", "{}\t{\"a\":1,\"b\":1}"},
+        {"{\"type\":\"integer\",\"multipleOf\":7,\"minimum\":-20,\"maximum\":100}", "-14\t0\t7\t98", "1\t-21\t105\t8"},
+        {"{\"multipleOf\":0.25,\"exclusiveMinimum\":0}", "1\t1.5\t1.25\t0.75", "0\t0.3\t1.250\t-1"},
+        {"{\"enum\":[1,1.5,2,2.25],\"multipleOf\":0.5}", "1\t1.5\t2", "2.25"},
         {"{\"type\":\"object\",\"required\":[\"x\"],\"properties\":{\"y\":{}}}", "{\"x\":1}\t{\"y\":1,\"x\":2}", "{\"y\":1}"},
     };
     static const struct row json = {"JSON", "{}\t{\"a\":[1,\"b\",null]}", "[]\t1\t{a:1}"};
@@ -315,9 +350,13 @@ static void names_the_place(void **state)
         {GRAMMAR_SCHEMA, "false", ERR_ARG, "no finite text"},
         {GRAMMAR_SCHEMA, "{\"properties\":{\"a\":{\"type\":\"strin\"}}}", ERR_ARG, "#/properties/a/type"},
         {GRAMMAR_SCHEMA, "{\"properties\":{\"a/b\":7}}", ERR_ARG, "#/properties/a~1b: a schema is"},
-        {GRAMMAR_SCHEMA, "{\"not\":{}}", ERR_UNSUPPORTED, "#/not"},
+        {GRAMMAR_SCHEMA, "{\"not\":{}}", ERR_ARG, "no finite text"},
+        {GRAMMAR_SCHEMA, "{\"not\":{\"format\":\"date\"}}", ERR_UNSUPPORTED, "#/not"},
+        {GRAMMAR_SCHEMA, "{\"if\":{\"contains\":{}}}", ERR_UNSUPPORTED, "#/if/contains"},
+        {GRAMMAR_SCHEMA, "{\"if\":{\"format\":\"date\"},\"then\":{}}", ERR_UNSUPPORTED, "#/if: this"},
+        {GRAMMAR_SCHEMA, "{\"dependencies\":{\"a\":[1]}}", ERR_ARG, "#/dependencies/a: expected an array of strings"},
         {GRAMMAR_SCHEMA, "{\"type\":\"array\",\"uniqueItems\":true}", ERR_UNSUPPORTED, "#/uniqueItems"},
-        {GRAMMAR_SCHEMA, "{\"type\":\"number\",\"multipleOf\":2}", ERR_UNSUPPORTED, "#/multipleOf"},
+        {GRAMMAR_SCHEMA, "{\"type\":\"number\",\"multipleOf\":12345}", ERR_UNSUPPORTED, "#/multipleOf"},
         {GRAMMAR_SCHEMA, "{\"minLength\":-1}", ERR_ARG, "#/minLength"},
         {GRAMMAR_SCHEMA, "{\"minLength\":1.5}", ERR_ARG, "#/minLength"},
         {GRAMMAR_SCHEMA, "{\"type\":\"array\",\"minItems\":1e69}", ERR_LIMIT, "#/minItems"},
@@ -341,7 +380,7 @@ static void names_the_place(void **state)
         {GRAMMAR_SCHEMA, "{\"$ref\":\"http://x/y\"}", ERR_UNSUPPORTED, "#/$ref"},
         {GRAMMAR_SCHEMA, "{\"anyOf\":[{\"$ref\":\"#\"}]}", ERR_ARG, "refers to itself"},
         {GRAMMAR_SCHEMA, "{\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}", ERR_ARG, "no finite text"},
-        {GRAMMAR_SCHEMA, "{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"number\"}]}", ERR_UNSUPPORTED, "#/oneOf"},
+        {GRAMMAR_SCHEMA, "{\"oneOf\":[{\"format\":\"date\"},{\"format\":\"time\"}]}", ERR_UNSUPPORTED, "#/oneOf"},
         {GRAMMAR_SCHEMA, "{\"$ref\":\"#/$defs/x\",\"$defs\":{\"x\":{\"contains\":{}}}}", ERR_UNSUPPORTED, "#/$defs/x/contains"},
     };
     (void)state;
@@ -377,9 +416,16 @@ static void sizes_have_limits(void **state)
     refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_ARG, "schema");
     b.n = 0;
     put_times(&b, "{\"allOf\":[{}", 1);
-    put_times(&b, ",{}", 100);
+    put_times(&b, ",{}", 300);
     put_times(&b, "]}", 1);
     refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_LIMIT, "too many schemas");
+    b.n = 0;
+    put_times(&b, "{\"anyOf\":[{}", 1);
+    for (int i = 0; i < 40; i++)
+        assert_int_equal(buf_printf(&b, ",{\"not\":{\"required\":[\"a%d\",\"b%d\",\"c%d\"]}}", i, i, i), 0);
+    put_times(&b, "]}", 1);
+    memcpy(b.p + 2, "all", 3);
+    refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_LIMIT, "too many alternatives");
     b.n = 0;
     put_times(&b, "{\"pattern\":\"b.{20}$\",\"maxLength\":90}", 1);
     refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_LIMIT, "schema, #: the patterns");
