@@ -1,6 +1,6 @@
 /* gram_regex: ECMAScript's regular expressions as they are with the flag u, but for what a finite automaton cannot do: no
  * assertions inside of the expression, no references to groups, no properties of characters. An anchor stands at the beginning
- * or end of an alternative of the whole expression. Lazy quantifiers take the same texts as others. */
+ * or end of an alternative of the whole expression, or of a group that does. Lazy quantifiers take the same texts as others. */
 #include "grammar/grammar_int.h"
 
 struct regex {
@@ -152,9 +152,14 @@ static uint32_t any_char(struct regex *p, uint32_t at, bool line_end_too)
 
 /* ---- structure --------------------------------------------------------------------------------------------------------- */
 
-static uint32_t choice(struct regex *p, uint32_t at, bool top);
+/* Which ends of the whole expression a part of it has: there anchors may stand, and what comes before or behind a match. */
+struct ends {
+    bool left, right;
+};
 
-static uint32_t group(struct regex *p, uint32_t at)
+static uint32_t choice(struct regex *p, uint32_t at, struct ends ends);
+
+static uint32_t group(struct regex *p, uint32_t at, struct ends ends)
 {
     if (take(p, "?") && !take(p, ":")) {
         if (peek(p) != '<' || take(p, "<=") || take(p, "<!")) wrong(p, ERR_UNSUPPORTED, "assertions cannot be honoured");
@@ -163,16 +168,44 @@ static uint32_t group(struct regex *p, uint32_t at)
             p->pos += peek(p) >= 0;
         }
     }
-    at = choice(p, at, false);
+    at = choice(p, at, ends);
     if (!take(p, ")")) wrong(p, ERR_ARG, "expected )");
     return at;
 }
 
-static uint32_t atom(struct regex *p, uint32_t at)
+/* The character behind the group that begins at the current position; 0: there is none, or no group. */
+static char behind_group(const struct regex *p)
+{
+    unsigned depth = 0;
+    bool in_set = false;
+    for (size_t i = p->pos; i < p->text.n; i++) {
+        const char c = p->text.p[i];
+        if (c == '\\')
+            i++;
+        else if (in_set || c == '[')
+            in_set = c != ']';
+        else if (c == '(')
+            depth++;
+        else if (c == ')' && --depth == 0)
+            return i + 1 < p->text.n ? p->text.p[i + 1] : '|';
+        if (depth == 0) return 0;
+    }
+    return 0;
+}
+
+/* The ends that the group at the current position, if it is one, takes over from the sequence that it is a part of. */
+static struct ends ends_of_group(const struct regex *p, struct ends ends, bool first)
+{
+    const char c = behind_group(p);
+    const bool once = c && !strchr("*+?{", c);
+    return (struct ends){ends.left && first && once, ends.right && (c == '|' || c == ')')};
+}
+
+static uint32_t atom(struct regex *p, uint32_t at, struct ends ends)
 {
     struct chars c = {0};
     uint32_t cp;
-    if (take(p, "(")) return group(p, at);
+    if (take(p, "(")) return group(p, at, ends);
     if (take(p, "[")) return set(p, at);
     if (take(p, ".")) return any_char(p, at, false);
     if (take(p, "\\")) {
@@ -225,20 +258,28 @@ static uint32_t edge_of(struct regex *p, uint32_t at, const char *anchor)
     return build_repeat(p->b, at, any, 0, UNBOUNDED);
 }
 
-static bool at_end(const struct regex *p, bool top)
+/* The end of an alternative, whose anchor may come first. */
+static bool at_end(const struct regex *p, struct ends ends)
 {
     const int c = peek(p);
-    return c < 0 || c == '|' || c == ')' || (top && c == '$' && (p->pos + 1 == p->text.n || p->text.p[p->pos + 1] == '|'));
+    const char next = p->pos + 1 < p->text.n ? p->text.p[p->pos + 1] : '|';
+    return c < 0 || c == '|' || c == ')' || (ends.right && c == '$' && (next == '|' || next == ')'));
 }
 
-static uint32_t sequence(struct regex *p, uint32_t at, bool top)
+static uint32_t sequence(struct regex *p, uint32_t at, struct ends ends)
 {
     struct build *b = p->b;
-    if (top) at = edge_of(p, at, "^");
-    while (b->rc == 0 && !at_end(p, top)) {
+    struct ends inner = ends_of_group(p, ends, true);
+    if (ends.left && !inner.left) {
+        at = edge_of(p, at, "^");
+        ends.left = false;
+    }
+    for (bool first = true; b->rc == 0 && !at_end(p, ends); first = false) {
         uint32_t min, max;
         struct part part = {.from = build_state(b)};
-        part.to = atom(p, part.from);
+        inner = ends_of_group(p, ends, first);
+        part.to = atom(p, part.from, inner);
+        if (inner.right) ends.right = false;
         if (quantifier(p, &min, &max)) {
             at = build_repeat(b, at, part, min, max);
         } else {
@@ -246,10 +287,10 @@ static uint32_t sequence(struct regex *p, uint32_t at, bool top)
             at = part.to;
         }
     }
-    return top ? edge_of(p, at, "$") : at;
+    return ends.right ? edge_of(p, at, "$") : at;
 }
 
-static uint32_t choice(struct regex *p, uint32_t at, bool top)
+static uint32_t choice(struct regex *p, uint32_t at, struct ends ends)
 {
     struct build *b = p->b;
     const uint32_t end = build_state(b);
@@ -257,7 +298,7 @@ static uint32_t choice(struct regex *p, uint32_t at, bool top)
     do {
         const uint32_t from = build_state(b);
         build_empty(b, at, from);
-        build_empty(b, sequence(p, from, top), end);
+        build_empty(b, sequence(p, from, ends), end);
     } while (b->rc == 0 && take(p, "|"));
     b->depth--;
     return end;
@@ -267,7 +308,7 @@ uint32_t regex_append(struct build *b, uint32_t at, struct str text, const struc
 {
     struct regex p = {.b = b, .text = text, .o = o};
     if (!utf8_valid(text)) wrong(&p, ERR_ARG, "the text is not valid UTF-8");
-    at = choice(&p, at, true);
+    at = choice(&p, at, (struct ends){true, true});
     if (p.pos < text.n) wrong(&p, ERR_ARG, "there is no ( for this )");
     return at;
 }

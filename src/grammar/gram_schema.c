@@ -241,6 +241,7 @@ static const struct {
     {"items", TYPE_ARRAY},
     {"prefixItems", TYPE_ARRAY},
     {"additionalItems", TYPE_ARRAY},
+    {"uniqueItems", TYPE_ARRAY},
     {"minItems", TYPE_ARRAY},
     {"maxItems", TYPE_ARRAY},
     {"minLength", TYPE_STRING},

@@ -99,10 +99,9 @@ static void check_values(struct schema *s, struct sub sub, const char *key, cons
     if (v->type != JSON_ARRAY || v->n == 0) schema_wrong(s, ERR_ARG, sub, key, "expected an array of at least one value");
 }
 
-/* Without the constraint it says nothing. */
-static void check_false(struct schema *s, struct sub sub, const char *key, const struct json *v)
+static void check_bool(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
-    if (v->type != JSON_FALSE) schema_wrong(s, ERR_UNSUPPORTED, sub, key, "this keyword cannot be honoured");
+    if (v->type != JSON_TRUE && v->type != JSON_FALSE) schema_wrong(s, ERR_ARG, sub, key, "expected true or false");
 }
 
 /* Draft 4 has true and false beside "minimum" or "maximum". */
@@ -158,7 +157,7 @@ static const struct {
     {"additionalItems", check_schema},
     {"minItems", check_count},
     {"maxItems", check_count},
-    {"uniqueItems", check_false},
+    {"uniqueItems", check_bool},
     {"minLength", check_count},
     {"maxLength", check_count},
     {"pattern", check_string},

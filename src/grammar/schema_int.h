@@ -117,6 +117,22 @@ bool schema_admits_number(const struct json *schema, const struct json *v);
 uint32_t schema_put_regex(struct build *b, uint32_t at, const char *path, struct str regex);
 /* Adds what the conjunction says of texts to l. */
 void schema_add_conditions(struct schema *s, struct lang *l, const struct conj *c);
+/* The listed values that a flat conjunction admits, in the arena. */
+size_t schema_listed(struct schema *s, const struct conj *c, const struct json *const **out);
+uint32_t schema_put_value(struct schema *s, uint32_t at, const struct json *v);
+
+/* schema_arrays.c. Lines of states run along the members of an object or the items of an array: behind none of them, behind
+ * one, .. up to `last`, which is the most that there may be, or stands for more, too. */
+struct schema_lines {
+    uint32_t *at;
+    uint32_t last;
+    bool more;
+};
+struct schema_lines schema_lines_new(struct schema *s, const struct schema_lines *like);
+/* What rule says, with a comma before it where it is not the first, may come behind i others. */
+void schema_lines_put(struct schema *s, const struct schema_lines *from, const struct schema_lines *to, uint32_t i,
+                      uint32_t rule);
+
 /* Append the values of a type to at; the conjunction is flat. */
 uint32_t schema_put_values(struct schema *s, uint32_t at, const struct conj *c);
 uint32_t schema_put_number(struct schema *s, uint32_t at, const struct conj *c, bool real);

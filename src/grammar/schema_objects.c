@@ -236,34 +236,8 @@ static uint32_t extra_rule(struct object *o)
 
 /* ---- objects ----------------------------------------------------------------------------------------------------------- */
 
-/* Lines of states run along the members: behind none of them, behind one, .. up to `last`, which is the most that there may
- * be, or stands for more, too. */
-struct lines {
-    uint32_t *at;
-    uint32_t last;
-    bool more;
-};
-
-static struct lines new_lines(struct schema *s, const struct lines *like)
-{
-    struct lines l = *like;
-    l.at = arena_array(&s->arena, l.last + (size_t)1, sizeof *l.at);
-    if (!l.at && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", l.last * sizeof *l.at);
-    for (uint32_t i = 0; i <= l.last && l.at; i++) l.at[i] = build_state(s->b);
-    return l;
-}
-
-/* A member may come behind i others. */
-static void put_member(struct schema *s, const struct lines *from, const struct lines *to, uint32_t i, uint32_t rule)
-{
-    uint32_t at = from->at[i];
-    if (i == from->last && !from->more) return;
-    if (i > 0) at = json_use(&s->parts, build_text(s->b, at, STR(",")), JSON_RULE_SPACE);
-    build_call(s->b, at, to->at[i < to->last ? i + 1 : i], rule);
-}
-
 /* Keys that no schema names can come twice, so that one of them is all that counts for `min`. */
-static void put_extra(struct object *o, const struct lines *here, const struct lines *behind, uint32_t min)
+static void put_extra(struct object *o, const struct schema_lines *here, const struct schema_lines *behind, uint32_t min)
 {
     struct schema *s = o->s;
     const uint32_t rule = extra_rule(o);
@@ -271,8 +245,8 @@ static void put_extra(struct object *o, const struct lines *here, const struct l
     if (min > o->n + 1)
         schema_wrong(s, ERR_UNSUPPORTED, o->c->v[0], "minProperties", "more than one key that has no name cannot be asked for");
     for (uint32_t i = 0; i <= here->last && s->b->rc == 0; i++) {
-        if (i + 1 >= min) put_member(s, here, behind, i, rule);
-        if (i > 0) put_member(s, behind, behind, i, rule);
+        if (i + 1 >= min) schema_lines_put(s, here, behind, i, rule);
+        if (i > 0) schema_lines_put(s, behind, behind, i, rule);
     }
 }
 
@@ -280,20 +254,20 @@ static uint32_t put_members(struct object *o, uint32_t at, uint32_t min, uint32_
 {
     struct schema *s = o->s;
     struct build *b = s->b;
-    const struct lines shape = {.last = max == UNBOUNDED ? (min > 0 ? min : 1) : max, .more = max == UNBOUNDED};
-    struct lines here = new_lines(s, &shape);
+    const struct schema_lines shape = {.last = max == UNBOUNDED ? (min > 0 ? min : 1) : max, .more = max == UNBOUNDED};
+    struct schema_lines here = schema_lines_new(s, &shape);
     const uint32_t close = build_state(b);
     if (b->rc == 0) build_empty(b, json_use(&s->parts, build_text(b, at, STR("{")), JSON_RULE_SPACE), here.at[0]);
     for (size_t i = 0; i < o->n && b->rc == 0; i++) {
-        const struct lines next = new_lines(s, &shape);
+        const struct schema_lines next = schema_lines_new(s, &shape);
         const uint32_t rule = member_rule(o, &o->v[i]);
         for (uint32_t k = 0; k <= shape.last && b->rc == 0; k++) {
-            if (rule != NONE) put_member(s, &here, &next, k, rule);
+            if (rule != NONE) schema_lines_put(s, &here, &next, k, rule);
             if (!o->v[i].required) build_empty(b, here.at[k], next.at[k]);
         }
         here = next;
     }
-    const struct lines behind = new_lines(s, &shape);
+    const struct schema_lines behind = schema_lines_new(s, &shape);
     if (b->rc == 0) put_extra(o, &here, &behind, min);
     for (uint32_t i = 0; i <= shape.last && b->rc == 0; i++) {
         if (i >= min) build_empty(b, here.at[i], behind.at[i]);

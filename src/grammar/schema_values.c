@@ -93,8 +93,9 @@ bool schema_excludes_types(const struct conj *c, unsigned types)
     return false;
 }
 
-/* Whether a listed value satisfies one of the schemas that apply. Keywords that it would take a validator for are errors. */
-static bool admits(struct schema *s, struct sub sub, const struct json *v)
+/* Whether a listed value, an element of list_of_v, satisfies one of the schemas that apply. Keywords that it would take a
+ * validator for are errors. */
+static bool admits(struct schema *s, struct sub sub, const struct json *v, const struct json *list_of_v)
 {
     static const struct {
         const char *name;
@@ -109,14 +110,13 @@ static bool admits(struct schema *s, struct sub sub, const struct json *v)
                   {"items", TYPE_ARRAY},
                   {"prefixItems", TYPE_ARRAY},
                   {"additionalItems", TYPE_ARRAY},
+                  {"uniqueItems", TYPE_ARRAY},
                   {"minItems", TYPE_ARRAY},
                   {"maxItems", TYPE_ARRAY}};
     const unsigned type = schema_type_of(v);
     const struct json *j = sub.j, *one = json_find(j, "const"), *list = json_find(j, "enum");
-    size_t i = 0;
     if (j->type == JSON_FALSE || !(schema_types(j) & type) || (one && !json_equal(one, v))) return false;
-    while (list && i < list->n && !json_equal(&list->v[i], v)) i++;
-    if (list && i == list->n) return false;
+    if (list && list->v != list_of_v && !has_value(list, v)) return false;
     for (size_t k = 0; k < COUNT_OF(others); k++)
         if ((others[k].types & type) && json_find(j, others[k].name))
             schema_wrong(s, ERR_UNSUPPORTED, sub, others[k].name, "this cannot be honoured beside listed values");
@@ -124,22 +124,37 @@ static bool admits(struct schema *s, struct sub sub, const struct json *v)
     return !is_number(v) || schema_admits_number(j, v);
 }
 
+size_t schema_listed(struct schema *s, const struct conj *c, const struct json *const **out)
+{
+    const struct json *v = NULL;
+    size_t n = 0, n_listed = 0;
+    for (size_t i = 0; i < c->n && !v; i++) (void)schema_values(c->v[i].j, &v, &n);
+    const struct json **listed = arena_array(&s->arena, n + 1, sizeof(const struct json *));
+    if (!listed && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", n * sizeof *listed);
+    for (size_t i = 0; i < n && s->b->rc == 0; i++) {
+        bool ok = !schema_excludes(c, &v[i]);
+        for (size_t k = 0; k < c->n; k++) ok = admits(s, c->v[k], &v[i], v) && ok;
+        if (ok) listed[n_listed++] = &v[i];
+    }
+    *out = listed;
+    return s->b->rc < 0 ? 0 : n_listed;
+}
+
+uint32_t schema_put_value(struct schema *s, uint32_t at, const struct json *v)
+{
+    struct buf text = {0};
+    if (json_write(&text, v) < 0 && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", text.n);
+    at = build_text(s->b, at, buf_view(&text));
+    buf_fini(&text);
+    return at;
+}
+
 uint32_t schema_put_values(struct schema *s, uint32_t at, const struct conj *c)
 {
-    struct build *b = s->b;
-    const struct json *v = NULL;
-    size_t n = 0;
-    const uint32_t end = build_state(b);
-    for (size_t i = 0; i < c->n && !v; i++) (void)schema_values(c->v[i].j, &v, &n);
-    for (size_t i = 0; i < n && b->rc == 0; i++) {
-        bool ok = !schema_excludes(c, &v[i]);
-        struct buf text = {0};
-        for (size_t k = 0; k < c->n; k++) ok = admits(s, c->v[k], &v[i]) && ok;
-        if (!ok) continue;
-        if (json_write(&text, &v[i]) < 0 && b->rc == 0) b->rc = fail_nomem(b->e, "a schema", text.n);
-        build_empty(b, build_text(b, at, buf_view(&text)), end);
-        buf_fini(&text);
-    }
+    const struct json *const *v;
+    const size_t n = schema_listed(s, c, &v);
+    const uint32_t end = build_state(s->b);
+    for (size_t i = 0; i < n && s->b->rc == 0; i++) build_empty(s->b, schema_put_value(s, at, v[i]), end);
     return end;
 }
 

@@ -27,7 +27,7 @@ const chance = (p) => random() < p;
 
 const NAMES = ["a", "b", "name", "size", "naïve", "x y", "a/b~c", "q\"uote", "list", "n", "nam", "kind", ""];
 const PATTERNS = ["^[a-z]{1,8}$", "^\\d{3}-\\d{2}$", "^(red|green|blue)$", "^[A-Z][a-z]*[.!]?$", "b{2}", "^a|z$", "^\\S+@\\S+$", "^[^\"\\\\]{0,5}$",
-    "^\"\\\\\\n$", "^\\w+\\s\\w+$", "^.{2,4}$", "^[à-ÿ😀-😎]+$"];
+    "^\"\\\\\\n$", "^\\w+\\s\\w+$", "^.{2,4}$", "^$|(^a+$)", "(^[0-9]{2}|b)(b|$)", "^[à-ÿ😀-😎]+$"];
 const FORMATS = ["date", "time", "date-time", "uuid", "ipv4", "ipv6", "email", "hostname", "uri", "duration", "url", "uri-reference", "uri-template",
     "json-pointer", "relative-json-pointer", "regex", "byte", "iri", "idn-email"];
 // Keys that are none of NAMES; two patterns that can match one key say what goes together.
@@ -65,6 +65,7 @@ const scalar = () => pick([
 
 function array(depth) {
     const min = below(3);
+    if (chance(0.1)) return { type: "array", items: { enum: ["a", "b", 3, null, "é"] }, uniqueItems: true, minItems: min, maxItems: min + below(3) };
     if (chance(0.3)) return { type: "array", prefixItems: [schema(depth), schema(depth)], minItems: min, items: chance(0.5) ? false : scalar(),
         maxItems: 3 };
     return { type: "array", items: schema(depth), minItems: min, maxItems: min + below(3) };
@@ -142,7 +143,7 @@ const BROKEN = [
     [{ properties: [] }, true], [{ properties: { a: 1 } }, true], [{ items: 3 }, true], [{ anyOf: {} }, true], [{ anyOf: [] }, true],
     [{ allOf: [1] }, true], [{ $ref: 1 }, true], [{ $ref: "#/$defs/missing" }, true], [{ pattern: "(" }, true], [{ pattern: "[z-a]" }, true],
     [{ pattern: "a{2,1}" }, true], [{ additionalProperties: "no" }, true], [{ pattern: "*" }, true], [{ $defs: 1 }, true],
-    [{ not: { format: "date" } }, false], [{ if: { format: "date" }, then: {} }, false], [{ type: "array", uniqueItems: true }, false],
+    [{ not: { format: "date" } }, false], [{ if: { format: "date" }, then: {} }, false], [{ type: "array", uniqueItems: true }, false], [{ uniqueItems: 1 }, true],
     [{ type: "number", multipleOf: 0 }, true], [{ type: "number", multipleOf: 12345 }, false], [{ type: "object", patternProperties: { "(?=a)": {} } }, false],
     [{ type: "object", minProperties: 2 }, false], [{ type: "object", propertyNames: { anyOf: [{}] } }, false],
     [{ type: "array", contains: { type: "null" } }, false], [{ dependentRequired: { a: "b" } }, true],
