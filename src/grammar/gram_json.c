@@ -101,6 +101,8 @@ static uint32_t make_number(struct json_parts *p, uint32_t at)
     const uint32_t few = digits(b, digits(b, sign, '1', 1, 1), '0', 0, 7);
     build_empty(b, digits(b, few, '0', 0, 7), mantissa);
     build_empty(b, digits(b, build_text(b, few, STR(".")), '0', 1, 7), mantissa);
+    const uint32_t many = digits(b, few, '0', 1, 4); /* such as a time in seconds */
+    build_empty(b, digits(b, build_text(b, many, STR(".")), '0', 1, 3), mantissa);
     const uint32_t e = build_state(b), power = build_state(b);
     build_bytes(b, mantissa, e, 'e', 'e');
     build_bytes(b, mantissa, e, 'E', 'E');

@@ -220,9 +220,11 @@ static uint32_t extra_rule(struct object *o)
 {
     struct schema *s = o->s;
     struct str *names = arena_array(&s->arena, o->n + 1, sizeof *names);
+    struct conj value;
     struct key_ends k = {.o = o, .any = o->n == 0 && o->n_patterns == 0};
     if (!names && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", o->n * sizeof *names);
     for (size_t i = 0; i < o->c->n; i++) k.any = k.any || json_find(o->c->v[i].j, "additionalProperties");
+    k.any = k.any && value_of(o, (struct str){0}, 0, &value);
     if (s->b->rc < 0 || (!k.any && o->n_patterns == 0)) return NONE;
     for (size_t i = 0; i < o->n; i++) names[i] = o->v[i].name;
     lang_any(&o->keys);

@@ -40,6 +40,15 @@ static const struct {
      "\"The sea was calm that morning, and nobody on the quay could have said which of the boats would come back before the "
      "\\\"great "
      "storm\\\" that everybody remembers — not even the old man who knew the sky.\""},
+    {"pattern and length", GRAMMAR_SCHEMA,
+     "{\"type\":\"string\",\"pattern\":\"^[A-Z][^|]*[.]$\",\"minLength\":20,\"maxLength\":300}",
+     "\"The sea was calm that morning, and nobody on the quay could have said which of the boats would come back before the "
+     "great storm that everybody remembers.\""},
+    {"keys by patterns", GRAMMAR_SCHEMA,
+     "{\"patternProperties\":{\"^[a-z]+_id$\":{\"type\":\"integer\"},\"^x-\":{\"type\":\"string\"}},\"additionalProperties\":{"
+     "\"type\":"
+     "\"boolean\"}}",
+     "{\"order_id\": 17, \"customer_id\": 4, \"paid\": true, \"x-note\": \"to be delivered in the morning\", \"gift\": false}"},
     {"regex", GRAMMAR_REGEX, "\\d{4}-\\d{2}-\\d{2}: [A-Z][\\w ,'-]{10,200}[.!?]",
      "2024-05-17: The committee met in the old town hall, and it was agreed that the bridge would be repaired before winter."},
     {"recursive GBNF", GRAMMAR_GBNF,

@@ -172,7 +172,7 @@ static void schemas_take_what_they_say(void **state)
     static const struct row rows[] = {
         {"{\"type\":\"string\"}", "\"\"\t\"a\xC3\xA9\\n\\u00e9\"", "a\t\"a\t\"\\ud800\"\t\"\\x\"\t\"\n\""},
         {"{\"type\":\"integer\"}", "0\t-12\t123456789012345", "01\t1.5\t+1\t1234567890123456"},
-        {"{\"type\":\"number\"}", "0\t-0.5\t12.25\t1e5\t1.5E-10", ".5\t1.\t1e\t01"},
+        {"{\"type\":\"number\"}", "0\t-0.5\t12.25\t1e5\t1.5E-10\t1670304000.123\t-12345678.1234567", ".5\t1.\t1e\t01"},
         {"{\"type\":[\"boolean\",\"null\"]}", "true\tfalse\tnull", "0\ttru"},
         {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"type\":\"boolean\"}},\"required\":[\"a\"]"
          "}",
