@@ -206,7 +206,7 @@ static void states_step(struct states *s, uint32_t cp)
 
 uint32_t lang_takes(struct lang *l, struct str text)
 {
-    struct states s;
+    struct states s = {0};
     uint32_t ends = 0;
     if (l->into->rc < 0) return 0;
     if (states_init(&s, l)) {
@@ -236,7 +236,7 @@ static uint32_t wanted_of(const struct lang *l)
 
 void lang_lengths(struct lang *l, uint32_t *min, uint32_t *max)
 {
-    struct states s;
+    struct states s = {0};
     const uint32_t last = (uint32_t)size_min(*max == UNBOUNDED ? *min : *max, LENGTH_LOOKED_AT), wanted = wanted_of(l);
     if (l->into->rc == 0 && states_init(&s, l)) {
         uint32_t shorter = 0;

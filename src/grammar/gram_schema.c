@@ -31,13 +31,6 @@ static int put_step(struct buf *b, struct str name)
     return rc;
 }
 
-bool schema_has_id(const struct json *j)
-{
-    const struct json *id = json_find(j, "$id"), *old = json_find(j, "id");
-    if (!id && old && old->type == JSON_STRING) id = old;
-    return id && id->s.n && id->s.p[0] != '#';
-}
-
 struct sub schema_inside(struct schema *s, struct sub outer, const char *keyword, struct str name, const struct json *j)
 {
     struct buf b = {0};
@@ -55,83 +48,6 @@ struct sub schema_element(struct schema *s, struct sub outer, const char *keywor
     char number[24];
     const size_t n = (size_t)snprintf(number, sizeof number, "%zu", i);
     return schema_inside(s, outer, keyword, (struct str){number, n}, &list->v[i]);
-}
-
-/* ---- references -------------------------------------------------------------------------------------------------------- */
-
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    const char low = (char)(c | 0x20);
-    return low >= 'a' && low <= 'f' ? low - 'a' + 10 : -1;
-}
-
-/* One step of a pointer without its escapes (%XX, ~0, ~1); buf: room for it. */
-static struct str read_step(struct str step, char *buf)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < step.n; i++) {
-        char c = step.p[i];
-        if (c == '%' && step.n - i > 2 && hex_digit(step.p[i + 1]) >= 0 && hex_digit(step.p[i + 2]) >= 0) {
-            c = (char)(hex_digit(step.p[i + 1]) << 4 | hex_digit(step.p[i + 2]));
-            i += 2;
-        }
-        if (c == '~' && step.n - i > 1 && (step.p[i + 1] == '0' || step.p[i + 1] == '1')) c = step.p[++i] == '0' ? '~' : '/';
-        buf[n++] = c;
-    }
-    return (struct str){buf, n};
-}
-
-static const struct json *follow_step(const struct json *j, struct str step)
-{
-    uint64_t i;
-    if (j->type == JSON_OBJECT) return json_find_str(j, step);
-    return j->type == JSON_ARRAY && str_u64(step, &i) && i < j->n ? &j->v[i] : NULL;
-}
-
-/* What a pointer means, from `from` on; *base becomes what its own references begin at. */
-static const struct json *follow(struct str ref, const struct json *from, char *buf, const struct json **base)
-{
-    const struct json *j = *base = from;
-    for (size_t i = 1; i < ref.n && j;) {
-        size_t end = ++i;
-        while (end < ref.n && ref.p[end] != '/') end++;
-        j = follow_step(j, read_step((struct str){ref.p + i, end - i}, buf));
-        i = end;
-        if (j && schema_has_id(j)) *base = j;
-    }
-    return j;
-}
-
-bool schema_resolve(struct schema *s, struct sub sub, struct sub *out)
-{
-    const struct str ref = json_find(sub.j, "$ref")->s;
-    const struct json *base;
-    char *buf = arena_alloc(&s->arena, ref.n + 1);
-    if (!buf) {
-        s->b->rc = fail_nomem(s->b->e, "a schema", ref.n);
-        return false;
-    }
-    if (ref.n == 0 || ref.p[0] != '#' || (ref.n > 1 && ref.p[1] != '/')) {
-        schema_wrong(s, ERR_UNSUPPORTED, sub, "$ref", "only references into the schema itself (#, #/...) can be honoured");
-        return false;
-    }
-    const struct json *j = follow(ref, sub.base, buf, &base);
-    if (!j) j = follow(ref, s->root, buf, &base); /* many give parts an "$id" and go on to mean the whole */
-    if (!j) {
-        schema_wrong(s, ERR_ARG, sub, "$ref", "there is nothing at this place");
-        return false;
-    }
-    *out = (struct sub){.j = j, .base = base, .path = arena_dup(&s->arena, ref.p, size_min(ref.n, 400))};
-    uint32_t *known = names_at(&s->checked, (struct str){(const char *)&j, sizeof(struct json *)});
-    if (!out->path || !known) {
-        s->b->rc = fail_nomem(s->b->e, "a schema", ref.n);
-        return false;
-    }
-    const bool checked = *known != NONE;
-    *known = 1;
-    if (!checked) schema_check(s, *out);
-    return s->b->rc == 0;
 }
 
 /* ---- conjunctions ------------------------------------------------------------------------------------------------------ */
@@ -351,5 +267,7 @@ void schema_build(struct build *b, struct str text)
     names_fini(&s.shared);
     names_fini(&s.made_names);
     mem_free(s.made);
+    names_fini(&s.part_names);
+    mem_free(s.parts_named);
     arena_fini(&s.arena);
 }

@@ -35,6 +35,11 @@ struct schema {
     const struct json **made;
     uint32_t n_made, cap_made;
     const struct json *root;
+    /* Of schema_refs.c: parts that have names. */
+    struct names part_names;
+    const struct json **parts_named;
+    uint32_t n_parts, cap_parts;
+    bool named; /* they were looked for */
     /* Of schema_disjoint: what the two schemas are among, or NULL; how many pairs it looked at. */
     const struct conj *around;
     uint32_t looks;
@@ -48,7 +53,10 @@ void schema_wrong(struct schema *s, int code, struct sub sub, const char *keywor
 struct sub schema_inside(struct schema *s, struct sub outer, const char *keyword, struct str name, const struct json *j);
 struct sub schema_element(struct schema *s, struct sub outer, const char *keyword, const struct json *list, size_t i);
 
+/* schema_refs.c: the schema is a base of references. */
 bool schema_has_id(const struct json *j);
+/* The schema that a "$ref" means, itself checked. */
+bool schema_resolve(struct schema *s, struct sub sub, struct sub *out);
 
 /* schema_check.c: every keyword is known and its value has the right form, here and in all schemas inside. */
 void schema_check(struct schema *s, struct sub sub);
@@ -81,8 +89,6 @@ uint32_t schema_rule(struct schema *s, const struct conj *c);
 uint32_t schema_shared_rule(struct schema *s, const struct buf *key, bool *found);
 /* Brings in what "$ref" and "allOf" say. */
 void schema_flatten(struct schema *s, struct conj *c);
-/* The schema that a "$ref" means, itself checked. */
-bool schema_resolve(struct schema *s, struct sub sub, struct sub *out);
 
 /* schema_values.c. Types as bits; a number may be an integer. */
 enum {

@@ -233,6 +233,14 @@ static void schemas_take_what_they_say(void **state)
         {"{\"$id\":\"a\",\"$defs\":{\"b\":{\"$id\":\"b\",\"$ref\":\"#/$defs/b\",\"$defs\":{\"b\":{\"const\":1}}}},\"$ref\":"
          "\"#/$defs/b\"}",
          "1", "2"},
+        {"{\"$id\":\"T\",\"type\":\"array\",\"items\":{\"$ref\":\"T\"}}", "[]\t[[],[[]]]", "[1]"},
+        {"{\"$ref\":\"#n\",\"$defs\":{\"x\":{\"$anchor\":\"n\",\"const\":1},\"y\":{\"$id\":\"y\",\"$defs\":{\"z\":{\"$anchor\":"
+         "\"n\"}}}}}",
+         "1", "2"},
+        {"{\"$ref\":\"http://x/y#/$defs/z\",\"$defs\":{\"x\":{\"$id\":\"http://x/"
+         "y\",\"$defs\":{\"z\":{\"const\":2}}}},\"default\":{\"$id\":"
+         "\"http://x/y\"}}",
+         "2", "1"},
         {"{\"pattern\":\"b\",\"minLength\":2,\"maxLength\":3}", "\"ab\"\t\"\xC3\xA9\\nb\"", "\"b\"\t\"ac\"\t\"abcd\""},
         {"{\"allOf\":[{\"pattern\":\"^a\"},{\"pattern\":\"z$\"},{\"pattern\":\"\\\\d\"}]}", "\"a1z\"\t\"a\\\"0zz\"",
          "\"az\"\t\"a1\"\t\"1z\""},
@@ -387,6 +395,8 @@ static void names_the_place(void **state)
         {GRAMMAR_SCHEMA, "{\"$ref\":\"#\"}", ERR_ARG, "refers to itself"},
         {GRAMMAR_SCHEMA, "{\"$ref\":\"#/$defs/x\"}", ERR_ARG, "#/$ref: there is nothing"},
         {GRAMMAR_SCHEMA, "{\"$ref\":\"http://x/y\"}", ERR_UNSUPPORTED, "#/$ref"},
+        {GRAMMAR_SCHEMA, "{\"$ref\":\"#x\"}", ERR_ARG, "#/$ref: there is nothing"},
+        {GRAMMAR_SCHEMA, "{\"$ref\":\"x\",\"$defs\":{\"a\":{\"$id\":\"x\"},\"b\":{\"$id\":\"x\"}}}", ERR_UNSUPPORTED, "#/$ref"},
         {GRAMMAR_SCHEMA, "{\"anyOf\":[{\"$ref\":\"#\"}]}", ERR_ARG, "refers to itself"},
         {GRAMMAR_SCHEMA, "{\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}", ERR_ARG, "no finite text"},
         {GRAMMAR_SCHEMA, "{\"oneOf\":[{\"format\":\"date\"},{\"format\":\"time\"}]}", ERR_UNSUPPORTED, "#/oneOf"},
