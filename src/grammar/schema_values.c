@@ -162,7 +162,7 @@ uint32_t schema_put_values(struct schema *s, uint32_t at, const struct conj *c)
  */
 
 #define DISJOINT_DEPTH 8
-#define DISJOINT_LOOKS 200 /* pairs, for one question */
+#define DISJOINT_LOOKS 50 /* pairs, for one question */
 
 static bool requires(const struct json *schema, struct str name)
 {
@@ -248,6 +248,39 @@ static bool all_excluded(const struct json *v, size_t n, const struct json *b)
     return no && i == n;
 }
 
+/* The least that a asks for is more than the most that b allows. */
+static bool is_beyond(const struct json *a, const struct json *b, unsigned types)
+{
+    static const struct {
+        const char *least, *most;
+        unsigned types;
+        bool open; /* one that is equal to the other is beyond it, too */
+    } pairs[] = {{"minLength", "maxLength", TYPE_STRING, false},
+                 {"minItems", "maxItems", TYPE_ARRAY, false},
+                 {"minProperties", "maxProperties", TYPE_OBJECT, false},
+                 {"minimum", "maximum", TYPE_INTEGER | TYPE_REAL, false},
+                 {"minimum", "exclusiveMaximum", TYPE_INTEGER | TYPE_REAL, true},
+                 {"exclusiveMinimum", "maximum", TYPE_INTEGER | TYPE_REAL, true}};
+    for (size_t i = 0; i < COUNT_OF(pairs); i++) {
+        const struct json *least = json_find(a, pairs[i].least), *most = json_find(b, pairs[i].most);
+        if ((types & ~pairs[i].types) || !least || !most || !is_number(least) || !is_number(most)) continue;
+        if (least->f > most->f || (pairs[i].open && least->f == most->f)) return true;
+    }
+    return false;
+}
+
+/* b excludes the pattern of a. */
+static bool pattern_excluded(const struct json *a, const struct json *b)
+{
+    const struct json *pattern = json_find(a, "pattern"), *no = json_find(b, SCHEMA_NO_PATTERN);
+    return pattern && no && str_eq(pattern->s, no->s);
+}
+
+static bool sides_disjoint(const struct json *a, const struct json *b, unsigned types)
+{
+    return is_beyond(a, b, types) || (types == TYPE_STRING && pattern_excluded(a, b));
+}
+
 static bool values_disjoint(const struct json *va, size_t na, const struct json *vb, size_t nb)
 {
     for (size_t i = 0; i < na; i++)
@@ -269,6 +302,7 @@ bool schema_disjoint(struct schema *s, struct sub a, struct sub b, unsigned type
     if (schema_values(a.j, &va, &na) && schema_values(b.j, &vb, &nb) && values_disjoint(va, na, vb, nb)) return true;
     if (schema_values(a.j, &va, &na) && all_excluded(va, na, b.j)) return true;
     if (schema_values(b.j, &vb, &nb) && all_excluded(vb, nb, a.j)) return true;
+    if (sides_disjoint(a.j, b.j, types) || sides_disjoint(b.j, a.j, types)) return true;
     if (types == TYPE_OBJECT && objects_disjoint(s, a, b, depth)) return true;
     struct sub target;
     if (json_find(a.j, "$ref") && schema_resolve(s, a, &target) && schema_disjoint(s, target, b, types, depth + 1)) return true;
