@@ -173,24 +173,30 @@ static uint32_t group(struct regex *p, uint32_t at, struct ends ends)
     return at;
 }
 
-/* The character behind the group that begins at the current position; 0: there is none, or no group. */
-static char behind_group(const struct regex *p)
+size_t regex_group(struct str text)
 {
     unsigned depth = 0;
     bool in_set = false;
-    for (size_t i = p->pos; i < p->text.n; i++) {
-        const char c = p->text.p[i];
+    for (size_t i = 0; i < text.n; i++) {
+        const char c = text.p[i];
         if (c == '\\')
             i++;
         else if (in_set || c == '[')
             in_set = c != ']';
         else if (c == '(')
             depth++;
-        else if (c == ')' && --depth == 0)
-            return i + 1 < p->text.n ? p->text.p[i + 1] : '|';
+        else if (c == ')' && depth > 0 && --depth == 0)
+            return i + 1;
         if (depth == 0) return 0;
     }
     return 0;
+}
+
+/* The character behind the group that begins at the current position; 0: there is none, or no group. */
+static char behind_group(const struct regex *p)
+{
+    const size_t size = regex_group((struct str){p->text.p + p->pos, p->text.n - p->pos});
+    return size == 0 ? 0 : p->pos + size < p->text.n ? p->text.p[p->pos + size] : '|';
 }
 
 /* The ends that the group at the current position, if it is one, takes over from the sequence that it is a part of. */

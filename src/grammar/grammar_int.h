@@ -129,6 +129,8 @@ struct regex_options {
     const char *where;
 };
 uint32_t regex_append(struct build *b, uint32_t at, struct str regex, const struct regex_options *o);
+/* The bytes of the group that an expression begins with, its brackets included; 0: it begins with none. */
+size_t regex_group(struct str text);
 
 /* ---- JSON values -------------------------------------------------------------------------------------------- */
 

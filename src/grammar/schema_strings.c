@@ -75,7 +75,7 @@ struct expression {
 };
 struct text_rules {
     const char *path;
-    struct expression v[3 * CONJ_MAX];
+    struct expression v[LANG_PARTS + 1]; /* one more than can be, which fails when they are conditions */
     size_t n;
     const struct str *excluded; /* [n_excluded] */
     size_t n_excluded;
@@ -99,10 +99,58 @@ static void add_expression(struct text_rules *r, struct sub sub, const char *key
 {
     for (size_t i = 0; i < r->n; i++)
         if (r->v[i].keyword == keyword && str_eq(r->v[i].regex, regex)) return;
-    r->v[r->n++] = (struct expression){sub, keyword, regex};
+    if (r->n < COUNT_OF(r->v)) r->v[r->n++] = (struct expression){sub, keyword, regex};
 }
 
 static const char in_pattern[] = "pattern", in_format[] = "format", excluded_pattern[] = "not";
+
+/* ---- lookahead --------------------------------------------------------------------------------------------------------- */
+
+/* "^" before, and what stands around a part of an expression; in the arena. */
+static struct str anchored(struct schema *s, const char *open, struct str part, const char *close)
+{
+    struct buf b = {0};
+    const int rc = buf_z(&b, open) | buf_str(&b, part) | buf_z(&b, close);
+    const char *copy = rc == 0 ? arena_dup(&s->arena, b.p, b.n) : NULL;
+    const size_t n = b.n;
+    buf_fini(&b);
+    if (!copy && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", part.n);
+    return copy ? (struct str){copy, n} : STR("");
+}
+
+/* The expression has alternatives that are not in a group. */
+static bool has_alternatives(struct str text)
+{
+    bool in_set = false;
+    for (size_t i = 0; i < text.n; i++) {
+        const size_t size = in_set ? 0 : regex_group((struct str){text.p + i, text.n - i});
+        if (size > 0) {
+            i += size - 1;
+            continue;
+        }
+        const char c = text.p[i];
+        if (c == '\\')
+            i++;
+        else if (in_set || c == '[')
+            in_set = c != ']';
+        else if (c == '|')
+            return true;
+    }
+    return false;
+}
+
+/* Lookahead at the beginning, "^(?=A)(?!B)C", is further conditions: that it begins with A, and not with B. */
+static void add_pattern(struct schema *s, struct text_rules *r, struct sub sub, struct str text)
+{
+    while (s->b->rc == 0 && (str_starts(text, STR("^(?=")) || str_starts(text, STR("^(?!"))) && !has_alternatives(text)) {
+        const size_t size = regex_group((struct str){text.p + 1, text.n - 1});
+        if (size == 0) break;
+        const struct str inside = anchored(s, "^(?:", (struct str){text.p + 4, size - 4}, ")");
+        add_expression(r, sub, text.p[3] == '!' ? excluded_pattern : in_pattern, inside);
+        text = anchored(s, "^", (struct str){text.p + 1 + size, text.n - 1 - size}, "");
+    }
+    add_expression(r, sub, in_pattern, text);
+}
 
 static uint32_t put_regex(struct build *b, uint32_t at, const char *path, const char *keyword, struct str regex)
 {
@@ -171,7 +219,7 @@ static void gather_rules(struct schema *s, const struct conj *c, struct text_rul
     for (size_t i = 0; i < c->n; i++) {
         const struct json *pattern = json_find(c->v[i].j, in_pattern), *no = json_find(c->v[i].j, SCHEMA_NO_PATTERN);
         const struct format *format = format_of(c->v[i].j);
-        if (pattern) add_expression(r, c->v[i], in_pattern, pattern->s);
+        if (pattern) add_pattern(s, r, c->v[i], pattern->s);
         if (no) add_expression(r, c->v[i], excluded_pattern, no->s);
         if (!format || !format->regex) continue;
         const bool brief = format->brief && r->max < format->room;
