@@ -81,6 +81,7 @@ static void put_branches(struct schema *s, struct rule r, const struct conj *who
                          bool exclusive)
 {
     struct sub *all = arena_array(&s->arena, branches->n, sizeof *all);
+    schema_spend(s, branches->n);
     if (!all && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", branches->n * sizeof *all);
     for (size_t k = 0; k < branches->n && all; k++)
         all[k] = schema_element(s, whole->v[at], exclusive ? "oneOf" : "anyOf", branches, k);
