@@ -36,6 +36,14 @@ static const struct json *rest_items(const struct json *j)
     return items && items->type == JSON_ARRAY ? json_find(j, "additionalItems") : items;
 }
 
+/* Items that "contains" asks for, which are the first ones. Drafts before 2019-09 ask for one whatever "minContains" says. */
+static size_t n_contained(const struct json *j)
+{
+    const struct json *min = json_find(j, "minContains");
+    if (!json_find(j, "contains")) return 0;
+    return min && min->f > 1 ? (size_t)(min->f < REPEAT_MAX ? min->f : REPEAT_MAX + 1) : 1;
+}
+
 /* The conjunction for place i; i at or beyond all first items: for the rest. */
 static struct conj item_at(struct schema *s, const struct conj *c, size_t i)
 {
@@ -43,9 +51,11 @@ static struct conj item_at(struct schema *s, const struct conj *c, size_t i)
     for (size_t k = 0; k < c->n; k++) {
         const struct json *first = first_items(c->v[k].j), *rest = rest_items(c->v[k].j);
         if (first && i < first->n)
-            out.v[out.n++] = schema_element(s, c->v[k], "prefixItems", first, i);
+            schema_conj_add(s, &out, schema_element(s, c->v[k], "prefixItems", first, i));
         else if (rest)
-            out.v[out.n++] = schema_inside(s, c->v[k], "items", (struct str){0}, rest);
+            schema_conj_add(s, &out, schema_inside(s, c->v[k], "items", (struct str){0}, rest));
+        if (i < n_contained(c->v[k].j))
+            schema_conj_add(s, &out, schema_inside(s, c->v[k], "contains", (struct str){0}, json_find(c->v[k].j, "contains")));
     }
     return out;
 }
@@ -115,7 +125,7 @@ static uint32_t put_unique(struct schema *s, uint32_t at, const struct conj *c, 
     schema_flatten(s, &item);
     bool listed = false;
     for (size_t k = 0; k < c->n; k++)
-        if (first_items(c->v[k].j)) item.n = 0;
+        if (first_items(c->v[k].j) || n_contained(c->v[k].j) > 0) item.n = 0;
     for (size_t k = 0; k < item.n; k++) {
         const struct json *v;
         size_t n;
@@ -134,17 +144,20 @@ uint32_t schema_put_array(struct schema *s, uint32_t at, const struct conj *c)
     struct build *b = s->b;
     uint32_t min = schema_count(c, "minItems", true, 0), max = schema_count(c, "maxItems", false, UNBOUNDED);
     size_t n_first = 0;
-    bool rest = false, unique = false;
+    bool rest = false, unique = false, tuple = false;
     for (size_t k = 0; k < c->n; k++) {
         const struct json *first = first_items(c->v[k].j), *once = json_find(c->v[k].j, "uniqueItems");
         unique = unique || (once && once->type == JSON_TRUE);
         if (first) n_first = size_max(n_first, first->n);
+        tuple = tuple || first;
+        n_first = size_max(n_first, n_contained(c->v[k].j));
+        min = (uint32_t)size_max(min, n_contained(c->v[k].j));
         rest = rest || rest_items(c->v[k].j);
     }
     if (min > REPEAT_MAX) schema_wrong(s, ERR_LIMIT, c->v[0], "minItems", "arrays that are so long cannot be asked for");
     if (max != UNBOUNDED) max = (uint32_t)size_min(max, REPEAT_MAX);
     if (max < min) return build_state(b); /* nowhere */
-    if (n_first > 0 && !rest && max > n_first) max = (uint32_t)size_max(n_first, min);
+    if (tuple && !rest && max > n_first) max = (uint32_t)size_max(n_first, min);
 
     at = json_use(&s->parts, build_text(b, at, STR("[")), JSON_RULE_SPACE);
     const uint32_t end = build_state(b);

@@ -99,6 +99,12 @@ static void check_values(struct schema *s, struct sub sub, const char *key, cons
     if (v->type != JSON_ARRAY || v->n == 0) schema_wrong(s, ERR_ARG, sub, key, "expected an array of at least one value");
 }
 
+static void check_unevaluated(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    if (v->type != JSON_TRUE && v->type != JSON_FALSE)
+        schema_wrong(s, ERR_UNSUPPORTED, sub, key, "only true and false can be honoured");
+}
+
 static void check_bool(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
     if (v->type != JSON_TRUE && v->type != JSON_FALSE) schema_wrong(s, ERR_ARG, sub, key, "expected true or false");
@@ -169,9 +175,11 @@ static const struct {
     {"exclusiveMaximum", check_open},
     {"$schema", check_draft},
     {"$id", check_string},
-    {"contains", check_never},
+    {"contains", check_schema},
+    {"minContains", check_count},
+    {"maxContains", check_never},
     {"unevaluatedItems", check_never},
-    {"unevaluatedProperties", check_never},
+    {"unevaluatedProperties", check_unevaluated},
     {"$dynamicRef", check_never},
     {"$recursiveRef", check_never},
 };

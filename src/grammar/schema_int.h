@@ -65,7 +65,8 @@ void schema_check(struct schema *s, struct sub sub);
  * is, beside "type": "string". */
 #define SCHEMA_NO_VALUES "\xFFno values"
 #define SCHEMA_NO_PATTERN "\xFFno pattern"
-#define SCHEMA_PARTIAL "\xFFpartial" /* in an opposite: it has not all that could be */
+#define SCHEMA_PARTIAL "\xFFpartial"   /* in an opposite: it has not all that could be */
+#define SCHEMA_OPPOSITE "\xFFopposite" /* beside an "allOf" of opposites */
 /* A schema that holds only for values that sub does not hold for; NULL: none can be told, or a failure. */
 const struct json *schema_opposite(struct schema *s, struct sub sub);
 /* An object that has a member of this name; NULL: a failure. */

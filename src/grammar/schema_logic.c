@@ -87,6 +87,23 @@ const struct json *schema_requiring(struct schema *s, struct str name)
     return make_rule(s, TYPE_OBJECT, "required", required);
 }
 
+/* {"allOf": [a, b]}; b may be NULL. */
+static struct json *make_both(struct schema *s, const struct json *a, const struct json *b)
+{
+    struct json *list = make(s, JSON_ARRAY, 2);
+    put(list, (struct str){0}, a);
+    put(list, (struct str){0}, b);
+    return make_one(s, "allOf", list);
+}
+
+/* An opposite in its place. */
+static const struct json *make_mark(struct schema *s, const struct json *opposite)
+{
+    struct json *j = opposite ? make_both(s, opposite, NULL) : NULL;
+    put(j, STR(SCHEMA_OPPOSITE), &always);
+    return j;
+}
+
 /* ---- opposites --------------------------------------------------------------------------------------------------------- */
 
 /* Alternatives that each rule a schema out. */
@@ -312,6 +329,8 @@ static const struct {
     {"multipleOf", not_told},
     {"uniqueItems", not_told},
     {"if", not_told},
+    {"contains", not_told},
+    {"unevaluatedProperties", not_told},
     {"dependencies", not_told},
     {"dependentRequired", not_told},
     {"dependentSchemas", not_told},
@@ -393,16 +412,7 @@ static const struct json *make_not(struct schema *s, struct sub sub)
     const struct json *v = json_find(sub.j, "not");
     const struct json *other = schema_opposite(s, schema_inside(s, sub, "not", (struct str){0}, v));
     if (!other) schema_wrong(s, ERR_UNSUPPORTED, sub, "not", "this cannot be honoured: its opposite cannot be told");
-    return other;
-}
-
-/* {"allOf": [a, b]}; b may be NULL. */
-static struct json *make_both(struct schema *s, const struct json *a, const struct json *b)
-{
-    struct json *list = make(s, JSON_ARRAY, 2);
-    put(list, (struct str){0}, a);
-    put(list, (struct str){0}, b);
-    return make_one(s, "allOf", list);
+    return make_mark(s, other);
 }
 
 static const struct json *make_if(struct schema *s, struct sub sub)
@@ -412,7 +422,7 @@ static const struct json *make_if(struct schema *s, struct sub sub)
     if (!other) schema_wrong(s, ERR_UNSUPPORTED, sub, "if", "this cannot be honoured: its opposite cannot be told");
     struct json *any = make(s, JSON_ARRAY, 2);
     put(any, (struct str){0}, make_both(s, v, json_find(sub.j, "then")));
-    put(any, (struct str){0}, make_both(s, other, json_find(sub.j, "else")));
+    put(any, (struct str){0}, make_both(s, make_mark(s, other), json_find(sub.j, "else")));
     return make_one(s, "anyOf", any);
 }
 

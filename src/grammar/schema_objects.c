@@ -130,11 +130,35 @@ static void gather_conditions(struct object *o)
 
 /* ---- values ------------------------------------------------------------------------------------------------------------ */
 
+/* What schema k of a conjunction says of members counts for schema `up`, which brought it in, maybe through others; what rules
+ * a schema out does not. */
+static bool counts_for(const struct conj *c, size_t k, size_t up)
+{
+    for (size_t i = k + 1; i; i = c->v[i - 1].by) {
+        if (json_find(c->v[i - 1].j, SCHEMA_OPPOSITE)) return false;
+        if (i == up + 1) return true;
+    }
+    return false;
+}
+
+/* Some schema has "unevaluatedProperties": false, and for it none of those that speak of a member does. */
+static bool is_unevaluated(const struct conj *c, const bool *speaks)
+{
+    for (size_t up = 0; up < c->n; up++) {
+        const struct json *no = json_find(c->v[up].j, "unevaluatedProperties");
+        bool evaluated = !no || no->type != JSON_FALSE;
+        for (size_t k = 0; k < c->n && !evaluated; k++) evaluated = speaks[k] && counts_for(c, k, up);
+        if (!evaluated) return true;
+    }
+    return false;
+}
+
 /* The conjunction for the value of a key that satisfies `ends`; name.p NULL: it is no name that a schema knows. False: there
  * can be no such member. */
 static bool value_of(struct object *o, struct str name, uint32_t ends, struct conj *out)
 {
     struct schema *s = o->s;
+    bool speaks[CONJ_MAX] = {false};
     out->n = 0;
     for (size_t k = 0; k < o->c->n && s->b->rc == 0; k++) {
         const struct sub sub = o->c->v[k];
@@ -149,7 +173,9 @@ static bool value_of(struct object *o, struct str name, uint32_t ends, struct co
             schema_conj_add(s, out, schema_inside(s, sub, "patternProperties", patterns->keys[p.i], &patterns->v[p.i]));
         }
         if (!known && extra) schema_conj_add(s, out, schema_inside(s, sub, "additionalProperties", (struct str){0}, extra));
+        speaks[k] = known || extra;
     }
+    if (is_unevaluated(o->c, speaks)) return false;
     for (size_t i = 0; i < out->n; i++)
         if (out->v[i].j->type == JSON_FALSE) return false;
     return true;

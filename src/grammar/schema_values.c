@@ -100,18 +100,13 @@ static bool admits(struct schema *s, struct sub sub, const struct json *v, const
     static const struct {
         const char *name;
         unsigned types;
-    } others[] = {{"properties", TYPE_OBJECT},
-                  {"patternProperties", TYPE_OBJECT},
-                  {"propertyNames", TYPE_OBJECT},
-                  {"minProperties", TYPE_OBJECT},
-                  {"maxProperties", TYPE_OBJECT},
-                  {"required", TYPE_OBJECT},
-                  {"additionalProperties", TYPE_OBJECT},
-                  {"items", TYPE_ARRAY},
-                  {"prefixItems", TYPE_ARRAY},
-                  {"additionalItems", TYPE_ARRAY},
-                  {"uniqueItems", TYPE_ARRAY},
-                  {"minItems", TYPE_ARRAY},
+    } others[] = {{"properties", TYPE_OBJECT},     {"patternProperties", TYPE_OBJECT},
+                  {"propertyNames", TYPE_OBJECT},  {"unevaluatedProperties", TYPE_OBJECT},
+                  {"minProperties", TYPE_OBJECT},  {"maxProperties", TYPE_OBJECT},
+                  {"required", TYPE_OBJECT},       {"additionalProperties", TYPE_OBJECT},
+                  {"items", TYPE_ARRAY},           {"prefixItems", TYPE_ARRAY},
+                  {"additionalItems", TYPE_ARRAY}, {"uniqueItems", TYPE_ARRAY},
+                  {"contains", TYPE_ARRAY},        {"minItems", TYPE_ARRAY},
                   {"maxItems", TYPE_ARRAY}};
     const unsigned type = schema_type_of(v);
     const struct json *j = sub.j, *one = json_find(j, "const"), *list = json_find(j, "enum");

@@ -49,7 +49,7 @@ refused() { # NAME STATUS TEXT OPTION...
     holds "says why" "$W/err" "$t_text"
 }
 refused "a type that is not there" 1 'schema, #/properties/a/type' -j '{"properties":{"a":{"type":"strin"}}}'
-refused "a keyword that cannot be honoured" 1 'schema, #/contains' -j '{"contains":{}}'
+refused "a keyword that cannot be honoured" 1 'schema, #/unevaluatedItems' -j '{"unevaluatedItems":{}}'
 refused "no JSON" 1 'schema: line 1, column 1' -j 'nope'
 refused "a schema that nothing satisfies" 1 'no finite text' -j '{"type":"integer","minimum":2,"maximum":1}'
 refused "a rule that is not there" 1 'the rule "x" is used' --grammar 'root ::= x'

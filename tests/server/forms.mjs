@@ -116,7 +116,7 @@ verdict(await length({ messages: turns.with(3, { ...turns[3], content: "a quarte
 // ---- what cannot be honoured ----
 
 const refused = [
-    ["a keyword", CHAT, { messages, response_format: { type: "json_object", schema: { contains: {} } } }, /"response_format": schema, #\/contains/],
+    ["a keyword", CHAT, { messages, response_format: { type: "json_object", schema: { unevaluatedItems: {} } } }, /"response_format": schema, #\/unevaluatedItems/],
     ["a schema of another type", CHAT, { messages, json_schema: 1 }, /"json_schema": schema, #/],
     ["a format without a schema", CHAT, { messages, response_format: { type: "json_schema" } }, /"response_format" must be/],
     ["an unknown format", CHAT, { messages, response_format: { type: "xml" } }, /text, json_object or json_schema/],

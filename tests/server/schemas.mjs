@@ -66,6 +66,7 @@ const scalar = () => pick([
 function array(depth) {
     const min = below(3);
     if (chance(0.1)) return { type: "array", items: { enum: ["a", "b", 3, null, "é"] }, uniqueItems: true, minItems: min, maxItems: min + below(3) };
+    if (chance(0.1)) return { type: "array", items: { type: "integer", maximum: 50 }, contains: { minimum: pick([0, 40]) }, maxItems: 1 + min };
     if (chance(0.3)) return { type: "array", prefixItems: [schema(depth), schema(depth)], minItems: min, items: chance(0.5) ? false : scalar(),
         maxItems: 3 };
     return { type: "array", items: schema(depth), minItems: min, maxItems: min + below(3) };
@@ -95,6 +96,9 @@ const logic = () => pick([
         if: { properties: { k: { const: "x" } } }, then: { required: ["v"] }, else: { required: ["w"], properties: { v: false } } }),
     () => ({ type: "object", properties: { a: scalar(), b: scalar(), c: scalar() }, oneOf: [{ required: ["a"] }, { required: ["b", "c"] }] }),
     () => ({ type: "object", properties: { a: scalar(), b: scalar() }, not: { required: ["a", "b"] } }),
+    () => ({ type: "object", properties: { a: scalar() }, required: ["a"], unevaluatedProperties: false, allOf: [{ properties: { b: scalar() } }],
+        anyOf: [{ properties: { c: scalar() }, required: ["c"] }, { additionalProperties: { type: "integer", minimum: 5, maximum: 5 },
+            properties: { a: true, b: true } }], if: { required: ["b"] }, then: { properties: { d: scalar() } } }),
     () => ({ not: { anyOf: [{ type: ["object", "array"] }, { type: "string", minLength: 4 }, { minimum: 10 }] }, type: pick([["string", "number"],
         ["boolean", "integer", "object"]]) }),
     () => ({ type: ["string", "integer"], maxLength: 5, minimum: -30, maximum: 30, not: { enum: ["", "a", -1, 7, 29] } }),
@@ -146,10 +150,10 @@ const BROKEN = [
     [{ not: { format: "date" } }, false], [{ if: { format: "date" }, then: {} }, false], [{ type: "array", uniqueItems: true }, false], [{ uniqueItems: 1 }, true],
     [{ type: "number", multipleOf: 0 }, true], [{ type: "number", multipleOf: 12345 }, false], [{ type: "object", patternProperties: { "(?=a)": {} } }, false],
     [{ type: "object", minProperties: 2 }, false], [{ type: "object", propertyNames: { anyOf: [{}] } }, false],
-    [{ type: "array", contains: { type: "null" } }, false], [{ dependentRequired: { a: "b" } }, true],
+    [{ type: "array", unevaluatedItems: { type: "null" } }, false], [{ dependentRequired: { a: "b" } }, true],
     [{ pattern: "a(?=b)" }, false], [{ pattern: "(a)\\1" }, false],
     [{ pattern: "\\bword\\b" }, false], [{ oneOf: [{ format: "date" }, { format: "time" }] }, false], [{ $ref: "https://example.com/s" }, false],
-    [{ type: "string", pattern: "^a{4}$", maxLength: 3 }, false], [{ pattern: "a.{20}$", maxLength: 99 }, false], [{ enum: ["a"], format: "date" }, false], [{ unevaluatedProperties: false }, false],
+    [{ type: "string", pattern: "^a{4}$", maxLength: 3 }, false], [{ pattern: "a.{20}$", maxLength: 99 }, false], [{ enum: ["a"], format: "date" }, false], [{ unevaluatedProperties: { type: "null" } }, false],
     [{ type: "integer", minimum: 5, maximum: 4 }, false], [{ type: "string", minLength: 3, maxLength: 2 }, false],
 ];
 

@@ -226,7 +226,8 @@ static void schemas_take_what_they_say(void **state)
         {"{\"properties\":{\"a\":{\"properties\":{\"a\":{\"$ref\":\"#\"}}}},\"required\":[]}", "{\"a\":{\"a\":{\"a\":{}}}}",
          "{\"b\":1}"},
         {"{\"properties\":{\"a~/b\":{\"const\":1},\"c\":{\"$ref\":\"#/properties/a~0~1b\"}}}", "{\"c\":1}", "{\"c\":2}"},
-        {"{\"x-vendor\":1,\"format\":\"colour\",\"type\":\"integer\",\"$defs\":{\"unused\":{\"contains\":{}}}}", "7", "\"\""},
+        {"{\"x-vendor\":1,\"format\":\"colour\",\"type\":\"integer\",\"$defs\":{\"unused\":{\"unevaluatedItems\":{}}}}", "7",
+         "\"\""},
         {"{\"minimum\":3,\"exclusiveMinimum\":true,\"maximum\":5,\"exclusiveMaximum\":false}", "4\t5\t3.5", "3\t3.0\t6"},
         {"{\"type\":\"number\",\"format\":\"int32\"}", "2147483647\t-2147483648", "2147483648\t1.5\t-2147483649"},
         {"{\"type\":\"integer\",\"maximum\":9223372036854775807}", "999999999999999\t-5", "1000000000000000"},
@@ -281,6 +282,17 @@ static void schemas_take_what_they_say(void **state)
         {"{\"items\":{\"enum\":[\"a\",\"b\",1,1.0,null]},\"uniqueItems\":true,\"minItems\":1,\"maxItems\":3}",
          "[\"a\"]\t[\"b\", null]\t[\"a\",1,null]\t[1]", "[]\t[\"a\",\"a\"]\t[1,1]\t[1,1.0]\t[\"a\",\"b\",1,null]"},
         {"{\"uniqueItems\":true,\"maxItems\":1,\"items\":{\"type\":\"integer\"}}", "[]\t[1]", "[1,2]"},
+        {"{\"contains\":{\"const\":1}}", "[1]\t[1,\"a\",1]", "[]\t[2,1]"},
+        {"{\"items\":{\"type\":\"integer\"},\"contains\":{\"minimum\":5},\"minContains\":2,\"maxItems\":3}", "[5,6]\t[7,7,0]",
+         "[5]\t[5,4]\t[5,5,5,5]"},
+        {"{\"allOf\":[{\"properties\":{\"a\":{}}}],\"properties\":{\"b\":{}},\"unevaluatedProperties\":false}",
+         "{\"b\":1,\"a\":1}\t{}", "{\"c\":1}"},
+        {"{\"allOf\":[{\"properties\":{\"a\":{}}},{\"properties\":{\"b\":{}},\"unevaluatedProperties\":false}],\"properties\":{"
+         "\"d\":{}},\"additionalProperties\":true}",
+         "{}\t{\"b\":1}", "{\"a\":1}\t{\"d\":1,\"b\":1}\t{\"c\":1}"},
+        {"{\"properties\":{\"a\":{},\"b\":{}},\"not\":{\"properties\":{\"c\":{\"type\":\"null\"}}},\"unevaluatedProperties\":"
+         "true}",
+         "{\"c\":1}\t{\"a\":1,\"c\":1}", "{}\t{\"c\":null}"},
         {"{\"not\":{\"not\":{\"type\":\"null\"}}}", "null", "1"},
         {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"not\":{\"minItems\":2}}", "[]\t[1]", "[1,2]"},
         {"{\"properties\":{\"k\":{\"enum\":[1,2]},\"v\":{}},\"required\":[\"k\"],\"if\":{\"properties\":{\"k\":{\"const\":1}}},"
@@ -372,8 +384,12 @@ static void names_the_place(void **state)
         {GRAMMAR_SCHEMA, "{\"properties\":{\"a/b\":7}}", ERR_ARG, "#/properties/a~1b: a schema is"},
         {GRAMMAR_SCHEMA, "{\"not\":{}}", ERR_ARG, "no finite text"},
         {GRAMMAR_SCHEMA, "{\"not\":{\"format\":\"date\"}}", ERR_UNSUPPORTED, "#/not"},
-        {GRAMMAR_SCHEMA, "{\"if\":{\"contains\":{}}}", ERR_UNSUPPORTED, "#/if/contains"},
+        {GRAMMAR_SCHEMA, "{\"if\":{\"unevaluatedItems\":{}}}", ERR_UNSUPPORTED, "#/if/unevaluatedItems"},
         {GRAMMAR_SCHEMA, "{\"if\":{\"format\":\"date\"},\"then\":{}}", ERR_UNSUPPORTED, "#/if: this"},
+        {GRAMMAR_SCHEMA, "{\"not\":{\"properties\":{\"c\":{\"type\":\"null\"}}},\"unevaluatedProperties\":false}", ERR_ARG,
+         "no finite text"},
+        {GRAMMAR_SCHEMA, "{\"unevaluatedProperties\":{}}", ERR_UNSUPPORTED, "#/unevaluatedProperties"},
+        {GRAMMAR_SCHEMA, "{\"contains\":{},\"maxContains\":2}", ERR_UNSUPPORTED, "#/maxContains"},
         {GRAMMAR_SCHEMA, "{\"dependencies\":{\"a\":[1]}}", ERR_ARG, "#/dependencies/a: expected an array of strings"},
         {GRAMMAR_SCHEMA, "{\"items\":{\"type\":\"string\"},\"uniqueItems\":true}", ERR_UNSUPPORTED, "#/uniqueItems"},
         {GRAMMAR_SCHEMA, "{\"type\":\"number\",\"multipleOf\":12345}", ERR_UNSUPPORTED, "#/multipleOf"},
@@ -405,7 +421,8 @@ static void names_the_place(void **state)
         {GRAMMAR_SCHEMA, "{\"anyOf\":[{\"$ref\":\"#\"}]}", ERR_ARG, "refers to itself"},
         {GRAMMAR_SCHEMA, "{\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}", ERR_ARG, "no finite text"},
         {GRAMMAR_SCHEMA, "{\"oneOf\":[{\"format\":\"date\"},{\"format\":\"time\"}]}", ERR_UNSUPPORTED, "#/oneOf"},
-        {GRAMMAR_SCHEMA, "{\"$ref\":\"#/$defs/x\",\"$defs\":{\"x\":{\"contains\":{}}}}", ERR_UNSUPPORTED, "#/$defs/x/contains"},
+        {GRAMMAR_SCHEMA, "{\"$ref\":\"#/$defs/x\",\"$defs\":{\"x\":{\"unevaluatedItems\":{}}}}", ERR_UNSUPPORTED,
+         "#/$defs/x/unevaluatedItems"},
     };
     (void)state;
     for (size_t i = 0; i < COUNT_OF(rows); i++) refused(rows[i].kind, str_of(rows[i].text), rows[i].code, rows[i].message);
