@@ -2,13 +2,14 @@
  * automaton over sets of characters. They run side by side as one deterministic automaton, whose states are sets of theirs;
  * UTF-8 and JSON's escapes come in when it is written into a grammar. For the strings and keys of schemas.
  *
- * Invariant: one that would take more than LANG_STATES states or LANG_WORK steps is ERR_LIMIT. */
+ * Invariant: one that would take more than LANG_STATES states is ERR_LIMIT, and so is a grammar whose conditions take more than
+ * LANG_WORK steps in all. */
 #include <stdlib.h>
 
 #include "grammar/grammar_int.h"
 
 #define LANG_STATES 20000
-#define LANG_WORK 4000000 /* edges looked at */
+#define LANG_WORK 10000000 /* states and edges looked at, about 0.1 s */
 
 /* ---- conditions -------------------------------------------------------------------------------------------------------- */
 
@@ -113,9 +114,25 @@ struct states {
     size_t steps;
 };
 
+static void too_complex(const struct lang *l)
+{
+    if (l->into->rc == 0)
+        l->into->rc = fail(l->into->e, ERR_LIMIT,
+                           "schema, %.300s: the patterns and lengths of its texts are too complex together", l->where);
+}
+
+/* Counts what was done since the last time. */
+static void spend(struct states *s)
+{
+    s->l->into->work += s->steps;
+    s->steps = 0;
+    if (s->l->into->work > LANG_WORK) too_complex(s->l);
+}
+
 static bool states_init(struct states *s, const struct lang *l)
 {
     const size_t n = l->g.n_states + (size_t)1;
+    l->into->work += n;
     *s = (struct states){
         .l = l, .mark = mem_array(n, 4), .v = mem_array(n, 4), .spare = mem_array(n, 4), .work = mem_array(n, 4)};
     return s->mark && s->v && s->spare && s->work;
@@ -199,7 +216,7 @@ static void states_step(struct states *s, uint32_t cp)
     s->spare = from;
     states_clear(s);
     for (uint32_t i = 0; i < n; i++)
-        for (uint32_t k = g->first[from[i]]; k != NONE; k = g->edges[k].next)
+        for (uint32_t k = g->first[from[i]]; k != NONE; k = g->edges[k].next, s->steps++)
             if (g->edges[k].kind == EDGE_SET && (cp == ANY_CHAR || has_char(&s->l->sets.v[g->edges[k].rule], cp)))
                 states_add(s, g->edges[k].to);
 }
@@ -211,12 +228,13 @@ uint32_t lang_takes(struct lang *l, struct str text)
     if (l->into->rc < 0) return 0;
     if (states_init(&s, l)) {
         states_start(&s);
-        for (size_t i = 0; i < text.n;) {
+        for (size_t i = 0; i < text.n && s.steps <= LANG_WORK;) {
             uint32_t cp = 0;
             i += size_max(utf8_decode((struct str){text.p + i, text.n - i}, &cp), 1);
             states_step(&s, cp);
         }
         ends = s.ends;
+        spend(&s);
     } else {
         no_memory(l->into);
     }
@@ -241,10 +259,11 @@ void lang_lengths(struct lang *l, uint32_t *min, uint32_t *max)
     if (l->into->rc == 0 && states_init(&s, l)) {
         uint32_t shorter = 0;
         states_start(&s);
-        for (uint32_t i = 0; i <= last && s.n > 0; i++) {
+        for (uint32_t i = 0; i <= last && s.n > 0 && s.steps <= LANG_WORK; i++) {
             if (i < *min) shorter |= s.ends;
             states_step(&s, ANY_CHAR);
         }
+        spend(&s);
         if (wanted & ~shorter) *min = 0;
         if (wanted & ~s.alive) *max = UNBOUNDED;
     } else {
@@ -383,10 +402,7 @@ static void add_node(struct machine *m)
         if (v) m->v = v, m->cap = cap;
     }
     if (!set || m->n == m->cap) no_memory(b);
-    if (b->rc == 0 && (m->n == LANG_STATES || s->steps > LANG_WORK))
-        b->rc =
-            fail(b->e, ERR_LIMIT,
-                 "schema, %.300s: the patterns and lengths that one text must satisfy are too complex together", m->l->where);
+    if (m->n == LANG_STATES) too_complex(m->l);
     if (b->rc < 0) return;
     const uint32_t state = build_state(b), end = m->end_of(m->ctx, s->ends);
     m->v[m->n++] = (struct node){set, s->n, state};
@@ -481,6 +497,7 @@ static void expand(struct machine *m, struct node node)
         const uint32_t to = number_of(m);
         if (to != NONE) m->steps[n_steps++] = (struct step){class, to};
     }
+    spend(&m->s);
     write_steps(m, node.state, n_steps);
 }
 

@@ -54,6 +54,7 @@ struct build {
     struct grammar *g;
     uint32_t cap_states, cap_edges, cap_rules;
     unsigned depth;        /* of the parser */
+    size_t work;           /* of all struct lang that are written into it */
     struct charsets *sets; /* for a struct lang, whose edges take characters and which has no rules; NULL */
     int rc;
     struct err *e;

@@ -471,6 +471,17 @@ static void sizes_have_limits(void **state)
     put_times(&b, "{\"pattern\":\"b.{20}$\",\"maxLength\":90}", 1);
     refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_LIMIT, "schema, #: the patterns");
     b.n = 0;
+    put_times(&b, "{\"properties\":{\"\":{}", 1); /* each of which is little work */
+    for (int i = 0; i < 2000; i++)
+        assert_int_equal(buf_printf(&b, ",\"%d\":{\"pattern\":\"%d.{9}$\",\"maxLength\":90}", i, i), 0);
+    put_times(&b, "}}", 1);
+    refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_LIMIT, "too complex");
+    b.n = 0;
+    put_times(&b, "{\"enum\":[\"", 1);
+    put_times(&b, "a", 500000);
+    put_times(&b, "\"],\"pattern\":\"(a?){30}b\"}", 1);
+    refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_LIMIT, "too complex");
+    b.n = 0;
     put_times(&b, "{\"patternProperties\":{\"0\":{}", 1);
     for (int i = 1; i < 40; i++) assert_int_equal(buf_printf(&b, ",\"%d\":{}", i), 0);
     put_times(&b, "}}", 1);
