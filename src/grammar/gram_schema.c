@@ -96,7 +96,7 @@ void schema_spend(struct schema *s, size_t work)
 {
     s->spent += work;
     if (s->spent > SCHEMA_WORK && s->b->rc == 0)
-        s->b->rc = fail(s->b->e, ERR_LIMIT, "the schema has too many alternatives that depend on one another");
+        s->b->rc = fail(s->b->e, ERR_LIMIT, "the schema has too many alternatives and values that depend on one another");
 }
 
 uint32_t schema_rule(struct schema *s, const struct conj *wanted)

@@ -119,11 +119,29 @@ static bool admits(struct schema *s, struct sub sub, const struct json *v, const
     return !is_number(v) || schema_admits_number(j, v);
 }
 
+/* Comparing n values with m others is little work for each pair, but for many. */
+static void spend_on_lists(struct schema *s, size_t n, size_t m)
+{
+    schema_spend(s, n * m / 64);
+}
+
+/* The values that the lists of a conjunction have, but for the one that begins at v. */
+static size_t count_others(const struct conj *c, const struct json *v)
+{
+    size_t n = 0;
+    for (size_t k = 0; k < c->n; k++) {
+        const struct json *list = json_find(c->v[k].j, "enum"), *no = json_find(c->v[k].j, SCHEMA_NO_VALUES);
+        n += (list && list->v != v ? list->n : 0) + (no ? no->n : 0);
+    }
+    return n;
+}
+
 size_t schema_listed(struct schema *s, const struct conj *c, const struct json *const **out)
 {
     const struct json *v = NULL;
     size_t n = 0, n_listed = 0;
     for (size_t i = 0; i < c->n && !v; i++) (void)schema_values(c->v[i].j, &v, &n);
+    spend_on_lists(s, n, count_others(c, v));
     const struct json **listed = arena_array(&s->arena, n + 1, sizeof(const struct json *));
     if (!listed && s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", n * sizeof *listed);
     for (size_t i = 0; i < n && s->b->rc == 0; i++) {
@@ -235,10 +253,12 @@ static bool parts_disjoint(struct schema *s, struct sub a, struct sub b, unsigne
 }
 
 /* All values of a list are among those that b excludes. */
-static bool all_excluded(const struct json *v, size_t n, const struct json *b)
+static bool all_excluded(struct schema *s, const struct json *v, size_t n, const struct json *b)
 {
     const struct json *no = json_find(b, SCHEMA_NO_VALUES);
     size_t i = 0;
+    if (no) spend_on_lists(s, n, no->n);
+    if (s->b->rc < 0) return false;
     while (no && i < n && has_value(no, &v[i])) i++;
     return no && i == n;
 }
@@ -276,8 +296,10 @@ static bool sides_disjoint(const struct json *a, const struct json *b, unsigned 
     return is_beyond(a, b, types) || (types == TYPE_STRING && pattern_excluded(a, b));
 }
 
-static bool values_disjoint(const struct json *va, size_t na, const struct json *vb, size_t nb)
+static bool values_disjoint(struct schema *s, const struct json *va, size_t na, const struct json *vb, size_t nb)
 {
+    spend_on_lists(s, na, nb);
+    if (s->b->rc < 0) return false;
     for (size_t i = 0; i < na; i++)
         for (size_t k = 0; k < nb; k++)
             if (json_equal(&va[i], &vb[k])) return false;
@@ -294,9 +316,9 @@ bool schema_disjoint(struct schema *s, struct sub a, struct sub b, unsigned type
     if (a.j->type == JSON_FALSE || b.j->type == JSON_FALSE) return true;
     types &= narrow_types(a.j) & narrow_types(b.j);
     if (types == 0) return true;
-    if (schema_values(a.j, &va, &na) && schema_values(b.j, &vb, &nb) && values_disjoint(va, na, vb, nb)) return true;
-    if (schema_values(a.j, &va, &na) && all_excluded(va, na, b.j)) return true;
-    if (schema_values(b.j, &vb, &nb) && all_excluded(vb, nb, a.j)) return true;
+    if (schema_values(a.j, &va, &na) && schema_values(b.j, &vb, &nb) && values_disjoint(s, va, na, vb, nb)) return true;
+    if (schema_values(a.j, &va, &na) && all_excluded(s, va, na, b.j)) return true;
+    if (schema_values(b.j, &vb, &nb) && all_excluded(s, vb, nb, a.j)) return true;
     if (sides_disjoint(a.j, b.j, types) || sides_disjoint(b.j, a.j, types)) return true;
     if (types == TYPE_OBJECT && objects_disjoint(s, a, b, depth)) return true;
     struct sub target;

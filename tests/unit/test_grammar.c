@@ -471,6 +471,13 @@ static void sizes_have_limits(void **state)
     put_times(&b, "{\"pattern\":\"b.{20}$\",\"maxLength\":90}", 1);
     refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_LIMIT, "schema, #: the patterns");
     b.n = 0;
+    for (int k = 0; k < 2; k++) { /* all of one list with all of the other */
+        put_times(&b, k ? "],\"allOf\":[{\"enum\":[0" : "{\"enum\":[0", 1);
+        for (int i = 0; i < 40000; i++) assert_int_equal(buf_printf(&b, ",\"%c%d\"", 'a' + k, i), 0);
+    }
+    put_times(&b, "]}]}", 1);
+    refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_LIMIT, "too many alternatives");
+    b.n = 0;
     put_times(&b, "{\"properties\":{\"\":{}", 1); /* each of which is little work */
     for (int i = 0; i < 2000; i++)
         assert_int_equal(buf_printf(&b, ",\"%d\":{\"pattern\":\"%d.{9}$\",\"maxLength\":90}", i, i), 0);
