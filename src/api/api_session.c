@@ -71,7 +71,7 @@ int quern_session_new(const quern_model *model, const quern_session_options *opt
     if (rc == 0) so.n_redo = speculate_max(&how) ? 1 + speculate_max(&how) : 0;
     if (rc == 0) rc = session_new(model->model, &so, &q->s, &e);
     if (rc == 0) session_use(q->s, q->loras.scales);
-    if (rc == 0) rc = sampler_init(&q->sampler, model->model->hp.n_vocab, &e);
+    if (rc == 0) rc = sampler_init(&q->sampler, session_kernels(q->s), model->model->hp.n_vocab, &e);
     if (rc == 0) rc = open_speculation(q, &how, &e);
     if (rc < 0) {
         quern_session_free(&q);

@@ -32,7 +32,7 @@ static int open_slots(struct drafter *d, const struct drafter_options *o, struct
         TRY(kv_init(&s->kv, d->runner.m, o->k_type, o->v_type, d->n_ctx, e));
         d->bytes += s->kv.bytes;
     }
-    return sampler_init(&d->sampler, d->n_vocab, e);
+    return sampler_init(&d->sampler, &d->runner.kernels, d->n_vocab, e);
 }
 
 int drafter_new(const struct model *m, const struct drafter_options *o, struct drafter **out, struct err *e)

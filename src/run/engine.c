@@ -486,14 +486,12 @@ static void keep_state(struct engine *en, struct request *q)
     q->answer_page = page;
 }
 
-/* The n likeliest of logits, and log p of id. */
-static void report_probs(const float *logits, uint32_t n_vocab, uint32_t n, struct token_event *t, int32_t *ids, float *probs)
+/* The n likeliest of logits, and log p of id. Works in what the sampler, which is done with them, has for its own. */
+static void report_probs(struct engine *en, const float *logits, uint32_t n, struct token_event *t, int32_t *ids, float *probs)
 {
-    double top = -INFINITY, sum = 0;
-    for (uint32_t i = 0; i < n_vocab; i++) top = fmax(top, (double)logits[i]);
-    for (uint32_t i = 0; i < n_vocab; i++) sum += num_exp_f64((double)logits[i] - top);
-    const double total = top + num_log(sum);
-    t->logprob = (float)((double)logits[t->id] - total);
+    const uint32_t n_vocab = en->m->hp.n_vocab;
+    const struct log_probs p = log_probs_of(&en->runner.kernels, logits, n_vocab, en->sampler.logits, en->sampler.weights);
+    t->logprob = (float)((double)p.x[t->id] - p.log_total);
     for (uint32_t i = 0; i < n_vocab; i++) {
         uint32_t at = (uint32_t)t->n_top;
         if (at == n && (n == 0 || !(logits[i] > logits[ids[n - 1]]))) continue;
@@ -502,7 +500,7 @@ static void report_probs(const float *logits, uint32_t n_vocab, uint32_t n, stru
         for (; at > 0 && logits[i] > logits[ids[at - 1]]; at--) ids[at] = ids[at - 1];
         ids[at] = (int32_t)i;
     }
-    for (uint32_t i = 0; i < t->n_top; i++) probs[i] = (float)((double)logits[ids[i]] - total);
+    for (uint32_t i = 0; i < t->n_top; i++) probs[i] = (float)((double)p.x[ids[i]] - p.log_total);
     t->top_ids = ids;
     t->top_logprobs = probs;
 }
@@ -562,7 +560,7 @@ static bool draw(struct engine *en, struct request *q, const float *logits, stru
         r->first_token_ns = q->first - q->submitted;
     }
     if (q->guesses) guesser_add(q->guesser, t.id);
-    if (q->o.logprobs) report_probs(logits, en->m->hp.n_vocab, q->o.n_top, &t, ids, probs);
+    if (q->o.logprobs) report_probs(en, logits, q->o.n_top, &t, ids, probs);
     bool end = (!q->o.ignore_eos || q->form.matcher) && is_eog(q, t.id);
     if (!end && constraint_put(&q->form, t.id, e) < 0) return true;
     if (!end && stream_put(&q->stream, t.id, &t.text, e) < 0) return true;
@@ -860,7 +858,7 @@ static int open_parts(struct engine *en, struct err *e)
     en->o.n_parallel = (uint32_t)size_min(en->o.n_parallel, en->o.n_batch);
     TRY(open_runner(en, e));
     TRY(open_arrays(en, e));
-    TRY(sampler_init(&en->sampler, en->m->hp.n_vocab, e));
+    TRY(sampler_init(&en->sampler, &en->runner.kernels, en->m->hp.n_vocab, e));
     TRY(open_prefix(en, e));
     TRY(open_speculator(en, e));
     TRY(monitor_new(&en->lock, e));

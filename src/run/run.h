@@ -289,13 +289,15 @@ struct sampling {
 int sampling_check(const struct sampling *p, uint32_t n_vocab, struct err *e);
 
 struct sampler {
+    void (*exp)(const float *x, size_t n, float *y);
     uint32_t n_vocab;
     struct candidate *cand;  /* [n_vocab] */
     uint32_t *count;         /* [n_vocab], zero between calls */
     float *logits;           /* [n_vocab], the adjusted copy */
+    float *weights;          /* [n_vocab], of the candidates */
     const uint64_t *allowed; /* bit id: the next pick may take it; borrowed, NULL: all. For one pick */
 };
-int sampler_init(struct sampler *s, uint32_t n_vocab, struct err *e);
+int sampler_init(struct sampler *s, const struct kernels *k, uint32_t n_vocab, struct err *e);
 void sampler_fini(struct sampler *s);
 /* Picks a token. history: the n tokens so far (penalties). step: how many tokens were drawn before with this seed; the draw is
  * a function of seed and step alone. Fails only where no logit is a number. Allocates nothing. */

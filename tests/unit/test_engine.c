@@ -2,6 +2,7 @@
  * run by itself, and all pages come back. So it is with guesses at its tokens, right or wrong. */
 #include "convert/synth.h"
 #include "run/run.h"
+#include "scalar.h"
 #include "scratch.h"
 
 #include <setjmp.h>
@@ -65,7 +66,7 @@ static int setup_with(const struct synth_shape *shape)
         synth_write(fx.recurrent ? &tiny : shape, "bf16", draft, NULL, NULL, &e) < 0 ||
         files_open(draft, &fx.draft_files, &e) < 0 || model_open(fx.draft_files, &fx.draft, &e) < 0 ||
         model_open(fx.files, &fx.model, &e) < 0 || tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 ||
-        sampler_init(&fx.sampler, shape->n_vocab, &e) < 0) {
+        sampler_init(&fx.sampler, scalar_kernels(), shape->n_vocab, &e) < 0) {
         print_message("%s\n", e.msg);
         return -1;
     }

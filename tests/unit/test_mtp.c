@@ -3,6 +3,7 @@
  * requests share pages that it knows nothing of. */
 #include "convert/convert.h"
 #include "run/speculate_int.h"
+#include "scalar.h"
 #include "tiny_mtp.h"
 
 #include <setjmp.h>
@@ -43,7 +44,7 @@ static int setup(void **state)
         }
     }
     const struct hf *hf = files_hf(fx.files[0]);
-    if (tok_open_hf(hf->tokenizer, NULL, NULL, "tiny", &fx.tok, &e) < 0 || sampler_init(&fx.sampler, TINY_VOCAB, &e) < 0) {
+    if (tok_open_hf(hf->tokenizer, NULL, NULL, "tiny", &fx.tok, &e) < 0 || sampler_init(&fx.sampler, scalar_kernels(), TINY_VOCAB, &e) < 0) {
         print_message("%s\n", e.msg);
         return -1;
     }

@@ -2,6 +2,7 @@
  * that an answer with them is the answer without, also where it has a form, and its draws have the model's distribution. */
 #include "convert/synth.h"
 #include "run/speculate_int.h"
+#include "scalar.h"
 #include "scratch.h"
 
 #include <math.h>
@@ -42,7 +43,7 @@ static int setup(void **state)
         model_open(fx.files, &fx.model, &e) < 0 || tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 ||
         vocab_new(fx.tok, NULL, 0, N_VOCAB, &fx.vocab, &e) < 0 || synth_write(&tiny, "bf16", other, NULL, NULL, &e) < 0 ||
         files_open(other, &fx.other_files, &e) < 0 || model_open(fx.other_files, &fx.other, &e) < 0 ||
-        sampler_init(&fx.sampler, N_VOCAB, &e) < 0) {
+        sampler_init(&fx.sampler, scalar_kernels(), N_VOCAB, &e) < 0) {
         print_message("%s\n", e.msg);
         return -1;
     }
