@@ -545,7 +545,7 @@ static void learn_odds(struct guesser *g)
     g->counts.right += g->n_right;
     /* What the draft model has taken in of wrong guesses is forgotten. */
     const uint32_t known = g->n - g->n_added + g->n_right;
-    if (g->slot && g->slot->n > known) g->slot->n = known;
+    if (g->slot) drafter_cut(g->slot, known);
 }
 
 /* A step is over that saved so many seconds, all sequences together. */
