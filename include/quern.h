@@ -301,11 +301,14 @@ typedef enum quern_form_kind {
     QUERN_FORM_SCHEMA, /* text: a JSON Schema */
     QUERN_FORM_GBNF,   /* text: a grammar in llama.cpp's notation */
     QUERN_FORM_REGEX,  /* text: an ECMAScript regular expression that the whole answer matches */
+    QUERN_FORM_PARTS,  /* text: a JSON object of parts, put together of texts and the other forms */
 } quern_form_kind;
 typedef struct quern_form {
     quern_form_kind kind;
     const char *text;
     const char *after; /* "</think>": the form is that of what follows this text, which must come; NULL: of all */
+    const char *mark;  /* "[TOOL_CALLS]": a control token of this name, which has no text, may stand in front of what has the
+                        * form; NULL, or the model has no such one: nothing may */
 } quern_form;
 /* Whether a form can be honoured: QUERN_ERR_ARG, QUERN_ERR_UNSUPPORTED and QUERN_ERR_LIMIT name the line and column, or the
  * JSON pointer. Any thread; the model is not needed. Calls that take a form fail in the same way. */

@@ -296,25 +296,31 @@ static void fill(struct schema *s, const struct todo *t)
     if (types & TYPE_OBJECT) build_empty(b, schema_put_object(s, r.entry, c), r.final);
 }
 
-void schema_build(struct build *b, struct str text)
+void schema_fill(struct build *b, uint32_t rule, const struct json *root)
 {
-    struct schema s = {.b = b};
-    struct json *root;
+    struct schema s = {.b = b, .root = root};
+    const struct conj whole = {.v = {{.j = root, .path = "#"}}, .n = 1};
     s.todo_end = &s.todo;
     json_parts_init(&s.parts, b);
-    const int rc = json_parse(&s.arena, text, "schema", &root, b->e);
+    schema_check(&s, whole.v[0]);
+    const uint32_t value = schema_rule(&s, &whole);
+    if (b->rc == 0) build_call(b, b->g->rules[rule].entry, b->g->rules[rule].final, value);
+    for (struct todo *t = s.todo; t && b->rc == 0; t = t->next) fill(&s, t);
+    names_fini(&s.rules);
+    names_fini(&s.checked);
+    arena_fini(&s.arena);
+}
+
+void schema_build(struct build *b, struct str text)
+{
+    struct arena a = {0};
+    struct json *root;
+    const int rc = json_parse(&a, text, "schema", &root, b->e);
     if (rc < 0) {
         b->rc = rc == ERR_FORMAT ? ERR_ARG : rc;
         if (b->e) b->e->code = b->rc;
     } else {
-        s.root = root;
-        const struct conj whole = {.v = {{.j = root, .path = "#"}}, .n = 1};
-        schema_check(&s, whole.v[0]);
-        const uint32_t rule = schema_rule(&s, &whole);
-        if (b->rc == 0) build_call(b, b->g->rules[0].entry, b->g->rules[0].final, rule);
-        for (struct todo *t = s.todo; t && b->rc == 0; t = t->next) fill(&s, t);
+        schema_fill(b, 0, root);
     }
-    names_fini(&s.rules);
-    names_fini(&s.checked);
-    arena_fini(&s.arena);
+    arena_fini(&a);
 }

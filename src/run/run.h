@@ -310,7 +310,9 @@ struct constraint_options {
     const struct vocab *vocab; /* NULL: the answer is free */
     enum grammar_kind kind;
     struct str text;
-    struct str after;   /* the grammar holds behind the first of these texts; n 0: from the start */
+    struct str after; /* the grammar holds behind the first of these texts; n 0: from the start */
+    bool marked;      /* the token `mark`, which has no text, may stand in front of what the grammar holds */
+    int32_t mark;
     const int32_t *eog; /* [n_eog] */
     size_t n_eog;
     uint32_t n_vocab;
@@ -325,6 +327,10 @@ struct constraint {
     size_t n_after;
     uint64_t *not_end; /* all tokens but those that end the answer; NULL: no longer */
     struct buf tail;
+    /* While a mark may come, and nothing did: */
+    uint64_t *with_mark; /* [n_words] for masks; NULL: no longer */
+    size_t n_words;
+    int32_t mark;
     struct arena arena;
 };
 /* Errors as of grammar_compile. constraint_fini is fine after a failure, too. */
