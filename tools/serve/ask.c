@@ -140,137 +140,6 @@ bool ask_context(struct call *c, const struct json *obj, struct asked *out, int 
     return ok;
 }
 
-/* ---- the form of the answer -------------------------------------------------------------------------------------------- */
-
-static bool set_form(struct call *c, struct asked *out, quern_form_kind kind, const char *key, const char *text, int *answer)
-{
-    quern_error err = {0};
-    if (out->form.kind != QUERN_FORM_FREE) {
-        *answer = serve_error(c, 400, "\"%s\": an answer has one form, and another one was given already", key);
-        return false;
-    }
-    out->form = (quern_form){.kind = kind, .text = text};
-    if (kind != QUERN_FORM_JSON && !text) {
-        *answer = serve_error(c, 500, "out of memory");
-        return false;
-    }
-    if (quern_form_check(&out->form, &err) == 0) return true;
-    *answer = serve_error(c, err.code == QUERN_ERR_NOMEM ? 500 : 400, "\"%s\": %s", key, err.message);
-    return false;
-}
-
-/* A JSON Schema that is a member of the request. */
-static bool set_schema(struct call *c, struct asked *out, const char *key, const struct json *schema, int *answer)
-{
-    struct buf b = {0};
-    const char *text = json_write(&b, schema) == 0 ? serve_copy(c, buf_view(&b)) : NULL;
-    buf_fini(&b);
-    return set_form(c, out, QUERN_FORM_SCHEMA, key, text, answer);
-}
-
-static bool wrong_form(struct call *c, const char *key, const char *expected, int *answer)
-{
-    *answer = serve_error(c, 400, "\"%s\" must be %s", key, expected);
-    return false;
-}
-
-static bool ask_grammar_text(struct call *c, const struct json *j, struct asked *out, int *answer)
-{
-    if (j->type != JSON_STRING) return wrong_form(c, "grammar", "a string", answer);
-    return j->s.n == 0 || set_form(c, out, QUERN_FORM_GBNF, "grammar", serve_copy(c, j->s), answer);
-}
-
-static bool ask_json_schema(struct call *c, const struct json *j, struct asked *out, int *answer)
-{
-    return set_schema(c, out, "json_schema", j, answer);
-}
-
-/* Ollama's: "json", or a schema. */
-static bool ask_format(struct call *c, const struct json *j, struct asked *out, int *answer)
-{
-    if (j->type == JSON_STRING && j->s.n == 0) return true;
-    if (j->type == JSON_STRING && str_is(j->s, "json")) return set_form(c, out, QUERN_FORM_JSON, "format", NULL, answer);
-    if (j->type != JSON_OBJECT) return wrong_form(c, "format", "\"json\" or a JSON Schema", answer);
-    return set_schema(c, out, "format", j, answer);
-}
-
-/* OpenAI's; llama-server also takes the schema of a json_object. */
-static bool ask_response_format(struct call *c, const struct json *j, struct asked *out, int *answer)
-{
-    static const char key[] = "response_format";
-    const struct json *outer = json_find(j, "json_schema"), *schema = json_find(outer, "schema");
-    struct str type = {0};
-    (void)json_opt_str(j, "type", &type);
-    if (str_is(type, "text")) return true;
-    if (str_is(type, "json_object")) {
-        schema = json_find(j, "schema");
-        return schema ? set_schema(c, out, key, schema, answer) : set_form(c, out, QUERN_FORM_JSON, key, NULL, answer);
-    }
-    if (!str_is(type, "json_schema"))
-        return wrong_form(c, key, "an object whose \"type\" is text, json_object or json_schema", answer);
-    if (!schema) return wrong_form(c, key, "{\"type\":\"json_schema\",\"json_schema\":{\"schema\":...}}", answer);
-    return set_schema(c, out, key, schema, answer);
-}
-
-bool ask_form(struct call *c, const struct json *obj, struct asked *out, int *answer)
-{
-    static const struct {
-        const char *key;
-        bool (*ask)(struct call *c, const struct json *j, struct asked *out, int *answer);
-    } keys[] = {{"grammar", ask_grammar_text},
-                {"json_schema", ask_json_schema},
-                {"format", ask_format},
-                {"response_format", ask_response_format}};
-    for (size_t i = 0; i < COUNT_OF(keys); i++) {
-        const struct json *j = json_find(obj, keys[i].key);
-        if (j && j->type != JSON_NULL && !keys[i].ask(c, j, out, answer)) return false;
-    }
-    return true;
-}
-
-/* The schema of a call of one of the tools, as tool_calls reads it; name: of which one, n 0: of any. *n: how many there are. */
-static int put_calls_schema(struct buf *b, const struct json *tools, struct str name, size_t *n)
-{
-    int rc = buf_z(b, "{\"anyOf\":[");
-    for (size_t i = 0; tools && tools->type == JSON_ARRAY && i < tools->n; i++) {
-        const struct json *function = json_find(&tools->v[i], "function"), *parameters = json_find(function, "parameters");
-        struct str own = {0};
-        if (!json_opt_str(function, "name", &own) || own.n == 0 || (name.n && !str_eq(own, name))) continue;
-        rc |= buf_z(b, (*n)++ ? "," : "");
-        rc |= buf_z(b, "{\"type\":\"object\",\"properties\":{\"name\":{\"const\":");
-        rc |= json_write_string(b, own);
-        rc |= buf_z(b, "},\"arguments\":");
-        rc |= parameters && parameters->n ? json_write(b, parameters) : buf_z(b, "{\"type\":\"object\"}");
-        rc |= buf_z(b, "},\"required\":[\"name\",\"arguments\"],\"additionalProperties\":false}");
-    }
-    return rc | buf_z(b, "]}");
-}
-
-static bool force_call(struct call *c, const struct json *tools, struct str name, struct asked *out, int *answer)
-{
-    struct buf b = {0};
-    size_t n = 0;
-    const char *text = put_calls_schema(&b, tools, name, &n) == 0 ? serve_copy(c, buf_view(&b)) : NULL;
-    buf_fini(&b);
-    out->must_call = true;
-    if (n) return set_form(c, out, QUERN_FORM_SCHEMA, "tool_choice", text, answer);
-    *answer = serve_error(c, 400, "\"tool_choice\": there is no such function in \"tools\"");
-    return false;
-}
-
-bool ask_tool_choice(struct call *c, const struct json *obj, const struct json **tools, struct asked *out, int *answer)
-{
-    const struct json *j = json_find(obj, "tool_choice");
-    struct str how = {0}, name = {0};
-    if (!j || j->type == JSON_NULL) return true;
-    if (j->type == JSON_STRING) how = j->s;
-    if (str_is(how, "none")) *tools = NULL;
-    if (str_is(how, "none") || str_is(how, "auto")) return true;
-    if (str_is(how, "required")) return force_call(c, *tools, name, out, answer);
-    if (json_opt_str(json_find(j, "function"), "name", &name) && name.n) return force_call(c, *tools, name, out, answer);
-    return wrong_form(c, "tool_choice", "none, auto, required or {\"type\":\"function\",\"function\":{\"name\":...}}", answer);
-}
-
 /* ---- thinking ---------------------------------------------------------------------------------------------------------- */
 
 /* Members of own, then of extra, which comes last and so holds where both say something. */
@@ -520,10 +389,6 @@ bool ask_render(struct call *c, const struct json *messages, const struct json *
     struct buf text = {0}, tools_text = {0};
     quern_error err;
     if (tools && tools->type == JSON_NULL) tools = NULL;
-    if (tools && tools->type != JSON_ARRAY) {
-        *answer = serve_error(c, 400, "\"tools\" must be an array");
-        return false;
-    }
     if (!check_messages(c, messages, answer)) return false;
     const bool in_words = tool_text_needed(c, messages, tools);
     bool ok = in_words ? tool_text_put(&text, messages, tools) : put_messages(c, &text, messages);
@@ -547,10 +412,11 @@ bool ask_chat(struct call *c, const struct json *messages, const struct json *to
     quern_string text = {0};
     if (!ask_render(c, messages, tools, kwargs, out, &text, answer)) return false;
     const struct str prompt = {text.text, text.length};
-    const bool ok = tokenize(c, prompt, QUERN_PARSE_SPECIAL, out, answer);
     out->split = true;
     out->opened = opens_thinking(prompt);
+    bool ok = ask_hold_calls(c, out, answer);
     if (out->opened) out->form.after = "</think>";
+    ok = ok && tokenize(c, prompt, QUERN_PARSE_SPECIAL, out, answer);
     quern_string_free(&text);
     return ok;
 }

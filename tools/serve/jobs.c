@@ -147,13 +147,23 @@ static int put_text(struct choice *x, struct str text)
     return x->job->asked.split ? parts_put(&x->parts, text, put_part, x) : put_part(x, PART_ANSWER, text);
 }
 
+/* Beside a form, whose text may look like a call, calls are only those of functions that are there. */
+static bool are_known(const struct choice *x)
+{
+    bool known = true;
+    for (size_t i = 0; x->parts.style && i < x->n_calls; i++) known = known && ask_is_tool(x->job->call, x->calls[i].name);
+    return known;
+}
+
 /* What was held back is calls of tools, or text after all. */
 static int end_text(struct choice *x)
 {
     struct str held;
     if (!x->job->asked.split) return 0;
     const int rc = parts_end(&x->parts, put_part, x, &held);
-    if (rc < 0 || held.n == 0 || tool_calls_parse(&x->job->call->arena, held, &x->calls, &x->n_calls)) return rc;
+    if (rc < 0 || held.n == 0) return rc;
+    if (tool_calls_parse(&x->job->call->arena, held, x->parts.style, &x->calls, &x->n_calls) && are_known(x)) return 0;
+    x->n_calls = 0;
     return put_part(x, PART_ANSWER, held);
 }
 
@@ -332,7 +342,7 @@ static int submit(struct choice *x, const quern_tokens *prompt, const float *lor
                                      .on_token = on_token,
                                      .on_end = on_end,
                                      .user = x};
-    parts_init(&x->parts, a->tools, a->opened);
+    parts_init(&x->parts, a->tools, a->calls.held ? j->call->server->tool_style : NULL, a->opened);
     const int rc = quern_engine_submit(j->call->server->engine, &o, &request, err);
     if (rc < 0) return rc;
     monitor_enter(j->lock);
@@ -355,24 +365,17 @@ static int submit_all(struct job *j, const quern_tokens *prompt, quern_error *er
     return rc;
 }
 
-static const char *refusal(const struct call *c, const struct asked *asked)
-{
-    if (!c->server->engine) return "this model makes vectors of texts and does not write; ask for embeddings or a rerank";
-    if (asked->tools && !asked->must_call && asked->form.kind != QUERN_FORM_FREE)
-        return "a form of the answer and \"tools\" cannot be honoured together; leave one out";
-    return NULL;
-}
-
 int serve_job(struct call *c, struct job *j, struct asked *asked)
 {
     quern_error err;
     quern_tokens prompt = asked->prompt;
-    const char *why_not = refusal(c, asked);
     asked->prompt = (quern_tokens){0};
     j->asked = *asked;
-    const int rc = why_not ? 0 : submit_all(j, &prompt, &err);
+    const bool writes = c->server->engine;
+    const int rc = writes ? submit_all(j, &prompt, &err) : 0;
     quern_tokens_free(&prompt);
-    if (why_not) return serve_error(c, 400, "%s", why_not);
+    if (!writes)
+        return serve_error(c, 400, "this model makes vectors of texts and does not write; ask for embeddings or a rerank");
     if (rc < 0) return serve_failure(c, &err);
     list_job(j);
     return j->stream ? answer_stream(c, j) : answer_whole(c, j);

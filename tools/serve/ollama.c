@@ -171,9 +171,10 @@ int ollama_chat(struct call *c)
     const struct json *messages = json_find(c->json, "messages");
     if (!messages || (messages->type == JSON_ARRAY && messages->n == 0)) return loaded(c, true);
     struct job *job = read_request(c, true, &asked, &answer);
+    const struct json *tools;
     const char *kwargs;
-    if (!job || !ask_thinking(c, c->json, "think", NULL, &kwargs, &answer) ||
-        !ask_chat(c, messages, json_find(c->json, "tools"), kwargs, &asked, &answer))
+    if (!job || !ask_tools(c, c->json, &tools, &asked, &answer) || !ask_thinking(c, c->json, "think", NULL, &kwargs, &answer) ||
+        !ask_chat(c, messages, tools, kwargs, &asked, &answer))
         return answer;
     return serve_job(c, job, &asked);
 }

@@ -358,8 +358,8 @@ int openai_chat(struct call *c)
     const char *kwargs;
     struct job *job = read_request(c, true, &asked, &answer);
     if (!job || !ask_object(c, c->json, "chat_template_kwargs", &extra, &answer)) return answer;
-    const struct json *tools = json_find(c->json, "tools");
-    const bool ok = ask_tool_choice(c, c->json, &tools, &asked, &answer) &&
+    const struct json *tools;
+    const bool ok = ask_tools(c, c->json, &tools, &asked, &answer) &&
                     ask_thinking(c, c->json, "reasoning_effort", extra, &kwargs, &answer) &&
                     ask_chat(c, json_find(c->json, "messages"), tools, kwargs, &asked, &answer);
     return ok ? serve_job(c, job, &asked) : answer;

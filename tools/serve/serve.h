@@ -29,10 +29,11 @@ struct server {
     quern_engine *engine;          /* NULL: the model only embeds */
     quern_speculation speculation; /* of the engine */
     quern_model_info info;
-    const char *name;   /* that clients call the model */
-    const char *digest; /* 64 hexadecimal digits, made of its name and size */
-    char *description;  /* quern_model_describe */
-    bool template_has_tools;
+    const char *name;                         /* that clients call the model */
+    const char *digest;                       /* 64 hexadecimal digits, made of its name and size */
+    char *description;                        /* quern_model_describe */
+    bool template_has_tools, template_thinks; /* the chat template has a place for tools; and for thinking */
+    const struct tool_style *tool_style;
     int64_t started;  /* seconds since 1970 */
     uint64_t n_calls; /* for ids */
     struct serve_options o;
@@ -82,6 +83,14 @@ int serve_response(struct call *c, unsigned status, const char *type, struct MHD
 
 /* ---- jobs (jobs.c) ----------------------------------------------------------------------------------------------------- */
 
+/* What is asked about calls of tools. */
+struct calls {
+    const struct json *tools; /* an array; NULL: none may be called */
+    struct str name;          /* the only function that may be called; n 0: all may */
+    bool must, parallel;      /* nothing else is an answer; several calls may follow one another */
+    bool held;                /* they are part of the form, and in the model's own style */
+};
+
 /* The options that all dialects share, as they have been read. */
 struct asked {
     quern_tokens prompt; /* owned */
@@ -93,8 +102,8 @@ struct asked {
     bool ignore_eos;
     quern_form form;
     bool split, tools, opened; /* a chat; which has tools; whose prompt opens the thinking */
-    bool must_call;            /* the form is that of a call */
-    quern_logit_bias *bias;    /* in the call's arena */
+    struct calls calls;
+    quern_logit_bias *bias; /* in the call's arena */
     size_t n_bias;
     quern_context_policy context_policy;
     uint32_t n_keep, dropped_messages, dropped_tokens;
@@ -191,7 +200,7 @@ bool ask_thinking(struct call *c, const struct json *obj, const char *key, const
  * by the caller. */
 bool ask_render(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
                 quern_string *prompt, int *answer);
-/* The same as the tokens of asked. */
+/* The same as the tokens of asked, and ask_hold_calls. */
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer);
 /* Appends the text of a message's content: a string, or text parts. */
@@ -209,8 +218,12 @@ bool ask_images(struct call *c, const struct json *obj, int *answer);
 /* The form of the answer, by the names of all dialects: grammar, json_schema, format, response_format. */
 bool ask_form(struct call *c, const struct json *obj, struct asked *out, int *answer);
 
-/* "tool_choice" of OpenAI's: *tools becomes NULL where none may be called; a call that must come is a form of the answer. */
-bool ask_tool_choice(struct call *c, const struct json *obj, const struct json **tools, struct asked *out, int *answer);
+/* "tools", "tool_choice" and "parallel_tool_calls", behind ask_form: *tools becomes NULL where none may be called. */
+bool ask_tools(struct call *c, const struct json *obj, const struct json **tools, struct asked *out, int *answer);
+/* Puts the calls into the form, where they are held to something. */
+bool ask_hold_calls(struct call *c, struct asked *a, int *answer);
+/* Whether the request has a function of this name. */
+bool ask_is_tool(const struct call *c, struct str name);
 
 char *serve_copy(struct call *c, struct str s); /* with a NUL, in the call's arena; NULL: no memory */
 
