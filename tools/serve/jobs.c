@@ -355,8 +355,9 @@ static int submit(struct choice *x, const quern_tokens *prompt, const float *lor
 /* All choices, or none. */
 static int submit_all(struct job *j, const quern_tokens *prompt, quern_error *err)
 {
-    const float *scales = j->asked.lora_scales ? j->asked.lora_scales : serve_lora_scales(j->call);
-    int rc = 0;
+    const float *scales = j->asked.lora_scales;
+    int rc = scales || serve_lora_scales(j->call, &scales) ? 0 : QUERN_ERR_NOMEM;
+    if (rc < 0) *err = (quern_error){.code = rc, .message = "out of memory"};
     for (uint32_t i = 0; rc == 0 && i < j->n_choices; i++) rc = submit(&j->choices[i], prompt, scales, err);
     if (rc == 0) return 0;
     monitor_enter(j->lock);

@@ -190,8 +190,8 @@ bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int
 bool ask_context(struct call *c, const struct json *obj, struct asked *out, int *answer);
 /* "lora": an array of adapters by id, with their scales; those that it does not name are not used. */
 bool ask_loras(struct call *c, const struct json *obj, struct asked *out, int *answer);
-/* The server's scales now, in the call's arena; NULL: there are no adapters, or no memory. */
-const float *serve_lora_scales(struct call *c);
+/* The server's scales now, [n_loras] in the call's arena; false: no memory. */
+bool serve_lora_scales(struct call *c, const float **out);
 /* Whether and how hard to think, a member of the request, as variables of the template, together with those in extra (may be
  * NULL); *kwargs is in the call's arena, NULL where nothing is said. */
 bool ask_thinking(struct call *c, const struct json *obj, const char *key, const struct json *extra, const char **kwargs,
