@@ -219,6 +219,17 @@ typedef struct quern_session_options {
     quern_speculation speculation; /* of quern_generate; a draft model has no recurrent layers */
 } quern_session_options;
 
+/* A token and what may be shown of the text so far: whole characters, no part of a stop string. */
+typedef struct quern_token {
+    int32_t id;
+    const char *text; /* length bytes, valid during the call */
+    size_t length;
+    float logprob; /* natural logarithm, where asked for; of the distribution before sampling options */
+    const int32_t *top_ids;
+    const float *top_logprobs; /* [n_top], likeliest first */
+    size_t n_top;
+} quern_token;
+
 /* Reserves everything that later calls need: the KV cache, activations, logits, threads. */
 QUERN_API int quern_session_new(const quern_model *model, const quern_session_options *options, quern_session **out,
                                 quern_error *err);
@@ -238,6 +249,10 @@ QUERN_API void quern_session_get_info(const quern_session *session, quern_sessio
 
 /* Appends count tokens. logits, where not NULL, gets [count][n_vocab] floats: row i is what follows token i. */
 QUERN_API int quern_session_eval(quern_session *session, const int32_t *ids, size_t count, float *logits, quern_error *err);
+/* Appends count tokens, and tells of each but the first what the model thought of it, in order: fn gets its logprob and n_top
+ * likeliest tokens, at most 20, and no text. */
+QUERN_API int quern_session_score(quern_session *session, const int32_t *ids, size_t count, uint32_t n_top,
+                                  void (*fn)(void *user, const quern_token *token), void *user, quern_error *err);
 /* Forgets all tokens from position n_keep on. */
 QUERN_API void quern_session_truncate(quern_session *session, uint32_t n_keep);
 /* Changes the scales of the session's adapters, [n_loras] of its options, for all tokens: where they differ from before, the
@@ -338,6 +353,7 @@ typedef struct quern_generate_options {
 
 typedef struct quern_result {
     quern_stop stop;
+    uint32_t stop_index;                                         /* QUERN_STOP_STRING: of which stop string */
     uint32_t n_prompt;                                           /* tokens of the prompt */
     uint32_t n_reused;                                           /* of these, found in the KV cache */
     uint32_t n_generated;                                        /* the end-of-text token included */
@@ -408,17 +424,6 @@ typedef struct quern_engine_info {
 } quern_engine_info;
 /* Of NULL, zeros. */
 QUERN_API void quern_engine_get_info(quern_engine *engine, quern_engine_info *out);
-
-/* A token and what may be shown of the text so far: whole characters, no part of a stop string. */
-typedef struct quern_token {
-    int32_t id;
-    const char *text; /* length bytes, valid during the call */
-    size_t length;
-    float logprob; /* natural logarithm, where asked for; of the distribution before sampling options */
-    const int32_t *top_ids;
-    const float *top_logprobs; /* [n_top], likeliest first */
-    size_t n_top;
-} quern_token;
 
 typedef struct quern_request_result {
     int error; /* 0 or a negative code; then message says why */

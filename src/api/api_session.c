@@ -143,6 +143,38 @@ int quern_session_eval(quern_session *q, const int32_t *ids, size_t count, float
     return session_eval(q->s, ids, count, logits ? copy_row : NULL, &c, &e) < 0 ? api_fail(err, &e) : 0;
 }
 
+struct score_rows {
+    quern_session *session;
+    const int32_t *ids; /* [count], one behind each row but the last */
+    size_t count;
+    uint32_t n_top;
+    void (*fn)(void *user, const quern_token *token);
+    void *user;
+};
+static void score_row(void *ctx, size_t i, const float *logits)
+{
+    const struct score_rows *r = ctx;
+    int32_t ids[TOP_MAX];
+    float probs[TOP_MAX];
+    if (i + 1 == r->count) return;
+    struct token_event t = {.id = r->ids[i + 1]};
+    token_probs(&r->session->sampler, session_kernels(r->session->s), logits, r->n_top, &t, ids, probs);
+    const quern_token q = {
+        .id = t.id, .text = "", .logprob = t.logprob, .top_ids = t.top_ids, .top_logprobs = t.top_logprobs, .n_top = t.n_top};
+    r->fn(r->user, &q);
+}
+
+int quern_session_score(quern_session *q, const int32_t *ids, size_t count, uint32_t n_top,
+                        void (*fn)(void *user, const quern_token *token), void *user, quern_error *err)
+{
+    struct err e = {0};
+    struct score_rows r = {q, ids, count, n_top, fn, user};
+    session_cancel_clear(q->s);
+    int rc = n_top > TOP_MAX ? fail(&e, ERR_ARG, "%u likeliest tokens; at most %d", n_top, TOP_MAX) : 0;
+    if (rc == 0) rc = session_eval(q->s, ids, count, score_row, &r, &e);
+    return rc < 0 ? api_fail(err, &e) : 0;
+}
+
 void quern_session_truncate(quern_session *q, uint32_t n_keep)
 {
     session_truncate(q->s, n_keep);
@@ -220,6 +252,7 @@ quern_sampling quern_sampling_of(const quern_model *model)
 quern_result api_result(const struct generate_result *r)
 {
     return (quern_result){.stop = (quern_stop)r->stop,
+                          .stop_index = r->stop_index,
                           .n_prompt = r->n_prompt,
                           .n_reused = r->n_reused,
                           .n_generated = r->n_generated,

@@ -486,25 +486,6 @@ static void keep_state(struct engine *en, struct request *q)
     q->answer_page = page;
 }
 
-/* The n likeliest of logits, and log p of id. Works in what the sampler, which is done with them, has for its own. */
-static void report_probs(struct engine *en, const float *logits, uint32_t n, struct token_event *t, int32_t *ids, float *probs)
-{
-    const uint32_t n_vocab = en->m->hp.n_vocab;
-    const struct log_probs p = log_probs_of(&en->runner.kernels, logits, n_vocab, en->sampler.logits, en->sampler.weights);
-    t->logprob = (float)((double)p.x[t->id] - p.log_total);
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        uint32_t at = (uint32_t)t->n_top;
-        if (at == n && (n == 0 || !(logits[i] > logits[ids[n - 1]]))) continue;
-        if (t->n_top < n) t->n_top++;
-        at = (uint32_t)t->n_top - 1;
-        for (; at > 0 && logits[i] > logits[ids[at - 1]]; at--) ids[at] = ids[at - 1];
-        ids[at] = (int32_t)i;
-    }
-    for (uint32_t i = 0; i < t->n_top; i++) probs[i] = (float)((double)p.x[ids[i]] - p.log_total);
-    t->top_ids = ids;
-    t->top_logprobs = probs;
-}
-
 static bool is_eog(const struct request *q, int32_t id)
 {
     for (size_t i = 0; i < q->o.n_eog; i++)
@@ -560,13 +541,14 @@ static bool draw(struct engine *en, struct request *q, const float *logits, stru
         r->first_token_ns = q->first - q->submitted;
     }
     if (q->guesses) guesser_add(q->guesser, t.id);
-    if (q->o.logprobs) report_probs(en, logits, q->o.n_top, &t, ids, probs);
+    if (q->o.logprobs) token_probs(&en->sampler, &en->runner.kernels, logits, q->o.n_top, &t, ids, probs);
     bool end = (!q->o.ignore_eos || q->form.matcher) && is_eog(q, t.id);
     if (!end && constraint_put(&q->form, t.id, e) < 0) return true;
     if (!end && stream_put(&q->stream, t.id, &t.text, e) < 0) return true;
     if (q->o.on_token) q->o.on_token(q->o.user, &t);
     end = end || constraint_done(&q->form);
     r->stop = end ? STOP_EOS : q->stream.stopped ? STOP_STRING : STOP_LENGTH;
+    r->stop_index = q->stream.stop_index;
     if (end || q->stream.stopped || (q->o.max_tokens && r->n_generated == q->o.max_tokens)) return true;
     if (q->n_tokens == q->cap && q->o.shift && q->cap > 1) {
         shift(en, q, t.id);

@@ -350,6 +350,7 @@ struct stream {
     struct buf held; /* text not handed out yet, after what was handed out last */
     size_t n_ready;
     bool stopped; /* a stop string came; nothing follows */
+    uint32_t stop_index;
 };
 int stream_init(struct stream *s, const struct tok *t, bool show_special, const struct str *stop, size_t n_stop, struct err *e);
 void stream_fini(struct stream *s);
@@ -460,6 +461,7 @@ struct generate_options {
 };
 struct generate_result {
     enum stop_reason stop;
+    uint32_t stop_index;                                 /* STOP_STRING: of which one */
     uint32_t n_prompt, n_reused, n_generated, n_shifted; /* shifted: tokens that went */
     struct guess_counts guesses;
     uint64_t prefill_ns, first_token_ns, decode_ns, decode_bytes;
@@ -508,6 +510,10 @@ struct token_event {
     const float *top_logprobs; /* [n_top], likeliest first */
     size_t n_top;
 };
+/* Fills in the probabilities: the n likeliest after logits [n_vocab], at most TOP_MAX, go into ids and probs. Works in what the
+ * sampler, which is done with them, has for its own. */
+void token_probs(struct sampler *s, const struct kernels *k, const float *logits, uint32_t n, struct token_event *t,
+                 int32_t *ids, float *probs);
 struct request_result {
     int error; /* then message says why */
     const char *message;

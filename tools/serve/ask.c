@@ -188,45 +188,8 @@ bool ask_thinking(struct call *c, const struct json *obj, const char *key, const
     return *kwargs != NULL;
 }
 
-/* ---- prompts ----------------------------------------------------------------------------------------------------------- */
-
-static bool tokenize(struct call *c, struct str text, unsigned flags, struct asked *out, int *answer)
-{
-    quern_error err;
-    if (quern_tokenize(c->server->model, text.p, text.n, flags, &out->prompt, &err) == 0) return true;
-    *answer = serve_failure(c, &err);
-    return false;
-}
-
-bool ask_ids(struct call *c, const struct json *array, const char *what, quern_tokens *out, int *answer)
-{
-    bool ok = array && array->type == JSON_ARRAY && array->n > 0;
-    for (size_t i = 0; ok && i < array->n; i++)
-        ok = array->v[i].type == JSON_INT && array->v[i].i >= 0 && array->v[i].i < c->server->info.n_vocab;
-    if (!ok) {
-        *answer = serve_error(c, 400, "%s of token ids below %u", what, c->server->info.n_vocab);
-        return false;
-    }
-    *out = (quern_tokens){mem_array(array->n, sizeof *out->ids), array->n};
-    for (size_t i = 0; out->ids && i < array->n; i++) out->ids[i] = (int32_t)array->v[i].i;
-    if (!out->ids) *answer = serve_error(c, 500, "out of memory");
-    return out->ids != NULL;
-}
-
-bool ask_prompt(struct call *c, const char *key, const struct json *prompt, bool parse_special, struct asked *out, int *answer)
-{
-    char what[64];
-    if (prompt && prompt->type == JSON_ARRAY && prompt->n > 1 && prompt->v[0].type == JSON_STRING) {
-        *answer = serve_error(c, 400, "\"%s\" has %zu texts; send each in a request of its own", key, prompt->n);
-        return false;
-    }
-    if (prompt && prompt->type == JSON_STRING)
-        return tokenize(c, prompt->s, QUERN_ADD_SPECIAL | (parse_special ? QUERN_PARSE_SPECIAL : 0), out, answer);
-    if (prompt && prompt->type == JSON_ARRAY && prompt->n == 1 && prompt->v[0].type == JSON_STRING)
-        return ask_prompt(c, key, &prompt->v[0], parse_special, out, answer);
-    (void)snprintf(what, sizeof what, "\"%s\" must be a string or an array", key);
-    return ask_ids(c, prompt, what, &out->prompt, answer);
-}
+/* ---- conversations ---------------------------------------------------------------------------------------------------------
+ */
 
 static bool wrong_message(struct call *c, size_t i, const char *fault, struct str what, int *answer)
 {
@@ -416,7 +379,7 @@ bool ask_chat(struct call *c, const struct json *messages, const struct json *to
     out->opened = opens_thinking(prompt);
     bool ok = ask_hold_calls(c, out, answer);
     if (out->opened) out->form.after = "</think>";
-    ok = ok && tokenize(c, prompt, QUERN_PARSE_SPECIAL, out, answer);
+    ok = ok && ask_text(c, prompt, QUERN_PARSE_SPECIAL, out, answer);
     quern_string_free(&text);
     return ok;
 }

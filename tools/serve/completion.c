@@ -112,9 +112,9 @@ int native_completion(struct call *c)
         return answer;
     if (n_predict > 0) asked.max_tokens = (uint32_t)n_predict;
     asked.prompt_only = n_predict == 0;
-    struct job *job = serve_new_job(c, &dialect, stream, 1);
+    struct job *job = serve_new_job(c, &dialect, stream, 1, 1);
     if (!job) return serve_error(c, 500, "out of memory");
     job->logprobs = n_probs > 0;
     job->n_top = (uint32_t)n_probs;
-    return ask_prompt(c, "prompt", json_find(j, "prompt"), true, &asked, &answer) ? serve_job(c, job, &asked) : answer;
+    return ask_prompts(c, "prompt", json_find(j, "prompt"), &asked, &answer) ? serve_job(c, job, &asked) : answer;
 }

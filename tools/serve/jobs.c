@@ -11,8 +11,9 @@
 #define WATCH_MS 100
 #define STOPPING "the server is ending"
 
-struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, uint32_t n_choices)
+struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, uint32_t n_prompts, uint32_t n_each)
 {
+    const uint32_t n_choices = n_prompts * n_each;
     struct job *j = arena_alloc(&c->arena, sizeof *j);
     struct choice *choices = arena_array(&c->arena, n_choices, sizeof *choices);
     struct err e;
@@ -20,6 +21,7 @@ struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, 
     *j = (struct job){.call = c, .dialect = d, .stream = stream, .created = clock_utc(), .status = 200};
     j->choices = choices;
     j->n_choices = n_choices;
+    j->n_each = n_each;
     for (uint32_t i = 0; i < n_choices; i++) choices[i] = (struct choice){.job = j, .index = i};
     if (monitor_new(&j->lock, &e) < 0) return NULL;
     c->job = j;
@@ -168,31 +170,32 @@ static int end_text(struct choice *x)
 }
 
 /* {"id":..,"token":..,"logprob":..,"bytes":[..] of one token; the object goes on. */
-static int put_one_prob(struct choice *x, int32_t id, float logprob)
+static int put_one_prob(struct call *c, struct buf *b, int32_t id, float logprob)
 {
     quern_string s = {0};
     quern_error err;
-    if (quern_token_bytes(x->job->call->server->model, id, &s, &err) < 0) return ERR_NOMEM;
-    int rc = buf_printf(&x->probs, "{\"id\":%d,\"token\":", id);
-    rc |= json_write_string(&x->probs, (struct str){s.text, s.length});
-    rc |= buf_printf(&x->probs, ",\"logprob\":%.6f,\"bytes\":[", (double)logprob);
-    for (size_t i = 0; i < s.length; i++) rc |= buf_printf(&x->probs, "%s%u", i ? "," : "", (unsigned char)s.text[i]);
-    rc |= buf_z(&x->probs, "]");
+    if (quern_token_bytes(c->server->model, id, &s, &err) < 0) return ERR_NOMEM;
+    int rc = buf_printf(b, "{\"id\":%d,\"token\":", id);
+    rc |= json_write_string(b, (struct str){s.text, s.length});
+    rc |= isnan(logprob) ? buf_z(b, ",\"logprob\":null") : buf_printf(b, ",\"logprob\":%.6f", (double)logprob);
+    rc |= buf_z(b, ",\"bytes\":[");
+    for (size_t i = 0; i < s.length; i++) rc |= buf_printf(b, "%s%u", i ? "," : "", (unsigned char)s.text[i]);
+    rc |= buf_z(b, "]");
     quern_string_free(&s);
     return rc;
 }
 
-static int put_prob(struct choice *x, const quern_token *t)
+int serve_put_prob(struct call *c, struct buf *b, const quern_token *t)
 {
-    int rc = x->probs.n ? buf_c(&x->probs, ',') : 0;
-    rc |= put_one_prob(x, t->id, t->logprob);
-    rc |= buf_z(&x->probs, ",\"top_logprobs\":[");
+    int rc = put_one_prob(c, b, t->id, t->logprob);
+    if (isnan(t->logprob)) return rc | buf_z(b, ",\"top_logprobs\":null}");
+    rc |= buf_z(b, ",\"top_logprobs\":[");
     for (size_t i = 0; i < t->n_top; i++) {
-        if (i) rc |= buf_c(&x->probs, ',');
-        rc |= put_one_prob(x, t->top_ids[i], t->top_logprobs[i]);
-        rc |= buf_c(&x->probs, '}');
+        if (i) rc |= buf_c(b, ',');
+        rc |= put_one_prob(c, b, t->top_ids[i], t->top_logprobs[i]);
+        rc |= buf_c(b, '}');
     }
-    return rc | buf_z(&x->probs, "]}");
+    return rc | buf_z(b, "]}");
 }
 
 int serve_new_probs(struct choice *x, struct buf *b)
@@ -203,13 +206,26 @@ int serve_new_probs(struct choice *x, struct buf *b)
     return rc | buf_c(b, ']');
 }
 
+/* Before anything else of the answer: the prompt, where that is repeated. t: the first token behind it; NULL: none. */
+static int open_choice(struct choice *x, const quern_token *t)
+{
+    const struct job *j = x->job;
+    if (x->opened || !j->echo) return 0;
+    const struct prompt *prompt = &j->prompts[x->index / j->n_each];
+    x->opened = true;
+    int rc = buf_str(&x->probs, prompt->probs);
+    if (rc == 0) rc = put_part(x, PART_ANSWER, prompt->text);
+    return rc == 0 && t && serve_loses_space(j->call, t->id) ? put_part(x, PART_ANSWER, STR(" ")) : rc;
+}
+
 static void on_token(void *user, const quern_token *t)
 {
     struct choice *x = user;
     struct job *j = x->job;
     monitor_enter(j->lock);
     if (!j->done && !j->gone) {
-        int rc = j->logprobs ? put_prob(x, t) : 0;
+        int rc = open_choice(x, t);
+        if (rc == 0 && j->logprobs) rc = (x->probs.n ? buf_c(&x->probs, ',') : 0) | serve_put_prob(j->call, &x->probs, t);
         if (rc == 0) rc = put_text(x, (struct str){t->text, t->length});
         check(j, rc);
     }
@@ -220,7 +236,8 @@ static int end_choice(struct choice *x)
 {
     struct job *j = x->job;
     const bool last = ++j->n_ended == j->n_choices;
-    int rc = put_text(x, (struct str){x->r.tail, x->r.tail_length});
+    int rc = open_choice(x, NULL);
+    if (rc == 0) rc = put_text(x, (struct str){x->r.tail, x->r.tail_length});
     if (rc == 0) rc = end_text(x);
     j->begun = true;
     if (rc == 0 && j->stream) rc = j->dialect->end(x, &j->pending);
@@ -313,7 +330,7 @@ static int answer_stream(struct call *c, struct job *j)
 /* ---- the beginning ------------------------------------------------------------------------------------------------------- */
 
 /* Outside the lock, as it may take long, and the engine's thread would wait: others of the job may speak already. */
-static int submit(struct choice *x, const quern_tokens *prompt, const float *lora_scales, quern_error *err)
+static int submit(struct choice *x, quern_error *err)
 {
     struct job *j = x->job;
     quern_request *request;
@@ -321,7 +338,8 @@ static int submit(struct choice *x, const quern_tokens *prompt, const float *lor
     quern_sampling sampling = a->sampling;
     sampling.logit_bias = a->bias;
     sampling.n_logit_bias = a->n_bias;
-    sampling.seed += x->index; /* each draws with its own */
+    sampling.seed += x->index % j->n_each; /* each draws with its own */
+    const quern_tokens *prompt = &a->prompts[x->index / j->n_each];
     const quern_request_options o = {.prompt = prompt->ids,
                                      .n_prompt = prompt->count,
                                      .sampling = &sampling,
@@ -335,7 +353,7 @@ static int submit(struct choice *x, const quern_tokens *prompt, const float *lor
                                      .n_top = j->n_top,
                                      .context_policy = a->context_policy,
                                      .n_keep = a->n_keep,
-                                     .lora_scales = lora_scales,
+                                     .lora_scales = a->lora_scales,
                                      .speculate = a->speculate,
                                      .draft_max = a->draft_max,
                                      .draft_min = a->draft_min,
@@ -353,12 +371,13 @@ static int submit(struct choice *x, const quern_tokens *prompt, const float *lor
 }
 
 /* All choices, or none. */
-static int submit_all(struct job *j, const quern_tokens *prompt, quern_error *err)
+static int submit_all(struct job *j, quern_error *err)
 {
-    const float *scales = j->asked.lora_scales;
-    int rc = scales || serve_lora_scales(j->call, &scales) ? 0 : QUERN_ERR_NOMEM;
+    struct asked *a = &j->asked;
+    int rc = a->lora_scales || serve_lora_scales(j->call, &a->lora_scales) ? 0 : QUERN_ERR_NOMEM;
     if (rc < 0) *err = (quern_error){.code = rc, .message = "out of memory"};
-    for (uint32_t i = 0; rc == 0 && i < j->n_choices; i++) rc = submit(&j->choices[i], prompt, scales, err);
+    if (rc == 0 && (j->echo || j->tell)) rc = serve_tell_prompts(j->call, j, err);
+    for (uint32_t i = 0; rc == 0 && i < j->n_choices; i++) rc = submit(&j->choices[i], err);
     if (rc == 0) return 0;
     monitor_enter(j->lock);
     abandon(j);
@@ -369,12 +388,10 @@ static int submit_all(struct job *j, const quern_tokens *prompt, quern_error *er
 int serve_job(struct call *c, struct job *j, struct asked *asked)
 {
     quern_error err;
-    quern_tokens prompt = asked->prompt;
-    asked->prompt = (quern_tokens){0};
-    j->asked = *asked;
     const bool writes = c->server->engine;
-    const int rc = writes ? submit_all(j, &prompt, &err) : 0;
-    quern_tokens_free(&prompt);
+    j->asked = *asked;
+    const int rc = writes ? submit_all(j, &err) : 0;
+    serve_free_prompts(&j->asked);
     if (!writes)
         return serve_error(c, 400, "this model makes vectors of texts and does not write; ask for embeddings or a rerank");
     if (rc < 0) return serve_failure(c, &err);

@@ -141,7 +141,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
         return NULL;
     if (num_predict > 0) asked->max_tokens = (uint32_t)num_predict;
     if (keep != 0) asked->n_keep = keep < 0 ? UINT32_MAX : (uint32_t)keep;
-    struct job *job = serve_new_job(c, &dialect, stream, 1);
+    struct job *job = serve_new_job(c, &dialect, stream, 1, 1);
     if (!job) {
         *answer = serve_error(c, 500, "out of memory");
         return NULL;
@@ -216,7 +216,7 @@ int ollama_generate(struct call *c)
     const char *kwargs;
     if (!ask_thinking(c, c->json, "think", NULL, &kwargs, &answer)) return answer;
     raw = raw || !c->server->info.has_chat_template;
-    const bool ok = raw ? ask_prompt(c, "prompt", json_find(c->json, "prompt"), true, &asked, &answer)
+    const bool ok = raw ? ask_text(c, prompt, QUERN_ADD_SPECIAL | QUERN_PARSE_SPECIAL, &asked, &answer)
                         : ask_chat(c, conversation(c, prompt, system), NULL, kwargs, &asked, &answer);
     return ok ? serve_job(c, job, &asked) : answer;
 }

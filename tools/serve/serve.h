@@ -4,6 +4,8 @@
 #ifndef QUERN_SERVE_H
 #define QUERN_SERVE_H
 
+#include <math.h>
+
 #include "base/base.h"
 #include "quern.h"
 #include "parts.h"
@@ -93,7 +95,8 @@ struct calls {
 
 /* The options that all dialects share, as they have been read. */
 struct asked {
-    quern_tokens prompt; /* owned */
+    quern_tokens *prompts; /* [n_prompts] in the call's arena, each owned */
+    uint32_t n_prompts;
     quern_sampling sampling;
     uint32_t max_tokens;
     bool prompt_only; /* max_tokens is 0 there where there is no limit */
@@ -113,7 +116,12 @@ struct asked {
 };
 
 struct job;
-/* One of the answers that a job's prompt gets; a request of the engine. */
+/* A prompt that an answer tells. */
+struct prompt {
+    struct str text;
+    struct str probs; /* objects as of serve_put_prob, parted by commas; n 0: not asked for */
+};
+/* One of the answers that a job's prompts get; a request of the engine. */
 struct choice {
     struct job *job;
     uint32_t index;
@@ -122,11 +130,11 @@ struct choice {
     struct parts parts;
     struct tool_call *calls; /* [n_calls] at the end */
     size_t n_calls;
-    struct buf probs;    /* logprobs that were not sent yet: objects, parted by commas */
-    size_t probs_offset; /* characters of the tokens that were sent; of completions */
-    uint64_t n_chunks;   /* of a stream, that the dialect has made */
-    bool ended;
-    quern_request_result r; /* at the end; its texts live as long as the request, but for the tail */
+    struct buf probs;                 /* logprobs that were not sent yet: objects, parted by commas */
+    size_t probs_offset, probs_bytes; /* characters and bytes of the tokens that were sent; of completions */
+    uint64_t n_chunks;                /* of a stream, that the dialect has made */
+    bool opened;                      /* what it repeats of its prompt was handed out */
+    quern_request_result r;           /* at the end; its texts live as long as the request, but for the tail */
 };
 
 /* How a dialect says what happens. All append to out and return 0 or ERR_NOMEM. They run on the engine's thread inside the
@@ -144,15 +152,17 @@ struct dialect {
 struct job {
     struct call *call;
     const struct dialect *dialect;
-    struct asked asked; /* without its prompt */
+    struct asked asked; /* without its prompts, once it has begun */
     bool stream, chat;
-    struct choice *choices; /* [n_choices] */
-    uint32_t n_choices;
+    struct choice *choices; /* [n_choices] the n_each of the first prompt, of the second one, .. */
+    uint32_t n_choices, n_each;
     struct job *next; /* of the server's, inside its lock */
     /* For the dialect. */
     const char *id;
     int64_t created;
     bool include_usage, logprobs;
+    bool echo, tell;        /* answers begin with their prompt; prompts are told */
+    struct prompt *prompts; /* [prompts] where either is */
     uint32_t n_top;
     /* Between the threads. */
     struct monitor *lock;
@@ -163,13 +173,20 @@ struct job {
     bool done, gone;    /* nothing follows; nobody gets what does: the client has left, or memory ran out */
 };
 
-/* The job of a call, in its arena, which ends with the call; NULL: no memory. */
-struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, uint32_t n_choices);
-/* Starts the job and answers when it begins to speak (streams) or is done. asked->prompt is freed. */
+/* The job of a call, in its arena, which ends with the call; n_each: answers to each of its n_prompts. NULL: no memory. */
+struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, uint32_t n_prompts, uint32_t n_each);
+/* Starts the job and answers when it begins to speak (streams) or is done. The prompts are freed. */
 int serve_job(struct call *c, struct job *j, struct asked *asked);
 void serve_end_job(struct job *j);
 /* Ends all jobs with an error, because the server ends; those that come are refused. */
 void serve_stop_jobs(struct server *s);
+/* Appends {"id":..,"token":"..","logprob":..,"bytes":[..],"top_logprobs":[..]}; null where the logprob is not a number. */
+int serve_put_prob(struct call *c, struct buf *b, const quern_token *t);
+/* Makes the job's prompts, of asked.prompts; 0 or an error. */
+int serve_tell_prompts(struct call *c, struct job *j, quern_error *err);
+/* Whether a text that begins with this token is shown without the space that the token begins with. */
+bool serve_loses_space(const struct call *c, int32_t id);
+void serve_free_prompts(struct asked *a);
 /* Appends the array of the choice's logprobs that were not sent yet, which thereby are. */
 int serve_new_probs(struct choice *x, struct buf *b);
 
@@ -211,8 +228,14 @@ bool tool_text_needed(const struct call *c, const struct json *messages, const s
 bool tool_text_put(struct buf *b, const struct json *messages, const struct json *tools);
 /* An array of token ids; what: how the message begins. *out is owned by the caller. */
 bool ask_ids(struct call *c, const struct json *array, const char *what, quern_tokens *out, int *answer);
-/* A string, tokenized with special tokens, or an array of token ids; key: of it in the request. */
-bool ask_prompt(struct call *c, const char *key, const struct json *prompt, bool parse_special, struct asked *out, int *answer);
+/* A text, tokenized with special tokens, or an array of token ids and texts; key: of it in the request. *out is owned by the
+ * caller. */
+bool ask_prompt(struct call *c, const char *key, const struct json *prompt, bool parse_special, quern_tokens *out, int *answer);
+/* The same, or an array of them, as the prompts of asked; and how many there are. */
+bool ask_prompts(struct call *c, const char *key, const struct json *prompt, struct asked *out, int *answer);
+uint32_t ask_prompt_count(const struct json *prompt);
+/* A text as the only prompt. */
+bool ask_text(struct call *c, struct str text, unsigned flags, struct asked *out, int *answer);
 /* "images", in a request or a message of Ollama's, must be empty: nothing here reads them. */
 bool ask_images(struct call *c, const struct json *obj, int *answer);
 /* The form of the answer, by the names of all dialects: grammar, json_schema, format, response_format. */
