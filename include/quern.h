@@ -219,17 +219,6 @@ typedef struct quern_session_options {
     quern_speculation speculation; /* of quern_generate; a draft model has no recurrent layers */
 } quern_session_options;
 
-/* A token and what may be shown of the text so far: whole characters, no part of a stop string. */
-typedef struct quern_token {
-    int32_t id;
-    const char *text; /* length bytes, valid during the call */
-    size_t length;
-    float logprob; /* natural logarithm, where asked for; of the distribution before sampling options */
-    const int32_t *top_ids;
-    const float *top_logprobs; /* [n_top], likeliest first */
-    size_t n_top;
-} quern_token;
-
 /* Reserves everything that later calls need: the KV cache, activations, logits, threads. */
 QUERN_API int quern_session_new(const quern_model *model, const quern_session_options *options, quern_session **out,
                                 quern_error *err);
@@ -249,10 +238,6 @@ QUERN_API void quern_session_get_info(const quern_session *session, quern_sessio
 
 /* Appends count tokens. logits, where not NULL, gets [count][n_vocab] floats: row i is what follows token i. */
 QUERN_API int quern_session_eval(quern_session *session, const int32_t *ids, size_t count, float *logits, quern_error *err);
-/* Appends count tokens, and tells of each but the first what the model thought of it, in order: fn gets its logprob and n_top
- * likeliest tokens, at most 20, and no text. */
-QUERN_API int quern_session_score(quern_session *session, const int32_t *ids, size_t count, uint32_t n_top,
-                                  void (*fn)(void *user, const quern_token *token), void *user, quern_error *err);
 /* Forgets all tokens from position n_keep on. */
 QUERN_API void quern_session_truncate(quern_session *session, uint32_t n_keep);
 /* Changes the scales of the session's adapters, [n_loras] of its options, for all tokens: where they differ from before, the
@@ -286,6 +271,7 @@ typedef struct quern_sampling {
     int32_t top_k;           /* [40] 0: off */
     float top_p;             /* [0.95] 1: off */
     float min_p;             /* [0.05] 0: off */
+    uint32_t min_keep;       /* candidates that top_p and min_p leave at least; 0: one */
     float repeat_penalty;    /* [1] 1: off */
     float presence_penalty;  /* [0] */
     float frequency_penalty; /* [0] */
@@ -362,6 +348,23 @@ typedef struct quern_result {
     uint64_t decode_bytes;                                       /* weights and KV cache read by the decode steps */
     uint32_t dropped_messages, dropped_tokens;                   /* that the context policy left out */
 } quern_result;
+
+/* A token and what may be shown of the text so far: whole characters, no part of a stop string. */
+typedef struct quern_token {
+    int32_t id;
+    const char *text; /* length bytes, valid during the call */
+    size_t length;
+    float logprob; /* natural logarithm, where asked for; of the distribution before sampling options */
+    const int32_t *top_ids;
+    const float *top_logprobs; /* [n_top], likeliest first */
+    size_t n_top;
+    quern_result so_far; /* of a request: the counts and times up to this token */
+} quern_token;
+
+/* Appends count tokens, and tells of each but the first what the model thought of it, in order: fn gets its logprob and n_top
+ * likeliest tokens, at most 20, and no text. */
+QUERN_API int quern_session_score(quern_session *session, const int32_t *ids, size_t count, uint32_t n_top,
+                                  void (*fn)(void *user, const quern_token *token), void *user, quern_error *err);
 
 /* Makes the session hold exactly prompt (what it already holds of its beginning is kept, not recomputed), then generates after
  * it. The prompt alone must fit the context: QUERN_ERR_CONTEXT otherwise, and the session is as it was. result may be NULL. */

@@ -155,7 +155,8 @@ static void tell_token(void *user, const struct token_event *t)
                            .logprob = t->logprob,
                            .top_ids = t->top_ids,
                            .top_logprobs = t->top_logprobs,
-                           .n_top = t->n_top};
+                           .n_top = t->n_top,
+                           .so_far = api_result(t->so_far)};
     r->o.on_token(r->o.user, &q);
 }
 

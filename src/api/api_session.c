@@ -223,6 +223,7 @@ struct sampling api_sampling(const quern_model *m, const quern_sampling *q)
     if (q->top_k >= 0) s.top_k = (uint32_t)q->top_k;
     if (!(q->top_p < 0)) s.top_p = q->top_p;
     if (!(q->min_p < 0)) s.min_p = q->min_p;
+    s.min_keep = q->min_keep;
     if (!(q->repeat_penalty < 0)) s.repeat_penalty = q->repeat_penalty;
     if (given(q->presence_penalty)) s.presence_penalty = q->presence_penalty;
     if (given(q->frequency_penalty)) s.frequency_penalty = q->frequency_penalty;

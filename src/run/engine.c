@@ -107,14 +107,18 @@ static void end_guesses(struct request *q)
     q->guesses = false;
 }
 
+static void note_times(struct request *q)
+{
+    q->r.generated.prefill_ns = q->first ? q->first - q->admitted : 0;
+    q->r.generated.decode_ns = q->first ? clock_ns() - q->first : 0;
+}
+
 /* Called with nothing locked. */
 static void finish(struct request *q, int error, const char *message)
 {
-    const uint64_t now = clock_ns();
     q->r.error = error;
     q->r.message = message;
-    q->r.generated.prefill_ns = q->first ? q->first - q->admitted : 0;
-    q->r.generated.decode_ns = q->first ? now - q->first : 0;
+    note_times(q);
     q->r.tail = q->stage == RUNNING ? stream_end(&q->stream) : (struct str){0};
     if (q->o.on_end) q->o.on_end(q->o.user, &q->r);
 }
@@ -545,6 +549,8 @@ static bool draw(struct engine *en, struct request *q, const float *logits, stru
     bool end = (!q->o.ignore_eos || q->form.matcher) && is_eog(q, t.id);
     if (!end && constraint_put(&q->form, t.id, e) < 0) return true;
     if (!end && stream_put(&q->stream, t.id, &t.text, e) < 0) return true;
+    note_times(q);
+    t.so_far = r;
     if (q->o.on_token) q->o.on_token(q->o.user, &t);
     end = end || constraint_done(&q->form);
     r->stop = end ? STOP_EOS : q->stream.stopped ? STOP_STRING : STOP_LENGTH;

@@ -279,6 +279,7 @@ struct sampling {
     uint32_t top_k;    /* 0: off */
     float top_p;       /* 1: off */
     float min_p;       /* 0: off */
+    uint32_t min_keep; /* candidates that top_p and min_p leave at least */
     float repeat_penalty, presence_penalty, frequency_penalty;
     uint32_t penalty_last_n;
     uint64_t seed;
@@ -509,6 +510,7 @@ struct token_event {
     const int32_t *top_ids;
     const float *top_logprobs; /* [n_top], likeliest first */
     size_t n_top;
+    const struct generate_result *so_far; /* but for why it stopped */
 };
 /* Fills in the probabilities: the n likeliest after logits [n_vocab], at most TOP_MAX, go into ids and probs. Works in what the
  * sampler, which is done with them, has for its own. */

@@ -131,12 +131,13 @@ static double weigh(struct sampler *s, size_t n, float top, float temperature)
     return sum;
 }
 
-/* Of n weighed candidates in order, the number of those that top-p and min-p leave; goal: what is enough of the weights. */
-static size_t cut(const struct sampler *s, size_t n, double goal, float min_p)
+/* Of n weighed candidates in order, the number of those that top-p and min-p leave, at least min_keep; goal: what is enough of
+ * the weights. */
+static size_t cut(const struct sampler *s, size_t n, double goal, float min_p, size_t min_keep)
 {
     double sum = 0;
     for (size_t i = 0; i < n; i++) {
-        if (i > 0 && (sum >= goal || s->weights[i] < min_p)) return i;
+        if (i > 0 && i >= min_keep && (sum >= goal || s->weights[i] < min_p)) return i;
         sum += (double)s->weights[i];
     }
     return n;
@@ -233,10 +234,10 @@ int sampler_pick(struct sampler *s, const struct sampling *p, const float *logit
     if (p->top_p < 1 || p->min_p > 0) {
         const double total = weigh(s, n, top, 1), goal = p->top_p < 1 ? (double)p->top_p * total : INFINITY;
         if (!sorted) {
-            n = order(s, n, total, goal, p->min_p);
+            n = p->min_keep > 1 ? order(s, n, total, INFINITY, 0) : order(s, n, total, goal, p->min_p);
             weigh(s, n, top, 1);
         }
-        n = cut(s, n, goal, p->min_p);
+        n = cut(s, n, goal, p->min_p, p->min_keep);
     }
     const double goal = uniform(p->seed, step) * weigh(s, n, top, p->temperature);
     double sum = 0;

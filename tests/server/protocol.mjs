@@ -65,7 +65,6 @@ const wrong = [
     ["documents of another type", "/v1/rerank", '{"query":"x","documents":[1]}', 400, /documents/],
     ["no query", "/rerank", '{"documents":["x"]}', 400, /query/],
     ["the best of three, of which two are given", "/v1/completions", '{"prompt":"a","best_of":3,"n":2}', 400, /best_of/],
-    ["several completions at once", "/completion", '{"prompt":"x","n_cmpl":2}', 400, /n_cmpl.*\/v1\/completions/],
     ["probabilities behind sampling", "/completion", '{"prompt":"x","post_sampling_probs":true}', 400, /post_sampling_probs/],
     ["too many probabilities", "/completion", '{"prompt":"x","n_probs":21}', 400, /n_probs/],
     ["a template without messages", "/apply-template", "{}", 400, /messages/],

@@ -43,8 +43,8 @@ static void allowed_set(const float *l, const struct sampling *p, int allowed[N]
     for (int i = 0; i < n; i++) {
         double w = exp((double)*order[i] - (double)*order[0]);
         double p_gap = fabs(sum - (double)p->top_p * total) / total, m_gap = fabs(w - (double)p->min_p);
-        bool in = i == 0 || (sum < (double)p->top_p * total && w >= (double)p->min_p);
-        allowed[order[i] - l] = i > 0 && (p_gap < 1e-6 || m_gap < 1e-6) ? 2 : in;
+        bool in = i == 0 || i < (int)p->min_keep || (sum < (double)p->top_p * total && w >= (double)p->min_p);
+        allowed[order[i] - l] = i > 0 && i >= (int)p->min_keep && (p_gap < 1e-6 || m_gap < 1e-6) ? 2 : in;
         sum += w;
     }
 }
@@ -54,8 +54,11 @@ static void draws_only_what_truncation_leaves(void **state)
     static const struct {
         uint32_t k;
         float top_p, min_p;
-    } cases[] = {{0, 1, 0}, {1, 1, 0},    {7, 1, 0}, {499, 1, 0},       {500, 1, 0},      {0, 0.5f, 0},   {0, 0.95f, 0},
-                 {0, 0, 0}, {0, 1, 0.1f}, {0, 1, 1}, {40, 0.9f, 0.05f}, {0, 0.9f, 0.05f}, {3, 0.5f, 0.5f}};
+        uint32_t min_keep;
+    } cases[] = {{0, 1, 0, 0},         {1, 1, 0, 0},        {7, 1, 0, 0},       {499, 1, 0, 0},     {500, 1, 0, 0},
+                 {0, 0.5f, 0, 0},      {0, 0.95f, 0, 0},    {0, 0, 0, 0},       {0, 1, 0.1f, 0},    {0, 1, 1, 0},
+                 {40, 0.9f, 0.05f, 0}, {0, 0.9f, 0.05f, 0}, {3, 0.5f, 0.5f, 0}, {0, 0, 0, 4},       {0, 1, 1, 6},
+                 {40, 0.1f, 0.5f, 5},  {0, 0.1f, 0.5f, 5},  {3, 0, 0, 7},       {0, 0.9f, 0.05f, 1}};
     struct sampler s;
     struct err e;
     float l[N];
@@ -64,7 +67,7 @@ static void draws_only_what_truncation_leaves(void **state)
     assert_int_equal(sampler_init(&s, scalar_kernels(), N, &e), 0);
     for (size_t c = 0; c < COUNT_OF(cases); c++) {
         struct sampling p = plain;
-        p.top_k = cases[c].k, p.top_p = cases[c].top_p, p.min_p = cases[c].min_p;
+        p.top_k = cases[c].k, p.top_p = cases[c].top_p, p.min_p = cases[c].min_p, p.min_keep = cases[c].min_keep;
         random_logits(l, (unsigned)c + 1);
         allowed_set(l, &p, allowed);
         int seen = 0, must = 0;

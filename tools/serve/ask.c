@@ -65,65 +65,6 @@ bool ask_stop(struct call *c, const struct json *obj, const char *key, struct as
     return ok;
 }
 
-static bool ask_bias(struct call *c, const struct json *obj, struct asked *out, int *answer)
-{
-    const struct json *j = json_find(obj, "logit_bias");
-    if (!j || j->type == JSON_NULL) return true;
-    bool ok = j->type == JSON_OBJECT && (out->bias = arena_array(&c->arena, size_max(j->n, 1), sizeof *out->bias));
-    for (size_t i = 0; ok && i < j->n; i++) {
-        uint64_t id;
-        const struct json *v = &j->v[i];
-        ok = str_u64(j->keys[i], &id) && id < c->server->info.n_vocab && (v->type == JSON_INT || v->type == JSON_REAL) &&
-             fabs(v->f) <= 100;
-        if (ok) out->bias[out->n_bias++] = (quern_logit_bias){(int32_t)id, v->f <= -100 ? -INFINITY : (float)v->f};
-    }
-    if (!ok) *answer = serve_error(c, 400, "\"logit_bias\" must be an object of token ids with numbers from -100 to 100");
-    return ok;
-}
-
-static bool ask_speculation(struct call *c, const struct json *obj, struct asked *out, int *answer)
-{
-    double most = -1, least = 0;
-    if (!ask_integer(c, obj, "speculative.n_max", 0, 64, &most, answer)) return false;
-    if (!ask_integer(c, obj, "speculative.n_min", 0, 64, &least, answer)) return false;
-    if (most == 0) out->speculate = QUERN_SPECULATE_OFF;
-    if (most > 0) out->draft_max = (uint32_t)most;
-    out->draft_min = (uint32_t)least;
-    return true;
-}
-
-bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int *answer)
-{
-    quern_sampling *s = &out->sampling;
-    static const struct {
-        const char *key;
-        size_t at;
-        double min, max;
-    } floats[] = {
-        {"temperature", offsetof(quern_sampling, temperature), 0, 100},
-        {"top_p", offsetof(quern_sampling, top_p), 0, 1},
-        {"min_p", offsetof(quern_sampling, min_p), 0, 1},
-        {"repeat_penalty", offsetof(quern_sampling, repeat_penalty), 0.001, 1000},
-        {"repetition_penalty", offsetof(quern_sampling, repeat_penalty), 0.001, 1000},
-        {"presence_penalty", offsetof(quern_sampling, presence_penalty), -100, 100},
-        {"frequency_penalty", offsetof(quern_sampling, frequency_penalty), -100, 100},
-    };
-    *s = quern_sampling_of(c->server->model);
-    for (size_t i = 0; i < COUNT_OF(floats); i++) {
-        double v = NAN;
-        if (!ask_number(c, obj, floats[i].key, floats[i].min, floats[i].max, &v, answer)) return false;
-        if (!isnan(v)) *(float *)(void *)((uint8_t *)s + floats[i].at) = (float)v;
-    }
-    double top_k = -1, last_n = -1, seed = -1;
-    if (!ask_integer(c, obj, "top_k", -1, INT32_MAX, &top_k, answer)) return false;
-    if (!ask_integer(c, obj, "repeat_last_n", -1, INT32_MAX, &last_n, answer)) return false;
-    if (!ask_integer(c, obj, "seed", -1, 9007199254740992.0, &seed, answer)) return false;
-    if (top_k >= 0) s->top_k = (int32_t)top_k;
-    if (last_n >= 0) s->penalty_last_n = (int32_t)last_n;
-    s->seed = seed >= 0 ? (uint64_t)seed : clock_ns() * 0x9e3779b97f4a7c15u;
-    return ask_bias(c, obj, out, answer) && ask_speculation(c, obj, out, answer);
-}
-
 bool ask_context(struct call *c, const struct json *obj, struct asked *out, int *answer)
 {
     struct str name = {0};

@@ -67,6 +67,7 @@ void serve_end_job(struct job *j)
         buf_fini(&x->thinking);
         parts_fini(&x->parts);
         buf_fini(&x->probs);
+        buf_fini(&x->ids);
     }
     monitor_free(&j->lock);
     buf_fini(&j->pending);
@@ -218,15 +219,28 @@ static int open_choice(struct choice *x, const quern_token *t)
     return rc == 0 && t && serve_loses_space(j->call, t->id) ? put_part(x, PART_ANSWER, STR(" ")) : rc;
 }
 
+/* The end of an answer that has taken long enough is asked for, once it has a whole line. */
+static void watch_time(struct choice *x)
+{
+    const uint64_t limit = x->job->limit_ns, now = clock_ns();
+    if (!x->first) x->first = now;
+    if (!limit || now - x->first < limit || !x->request || !x->text.n || !memchr(x->text.p, '\n', x->text.n)) return;
+    x->late = true;
+    quern_request_cancel(x->request);
+}
+
 static void on_token(void *user, const quern_token *t)
 {
     struct choice *x = user;
     struct job *j = x->job;
     monitor_enter(j->lock);
-    if (!j->done && !j->gone) {
+    if (!j->done && !j->gone && !x->late) {
         int rc = open_choice(x, t);
+        x->so_far = t->so_far;
+        if (rc == 0 && j->ids) rc = buf_put(&x->ids, &t->id, sizeof t->id);
         if (rc == 0 && j->logprobs) rc = (x->probs.n ? buf_c(&x->probs, ',') : 0) | serve_put_prob(j->call, &x->probs, t);
         if (rc == 0) rc = put_text(x, (struct str){t->text, t->length});
+        watch_time(x);
         check(j, rc);
     }
     monitor_leave(j->lock);
@@ -254,7 +268,8 @@ static void on_end(void *user, const quern_request_result *r)
     monitor_enter(j->lock);
     x->r = *r;
     if (!j->done && !j->gone) {
-        if (r->error)
+        if (x->late) x->r = (quern_request_result){.result = x->so_far}, x->r.result.stop = QUERN_STOP_LENGTH;
+        if (x->r.error)
             fail_job(j, serve_status(r->error), r->message);
         else
             check(j, end_choice(x));

@@ -303,19 +303,11 @@ static const struct dialect dialect = {"text/event-stream", token, end, close_st
 
 /* ---- requests ---------------------------------------------------------------------------------------------------------- */
 
-#define MAX_CHOICES 64
-
 /* "n", and that "best_of" asks for no more than these. */
-static bool ask_choices(struct call *c, const struct json *j, uint32_t n_prompts, uint32_t *out, int *answer)
+static bool ask_n(struct call *c, const struct json *j, uint32_t n_prompts, uint32_t *out, int *answer)
 {
     double n = 1, best_of = 1;
-    const size_t all = size_min(MAX_CHOICES, size_max(c->server->o.n_queue, 1)); /* they wait, at first */
-    const double most = (double)(all / n_prompts);
-    if (most < 1) {
-        *answer = serve_error(c, 400, "\"prompt\" has %u prompts; at most %zu", n_prompts, all);
-        return false;
-    }
-    if (!ask_integer(c, j, "n", 1, most, &n, answer) || !ask_integer(c, j, "best_of", 1, INT32_MAX, &best_of, answer))
+    if (!ask_choices(c, j, "n", n_prompts, &n, answer) || !ask_integer(c, j, "best_of", 1, INT32_MAX, &best_of, answer))
         return false;
     *out = (uint32_t)n;
     if (best_of <= n) return true;
@@ -344,7 +336,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
         !ask_bool(c, options, "include_usage", &usage, answer) ||
         !ask_integer(c, j, "max_tokens", -1, INT32_MAX, &max_tokens, answer) ||
         !ask_integer(c, j, "max_completion_tokens", -1, INT32_MAX, &max_tokens, answer) ||
-        !ask_choices(c, j, n_prompts, &n, answer) || !refuse_unsupported(c, j, answer) ||
+        !ask_n(c, j, n_prompts, &n, answer) || !refuse_unsupported(c, j, answer) ||
         !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) || !ask_stop(c, j, "stop", asked, answer) ||
         !ask_sampling(c, j, asked, answer) || !ask_context(c, j, asked, answer) || !ask_form(c, j, asked, answer) ||
         !ask_loras(c, j, asked, answer))

@@ -90,6 +90,16 @@ uint32_t ask_prompt_count(const struct json *prompt)
     return is_list(prompt) && prompt->n <= UINT32_MAX ? (uint32_t)prompt->n : 1;
 }
 
+#define MAX_CHOICES 64
+
+bool ask_choices(struct call *c, const struct json *obj, const char *key, uint32_t n_prompts, double *io, int *answer)
+{
+    const size_t all = size_min(MAX_CHOICES, size_max(c->server->o.n_queue, 1)); /* they wait, at first */
+    if (all / n_prompts > 0) return ask_integer(c, obj, key, 1, (double)(all / n_prompts), io, answer);
+    *answer = serve_error(c, 400, "\"prompt\" has %u prompts; at most %zu", n_prompts, all);
+    return false;
+}
+
 static bool make_prompts(struct call *c, uint32_t n, struct asked *out, int *answer)
 {
     out->prompts = arena_array(&c->arena, n, sizeof *out->prompts);
@@ -194,7 +204,7 @@ int serve_tell_prompts(struct call *c, struct job *j, quern_error *err)
     j->prompts = arena_array(&c->arena, n, sizeof *j->prompts);
     int rc = j->prompts ? 0 : ERR_NOMEM;
     for (uint32_t k = 0; rc == 0 && k < n; k++) {
-        j->prompts[k] = (struct prompt){0};
+        j->prompts[k] = (struct prompt){.n_tokens = (uint32_t)j->asked.prompts[k].count};
         rc = put_text(c, j, k, &j->prompts[k].text);
     }
     if (rc < 0) *err = (quern_error){.code = rc, .message = "out of memory"};

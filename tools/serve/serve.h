@@ -119,6 +119,7 @@ struct job;
 /* A prompt that an answer tells. */
 struct prompt {
     struct str text;
+    uint32_t n_tokens;
     struct str probs; /* objects as of serve_put_prob, parted by commas; n 0: not asked for */
 };
 /* One of the answers that a job's prompts get; a request of the engine. */
@@ -133,6 +134,10 @@ struct choice {
     struct buf probs;                 /* logprobs that were not sent yet: objects, parted by commas */
     size_t probs_offset, probs_bytes; /* characters and bytes of the tokens that were sent; of completions */
     uint64_t n_chunks;                /* of a stream, that the dialect has made */
+    struct buf ids;                   /* int32_t: tokens that were not sent yet, where they are asked for */
+    quern_result so_far;              /* up to the last token */
+    uint64_t first;                   /* clock_ns of the first token; 0: none came */
+    bool late;                        /* it took longer than the job's limit */
     bool opened;                      /* what it repeats of its prompt was handed out */
     quern_request_result r;           /* at the end; its texts live as long as the request, but for the tail */
 };
@@ -164,6 +169,9 @@ struct job {
     bool echo, tell;        /* answers begin with their prompt; prompts are told */
     struct prompt *prompts; /* [prompts] where either is */
     uint32_t n_top;
+    bool ids, timings;         /* tokens by their ids; times with each of them */
+    uint64_t limit_ns;         /* time from the first token on, after which an answer with a line end stops; 0: none */
+    const struct json *fields; /* that are wanted of an answer; NULL: all */
     /* Between the threads. */
     struct monitor *lock;
     struct buf pending; /* bytes to send */
@@ -201,7 +209,8 @@ bool ask_object(struct call *c, const struct json *obj, const char *key, const s
 bool ask_bool(struct call *c, const struct json *obj, const char *key, bool *io, int *answer);
 /* A string or an array of them. */
 bool ask_stop(struct call *c, const struct json *obj, const char *key, struct asked *out, int *answer);
-/* temperature, top_p, top_k, min_p, penalties, seed of obj; speculative.n_max (0: no guesses) and speculative.n_min. */
+/* temperature, top_p, top_k, min_p, penalties, seed, bias of obj; samplers; speculative.n_max (0: no guesses) and
+ * speculative.n_min. */
 bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int *answer);
 /* "context_policy" and "n_keep". Before the prompt, which depends on them. */
 bool ask_context(struct call *c, const struct json *obj, struct asked *out, int *answer);
@@ -234,6 +243,8 @@ bool ask_prompt(struct call *c, const char *key, const struct json *prompt, bool
 /* The same, or an array of them, as the prompts of asked; and how many there are. */
 bool ask_prompts(struct call *c, const char *key, const struct json *prompt, struct asked *out, int *answer);
 uint32_t ask_prompt_count(const struct json *prompt);
+/* How many answers there are to each, as many as the server takes at once. */
+bool ask_choices(struct call *c, const struct json *obj, const char *key, uint32_t n_prompts, double *io, int *answer);
 /* A text as the only prompt. */
 bool ask_text(struct call *c, struct str text, unsigned flags, struct asked *out, int *answer);
 /* "images", in a request or a message of Ollama's, must be empty: nothing here reads them. */
@@ -271,6 +282,8 @@ int ollama_version(struct call *c);
 int ollama_error(struct buf *b, unsigned status, const char *message);
 
 int native_completion(struct call *c);
+/* {..}: what answers are drawn with; x NULL: those of requests that ask for nothing else. */
+int native_settings(struct buf *b, const struct asked *a, const struct choice *x);
 /* ,"timings":{..} as llama-server has it. */
 int native_timings(struct buf *b, const quern_result *x);
 int native_rerank(struct call *c);
