@@ -344,6 +344,7 @@ typedef struct quern_result {
     uint32_t n_reused;                                           /* of these, found in the KV cache */
     uint32_t n_generated;                                        /* the end-of-text token included */
     uint32_t n_drafted, n_accepted;                              /* draft tokens; those that were right */
+    uint32_t n_expected, n_expected_accepted;                    /* of these, from what was expected */
     double prefill_seconds, first_token_seconds, decode_seconds; /* decode: after the first token */
     uint64_t decode_bytes;                                       /* weights and KV cache read by the decode steps */
     uint32_t dropped_messages, dropped_tokens;                   /* that the context policy left out */
@@ -461,6 +462,8 @@ typedef struct quern_request_options {
                                 * Requests with different ones are computed together */
     quern_speculate speculate; /* AUTO: as the engine */
     uint32_t draft_max, draft_min; /* 0: as the engine */
+    const int32_t *expected; /* [n_expected] what the answer is thought to resemble: lookup takes draft tokens from it, too */
+    size_t n_expected;
     /* Called on the engine's thread, one after the other; they must be quick and may not call the engine but for
      * quern_request_cancel. on_end is the last. */
     void (*on_token)(void *user, const quern_token *token);

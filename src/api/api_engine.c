@@ -208,6 +208,8 @@ int quern_engine_submit(quern_engine *engine, const quern_request_options *o, qu
                                            .speculate = (enum speculate)o->speculate,
                                            .draft_max = o->draft_max,
                                            .draft_min = o->draft_min,
+                                           .expected = o->expected,
+                                           .n_expected = (uint32_t)size_min(o->n_expected, UINT32_MAX),
                                            .on_token = o->on_token ? tell_token : NULL,
                                            .on_end = o->on_end ? tell_end : NULL,
                                            .user = r};

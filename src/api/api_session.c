@@ -46,7 +46,7 @@ int api_speculation(const quern_model *m, const quern_speculation *q, struct spe
 static int open_speculation(quern_session *q, const struct speculate_options *how, struct err *e)
 {
     TRY(session_speculator(q->s, how, &q->speculator, e));
-    return q->speculator ? guesser_new(q->speculator, &q->arena, session_n_ctx(q->s), &q->guesser, e) : 0;
+    return q->speculator ? guesser_new(q->speculator, &q->arena, session_n_ctx(q->s), NULL, 0, &q->guesser, e) : 0;
 }
 
 int quern_session_new(const quern_model *model, const quern_session_options *options, quern_session **out, quern_error *err)
@@ -259,6 +259,8 @@ quern_result api_result(const struct generate_result *r)
                           .n_generated = r->n_generated,
                           .n_drafted = r->guesses.guessed,
                           .n_accepted = r->guesses.right,
+                          .n_expected = r->guesses.expected,
+                          .n_expected_accepted = r->guesses.expected_right,
                           .prefill_seconds = (double)r->prefill_ns * 1e-9,
                           .first_token_seconds = (double)r->first_token_ns * 1e-9,
                           .decode_seconds = (double)r->decode_ns * 1e-9,

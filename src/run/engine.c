@@ -103,6 +103,8 @@ static void end_guesses(struct request *q)
     const struct guess_counts n = guesser_counts(q->guesser);
     q->r.generated.guesses.guessed += n.guessed;
     q->r.generated.guesses.right += n.right;
+    q->r.generated.guesses.expected += n.expected;
+    q->r.generated.guesses.expected_right += n.expected_right;
     guesser_end(q->guesser);
     q->guesses = false;
 }
@@ -977,7 +979,9 @@ static int prepare(struct request *q, const struct request_options *o, struct er
         TRY(parcel_new(en->park, q->cap, &q->parcel, e));
         q->parcel->key = q->key;
     }
-    if (en->speculator && o->speculate != SPECULATE_OFF) TRY(guesser_new(en->speculator, a, q->cap, &q->guesser, e));
+    if (en->speculator && o->speculate != SPECULATE_OFF)
+        TRY(guesser_new(en->speculator, a, q->cap, o->expected, (uint32_t)size_min(o->n_expected, en->o.n_ctx), &q->guesser,
+                        e));
     TRY(constraint_init(&q->form, &o->constraint, en->tok, e));
     return stream_init(&q->stream, en->tok, o->show_special, q->o.stop, o->n_stop, e);
 }

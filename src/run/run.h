@@ -406,7 +406,9 @@ struct guess_options {
     const struct sampling *sampling;
     uint64_t n_drawn; /* tokens drawn with its seed before */
 };
-int guesser_new(struct speculator *s, struct arena *a, uint32_t cap, struct guesser **out, struct err *e);
+/* cap: most tokens of the sequence. expected [n_expected]: what an answer is thought to resemble, as if it stood in front. */
+int guesser_new(struct speculator *s, struct arena *a, uint32_t cap, const int32_t *expected, uint32_t n_expected,
+                struct guesser **out, struct err *e);
 /* The sequence is tokens [n], and an answer begins. Between this and the end nothing is allocated. */
 void guesser_begin(struct guesser *g, const struct guess_options *o, const int32_t *tokens, uint32_t n);
 void guesser_add(struct guesser *g, int32_t id); /* the model has drawn id */
@@ -418,6 +420,7 @@ void guesser_follow(struct guesser *g, const int32_t *tokens, uint32_t pos, uint
 const int32_t *guesser_guesses(const struct guesser *g, uint32_t *n);
 struct guess_counts {
     uint32_t guessed, right;
+    uint32_t expected, expected_right; /* of these, from what was expected */
 };
 struct guess_counts guesser_counts(const struct guesser *g); /* since the beginning */
 
@@ -541,6 +544,8 @@ struct request_options {
     const float *lora_scales;      /* [n_loras] what each adapter is multiplied by; NULL: none is used */
     enum speculate speculate;      /* AUTO: as the engine */
     uint32_t draft_max, draft_min; /* 0: as the engine */
+    const int32_t *expected;       /* [n_expected] see guesser_new; at most n_ctx of them are used */
+    uint32_t n_expected;
     /* On the engine's thread; on_end is the last, and neither may call the engine but for request_cancel. */
     void (*on_token)(void *user, const struct token_event *t);
     void (*on_end)(void *user, const struct request_result *r);

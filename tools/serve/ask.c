@@ -44,6 +44,27 @@ bool ask_bool(struct call *c, const struct json *obj, const char *key, bool *io,
     return false;
 }
 
+bool ask_refused(struct call *c, const struct json *obj, const struct refused *names, size_t n, int *answer)
+{
+    for (size_t i = 0; i < n; i++) {
+        const struct json *j = json_find(obj, names[i].key);
+        if (!j || j->type == JSON_NULL || (j->type == JSON_STRING && !j->s.n) || (j->type == JSON_ARRAY && !j->n)) continue;
+        *answer = serve_error(c, 400, "\"%s\" %s", names[i].key, names[i].why);
+        return false;
+    }
+    return true;
+}
+
+bool ask_top(struct call *c, const struct json *obj, bool logprobs, uint32_t *out, int *answer)
+{
+    double top = 0;
+    if (!ask_integer(c, obj, "top_logprobs", 0, 20, &top, answer)) return false;
+    *out = (uint32_t)top;
+    if (logprobs || top == 0) return true;
+    *answer = serve_error(c, 400, "\"top_logprobs\" needs \"logprobs\"");
+    return false;
+}
+
 static bool add_stop(struct call *c, const struct json *j, struct asked *out)
 {
     if (j->type != JSON_STRING || out->n_stop == COUNT_OF(out->stop)) return false;
@@ -138,6 +159,14 @@ static bool wrong_message(struct call *c, size_t i, const char *fault, struct st
     return false;
 }
 
+/* The text of a part of a message's content; a refusal is one, too. */
+static bool part_text(const struct json *part, struct str *type, struct str *text)
+{
+    if (!json_opt_str(part, "type", type) || type->n == 0) return false;
+    const bool refusal = str_is(*type, "refusal");
+    return (refusal || str_is(*type, "text")) && json_opt_str(part, refusal ? "refusal" : "text", text);
+}
+
 static bool check_content(struct call *c, size_t i, const struct json *content, int *answer)
 {
     if (!content || content->type == JSON_STRING || content->type == JSON_NULL) return true;
@@ -146,11 +175,10 @@ static bool check_content(struct call *c, size_t i, const struct json *content, 
     for (size_t k = 0; k < content->n; k++) {
         const struct json *part = &content->v[k];
         struct str type = {0}, text = {0};
-        const bool named = json_opt_str(part, "type", &type) && type.n > 0;
-        if (named && !str_is(type, "text"))
+        if (part_text(part, &type, &text)) continue;
+        if (type.n && !str_is(type, "text") && !str_is(type, "refusal"))
             return wrong_message(c, i, "has content that this server does not take, which reads text only: \"", type, answer);
-        if (!named || !json_opt_str(part, "text", &text))
-            return wrong_message(c, i, "has content with a part that is not {\"type\":\"text\",\"text\":...}", STR(""), answer);
+        return wrong_message(c, i, "has content with a part that is not {\"type\":\"text\",\"text\":...}", STR(""), answer);
     }
     return true;
 }
@@ -183,8 +211,8 @@ bool ask_content(struct buf *text, const struct json *content)
     bool ok = true;
     if (content && content->type == JSON_STRING) return buf_str(text, content->s) == 0;
     for (size_t i = 0; ok && content && i < content->n; i++) {
-        struct str part = {0};
-        ok = json_opt_str(&content->v[i], "text", &part) && buf_str(text, part) == 0;
+        struct str type = {0}, part = {0};
+        ok = part_text(&content->v[i], &type, &part) && buf_str(text, part) == 0;
     }
     return ok;
 }
@@ -232,14 +260,16 @@ static bool put_tool_calls(struct call *c, struct buf *b, const struct json *cal
 
 static bool put_message(struct call *c, struct buf *b, const struct json *m)
 {
-    struct str role = {0};
+    struct str role = {0}, refusal = {0};
+    const struct json *content = json_find(m, "content");
     bool ok = json_opt_str(m, "role", &role) && buf_c(b, '{') == 0;
+    if ((content && content->type != JSON_NULL) || !json_opt_str(m, "refusal", &refusal)) refusal.n = 0;
     for (size_t i = 0; ok && i < m->n; i++) {
         const struct json *v = &m->v[i];
         if (i) ok = buf_c(b, ',') == 0;
         ok = ok && json_write_string(b, m->keys[i]) == 0 && buf_c(b, ':') == 0;
         if (str_is(m->keys[i], "content"))
-            ok = ok && put_content(b, v);
+            ok = ok && (refusal.n ? json_write_string(b, refusal) == 0 : put_content(b, v));
         else if (str_is(m->keys[i], "role") && str_is(role, "developer")) /* OpenAI's newer name */
             ok = ok && buf_z(b, "\"system\"") == 0;
         else if (str_is(m->keys[i], "tool_calls") && v->type == JSON_ARRAY)

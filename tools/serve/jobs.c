@@ -235,11 +235,13 @@ static void on_token(void *user, const quern_token *t)
     struct job *j = x->job;
     monitor_enter(j->lock);
     if (!j->done && !j->gone && !x->late) {
+        const bool thinking = j->asked.split && x->parts.at == PARTS_THINKING;
         int rc = open_choice(x, t);
         x->so_far = t->so_far;
         if (rc == 0 && j->ids) rc = buf_put(&x->ids, &t->id, sizeof t->id);
         if (rc == 0 && j->logprobs) rc = (x->probs.n ? buf_c(&x->probs, ',') : 0) | serve_put_prob(j->call, &x->probs, t);
         if (rc == 0) rc = put_text(x, (struct str){t->text, t->length});
+        x->n_thinking += thinking || (j->asked.split && x->parts.at == PARTS_THINKING);
         watch_time(x);
         check(j, rc);
     }
@@ -372,6 +374,8 @@ static int submit(struct choice *x, quern_error *err)
                                      .speculate = a->speculate,
                                      .draft_max = a->draft_max,
                                      .draft_min = a->draft_min,
+                                     .expected = a->expected,
+                                     .n_expected = a->n_expected,
                                      .on_token = on_token,
                                      .on_end = on_end,
                                      .user = x};

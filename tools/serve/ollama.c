@@ -130,10 +130,11 @@ static bool ask_policy(struct call *c, struct asked *asked, int *answer)
 static struct job *read_request(struct call *c, bool chat, struct asked *asked, int *answer)
 {
     bool stream = true, logprobs = false;
-    double num_predict = -1, top = 0, keep = 0;
+    double num_predict = -1, keep = 0;
+    uint32_t top = 0;
     const struct json *j = c->json, *options;
     if (!ask_object(c, j, "options", &options, answer) || !ask_bool(c, j, "stream", &stream, answer) ||
-        !ask_bool(c, j, "logprobs", &logprobs, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
+        !ask_bool(c, j, "logprobs", &logprobs, answer) || !ask_top(c, j, logprobs, &top, answer) ||
         !ask_integer(c, options, "num_predict", -2, INT32_MAX, &num_predict, answer) ||
         !ask_stop(c, options, "stop", asked, answer) || !ask_sampling(c, options, asked, answer) ||
         !ask_policy(c, asked, answer) || !ask_integer(c, options, "num_keep", -1, INT32_MAX, &keep, answer) ||
@@ -148,7 +149,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
     }
     job->chat = chat;
     job->logprobs = logprobs;
-    job->n_top = (uint32_t)top;
+    job->n_top = top;
     return job;
 }
 
@@ -202,6 +203,10 @@ static const struct json *conversation(struct call *c, struct str prompt, struct
 
 int ollama_generate(struct call *c)
 {
+    static const struct refused names[] = {
+        {"template", "is not supported: prompts are made by the model's own template, or whole with \"raw\""},
+        {"context", "is not supported: send the conversation to /api/chat"},
+    };
     struct asked asked = {0};
     struct str prompt = {0}, system = {0}, suffix = {0};
     int answer = 0;
@@ -211,6 +216,7 @@ int ollama_generate(struct call *c)
         return serve_error(c, 400, "\"prompt\", \"system\" and \"suffix\" must be strings, \"raw\" true or false");
     if (suffix.n) return serve_error(c, 501, "\"suffix\": filling in the middle is not supported");
     if (prompt.n == 0) return loaded(c, false);
+    if (!ask_refused(c, c->json, names, COUNT_OF(names), &answer)) return answer;
     struct job *job = read_request(c, false, &asked, &answer);
     if (!job) return answer;
     const char *kwargs;

@@ -45,7 +45,11 @@ static int put_usage(const struct job *j, struct buf *b)
     unsigned long long n_generated = 0;
     uint32_t dropped = j->asked.dropped_tokens;
     unsigned long long n_prompt = 0, n_reused = 0;
+    unsigned long long n_thinking = 0, n_expected = 0, n_accepted = 0;
     for (uint32_t i = 0; i < j->n_choices; i++) {
+        n_thinking += j->choices[i].n_thinking;
+        n_expected += j->choices[i].r.result.n_expected;
+        n_accepted += j->choices[i].r.result.n_expected_accepted;
         n_generated += j->choices[i].r.result.n_generated;
         dropped += j->choices[i].r.result.dropped_tokens;
         if (i % j->n_each) continue;
@@ -54,8 +58,12 @@ static int put_usage(const struct job *j, struct buf *b)
     }
     int rc = buf_printf(b,
                         ",\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
-                        "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
+                        "\"prompt_tokens_details\":{\"cached_tokens\":%llu}",
                         n_prompt, n_generated, n_prompt + n_generated, n_reused);
+    rc |= buf_printf(b,
+                     ",\"completion_tokens_details\":{\"reasoning_tokens\":%llu,\"accepted_prediction_tokens\":%llu,"
+                     "\"rejected_prediction_tokens\":%llu}}",
+                     n_thinking, n_accepted, n_expected - n_accepted);
     rc |= native_timings(b, r);
     rc |= buf_printf(b, ",\"prefix\":{\"reused_tokens\":%u,\"restored_tokens\":%u,\"first_difference\":%u", r->n_reused,
                      first->n_restored, first->miss_position);
@@ -318,6 +326,25 @@ static bool ask_n(struct call *c, const struct json *j, uint32_t n_prompts, uint
 /* What would change the answer, and is not there: better no answer than another one. */
 static bool refuse_unsupported(struct call *c, const struct json *j, int *answer)
 {
+    static const struct refused names[] = {
+        {"functions", "is an older form of \"tools\", which is there"},
+        {"function_call", "is an older form of \"tool_choice\", which is there"},
+        {"audio", "is not supported: this server writes text"},
+        {"web_search_options", "is not supported: nothing is searched"},
+        {"moderation", "is not supported"},
+    };
+    const struct json *modalities = json_find(j, "modalities");
+    struct str verbosity = {0};
+    if (!ask_refused(c, j, names, COUNT_OF(names), answer)) return false;
+    for (size_t i = 0; modalities && i < modalities->n; i++)
+        if (modalities->v[i].type != JSON_STRING || !str_is(modalities->v[i].s, "text")) {
+            *answer = serve_error(c, 400, "\"modalities\": this server writes text");
+            return false;
+        }
+    if (!json_opt_str(j, "verbosity", &verbosity) || (verbosity.n && !str_is(verbosity, "medium"))) {
+        *answer = serve_error(c, 400, "\"verbosity\" is not supported; say in the conversation how long answers are to be");
+        return false;
+    }
     struct str suffix = {0};
     if (json_opt_str(j, "suffix", &suffix) && suffix.n == 0) return true;
     *answer = serve_error(c, 400, "\"suffix\": filling in the middle is not supported");
@@ -328,24 +355,23 @@ static bool refuse_unsupported(struct call *c, const struct json *j, int *answer
 static struct job *read_request(struct call *c, bool chat, struct asked *asked, int *answer)
 {
     bool stream = false, usage = false, logprobs = false;
-    uint32_t n = 1;
+    uint32_t n = 1, top = 0;
     const uint32_t n_prompts = chat ? 1 : ask_prompt_count(json_find(c->json, "prompt"));
-    double max_tokens = chat ? -1 : 16, top = 0, probs = -1; /* -1, of LM Studio and llama-server, too: no limit */
+    double max_tokens = chat ? -1 : 16, probs = -1; /* -1, of LM Studio and llama-server, too: no limit */
     const struct json *j = c->json, *options, *flag = json_find(j, "logprobs");
     if (!ask_object(c, j, "stream_options", &options, answer) || !ask_bool(c, j, "stream", &stream, answer) ||
         !ask_bool(c, options, "include_usage", &usage, answer) ||
         !ask_integer(c, j, "max_tokens", -1, INT32_MAX, &max_tokens, answer) ||
         !ask_integer(c, j, "max_completion_tokens", -1, INT32_MAX, &max_tokens, answer) ||
-        !ask_n(c, j, n_prompts, &n, answer) || !refuse_unsupported(c, j, answer) ||
-        !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) || !ask_stop(c, j, "stop", asked, answer) ||
+        !ask_n(c, j, n_prompts, &n, answer) || !refuse_unsupported(c, j, answer) || !ask_stop(c, j, "stop", asked, answer) ||
         !ask_sampling(c, j, asked, answer) || !ask_context(c, j, asked, answer) || !ask_form(c, j, asked, answer) ||
         !ask_loras(c, j, asked, answer))
         return NULL;
     /* Chats say true and how many; completions say how many. */
     if (flag && flag->type == JSON_INT) {
         if (!ask_number(c, j, "logprobs", 0, 20, &probs, answer)) return NULL;
-        logprobs = true, top = probs;
-    } else if (!ask_bool(c, j, "logprobs", &logprobs, answer)) {
+        logprobs = true, top = (uint32_t)probs;
+    } else if (!ask_bool(c, j, "logprobs", &logprobs, answer) || !ask_top(c, j, logprobs, &top, answer)) {
         return NULL;
     }
     if (max_tokens > 0) asked->max_tokens = (uint32_t)max_tokens;
@@ -364,7 +390,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
     job->chat = chat;
     job->include_usage = usage;
     job->logprobs = logprobs;
-    job->n_top = (uint32_t)top;
+    job->n_top = top;
     return job;
 }
 
@@ -377,7 +403,7 @@ int openai_chat(struct call *c)
     struct job *job = read_request(c, true, &asked, &answer);
     if (!job || !ask_object(c, c->json, "chat_template_kwargs", &extra, &answer)) return answer;
     const struct json *tools;
-    const bool ok = ask_tools(c, c->json, &tools, &asked, &answer) &&
+    const bool ok = ask_prediction(c, c->json, &asked, &answer) && ask_tools(c, c->json, &tools, &asked, &answer) &&
                     ask_thinking(c, c->json, "reasoning_effort", extra, &kwargs, &answer) &&
                     ask_chat(c, json_find(c->json, "messages"), tools, kwargs, &asked, &answer);
     return ok ? serve_job(c, job, &asked) : answer;

@@ -77,6 +77,30 @@ bool ask_prompt(struct call *c, const char *key, const struct json *prompt, bool
     return false;
 }
 
+bool ask_prediction(struct call *c, const struct json *obj, struct asked *out, int *answer)
+{
+    const struct json *j = json_find(obj, "prediction"), *content = json_find(j, "content");
+    struct str type = {0};
+    struct buf text = {0};
+    quern_tokens tokens = {0};
+    if (!j || j->type == JSON_NULL) return true;
+    if (!json_opt_str(j, "type", &type) || !str_is(type, "content") || !content || !ask_content(&text, content)) {
+        buf_fini(&text);
+        *answer =
+            serve_error(c, 400, "\"prediction\" must be {\"type\":\"content\",\"content\":..} with a text or parts of one");
+        return false;
+    }
+    bool ok = tokenize(c, buf_view(&text), 0, &tokens, answer);
+    int32_t *copy = ok ? arena_array(&c->arena, size_max(tokens.count, 1), sizeof *copy) : NULL;
+    if (ok && !copy) ok = no_memory(c, answer);
+    if (ok && tokens.count) memcpy(copy, tokens.ids, tokens.count * sizeof *copy);
+    out->expected = copy;
+    out->n_expected = tokens.count;
+    quern_tokens_free(&tokens);
+    buf_fini(&text);
+    return ok;
+}
+
 /* Whether prompt is a list of prompts: an array in which no token stands. */
 static bool is_list(const struct json *prompt)
 {

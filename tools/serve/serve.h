@@ -113,6 +113,8 @@ struct asked {
     const float *lora_scales; /* [n_loras] likewise; NULL: the server's */
     quern_speculate speculate;
     uint32_t draft_max, draft_min;
+    const int32_t *expected; /* [n_expected] what the answer may resemble, in the call's arena */
+    size_t n_expected;
 };
 
 struct job;
@@ -136,6 +138,7 @@ struct choice {
     uint64_t n_chunks;                /* of a stream, that the dialect has made */
     struct buf ids;                   /* int32_t: tokens that were not sent yet, where they are asked for */
     quern_result so_far;              /* up to the last token */
+    uint32_t n_thinking;              /* tokens of the thinking */
     uint64_t first;                   /* clock_ns of the first token; 0: none came */
     bool late;                        /* it took longer than the job's limit */
     bool opened;                      /* what it repeats of its prompt was handed out */
@@ -229,6 +232,13 @@ bool ask_render(struct call *c, const struct json *messages, const struct json *
 /* The same as the tokens of asked, and ask_hold_calls. */
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer);
+/* An error where obj has one of the members, names [n] with what is said of them, that is neither null nor empty. */
+struct refused {
+    const char *key, *why;
+};
+bool ask_refused(struct call *c, const struct json *obj, const struct refused *names, size_t n, int *answer);
+/* "top_logprobs", which says something only where there are logprobs. */
+bool ask_top(struct call *c, const struct json *obj, bool logprobs, uint32_t *out, int *answer);
 /* Appends the text of a message's content: a string, or text parts. */
 bool ask_content(struct buf *text, const struct json *content);
 /* Whether the conversation has something of tools, and the chat template has no place for it (tool_text.c). */
@@ -245,6 +255,8 @@ bool ask_prompts(struct call *c, const char *key, const struct json *prompt, str
 uint32_t ask_prompt_count(const struct json *prompt);
 /* How many answers there are to each, as many as the server takes at once. */
 bool ask_choices(struct call *c, const struct json *obj, const char *key, uint32_t n_prompts, double *io, int *answer);
+/* OpenAI's "prediction", a text that the answer may resemble. */
+bool ask_prediction(struct call *c, const struct json *obj, struct asked *out, int *answer);
 /* A text as the only prompt. */
 bool ask_text(struct call *c, struct str text, unsigned flags, struct asked *out, int *answer);
 /* "images", in a request or a message of Ollama's, must be empty: nothing here reads them. */
