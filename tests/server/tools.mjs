@@ -79,12 +79,13 @@ for (const [style, model] of [["plain", demo], ["tagged", process.env.TAGGED]]) 
         calls: events.flatMap((e) => e.delta.tool_calls ?? []).map((call) => call.function),
     })), alone.map((m) => ({ content: m.content || null, calls: (m.tool_calls ?? []).map((call) => call.function) })));
 
+    const told = [];
     for (const seed of seeds) {
         const { body: { message: m, done_reason: why } } = await post("/api/chat",
             { messages, tools, format: form, stream: false, options: { temperature: 2, seed, num_predict: 200 } });
-        if (m.tool_calls ? m.tool_calls.every((call) => isCall(call.function)) : isForm(m.content)) continue;
-        verdict(why === "length", `${style}: Ollama: format and tools`, m);
+        told.push(why === "length" || (m.tool_calls ? m.tool_calls.every((call) => isCall(call.function)) : isForm(m.content)));
     }
+    verdict(!told.includes(false), `${style}: Ollama: format and tools`, told);
 
     // ---- strict calls beside free text ----
 
@@ -100,6 +101,23 @@ for (const [style, model] of [["plain", demo], ["tagged", process.env.TAGGED]]) 
     equal(`${style}: text is the same beside them`, r.body.choices[0].message.content, text);
     await server.stop();
 }
+
+// ---- behind thinking that the template opens ----
+
+process.env.DEMO = process.env.OPENED;
+server = await serve("-c", "512");
+const { body: { tokens: close } } = await post("/tokenize", { content: "</think>" });
+const letters = close.filter((id, i) => close.indexOf(id) === i); /* likely one after the other, once each */
+const thought = { temperature: 0.5, repeat_last_n: 9, presence_penalty: 100, logit_bias: Object.fromEntries(letters.map((id, i) => [id, 100 - 5 * i])) };
+const behind = [], thinking = [];
+for (let seed = 1; seed <= 12; seed++) {
+    const { choices: [x], usage } = (await chat({ tools, response_format, seed, ...thought })).body;
+    behind.push(kind(x));
+    thinking.push(usage.completion_tokens_details.reasoning_tokens);
+}
+verdict(!behind.includes("wrong") && behind.some((k) => k !== "cut"), "behind thinking an answer is calls or has the form", behind);
+verdict(thinking.every((n) => n >= letters.length), "the tokens of thinking are counted", thinking);
+await server.stop();
 
 // ---- what cannot be honoured ----
 

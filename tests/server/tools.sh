@@ -10,4 +10,8 @@ tar xJf "$SRC/tests/data/conformance.tar.xz" -C "$work" conformance/llama_tied
 cat >"$work/conformance/llama_tied/chat_template.jinja" <<'END'
 {%- for m in messages %}{{ m.content }}{% endfor %}{% if tools %}<tool_call>{% endif %}{% if false %}<think>{% endif -%}
 END
-TAGGED="$work/conformance/llama_tied" node "$(dirname "$0")/tools.mjs"
+cp -r "$work/conformance/llama_tied" "$work/opened"
+cat >"$work/opened/chat_template.jinja" <<'END'
+{%- for m in messages %}{{ m.content }}{% endfor %}{% if tools %}<tool_call>{% endif %}<think>{{ "\n" * 12 }}
+END
+TAGGED="$work/conformance/llama_tied" OPENED="$work/opened" node "$(dirname "$0")/tools.mjs"

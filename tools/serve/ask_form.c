@@ -175,6 +175,7 @@ static bool put_functions(struct call *c, struct buf *b, const struct calls *cal
 #define CALL "{\"rule\":\"call\"}"
 #define CALLS "{\"rule\":\"calls\"}"
 #define ANSWER "{\"rule\":\"answer\"}"
+#define SPACE "{\"regex\":\"[ \\n]{0,4}\"}" /* between thinking and answer */
 
 /* The part "calls": one, or several where that is allowed. */
 static int put_calls(struct buf *b, const struct tool_style *style, bool parallel)
@@ -227,9 +228,10 @@ static int put_answer(struct buf *b, const struct tool_style *style, const struc
         rc |= buf_z(b, leading ? ",{\"any\":[\"\"," CALLS "]}]" : "," CALLS "]}");
     }
     rc |= buf_z(b, ",\"root\":");
+    if (a->opened) return rc | buf_z(b, "[" SPACE "," ANSWER "]}");
     if (!thinks) return rc | buf_z(b, ANSWER "}");
-    return rc | buf_z(b, "{\"any\":[" ANSWER ",[\"<think>\",{\"free\":{\"without\":[\"</think>\"]}},\"</think>\","
-                         "{\"regex\":\"\\\\s{0,4}\"}," ANSWER "]]}}");
+    return rc | buf_z(b, "{\"any\":[" ANSWER ",[\"<think>\",{\"free\":{\"without\":[\"</think>\"]}},\"</think>\"," SPACE
+                         "," ANSWER "]]}}");
 }
 
 bool ask_hold_calls(struct call *c, struct asked *a, int *answer)
