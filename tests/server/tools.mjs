@@ -66,6 +66,9 @@ for (const [style, model] of [["plain", demo], ["tagged", process.env.TAGGED]]) 
     verdict(all.every(Number), `${style}: a call that must come`, all);
     all = await kinds({ tools, tool_choice: { type: "function", function: { name: "clock" } } }, 4);
     verdict(all.every((k) => k === 1), `${style}: a call of one function`, all);
+    const allowed = { type: "allowed_tools", allowed_tools: { mode: "required", tools: [{ type: "function", function: { name: "clock" } }] } };
+    all = (await chat({ tools, tool_choice: allowed, temperature: 2, seed: 1, max_tokens: 400 })).body.choices[0];
+    verdict(kind(all) === "cut" || (kind(all) > 0 && all.message.tool_calls.every((call) => call.function.name === "clock")), `${style}: calls of those that are allowed`, all);
     all = await kinds({ tools, tool_choice: "none", response_format }, 4);
     verdict(all.every((k) => k === "form"), `${style}: no call where none may come`, all);
 
@@ -130,6 +133,8 @@ for (const [name, body, message] of [
     ["no schema", { tools: [tool("f", { type: "strin" })], response_format }, /parameters of "f": schema, #\/type/],
     ["another kind of tool", { tools: [{ type: "custom", custom: { name: "f" } }] }, /"tools" must be/],
     ["tools that are none", { tools: {} }, /"tools" must be/],
+    ["a choice of none that are there", { tools, tool_choice: { type: "allowed_tools", allowed_tools: { mode: "auto", tools: [] } } }, /no such function/],
+    ["another mode", { tools, tool_choice: { type: "allowed_tools", allowed_tools: { mode: "some", tools } } }, /"tool_choice" must be/],
     ["a value of another type", { tools, parallel_tool_calls: 1 }, /"parallel_tool_calls"/],
 ]) {
     const { status, body: b } = await chat(body);

@@ -106,12 +106,21 @@ static bool is_strict(const struct json *tool)
     return strict && strict->type == JSON_TRUE;
 }
 
-bool ask_is_tool(const struct call *c, struct str name)
+static bool has_function(const struct json *tools, struct str name)
 {
-    const struct json *tools = json_find(c->json, "tools");
     for (size_t i = 0; tools && i < tools->n; i++)
         if (str_eq(function_name(&tools->v[i]), name)) return true;
     return false;
+}
+
+bool ask_is_tool(const struct call *c, struct str name)
+{
+    return has_function(json_find(c->json, "tools"), name);
+}
+
+static bool may_call(const struct calls *calls, struct str name)
+{
+    return name.n && (!calls->name.n || str_eq(name, calls->name)) && (!calls->allowed || has_function(calls->allowed, name));
 }
 
 /* Whether arguments can be held to a function's schema. What cannot be honoured is an error where the call was asked for or the
@@ -159,7 +168,7 @@ static bool put_functions(struct call *c, struct buf *b, const struct calls *cal
         const struct json *tool = &calls->tools->v[i];
         const struct str name = function_name(tool);
         bool held;
-        if (name.n == 0 || (calls->name.n && !str_eq(name, calls->name))) continue;
+        if (!may_call(calls, name)) continue;
         if (!check_parameters(c, tool, calls->must || is_strict(tool), &held, answer)) return false;
         if (n++) rc |= buf_c(b, ',');
         rc |= put_call(b, c->server->tool_style, tool, held);
@@ -275,12 +284,17 @@ static bool ask_choice(struct call *c, const struct json *obj, const struct json
     struct str how = {0};
     if (!j || j->type == JSON_NULL) return true;
     if (j->type == JSON_STRING) how = j->s;
+    const struct json *allowed = json_find(j, "allowed_tools");
+    if (allowed) (void)json_opt_str(allowed, "mode", &how);
+    out->allowed = json_find(allowed, "tools");
     if (str_is(how, "none")) *tools = NULL;
     if (str_is(how, "none") || str_is(how, "auto")) return true;
     out->must = str_is(how, "required") || (json_opt_str(json_find(j, "function"), "name", &out->name) && out->name.n);
     if (out->name.n) out->parallel = false;
-    return out->must ||
-           wrong_form(c, "tool_choice", "none, auto, required or {\"type\":\"function\",\"function\":{\"name\":...}}", answer);
+    return out->must || wrong_form(c, "tool_choice",
+                                   "none, auto, required, {\"type\":\"function\",\"function\":{\"name\":...}} or "
+                                   "{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":...,\"tools\":[...]}}",
+                                   answer);
 }
 
 bool ask_tools(struct call *c, const struct json *obj, const struct json **tools, struct asked *out, int *answer)
@@ -294,7 +308,7 @@ bool ask_tools(struct call *c, const struct json *obj, const struct json **tools
         return false;
     const bool any = *tools && (*tools)->n;
     calls->tools = *tools;
-    calls->held = calls->must || (any && (strict || !calls->parallel || out->form.kind != QUERN_FORM_FREE));
+    calls->held = calls->must || (any && (strict || calls->allowed || !calls->parallel || out->form.kind != QUERN_FORM_FREE));
     if (any || !calls->must) return true;
     *answer = serve_error(c, 400, "\"tool_choice\": there is no such function in \"tools\"");
     return false;

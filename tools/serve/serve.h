@@ -87,10 +87,11 @@ int serve_response(struct call *c, unsigned status, const char *type, struct MHD
 
 /* What is asked about calls of tools. */
 struct calls {
-    const struct json *tools; /* an array; NULL: none may be called */
-    struct str name;          /* the only function that may be called; n 0: all may */
-    bool must, parallel;      /* nothing else is an answer; several calls may follow one another */
-    bool held;                /* they are part of the form, and in the model's own style */
+    const struct json *tools;   /* an array; NULL: none may be called */
+    struct str name;            /* the only function that may be called; n 0: all may, or */
+    const struct json *allowed; /* those in this array; NULL: all */
+    bool must, parallel;        /* nothing else is an answer; several calls may follow one another */
+    bool held;                  /* they are part of the form, and in the model's own style */
 };
 
 /* The options that all dialects share, as they have been read. */
