@@ -1,5 +1,30 @@
 // See prompts.sh.
+import { writeFileSync } from "node:fs";
 import { equal, plan, serve, verdict } from "./served.mjs";
+
+// A tokenizer as Llama 2 has it: a space stands in front of a text, and is not shown. 512 tokens: bytes, letters, and some words.
+const vocab = {}, merges = [];
+const add = (token) => (vocab[token] ??= Object.keys(vocab).length);
+["<unk>", "<s>", "</s>"].forEach(add);
+for (let i = 0; i < 256; i++) add(`<0x${i.toString(16).toUpperCase().padStart(2, "0")}>`);
+["\u2581", ..."abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?'\"-:;()"].forEach(add);
+for (const word of ["the", "once", "Once", "upon", "time", "mill", "a", "The"])
+    for (let i = 0, token = "\u2581"; i < word.length; token += word[i++]) {
+        if (token + word[i] in vocab) continue;
+        merges.push([token, word[i]]);
+        add(token + word[i]);
+    }
+while (Object.keys(vocab).length < 512) add(`<unused${Object.keys(vocab).length}>`);
+const special = (content) => ({ id: vocab[content], content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true });
+writeFileSync(`${process.env.SPACED}/tokenizer.json`, JSON.stringify({
+    version: "1.0", truncation: null, padding: null, added_tokens: ["<unk>", "<s>", "</s>"].map(special),
+    normalizer: { type: "Sequence", normalizers: [{ type: "Prepend", prepend: "\u2581" }, { type: "Replace", pattern: { String: " " }, content: "\u2581" }] },
+    pre_tokenizer: null, post_processor: null,
+    decoder: { type: "Sequence", decoders: [{ type: "Replace", pattern: { String: "\u2581" }, content: " " }, { type: "ByteFallback" }, { type: "Fuse" },
+        { type: "Strip", content: " ", start: 1, stop: 0 }] },
+    model: { type: "BPE", dropout: null, unk_token: "<unk>", continuing_subword_prefix: null, end_of_word_suffix: null, fuse_unk: true,
+        byte_fallback: true, ignore_merges: false, vocab, merges },
+}));
 
 let server;
 const demo = process.env.DEMO;
@@ -46,6 +71,19 @@ for (const [name, model] of [["", demo], ["spaced: ", process.env.SPACED]]) {
     verdict(repeated.every((x, i) => x.text.startsWith(prompts[i]) && x.text.endsWith(answers[i].text)), `${name}prompts that are repeated`, repeated);
     equal(`${name}and nothing else`, (await choices({ prompt: prompts, echo: true, max_tokens: 0 })).map((x) => x.text), prompts);
     equal(`${name}in a stream`, (await events({ prompt: prompts[0], echo: true })).map((e) => e.choices[0]?.text ?? "").join(""), repeated[0].text);
+
+    // ---- spaces ----
+
+    const [spaced] = (await ids("x the")).slice(-1), known = await ids(prompts[0]);
+    const forced = { prompt: prompts[0], logit_bias: { [spaced]: 100 }, max_tokens: 2 };
+    const whole = (await (await send("/detokenize", { tokens: [...known, spaced, spaced] })).json()).content;
+    equal(`${name}an answer goes on from its prompt`, prompts[0] + (await choices(forced))[0].text, whole);
+    equal(`${name}in a stream`, prompts[0] + (await events(forced)).map((e) => e.choices[0]?.text ?? "").join(""), whole);
+    equal(`${name}and repeated`, (await choices({ ...forced, echo: true }))[0].text, whole);
+    equal(`${name}where its tokens are`, (await choices({ ...forced, logprobs: 0 }))[0].logprobs.text_offset, [0, 4]);
+    equal(`${name}with llama-server's names`, prompts[0] + (await (await send("/completion", { ...forced, n_predict: 2, temperature: 0 })).json()).content, whole);
+    equal(`${name}and Ollama's`, prompts[0] + (await (await send("/api/generate", { prompt: prompts[0], raw: true, stream: false,
+        options: { num_predict: 2, temperature: 0, logit_bias: forced.logit_bias } })).json()).response, whole);
 
     // ---- what was thought of them ----
 

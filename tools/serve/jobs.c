@@ -207,16 +207,15 @@ int serve_new_probs(struct choice *x, struct buf *b)
     return rc | buf_c(b, ']');
 }
 
-/* Before anything else of the answer: the prompt, where that is repeated. t: the first token behind it; NULL: none. */
-static int open_choice(struct choice *x, const quern_token *t)
+/* Before anything else of the answer: the prompt, where that is repeated. */
+static int open_choice(struct choice *x)
 {
     const struct job *j = x->job;
     if (x->opened || !j->echo) return 0;
     const struct prompt *prompt = &j->prompts[x->index / j->n_each];
     x->opened = true;
     int rc = buf_str(&x->probs, prompt->probs);
-    if (rc == 0) rc = put_part(x, PART_ANSWER, prompt->text);
-    return rc == 0 && t && serve_loses_space(j->call, t->id) ? put_part(x, PART_ANSWER, STR(" ")) : rc;
+    return rc == 0 ? put_part(x, PART_ANSWER, prompt->text) : rc;
 }
 
 /* The end of an answer that has taken long enough is asked for, once it has a whole line. */
@@ -229,6 +228,15 @@ static void watch_time(struct choice *x)
     quern_request_cancel(x->request);
 }
 
+/* An answer that goes on from a raw prompt is no beginning of a text, as which its first token is shown: it keeps the space
+ * that it may begin with. A form is that of the text without it. */
+static int keep_space(struct choice *x, int32_t first)
+{
+    const struct job *j = x->job;
+    if (j->asked.split || j->asked.form.kind != QUERN_FORM_FREE || !serve_loses_space(j->call, first)) return 0;
+    return put_part(x, PART_ANSWER, STR(" "));
+}
+
 static void on_token(void *user, const quern_token *t)
 {
     struct choice *x = user;
@@ -236,8 +244,9 @@ static void on_token(void *user, const quern_token *t)
     monitor_enter(j->lock);
     if (!j->done && !j->gone && !x->late) {
         const bool thinking = j->asked.split && x->parts.at == PARTS_THINKING;
-        int rc = open_choice(x, t);
+        int rc = open_choice(x);
         x->so_far = t->so_far;
+        if (rc == 0 && !x->first) rc = keep_space(x, t->id);
         if (rc == 0 && j->ids) rc = buf_put(&x->ids, &t->id, sizeof t->id);
         if (rc == 0 && j->logprobs) rc = (x->probs.n ? buf_c(&x->probs, ',') : 0) | serve_put_prob(j->call, &x->probs, t);
         if (rc == 0) rc = put_text(x, (struct str){t->text, t->length});
@@ -252,7 +261,7 @@ static int end_choice(struct choice *x)
 {
     struct job *j = x->job;
     const bool last = ++j->n_ended == j->n_choices;
-    int rc = open_choice(x, NULL);
+    int rc = open_choice(x);
     if (rc == 0) rc = put_text(x, (struct str){x->r.tail, x->r.tail_length});
     if (rc == 0) rc = end_text(x);
     j->begun = true;

@@ -91,7 +91,8 @@ static int pass_token(struct choice *x, int32_t id)
     quern_string alone = {0}, inside = {0};
     int rc = quern_detokenize(m, &id, 1, false, &alone, NULL) | quern_token_bytes(m, id, &inside, NULL);
     const struct str name = {inside.text, inside.length}, text = buf_view(&x->text);
-    struct str s = x->probs_bytes ? name : (struct str){alone.text, alone.length};
+    const bool whole = x->probs_bytes || (text.n && text.p[0] == ' ');
+    struct str s = whole ? name : (struct str){alone.text, alone.length};
     if (rc == 0 && alone.length == 0 && x->probs_bytes <= text.n) {
         const struct str rest = {text.p + x->probs_bytes, text.n - x->probs_bytes};
         s = text.n && str_starts(rest, name) ? name : STR("");
