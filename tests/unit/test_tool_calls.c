@@ -125,13 +125,37 @@ static void styles_are_told_apart(void **state)
         {none, {"{ \"name\":\"f\",\"arguments\":{}}", true, false, "", "{ \"name\":\"f\",\"arguments\":{}}", {0}, {0}}},
         {none, {"[{\"name\": \"f\"}]", true, false, "", "[{\"name\": \"f\"}]", {0}, {0}}},
     };
+    bool own;
     (void)state;
     for (size_t i = 0; i < COUNT_OF(rows); i++)
-        for (size_t piece = 1; piece < 40; piece++) check(&rows[i].x, tool_style_of(str_of(rows[i].template)), piece);
+        for (size_t piece = 1; piece < 40; piece++) check(&rows[i].x, tool_style_of(str_of(rows[i].template), &own), piece);
+}
+
+static void other_notations_are_noticed(void **state)
+{
+    static const struct {
+        const char *template;
+        bool own;
+    } rows[] = {{"", false},
+                {"{{ messages }}", false},
+                {"{% if tools %}<tool_call>", false},
+                {"{% if tools %}[TOOL_CALLS]", false},
+                {"{% if tools %}the format {\"name\": function name, \"parameters\": ..}", false},
+                {"{% if tools %}<|channel|>", true},
+                {"{% if tools %}<tool_call>\n<function=", true},
+                {"{% if tools %}<tool_call>x<arg_key>", true}};
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        bool own;
+        const struct tool_style *style = tool_style_of(str_of(rows[i].template), &own);
+        assert_int_equal(own, rows[i].own);
+        assert_true(!own || style->plain);
+    }
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(examples_come_apart), cmocka_unit_test(styles_are_told_apart)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(examples_come_apart), cmocka_unit_test(styles_are_told_apart),
+                                       cmocka_unit_test(other_notations_are_noticed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -308,7 +308,10 @@ bool ask_tools(struct call *c, const struct json *obj, const struct json **tools
         return false;
     const bool any = *tools && (*tools)->n;
     calls->tools = *tools;
-    calls->held = calls->must || (any && (strict || calls->allowed || !calls->parallel || out->form.kind != QUERN_FORM_FREE));
+    /* Free text has what a model writes beside calls in its own notation, control tokens too: it is held only where that is
+     * known. */
+    const bool wanted = (strict || !calls->parallel) && !c->server->own_tool_style;
+    calls->held = calls->must || (any && (wanted || calls->allowed || out->form.kind != QUERN_FORM_FREE));
     if (any || !calls->must) return true;
     *answer = serve_error(c, 400, "\"tool_choice\": there is no such function in \"tools\"");
     return false;

@@ -363,7 +363,7 @@ static int read_template(struct server *s, struct err *e)
     if (!template.p) template = STR("");
     s->template_has_tools = str_has(template, STR("tools"));
     s->template_thinks = str_has(template, STR("<think>"));
-    s->tool_style = tool_style_of(template);
+    s->tool_style = tool_style_of(template, &s->own_tool_style);
     arena_fini(&a);
     return rc;
 }

@@ -165,7 +165,9 @@ static int end_text(struct choice *x)
     if (!x->job->asked.split) return 0;
     const int rc = parts_end(&x->parts, put_part, x, &held);
     if (rc < 0 || held.n == 0) return rc;
-    if (tool_calls_parse(&x->job->call->arena, held, x->parts.style, &x->calls, &x->n_calls) && are_known(x)) return 0;
+    const bool read = tool_calls_parse(&x->job->call->arena, held, x->parts.style, &x->calls, &x->n_calls) && are_known(x);
+    if (!x->job->asked.calls.parallel) x->n_calls = size_min(x->n_calls, 1);
+    if (read) return 0;
     x->n_calls = 0;
     return put_part(x, PART_ANSWER, held);
 }

@@ -14,7 +14,8 @@ struct tool_style {
     const char *mark;         /* in front of which this may stand, a control token in most vocabularies, "": nothing; */
     bool plain;               /* or one call alone */
 };
-const struct tool_style *tool_style_of(struct str template);
+/* *own: the template has tools in a notation that is none of these, for which the plain one stands. */
+const struct tool_style *tool_style_of(struct str template, bool *own);
 
 struct parts {
     enum { PARTS_START, PARTS_THINKING, PARTS_GAP, PARTS_ANSWER, PARTS_CALLS } at;

@@ -36,8 +36,9 @@ struct server {
     char *description;                        /* quern_model_describe */
     bool template_has_tools, template_thinks; /* the chat template has a place for tools; and for thinking */
     const struct tool_style *tool_style;
-    int64_t started;  /* seconds since 1970 */
-    uint64_t n_calls; /* for ids */
+    bool own_tool_style; /* the model's own is not known */
+    int64_t started;     /* seconds since 1970 */
+    uint64_t n_calls;    /* for ids */
     struct serve_options o;
     const quern_lora *loras; /* [n_loras] the engine's adapters */
     size_t n_loras;

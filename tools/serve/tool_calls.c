@@ -7,17 +7,21 @@ static const struct tool_style styles[] = {
      .key = "arguments",
      .open = "<tool_call>",
      .close = "</tool_call>",
-     .mark = ""},                                                                                 /* Hermes, Qwen */
-    {.template = "[TOOL_CALLS]", .key = "arguments", .mark = "[TOOL_CALLS]"},                     /* Mistral */
-    {.template = "<|python_tag|>", .key = "parameters", .mark = "<|python_tag|>", .plain = true}, /* Llama 3 */
-    {.template = NULL, .key = "arguments", .mark = "", .plain = true},                            /* as tool_text.c says it */
+     .mark = ""},                                                                                             /* Hermes, Qwen */
+    {.template = "[TOOL_CALLS]", .key = "arguments", .mark = "[TOOL_CALLS]"},                                 /* Mistral */
+    {.template = "<|python_tag|>", .key = "parameters", .mark = "<|python_tag|>", .plain = true},             /* Llama 3 */
+    {.template = "\"name\": function name, \"parameters\":", .key = "parameters", .mark = "", .plain = true}, /* Llama 3.2 */
+    {.template = NULL, .key = "arguments", .mark = "", .plain = true}, /* as tool_text.c says it */
 };
 
-const struct tool_style *tool_style_of(struct str template)
+const struct tool_style *tool_style_of(struct str template, bool *own)
 {
+    static const char *const others[] = {"<arg_key>", "<function="}; /* GLM, Qwen3-Coder: what is tagged is no JSON */
     size_t i = 0;
     while (styles[i].template && !str_has(template, str_of(styles[i].template))) i++;
-    return &styles[i];
+    *own = !styles[i].template && str_has(template, STR("tools"));
+    for (size_t k = 0; k < COUNT_OF(others); k++) *own = *own || str_has(template, str_of(others[k]));
+    return &styles[*own ? COUNT_OF(styles) - 1 : i];
 }
 
 static const struct form {
