@@ -143,6 +143,7 @@ static void other_notations_are_noticed(void **state)
                 {"{% if tools %}the format {\"name\": function name, \"parameters\": ..}", false},
                 {"{% if tools %}<|channel|>", true},
                 {"{% if tools %}<tool_call>\n<function=", true},
+                {"{% if tools %}[TOOL_CALLS]f[ARGS]", true},
                 {"{% if tools %}<tool_call>x<arg_key>", true}};
     (void)state;
     for (size_t i = 0; i < COUNT_OF(rows); i++) {

@@ -16,7 +16,7 @@ static const struct tool_style styles[] = {
 
 const struct tool_style *tool_style_of(struct str template, bool *own)
 {
-    static const char *const others[] = {"<arg_key>", "<function="}; /* GLM, Qwen3-Coder: what is tagged is no JSON */
+    static const char *const others[] = {"<arg_key>", "<function=", "[ARGS]"}; /* GLM, Qwen3-Coder, Mistral of late */
     size_t i = 0;
     while (styles[i].template && !str_has(template, str_of(styles[i].template))) i++;
     *own = !styles[i].template && str_has(template, STR("tools"));
