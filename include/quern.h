@@ -271,6 +271,7 @@ typedef struct quern_sampling {
     int32_t top_k;           /* [40] 0: off */
     float top_p;             /* [0.95] 1: off */
     float min_p;             /* [0.05] 0: off */
+    uint32_t min_keep;       /* candidates that top_p and min_p leave at least; 0: one */
     float repeat_penalty;    /* [1] 1: off */
     float presence_penalty;  /* [0] */
     float frequency_penalty; /* [0] */
@@ -301,11 +302,14 @@ typedef enum quern_form_kind {
     QUERN_FORM_SCHEMA, /* text: a JSON Schema */
     QUERN_FORM_GBNF,   /* text: a grammar in llama.cpp's notation */
     QUERN_FORM_REGEX,  /* text: an ECMAScript regular expression that the whole answer matches */
+    QUERN_FORM_PARTS,  /* text: a JSON object of parts, put together of texts and the other forms */
 } quern_form_kind;
 typedef struct quern_form {
     quern_form_kind kind;
     const char *text;
     const char *after; /* "</think>": the form is that of what follows this text, which must come; NULL: of all */
+    const char *mark;  /* "[TOOL_CALLS]": a control token of this name, which has no text, may stand in front of what has the
+                        * form; NULL, or the model has no such one: nothing may */
 } quern_form;
 /* Whether a form can be honoured: QUERN_ERR_ARG, QUERN_ERR_UNSUPPORTED and QUERN_ERR_LIMIT name the line and column, or the
  * JSON pointer. Any thread; the model is not needed. Calls that take a form fail in the same way. */
@@ -335,14 +339,33 @@ typedef struct quern_generate_options {
 
 typedef struct quern_result {
     quern_stop stop;
+    uint32_t stop_index;                                         /* QUERN_STOP_STRING: of which stop string */
     uint32_t n_prompt;                                           /* tokens of the prompt */
     uint32_t n_reused;                                           /* of these, found in the KV cache */
     uint32_t n_generated;                                        /* the end-of-text token included */
     uint32_t n_drafted, n_accepted;                              /* draft tokens; those that were right */
+    uint32_t n_expected, n_expected_accepted;                    /* of these, from what was expected */
     double prefill_seconds, first_token_seconds, decode_seconds; /* decode: after the first token */
     uint64_t decode_bytes;                                       /* weights and KV cache read by the decode steps */
     uint32_t dropped_messages, dropped_tokens;                   /* that the context policy left out */
 } quern_result;
+
+/* A token and what may be shown of the text so far: whole characters, no part of a stop string. */
+typedef struct quern_token {
+    int32_t id;
+    const char *text; /* length bytes, valid during the call */
+    size_t length;
+    float logprob; /* natural logarithm, where asked for; of the distribution before sampling options */
+    const int32_t *top_ids;
+    const float *top_logprobs; /* [n_top], likeliest first */
+    size_t n_top;
+    quern_result so_far; /* of a request: the counts and times up to this token */
+} quern_token;
+
+/* Appends count tokens, and tells of each but the first what the model thought of it, in order: fn gets its logprob and n_top
+ * likeliest tokens, at most 20, and no text. */
+QUERN_API int quern_session_score(quern_session *session, const int32_t *ids, size_t count, uint32_t n_top,
+                                  void (*fn)(void *user, const quern_token *token), void *user, quern_error *err);
 
 /* Makes the session hold exactly prompt (what it already holds of its beginning is kept, not recomputed), then generates after
  * it. The prompt alone must fit the context: QUERN_ERR_CONTEXT otherwise, and the session is as it was. result may be NULL. */
@@ -406,17 +429,6 @@ typedef struct quern_engine_info {
 /* Of NULL, zeros. */
 QUERN_API void quern_engine_get_info(quern_engine *engine, quern_engine_info *out);
 
-/* A token and what may be shown of the text so far: whole characters, no part of a stop string. */
-typedef struct quern_token {
-    int32_t id;
-    const char *text; /* length bytes, valid during the call */
-    size_t length;
-    float logprob; /* natural logarithm, where asked for; of the distribution before sampling options */
-    const int32_t *top_ids;
-    const float *top_logprobs; /* [n_top], likeliest first */
-    size_t n_top;
-} quern_token;
-
 typedef struct quern_request_result {
     int error; /* 0 or a negative code; then message says why */
     const char *message;
@@ -450,6 +462,8 @@ typedef struct quern_request_options {
                                 * Requests with different ones are computed together */
     quern_speculate speculate; /* AUTO: as the engine */
     uint32_t draft_max, draft_min; /* 0: as the engine */
+    const int32_t *expected; /* [n_expected] what the answer is thought to resemble: lookup takes draft tokens from it, too */
+    size_t n_expected;
     /* Called on the engine's thread, one after the other; they must be quick and may not call the engine but for
      * quern_request_cancel. on_end is the last. */
     void (*on_token)(void *user, const quern_token *token);

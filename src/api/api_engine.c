@@ -155,7 +155,8 @@ static void tell_token(void *user, const struct token_event *t)
                            .logprob = t->logprob,
                            .top_ids = t->top_ids,
                            .top_logprobs = t->top_logprobs,
-                           .n_top = t->n_top};
+                           .n_top = t->n_top,
+                           .so_far = api_result(t->so_far)};
     r->o.on_token(r->o.user, &q);
 }
 
@@ -207,6 +208,8 @@ int quern_engine_submit(quern_engine *engine, const quern_request_options *o, qu
                                            .speculate = (enum speculate)o->speculate,
                                            .draft_max = o->draft_max,
                                            .draft_min = o->draft_min,
+                                           .expected = o->expected,
+                                           .n_expected = (uint32_t)size_min(o->n_expected, UINT32_MAX),
                                            .on_token = o->on_token ? tell_token : NULL,
                                            .on_end = o->on_end ? tell_end : NULL,
                                            .user = r};

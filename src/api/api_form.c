@@ -26,7 +26,8 @@ static bool kind_of(quern_form_kind kind, enum grammar_kind *out)
     static const enum grammar_kind kinds[] = {[QUERN_FORM_JSON] = GRAMMAR_JSON,
                                               [QUERN_FORM_SCHEMA] = GRAMMAR_SCHEMA,
                                               [QUERN_FORM_GBNF] = GRAMMAR_GBNF,
-                                              [QUERN_FORM_REGEX] = GRAMMAR_REGEX};
+                                              [QUERN_FORM_REGEX] = GRAMMAR_REGEX,
+                                              [QUERN_FORM_PARTS] = GRAMMAR_PARTS};
     if (kind <= QUERN_FORM_FREE || (size_t)kind >= COUNT_OF(kinds)) return false;
     *out = kinds[kind];
     return true;
@@ -46,6 +47,8 @@ int api_form(const quern_model *m, const quern_form *form, struct constraint_opt
     if (form->kind == QUERN_FORM_FREE) return 0;
     TRY(check_form(form, &o.kind, e));
     o.n_vocab = m->model->hp.n_vocab;
+    o.mark = form->mark ? tok_find(m->tok, str_of(form->mark)) : -1;
+    o.marked = o.mark >= 0 && (uint32_t)o.mark < o.n_vocab && tok_is_special(m->tok, o.mark);
     int rc = 0;
     monitor_enter(m->vocab->lock);
     if (!m->vocab->tree) rc = vocab_new(m->tok, m->eog, m->n_eog, o.n_vocab, &m->vocab->tree, e);

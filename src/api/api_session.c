@@ -46,7 +46,7 @@ int api_speculation(const quern_model *m, const quern_speculation *q, struct spe
 static int open_speculation(quern_session *q, const struct speculate_options *how, struct err *e)
 {
     TRY(session_speculator(q->s, how, &q->speculator, e));
-    return q->speculator ? guesser_new(q->speculator, &q->arena, session_n_ctx(q->s), &q->guesser, e) : 0;
+    return q->speculator ? guesser_new(q->speculator, &q->arena, session_n_ctx(q->s), NULL, 0, &q->guesser, e) : 0;
 }
 
 int quern_session_new(const quern_model *model, const quern_session_options *options, quern_session **out, quern_error *err)
@@ -71,7 +71,7 @@ int quern_session_new(const quern_model *model, const quern_session_options *opt
     if (rc == 0) so.n_redo = speculate_max(&how) ? 1 + speculate_max(&how) : 0;
     if (rc == 0) rc = session_new(model->model, &so, &q->s, &e);
     if (rc == 0) session_use(q->s, q->loras.scales);
-    if (rc == 0) rc = sampler_init(&q->sampler, model->model->hp.n_vocab, &e);
+    if (rc == 0) rc = sampler_init(&q->sampler, session_kernels(q->s), model->model->hp.n_vocab, &e);
     if (rc == 0) rc = open_speculation(q, &how, &e);
     if (rc < 0) {
         quern_session_free(&q);
@@ -143,6 +143,38 @@ int quern_session_eval(quern_session *q, const int32_t *ids, size_t count, float
     return session_eval(q->s, ids, count, logits ? copy_row : NULL, &c, &e) < 0 ? api_fail(err, &e) : 0;
 }
 
+struct score_rows {
+    quern_session *session;
+    const int32_t *ids; /* [count], one behind each row but the last */
+    size_t count;
+    uint32_t n_top;
+    void (*fn)(void *user, const quern_token *token);
+    void *user;
+};
+static void score_row(void *ctx, size_t i, const float *logits)
+{
+    const struct score_rows *r = ctx;
+    int32_t ids[TOP_MAX];
+    float probs[TOP_MAX];
+    if (i + 1 == r->count) return;
+    struct token_event t = {.id = r->ids[i + 1]};
+    token_probs(&r->session->sampler, session_kernels(r->session->s), logits, r->n_top, &t, ids, probs);
+    const quern_token q = {
+        .id = t.id, .text = "", .logprob = t.logprob, .top_ids = t.top_ids, .top_logprobs = t.top_logprobs, .n_top = t.n_top};
+    r->fn(r->user, &q);
+}
+
+int quern_session_score(quern_session *q, const int32_t *ids, size_t count, uint32_t n_top,
+                        void (*fn)(void *user, const quern_token *token), void *user, quern_error *err)
+{
+    struct err e = {0};
+    struct score_rows r = {q, ids, count, n_top, fn, user};
+    session_cancel_clear(q->s);
+    int rc = n_top > TOP_MAX ? fail(&e, ERR_ARG, "%u likeliest tokens; at most %d", n_top, TOP_MAX) : 0;
+    if (rc == 0) rc = session_eval(q->s, ids, count, score_row, &r, &e);
+    return rc < 0 ? api_fail(err, &e) : 0;
+}
+
 void quern_session_truncate(quern_session *q, uint32_t n_keep)
 {
     session_truncate(q->s, n_keep);
@@ -191,6 +223,7 @@ struct sampling api_sampling(const quern_model *m, const quern_sampling *q)
     if (q->top_k >= 0) s.top_k = (uint32_t)q->top_k;
     if (!(q->top_p < 0)) s.top_p = q->top_p;
     if (!(q->min_p < 0)) s.min_p = q->min_p;
+    s.min_keep = q->min_keep;
     if (!(q->repeat_penalty < 0)) s.repeat_penalty = q->repeat_penalty;
     if (given(q->presence_penalty)) s.presence_penalty = q->presence_penalty;
     if (given(q->frequency_penalty)) s.frequency_penalty = q->frequency_penalty;
@@ -220,11 +253,14 @@ quern_sampling quern_sampling_of(const quern_model *model)
 quern_result api_result(const struct generate_result *r)
 {
     return (quern_result){.stop = (quern_stop)r->stop,
+                          .stop_index = r->stop_index,
                           .n_prompt = r->n_prompt,
                           .n_reused = r->n_reused,
                           .n_generated = r->n_generated,
                           .n_drafted = r->guesses.guessed,
                           .n_accepted = r->guesses.right,
+                          .n_expected = r->guesses.expected,
+                          .n_expected_accepted = r->guesses.expected_right,
                           .prefill_seconds = (double)r->prefill_ns * 1e-9,
                           .first_token_seconds = (double)r->first_token_ns * 1e-9,
                           .decode_seconds = (double)r->decode_ns * 1e-9,

@@ -195,9 +195,11 @@ static void run_alone(struct backend *b, const struct op *op, unsigned ith, unsi
     fns[op->code](b, op, ith, nth);
 }
 
-static void run_phase(struct backend *b, const struct phase *p, unsigned ith, unsigned nth)
+static void run_phase(struct backend *b, uint32_t i, unsigned ith, unsigned nth)
 {
+    const struct phase *p = &b->g->phases[i];
     const struct op *op = &b->g->ops[p->first];
+    b->workers[ith].left = b->left + (size_t)i * nth;
     switch (p->kind) {
     case PHASE_ATTENTION:
         run_attention(b, op, p->n, ith, nth);
@@ -220,7 +222,7 @@ static void run_thread(void *ctx, unsigned ith, unsigned nth)
     const struct batch *batch = b->batch;
     turn(b, ith, nth);
     for (uint32_t i = 0; i < b->g->n_phases; i++) {
-        run_phase(b, &b->g->phases[i], ith, nth);
+        run_phase(b, i, ith, nth);
         /* Thread 0 decides and names the phase after which all leave: a slow thread that reads the number of a later phase goes
          * on to it, so all leave together. */
         unsigned stop = atomic_load_explicit(&b->stop, memory_order_relaxed);
@@ -237,6 +239,7 @@ int backend_run(struct backend *b, const struct batch *batch)
     b->batch = batch;
     lora_begin(b);
     atomic_store(&b->stop, 0);
+    for (size_t i = 0; i < b->n_left; i++) atomic_store_explicit(&b->left[i], NOTHING_TAKEN, memory_order_relaxed);
     pool_run(b->pool, run_thread, b);
     return atomic_load(&b->stop) ? ERR_CANCELLED : 0;
 }
@@ -430,6 +433,8 @@ static void carve_all(struct backend *b, struct carve *c, const struct widths *w
     b->reads = carve(c, b->max_redo, b->g->read_floats * sizeof(float));
     b->attn_states = carve(c, b->max_chunks, b->state_floats * sizeof(float));
     b->attn_done = carve(c, w->n_heads, sizeof *b->attn_done);
+    b->n_left = (size_t)b->g->n_phases * n_threads;
+    b->left = carve(c, b->n_left, sizeof *b->left);
 }
 
 int backend_open_cpu(const struct graph *g, const struct backend_options *opts, struct backend **out, struct err *e)

@@ -160,7 +160,19 @@ static void expert_rows(struct backend *b, struct worker *w, const struct op *op
     }
 }
 
-/* All experts that have tokens, after the activations are prepared: few rows in equal shares of weight rows, many in tasks. */
+/* Rows of all experts that have tokens, one after the other. */
+static void stacked_experts(struct backend *b, struct worker *w, const struct op *op, struct range r)
+{
+    const size_t n_experts = op->route->n_experts, n_out = op->experts[0].w[0]->ne[1];
+    for (size_t e = 0, at = 0; e < n_experts; e++) {
+        if (w->expert_first[e + 1] == w->expert_first[e]) continue;
+        const size_t from = size_max(r.from, at), to = size_min(r.to, at + n_out);
+        if (from < to) expert_rows(b, w, op, e, from - at, to - at);
+        at += n_out;
+    }
+}
+
+/* All experts that have tokens, after the activations are prepared: few of these by weight rows, many in tasks. */
 static void run_experts(struct backend *b, const struct op *op, size_t n_rows, unsigned ith, unsigned nth)
 {
     struct worker *w = &b->workers[ith];
@@ -168,13 +180,8 @@ static void run_experts(struct backend *b, const struct op *op, size_t n_rows, u
     size_t active = 0;
     for (size_t e = 0; e < n_experts; e++) active += w->expert_first[e + 1] > w->expert_first[e];
     if (n_rows <= SMALL_ROWS) {
-        struct range r = share(active * n_out, ROW_UNIT, ith, nth);
-        for (size_t e = 0, at = 0; e < n_experts; e++) {
-            if (w->expert_first[e + 1] == w->expert_first[e]) continue;
-            const size_t from = size_max(r.from, at), to = size_min(r.to, at + n_out);
-            if (from < to) expert_rows(b, w, op, e, from - at, to - at);
-            at += n_out;
-        }
+        struct claim c = {w->left, active * n_out, ith, nth, ith};
+        for (struct range r; claim_next(&c, &r);) stacked_experts(b, w, op, r);
         return;
     }
     const size_t slices = (n_out + EXPERT_SLICE - 1) / EXPERT_SLICE;

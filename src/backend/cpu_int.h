@@ -21,6 +21,7 @@ struct act_buf {
 };
 
 struct worker {
+    atomic_uint *left;    /* of the phase it is in, see struct claim */
     struct act_buf small; /* SMALL_ROWS rows */
     uint8_t *mm_scratch;
     float *attn_scratch;
@@ -64,6 +65,8 @@ struct backend {
     struct act_buf shared, hidden; /* of the rows; of what the experts' second matrix reads */
     struct worker *workers;        /* [threads] */
     atomic_size_t next_task;       /* of the phase */
+    atomic_uint *left;             /* [n_phases][threads] what nobody has taken of each thread's share (struct claim) */
+    size_t n_left;
     /* Attention: with few rows a task is one chunk of positions of a unit (struct attn_unit): here are the states of all
      * chunks, and how many of each unit are done. */
     size_t max_chunks, state_floats; /* floats of the states of one chunk: all query heads of SMALL_ROWS tokens */
@@ -110,6 +113,24 @@ static inline struct range share(size_t n, size_t unit, unsigned ith, unsigned n
     struct range r = {units * ith / nth * unit, units * (ith + 1) / nth * unit};
     return (struct range){size_min(r.from, n), size_min(r.to, n)};
 }
+
+/* Rows of weights are shared out. Each thread takes its share in pieces, from the front on, so that they are one stream from
+ * memory; when it is done it takes from the back of what others have left, so that one that is slowed down, or whose core is a
+ * slower one, does not keep the rest waiting. */
+enum {
+    SHARE_PARTS = 64, /* of a share are taken: the first of them | the end << 16 are left */
+    NOTHING_TAKEN = SHARE_PARTS << 16,
+    PIECE_PARTS = 8,  /* a piece has so many parts */
+    PIECE_ROWS = 256, /* and so many rows at least */
+};
+struct claim {
+    atomic_uint *left; /* [nth] of the phase, which claims once */
+    size_t n;          /* rows */
+    unsigned ith, nth;
+    unsigned whose; /* share is taken from */
+};
+/* The next rows for thread ith; false: there are none. */
+bool claim_next(struct claim *c, struct range *out);
 
 /* Tasks that threads take one by one: one thread calls tasks_reset, all meet at a barrier, then each asks for the next. */
 static inline void tasks_reset(struct backend *b)

@@ -45,65 +45,112 @@ static void product(struct backend *b, struct worker *w, const struct op *op, co
     }
 }
 
+/* Takes the first parts of an own share, but the last ones of another's. */
+static bool take(atomic_uint *left, bool own, unsigned least, unsigned *first, unsigned *end)
+{
+    unsigned seen = atomic_load_explicit(left, memory_order_relaxed), rest;
+    do {
+        *first = seen & 0xFFFF, *end = seen >> 16;
+        const unsigned n = *end - *first, half = (n + 1) / 2, some = own && half < least ? least : half;
+        if (n == 0) return false;
+        if (some < n) *(own ? end : first) = own ? *first + some : *end - some;
+        rest = own ? *end | (seen & 0xFFFF0000) : (seen & 0xFFFF) | *first << 16;
+    } while (!atomic_compare_exchange_weak_explicit(left, &seen, rest, memory_order_relaxed, memory_order_relaxed));
+    return true;
+}
+
+bool claim_next(struct claim *c, struct range *out)
+{
+    for (;;) {
+        const struct range all = share(c->n, ROW_UNIT, c->whose, c->nth);
+        const size_t units = (all.to - all.from + ROW_UNIT - 1) / ROW_UNIT, n_rows = size_max(units, 1) * ROW_UNIT;
+        const size_t whole = c->nth == 1 ? SHARE_PARTS : (SHARE_PARTS * PIECE_ROWS + n_rows - 1) / n_rows;
+        const size_t least = size_min(size_max(PIECE_PARTS, whole), SHARE_PARTS);
+        unsigned first, end;
+        while (take(&c->left[c->whose], c->whose == c->ith, (unsigned)least, &first, &end)) {
+            *out = (struct range){all.from + units * first / SHARE_PARTS * ROW_UNIT,
+                                  size_min(all.to, all.from + units * end / SHARE_PARTS * ROW_UNIT)};
+            if (out->from < out->to) return true;
+        }
+        c->whose = (c->whose + 1) % c->nth;
+        if (c->whose == c->ith) return false;
+    }
+}
+
+/* Products that read the same rows, and what is done with the results. */
+struct products {
+    const struct op *mat; /* [n_mats] */
+    uint32_t n_mats;
+    const struct op *last; /* GLU of two matrices, ADD to one; NULL: nothing */
+    const struct act_buf *buf;
+    const float *x; /* [n] rows */
+    uint32_t n;
+    const struct lora_rows *adapted; /* NULL: none */
+};
+
+static void matrix_rows(struct backend *b, struct worker *w, const struct products *p, uint32_t i, size_t r0, size_t r1)
+{
+    product(b, w, p->mat + i, p->buf, p->x, p->n, r0, r1);
+    if (p->adapted) lora_add(b, w, p->adapted, p->mat, i, r0, r1);
+}
+
+static void glu_rows(struct backend *b, struct worker *w, const struct products *p, struct range r)
+{
+    const size_t cols = p->mat->w->ne[1];
+    for (uint32_t i = 0; i < 2; i++) matrix_rows(b, w, p, i, r.from, r.to);
+    const float *gate = value_rows(b, p->last->src[0], NULL), *up = value_rows(b, p->last->src[1], NULL);
+    float *dst = value_rows(b, p->last->dst, NULL);
+    for (size_t m = 0; m < p->n && r.from < r.to; m++)
+        b->k.glu[p->last->act](gate + m * cols + r.from, up + m * cols + r.from, p->last->f, r.to - r.from,
+                               dst + m * cols + r.from);
+}
+
+/* Rows of all matrices, one after the other. */
+static void stacked_rows(struct backend *b, struct worker *w, const struct products *p, struct range r)
+{
+    size_t at = 0;
+    for (uint32_t i = 0; i < p->n_mats; at += p->mat[i].w->ne[1], i++) {
+        const size_t end = at + p->mat[i].w->ne[1];
+        matrix_rows(b, w, p, i, size_max(r.from, at) - at, size_min(r.to, end) - size_min(at, r.to));
+    }
+    if (!p->last || r.from >= r.to) return;
+    const float *x = value_rows(b, p->last->src[0], NULL), *y = value_rows(b, p->last->src[1], NULL);
+    float *dst = value_rows(b, p->last->dst, NULL);
+    for (size_t m = 0; m < p->n; m++) b->k.add(x + m * at + r.from, y + m * at + r.from, r.to - r.from, dst + m * at + r.from);
+}
+
 void run_products(struct backend *b, const struct op *op, uint32_t n_ops, unsigned ith, unsigned nth)
 {
     struct worker *w = &b->workers[ith];
     const struct op *end = op + n_ops, *norm = NULL;
     if (op->code != OP_MATMUL) norm = op++;
-    const struct op *mat = op;
-    while (op < end && op->code == OP_MATMUL) op++;
-    const struct op *last = op < end ? op : NULL; /* GLU or ADD */
-
-    uint32_t n;
-    const float *x = value_rows(b, norm ? norm->src[0] : mat->src[0], &n);
-    if (n == 0) return;
-    size_t k = mat->w->ne[0];
+    struct products p = {.mat = op};
     unsigned kinds = 0;
-    for (const struct op *m = mat; m < op; m++) kinds |= 1u << qtypes[m->w->type].arith;
-    const bool small = n <= SMALL_ROWS, pack = packs(b, n);
-    const struct act_buf *buf = small ? &w->small : &b->shared;
-    if (norm || kinds != 1u << ARITH_FLOAT) {
-        struct range rows = small ? (struct range){0, n} : share(n, pack ? b->k.pack_cols : 1, ith, nth);
-        prepare(b, buf, norm, kinds, pack, x, k, rows);
-        if (!small) pool_barrier(b->pool);
-        if (norm) x = buf->norm;
+    size_t total = 0;
+    for (; op < end && op->code == OP_MATMUL; op++, p.n_mats++) {
+        kinds |= 1u << qtypes[op->w->type].arith;
+        total += op->w->ne[1];
     }
-    for (const struct op *m = mat; b->observe && ith == 0 && m < op; m++) b->observe(b->observe_ctx, m->w, x, n);
-    const struct lora_rows *adapted = lora_of(b, mat, (uint32_t)(op - mat));
-    if (adapted) {
-        lora_lower(b, adapted, mat, (uint32_t)(op - mat), x, ith, nth);
+    p.last = op < end ? op : NULL;
+    p.x = value_rows(b, norm ? norm->src[0] : p.mat->src[0], &p.n);
+    if (p.n == 0) return;
+    const bool small = p.n <= SMALL_ROWS, pack = packs(b, p.n);
+    p.buf = small ? &w->small : &b->shared;
+    if (norm || kinds != 1u << ARITH_FLOAT) {
+        struct range rows = small ? (struct range){0, p.n} : share(p.n, pack ? b->k.pack_cols : 1, ith, nth);
+        prepare(b, p.buf, norm, kinds, pack, p.x, p.mat->w->ne[0], rows);
+        if (!small) pool_barrier(b->pool);
+        if (norm) p.x = p.buf->norm;
+    }
+    for (uint32_t i = 0; b->observe && ith == 0 && i < p.n_mats; i++) b->observe(b->observe_ctx, p.mat[i].w, p.x, p.n);
+    p.adapted = lora_of(b, p.mat, p.n_mats);
+    if (p.adapted) {
+        lora_lower(b, p.adapted, p.mat, p.n_mats, p.x, ith, nth);
         pool_barrier(b->pool);
     }
-
-    if (last && last->code == OP_GLU) {
-        size_t cols = mat->w->ne[1];
-        struct range r = share(cols, ROW_UNIT, ith, nth);
-        for (uint32_t i = 0; i < 2; i++) {
-            product(b, w, mat + i, buf, x, n, r.from, r.to);
-            if (adapted) lora_add(b, w, adapted, mat, i, r.from, r.to);
-        }
-        const float *gate = value_rows(b, last->src[0], NULL), *up = value_rows(b, last->src[1], NULL);
-        float *dst = value_rows(b, last->dst, NULL);
-        for (size_t m = 0; m < n && r.from < r.to; m++)
-            b->k.glu[last->act](gate + m * cols + r.from, up + m * cols + r.from, last->f, r.to - r.from,
-                                dst + m * cols + r.from);
-        return;
-    }
-    size_t total = 0;
-    for (const struct op *m = mat; m < op; m++) total += m->w->ne[1];
-    struct range r = share(total, ROW_UNIT, ith, nth);
-    size_t at = 0;
-    for (const struct op *m = mat; m < op; at += m->w->ne[1], m++) {
-        const size_t r0 = size_max(r.from, at) - at, r1 = size_min(r.to, at + m->w->ne[1]) - size_min(at, r.to);
-        product(b, w, m, buf, x, n, r0, r1);
-        if (adapted) lora_add(b, w, adapted, mat, (uint32_t)(m - mat), r0, r1);
-    }
-    if (last && r.from < r.to) {
-        const float *p = value_rows(b, last->src[0], NULL), *q = value_rows(b, last->src[1], NULL);
-        float *dst = value_rows(b, last->dst, NULL);
-        for (size_t m = 0; m < n; m++)
-            b->k.add(p + m * total + r.from, q + m * total + r.from, r.to - r.from, dst + m * total + r.from);
-    }
+    const bool glu = p.last && p.last->code == OP_GLU;
+    struct claim c = {w->left, glu ? p.mat->w->ne[1] : total, ith, nth, ith};
+    for (struct range r; claim_next(&c, &r);) (glu ? glu_rows : stacked_rows)(b, w, &p, r);
 }
 
 /* ---- a matrix for each head -------------------------------------------------------------------------------------------- */

@@ -6,7 +6,10 @@
  * for the last time, the caller raises the counter before it looks at `sleepers`, and both do so in the one
  * sequentially consistent order, so at least one of them sees the other.
  *
- * A waiter that has spun for its share yields the core, so more threads than cores still make progress. */
+ * A waiter that has spun for its share yields the core, so more threads than cores still make progress. Where other programs
+ * run on these cores, too, the thread that is waited for often has none, and spinning only takes the time it lacks: small
+ * models run ten thousands of ops a second. So each wait that spinning does not end halves the share of that thread's next one.
+ */
 #include "base/base_int.h"
 
 #include <sched.h>
@@ -38,8 +41,8 @@ struct pool {
     _Alignas(LINE) atomic_uint phase;   /* raised by the last to arrive */
 };
 
-/* Looks at *word for about SPIN_NS; true as soon as it is no longer `old`. */
-static bool spin_while(atomic_uint *word, unsigned old)
+/* Looks at *word for about max_ns; true as soon as it is no longer `old`. */
+static bool spin_while(atomic_uint *word, unsigned old, uint64_t max_ns)
 {
     uint64_t start = 0;
     for (;;) {
@@ -49,8 +52,20 @@ static bool spin_while(atomic_uint *word, unsigned old)
         }
         uint64_t now = clock_ns();
         if (!start) start = now;
-        if (now - start > SPIN_NS) return false;
+        if (now - start >= max_ns) return false;
     }
+}
+
+/* Returns when *word is no longer `old`: a thread that runs is to change it. */
+static void await(atomic_uint *word, unsigned old)
+{
+    static _Thread_local uint64_t share = SPIN_NS;
+    if (spin_while(word, old, share)) {
+        share = SPIN_NS;
+        return;
+    }
+    share /= 2;
+    while (atomic_load_explicit(word, memory_order_acquire) == old) sched_yield();
 }
 
 static void sleep_until_job(struct pool *p, unsigned seen)
@@ -79,7 +94,7 @@ static void *work(void *arg)
     struct worker *w = arg;
     struct pool *p = w->pool;
     for (unsigned seen = 0;; seen++) {
-        if (!spin_while(&p->generation, seen)) sleep_until_job(p, seen);
+        if (!spin_while(&p->generation, seen, SPIN_NS)) sleep_until_job(p, seen);
         if (!p->fn) return NULL;
         p->fn(p->ctx, w->ith, p->n);
         atomic_fetch_sub_explicit(&p->pending, 1, memory_order_release);
@@ -147,8 +162,7 @@ void pool_run(struct pool *p, pool_fn *fn, void *ctx)
     }
     publish(p, fn, ctx);
     fn(ctx, 0, p->n);
-    for (unsigned left; (left = atomic_load_explicit(&p->pending, memory_order_acquire)) != 0;)
-        if (!spin_while(&p->pending, left)) sched_yield();
+    for (unsigned left; (left = atomic_load_explicit(&p->pending, memory_order_acquire)) != 0;) await(&p->pending, left);
 }
 
 void pool_barrier(struct pool *p)
@@ -161,6 +175,5 @@ void pool_barrier(struct pool *p)
         atomic_store_explicit(&p->phase, phase + 1, memory_order_release);
         return;
     }
-    if (spin_while(&p->phase, phase)) return;
-    while (atomic_load_explicit(&p->phase, memory_order_acquire) == phase) sched_yield();
+    await(&p->phase, phase);
 }

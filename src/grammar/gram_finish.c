@@ -264,7 +264,8 @@ int grammar_compile(enum grammar_kind kind, struct str text, struct grammar **ou
     } kinds[] = {[GRAMMAR_GBNF] = {"the grammar", gbnf_build},
                  [GRAMMAR_REGEX] = {"the expression", build_regex},
                  [GRAMMAR_SCHEMA] = {"the schema", schema_build},
-                 [GRAMMAR_JSON] = {"JSON", build_object}};
+                 [GRAMMAR_JSON] = {"JSON", build_object},
+                 [GRAMMAR_PARTS] = {"the parts", parts_build}};
     if (text.n > TEXT_MAX) return fail(e, ERR_LIMIT, "%s has %zu bytes; at most %zu", kinds[kind].name, text.n, TEXT_MAX);
     struct grammar *g = mem_zalloc(sizeof *g);
     if (!g) return fail_nomem(e, "a grammar", sizeof *g);

@@ -14,6 +14,7 @@ struct gbnf {
     size_t pos;
     struct names names; /* of rules, to their numbers */
     uint8_t *defined;   /* [RULES_MAX] */
+    uint32_t root;
 };
 
 /* ---- characters of the text -------------------------------------------------------------------------------------------- */
@@ -117,7 +118,7 @@ static uint32_t read_name(struct gbnf *p)
     const struct str name = {p->text.p + start, p->pos - start};
     if (name.n == 0) wrong(p, "expected the name of a rule");
     if (p->b->rc < 0) return 0;
-    if (str_is(name, "root")) return 0;
+    if (str_is(name, "root")) return p->root;
     uint32_t *at = names_at(&p->names, name);
     if (!at) {
         p->b->rc = fail_nomem(p->b->e, "a grammar", name.n);
@@ -286,13 +287,13 @@ static void check_defined(struct gbnf *p)
         if (s->key.n && !p->defined[s->value])
             p->b->rc = fail(p->b->e, ERR_ARG, "grammar: the rule \"%.*s\" is used, but not defined", STR_ARG(s->key));
     }
-    if (p->b->rc == 0 && !p->defined[0])
+    if (p->b->rc == 0 && !p->defined[p->root])
         p->b->rc = fail(p->b->e, ERR_ARG, "grammar: there is no rule \"root\", which says what the answer is");
 }
 
-void gbnf_build(struct build *b, struct str text)
+void gbnf_fill(struct build *b, uint32_t root, struct str text)
 {
-    struct gbnf p = {.b = b, .text = text, .defined = mem_array(RULES_MAX, 1)};
+    struct gbnf p = {.b = b, .text = text, .defined = mem_array(RULES_MAX, 1), .root = root};
     if (!p.defined) b->rc = fail_nomem(b->e, "a grammar", RULES_MAX);
     if (b->rc == 0 && !utf8_valid(text)) b->rc = fail(b->e, ERR_ARG, "grammar: the text is not valid UTF-8");
     if (b->rc == 0) skip_space(&p, true);
@@ -300,4 +301,9 @@ void gbnf_build(struct build *b, struct str text)
     if (b->rc == 0) check_defined(&p);
     mem_free(p.defined);
     names_fini(&p.names);
+}
+
+void gbnf_build(struct build *b, struct str text)
+{
+    gbnf_fill(b, 0, text);
 }

@@ -245,24 +245,16 @@ static void fill(struct schema *s, const struct todo *t)
         build_empty(b, schema_put_object(s, r.entry, c), r.final);
 }
 
-void schema_build(struct build *b, struct str text)
+void schema_fill(struct build *b, uint32_t rule, const struct json *root)
 {
-    struct schema s = {.b = b};
-    struct json *root;
+    struct schema s = {.b = b, .root = root};
+    const struct conj whole = {.v = {{.j = root, .base = root, .path = "#"}}, .n = 1};
     s.todo_end = &s.todo;
     json_parts_init(&s.parts, b);
-    const int rc = json_parse(&s.arena, text, "schema", &root, b->e);
-    if (rc < 0) {
-        b->rc = rc == ERR_FORMAT ? ERR_ARG : rc;
-        if (b->e) b->e->code = b->rc;
-    } else {
-        s.root = root;
-        const struct conj whole = {.v = {{.j = root, .base = root, .path = "#"}}, .n = 1};
-        schema_check(&s, whole.v[0]);
-        const uint32_t rule = schema_rule(&s, &whole);
-        if (b->rc == 0) build_call(b, b->g->rules[0].entry, b->g->rules[0].final, rule);
-        for (struct todo *t = s.todo; t && b->rc == 0; t = t->next) fill(&s, t);
-    }
+    schema_check(&s, whole.v[0]);
+    const uint32_t value = schema_rule(&s, &whole);
+    if (b->rc == 0) build_call(b, b->g->rules[rule].entry, b->g->rules[rule].final, value);
+    for (struct todo *t = s.todo; t && b->rc == 0; t = t->next) fill(&s, t);
     json_parts_fini(&s.parts);
     names_fini(&s.rules);
     names_fini(&s.checked);
@@ -272,4 +264,18 @@ void schema_build(struct build *b, struct str text)
     names_fini(&s.part_names);
     mem_free(s.parts_named);
     arena_fini(&s.arena);
+}
+
+void schema_build(struct build *b, struct str text)
+{
+    struct arena a = {0};
+    struct json *root;
+    const int rc = json_parse(&a, text, "schema", &root, b->e);
+    if (rc < 0) {
+        b->rc = rc == ERR_FORMAT ? ERR_ARG : rc;
+        if (b->e) b->e->code = b->rc;
+    } else {
+        schema_fill(b, 0, root);
+    }
+    arena_fini(&a);
 }

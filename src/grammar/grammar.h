@@ -17,6 +17,7 @@ enum grammar_kind {
     GRAMMAR_REGEX,  /* an ECMAScript expression that the whole answer matches */
     GRAMMAR_SCHEMA, /* a JSON Schema: docs/structured-output.md lists the keywords */
     GRAMMAR_JSON,   /* any JSON object; no text */
+    GRAMMAR_PARTS,  /* put together of the others: gram_parts.c */
 };
 
 /* Immutable; any thread may use it. */

@@ -122,6 +122,10 @@ void names_fini(struct names *t);
 
 void gbnf_build(struct build *b, struct str text);
 void schema_build(struct build *b, struct str text);
+void parts_build(struct build *b, struct str text);
+/* The same of another rule that is empty. */
+void gbnf_fill(struct build *b, uint32_t rule, struct str text);
+void schema_fill(struct build *b, uint32_t rule, const struct json *root);
 
 /* search: the expression may match anywhere in the text, as a schema's "pattern"; otherwise it matches all of it. where: what
  * messages begin with. */

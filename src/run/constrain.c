@@ -1,5 +1,5 @@
 /* constrain: keeps an answer to a grammar. Where a text such as "</think>" has to come first, what stands before its end is
- * free, but for the end of the answer. */
+ * free, but for the end of the answer. A control token that marks what follows as calls of tools may be let through. */
 #include "run/run.h"
 
 static int open_free_part(struct constraint *c, const struct constraint_options *o, struct err *e)
@@ -16,6 +16,14 @@ static int open_free_part(struct constraint *c, const struct constraint_options 
     return buf_reserve(&c->tail, 4096) < 0 ? fail_nomem(e, "a grammar", 4096) : 0;
 }
 
+static int open_mark(struct constraint *c, const struct constraint_options *o, struct err *e)
+{
+    c->mark = o->mark;
+    c->n_words = o->n_vocab / 64 + (o->n_vocab % 64 != 0);
+    c->with_mark = arena_array(&c->arena, c->n_words, sizeof *c->with_mark);
+    return c->with_mark ? 0 : fail_nomem(e, "a grammar", c->n_words * sizeof *c->with_mark);
+}
+
 int constraint_init(struct constraint *c, const struct constraint_options *o, const struct tok *t, struct err *e)
 {
     *c = (struct constraint){.tok = t};
@@ -23,6 +31,7 @@ int constraint_init(struct constraint *c, const struct constraint_options *o, co
     int rc = grammar_compile(o->kind, o->text, &c->grammar, e);
     if (rc == 0) rc = matcher_new(c->grammar, o->vocab, &c->matcher, e);
     if (rc == 0 && o->after.n) rc = open_free_part(c, o, e);
+    if (rc == 0 && o->marked) rc = open_mark(c, o, e);
     if (rc < 0) constraint_fini(c);
     return rc;
 }
@@ -39,7 +48,13 @@ void constraint_fini(struct constraint *c)
 int constraint_mask(struct constraint *c, const uint64_t **allowed, struct err *e)
 {
     *allowed = c->not_end;
-    return c->matcher && !c->n_after ? matcher_mask(c->matcher, allowed, e) : 0;
+    if (!c->matcher || c->n_after) return 0;
+    TRY(matcher_mask(c->matcher, allowed, e));
+    if (!c->with_mark) return 0;
+    memcpy(c->with_mark, *allowed, c->n_words * sizeof *c->with_mark);
+    c->with_mark[c->mark / 64] |= (uint64_t)1 << (c->mark % 64);
+    *allowed = c->with_mark;
+    return 0;
 }
 
 /* Text before the grammar; a control token stands for its name. */
@@ -64,7 +79,10 @@ static int put_free(struct constraint *c, int32_t id, struct err *e)
 int constraint_put(struct constraint *c, int32_t id, struct err *e)
 {
     if (!c->matcher) return 0;
-    return c->n_after ? put_free(c, id, e) : matcher_accept(c->matcher, id, e);
+    if (c->n_after) return put_free(c, id, e);
+    const bool mark = c->with_mark && id == c->mark;
+    c->with_mark = NULL;
+    return mark ? 0 : matcher_accept(c->matcher, id, e);
 }
 
 bool constraint_done(const struct constraint *c)

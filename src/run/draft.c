@@ -14,6 +14,21 @@ void draft_keep_time(double *known, double seconds)
     *known += *known > 0 ? part * (fmin(seconds, 2 * *known) - *known) : seconds;
 }
 
+static int open_states(struct drafter *d, struct err *e)
+{
+    const size_t n = d->runner.graph.state_floats;
+    if (n == 0) return 0;
+    if (!size_mul(n, 2 * (size_t)d->n_slots * sizeof *d->states, &d->state_bytes) || !(d->states = mem_pages(d->state_bytes)))
+        return fail(e, ERR_NOMEM, "no memory for the draft model's recurrent states: %zu MiB; fewer requests at once need less",
+                    d->state_bytes >> 20);
+    for (uint32_t i = 0; i < d->n_slots; i++) {
+        d->slots[i].known = d->states + 2 * i * n;
+        d->slots[i].guessed = d->slots[i].known + n;
+    }
+    d->bytes += d->state_bytes;
+    return 0;
+}
+
 static int open_slots(struct drafter *d, const struct drafter_options *o, struct err *e)
 {
     struct arena *a = &d->arena;
@@ -32,7 +47,8 @@ static int open_slots(struct drafter *d, const struct drafter_options *o, struct
         TRY(kv_init(&s->kv, d->runner.m, o->k_type, o->v_type, d->n_ctx, e));
         d->bytes += s->kv.bytes;
     }
-    return sampler_init(&d->sampler, d->n_vocab, e);
+    TRY(open_states(d, e));
+    return sampler_init(&d->sampler, &d->runner.kernels, d->n_vocab, e);
 }
 
 int drafter_new(const struct model *m, const struct drafter_options *o, struct drafter **out, struct err *e)
@@ -52,9 +68,6 @@ int drafter_new(const struct model *m, const struct drafter_options *o, struct d
                                       .beside = o->beside,
                                       .cpu_level = o->cpu_level};
     int rc = runner_init(&d->runner, m, &ro, e);
-    if (rc == 0 && d->runner.graph.state_floats)
-        rc = fail(e, ERR_UNSUPPORTED,
-                  "the draft model has recurrent layers, which cannot take back a wrong guess; use another one");
     if (rc == 0) rc = open_slots(d, o, e);
     if (rc < 0) {
         drafter_free(&d);
@@ -70,11 +83,25 @@ void drafter_free(struct drafter **dp)
     struct drafter *d = *dp;
     if (!d) return;
     for (uint32_t i = 0; d->slots && i < d->n_slots; i++) kv_fini(&d->slots[i].kv);
+    if (d->states) mem_pages_free(d->states, d->state_bytes);
     sampler_fini(&d->sampler);
     runner_fini(&d->runner);
     arena_fini(&d->arena);
     mem_free(d);
     *dp = NULL;
+}
+
+/* How many of n right tokens a slot can go on from. */
+static uint32_t kept_of(const struct draft_slot *s, uint32_t n)
+{
+    if (n >= s->n) return s->n;
+    return !s->known ? n : n >= s->n_known ? s->n_known : 0;
+}
+
+void drafter_cut(struct draft_slot *s, uint32_t n)
+{
+    s->n = kept_of(s, n);
+    if (s->n < s->n_known) s->n_known = s->n;
 }
 
 struct draft_slot *drafter_take(struct drafter *d, const int32_t *tokens, uint32_t n)
@@ -84,7 +111,7 @@ struct draft_slot *drafter_take(struct drafter *d, const int32_t *tokens, uint32
     for (uint32_t i = 0; i < d->n_slots; i++) {
         struct draft_slot *s = &d->slots[i];
         if (s->taken) continue;
-        const uint32_t same = tokens_alike(s->tokens, s->n, tokens, n);
+        const uint32_t same = kept_of(s, tokens_alike(s->tokens, s->n, tokens, n));
         /* Where several know as little, the one that loses least. */
         if (best && (same < most || (same == most && s->n >= best->n))) continue;
         best = s;
@@ -92,7 +119,7 @@ struct draft_slot *drafter_take(struct drafter *d, const int32_t *tokens, uint32
     }
     if (!best) return NULL;
     best->taken = true;
-    best->n = most;
+    drafter_cut(best, most);
     return best;
 }
 
@@ -108,13 +135,31 @@ static uint32_t draft_id(const struct drafter *d, int32_t token)
     return (uint32_t)(d->map && id < 0 ? ~id : id);
 }
 
-/* Adds tokens [s->n .. to) of a sequence to a batch; false where the draft model does not know one of them. */
-static bool add_rows(struct drafter *d, struct batch *b, struct draft_slot *s, const int32_t *tokens, uint32_t to)
+/* The states of a pass over what a slot lacks up to token `to`, of which the first n_known are known. */
+static struct state_step step_states(struct draft_slot *s, uint32_t n_known, uint32_t to)
+{
+    if (!s->known) return (struct state_step){0};
+    const bool guesses = to > n_known;
+    if (!guesses && s->n > s->n_known) { /* they were right */
+        float *const right = s->guessed;
+        s->guessed = s->known;
+        s->known = right;
+    }
+    const float *from = s->n > s->n_known && guesses ? s->guessed : s->known;
+    if (!guesses) s->n_known = to;
+    return (struct state_step){.from = s->n ? from : NULL, .to = guesses ? s->guessed : s->known};
+}
+
+/* Adds tokens [s->n .. to) of a sequence to a batch, all of them known or all guesses; false where the draft model does not
+ * know one of them. */
+static bool add_rows(struct drafter *d, struct batch *b, struct draft_slot *s, const int32_t *tokens, uint32_t n_known,
+                     uint32_t to)
 {
     const uint32_t n = to - s->n;
     for (uint32_t i = s->n; i < to; i++)
         if (draft_id(d, tokens[i]) >= d->n_draft_vocab) return false;
-    d->seqs[b->n_seqs++] = (struct batch_seq){.kv = &s->kv.view, .row = b->n_rows, .n_rows = n, .pos = s->n};
+    d->seqs[b->n_seqs++] =
+        (struct batch_seq){.kv = &s->kv.view, .row = b->n_rows, .n_rows = n, .pos = s->n, .state = step_states(s, n_known, to)};
     for (uint32_t i = 0; i < n; i++) d->tokens[b->n_rows + i] = (int32_t)draft_id(d, tokens[s->n + i]);
     memcpy(s->tokens + s->n, tokens + s->n, n * sizeof *d->tokens);
     b->n_rows += n;
@@ -135,7 +180,7 @@ bool drafter_read(struct drafter *d, struct draft_slot *s, const int32_t *tokens
     if (to > s->n) {
         const uint32_t rows = to - s->n;
         const uint64_t start = clock_ns();
-        if (!add_rows(d, &b, s, tokens, to)) return false;
+        if (!add_rows(d, &b, s, tokens, n, to)) return false;
         (void)backend_run(d->runner.be, &b); /* fails only where it is cancelled, and nobody can */
         if (rows > DRAFT_LAG) draft_keep_time(&d->row_seconds, (double)(clock_ns() - start) * 1e-9 / rows);
     }
@@ -169,7 +214,7 @@ static bool pass(struct drafter *d, struct draft_job *jobs, uint32_t n_jobs, uin
     for (uint32_t k = 0; k < n_jobs; k++) {
         struct draft_job *j = &jobs[k];
         if (j->n <= i) continue;
-        if (j->n_tokens + i > d->n_ctx || !add_rows(d, &b, j->slot, j->tokens, j->n_tokens + i))
+        if (j->n_tokens + i > d->n_ctx || !add_rows(d, &b, j->slot, j->tokens, j->n_tokens, j->n_tokens + i))
             j->n = i;
         else
             d->out[b.n_out++] = b.n_rows - 1;

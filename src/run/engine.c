@@ -103,18 +103,24 @@ static void end_guesses(struct request *q)
     const struct guess_counts n = guesser_counts(q->guesser);
     q->r.generated.guesses.guessed += n.guessed;
     q->r.generated.guesses.right += n.right;
+    q->r.generated.guesses.expected += n.expected;
+    q->r.generated.guesses.expected_right += n.expected_right;
     guesser_end(q->guesser);
     q->guesses = false;
+}
+
+static void note_times(struct request *q)
+{
+    q->r.generated.prefill_ns = q->first ? q->first - q->admitted : 0;
+    q->r.generated.decode_ns = q->first ? clock_ns() - q->first : 0;
 }
 
 /* Called with nothing locked. */
 static void finish(struct request *q, int error, const char *message)
 {
-    const uint64_t now = clock_ns();
     q->r.error = error;
     q->r.message = message;
-    q->r.generated.prefill_ns = q->first ? q->first - q->admitted : 0;
-    q->r.generated.decode_ns = q->first ? now - q->first : 0;
+    note_times(q);
     q->r.tail = q->stage == RUNNING ? stream_end(&q->stream) : (struct str){0};
     if (q->o.on_end) q->o.on_end(q->o.user, &q->r);
 }
@@ -486,27 +492,6 @@ static void keep_state(struct engine *en, struct request *q)
     q->answer_page = page;
 }
 
-/* The n likeliest of logits, and log p of id. */
-static void report_probs(const float *logits, uint32_t n_vocab, uint32_t n, struct token_event *t, int32_t *ids, float *probs)
-{
-    double top = -INFINITY, sum = 0;
-    for (uint32_t i = 0; i < n_vocab; i++) top = fmax(top, (double)logits[i]);
-    for (uint32_t i = 0; i < n_vocab; i++) sum += num_exp_f64((double)logits[i] - top);
-    const double total = top + num_log(sum);
-    t->logprob = (float)((double)logits[t->id] - total);
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        uint32_t at = (uint32_t)t->n_top;
-        if (at == n && (n == 0 || !(logits[i] > logits[ids[n - 1]]))) continue;
-        if (t->n_top < n) t->n_top++;
-        at = (uint32_t)t->n_top - 1;
-        for (; at > 0 && logits[i] > logits[ids[at - 1]]; at--) ids[at] = ids[at - 1];
-        ids[at] = (int32_t)i;
-    }
-    for (uint32_t i = 0; i < t->n_top; i++) probs[i] = (float)((double)logits[ids[i]] - total);
-    t->top_ids = ids;
-    t->top_logprobs = probs;
-}
-
 static bool is_eog(const struct request *q, int32_t id)
 {
     for (size_t i = 0; i < q->o.n_eog; i++)
@@ -562,13 +547,16 @@ static bool draw(struct engine *en, struct request *q, const float *logits, stru
         r->first_token_ns = q->first - q->submitted;
     }
     if (q->guesses) guesser_add(q->guesser, t.id);
-    if (q->o.logprobs) report_probs(logits, en->m->hp.n_vocab, q->o.n_top, &t, ids, probs);
+    if (q->o.logprobs) token_probs(&en->sampler, &en->runner.kernels, logits, q->o.n_top, &t, ids, probs);
     bool end = (!q->o.ignore_eos || q->form.matcher) && is_eog(q, t.id);
     if (!end && constraint_put(&q->form, t.id, e) < 0) return true;
     if (!end && stream_put(&q->stream, t.id, &t.text, e) < 0) return true;
+    note_times(q);
+    t.so_far = r;
     if (q->o.on_token) q->o.on_token(q->o.user, &t);
     end = end || constraint_done(&q->form);
     r->stop = end ? STOP_EOS : q->stream.stopped ? STOP_STRING : STOP_LENGTH;
+    r->stop_index = q->stream.stop_index;
     if (end || q->stream.stopped || (q->o.max_tokens && r->n_generated == q->o.max_tokens)) return true;
     if (q->n_tokens == q->cap && q->o.shift && q->cap > 1) {
         shift(en, q, t.id);
@@ -860,7 +848,7 @@ static int open_parts(struct engine *en, struct err *e)
     en->o.n_parallel = (uint32_t)size_min(en->o.n_parallel, en->o.n_batch);
     TRY(open_runner(en, e));
     TRY(open_arrays(en, e));
-    TRY(sampler_init(&en->sampler, en->m->hp.n_vocab, e));
+    TRY(sampler_init(&en->sampler, &en->runner.kernels, en->m->hp.n_vocab, e));
     TRY(open_prefix(en, e));
     TRY(open_speculator(en, e));
     TRY(monitor_new(&en->lock, e));
@@ -991,7 +979,9 @@ static int prepare(struct request *q, const struct request_options *o, struct er
         TRY(parcel_new(en->park, q->cap, &q->parcel, e));
         q->parcel->key = q->key;
     }
-    if (en->speculator && o->speculate != SPECULATE_OFF) TRY(guesser_new(en->speculator, a, q->cap, &q->guesser, e));
+    if (en->speculator && o->speculate != SPECULATE_OFF)
+        TRY(guesser_new(en->speculator, a, q->cap, o->expected, (uint32_t)size_min(o->n_expected, en->o.n_ctx), &q->guesser,
+                        e));
     TRY(constraint_init(&q->form, &o->constraint, en->tok, e));
     return stream_init(&q->stream, en->tok, o->show_special, q->o.stop, o->n_stop, e);
 }

@@ -45,6 +45,7 @@ static void count(struct answer *a)
 static bool end(struct answer *a, enum stop_reason why)
 {
     a->r->stop = why;
+    a->r->stop_index = a->stream.stop_index;
     return true;
 }
 

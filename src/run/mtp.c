@@ -28,7 +28,7 @@ static int open_slots(struct mtp *h, const struct mtp_options *o, struct err *e)
         h->bytes += s->kv.bytes + MTP_LAG * h->n_embd * sizeof *s->waiting;
     }
     h->bytes += h->n_batch * h->n_embd * sizeof *h->inputs;
-    return sampler_init(&h->sampler, h->runner.m->hp.n_vocab, e);
+    return sampler_init(&h->sampler, &h->runner.kernels, h->runner.m->hp.n_vocab, e);
 }
 
 int mtp_new(const struct model *head, const struct mtp_options *o, struct mtp **out, struct err *e)

@@ -279,6 +279,7 @@ struct sampling {
     uint32_t top_k;    /* 0: off */
     float top_p;       /* 1: off */
     float min_p;       /* 0: off */
+    uint32_t min_keep; /* candidates that top_p and min_p leave at least */
     float repeat_penalty, presence_penalty, frequency_penalty;
     uint32_t penalty_last_n;
     uint64_t seed;
@@ -289,13 +290,15 @@ struct sampling {
 int sampling_check(const struct sampling *p, uint32_t n_vocab, struct err *e);
 
 struct sampler {
+    void (*exp)(const float *x, size_t n, float *y);
     uint32_t n_vocab;
     struct candidate *cand;  /* [n_vocab] */
     uint32_t *count;         /* [n_vocab], zero between calls */
     float *logits;           /* [n_vocab], the adjusted copy */
+    float *weights;          /* [n_vocab], of the candidates */
     const uint64_t *allowed; /* bit id: the next pick may take it; borrowed, NULL: all. For one pick */
 };
-int sampler_init(struct sampler *s, uint32_t n_vocab, struct err *e);
+int sampler_init(struct sampler *s, const struct kernels *k, uint32_t n_vocab, struct err *e);
 void sampler_fini(struct sampler *s);
 /* Picks a token. history: the n tokens so far (penalties). step: how many tokens were drawn before with this seed; the draw is
  * a function of seed and step alone. Fails only where no logit is a number. Allocates nothing. */
@@ -308,7 +311,9 @@ struct constraint_options {
     const struct vocab *vocab; /* NULL: the answer is free */
     enum grammar_kind kind;
     struct str text;
-    struct str after;   /* the grammar holds behind the first of these texts; n 0: from the start */
+    struct str after; /* the grammar holds behind the first of these texts; n 0: from the start */
+    bool marked;      /* the token `mark`, which has no text, may stand in front of what the grammar holds */
+    int32_t mark;
     const int32_t *eog; /* [n_eog] */
     size_t n_eog;
     uint32_t n_vocab;
@@ -323,6 +328,10 @@ struct constraint {
     size_t n_after;
     uint64_t *not_end; /* all tokens but those that end the answer; NULL: no longer */
     struct buf tail;
+    /* While a mark may come, and nothing did: */
+    uint64_t *with_mark; /* [n_words] for masks; NULL: no longer */
+    size_t n_words;
+    int32_t mark;
     struct arena arena;
 };
 /* Errors as of grammar_compile. constraint_fini is fine after a failure, too. */
@@ -342,6 +351,7 @@ struct stream {
     struct buf held; /* text not handed out yet, after what was handed out last */
     size_t n_ready;
     bool stopped; /* a stop string came; nothing follows */
+    uint32_t stop_index;
 };
 int stream_init(struct stream *s, const struct tok *t, bool show_special, const struct str *stop, size_t n_stop, struct err *e);
 void stream_fini(struct stream *s);
@@ -396,7 +406,9 @@ struct guess_options {
     const struct sampling *sampling;
     uint64_t n_drawn; /* tokens drawn with its seed before */
 };
-int guesser_new(struct speculator *s, struct arena *a, uint32_t cap, struct guesser **out, struct err *e);
+/* cap: most tokens of the sequence. expected [n_expected]: what an answer is thought to resemble, as if it stood in front. */
+int guesser_new(struct speculator *s, struct arena *a, uint32_t cap, const int32_t *expected, uint32_t n_expected,
+                struct guesser **out, struct err *e);
 /* The sequence is tokens [n], and an answer begins. Between this and the end nothing is allocated. */
 void guesser_begin(struct guesser *g, const struct guess_options *o, const int32_t *tokens, uint32_t n);
 void guesser_add(struct guesser *g, int32_t id); /* the model has drawn id */
@@ -408,6 +420,7 @@ void guesser_follow(struct guesser *g, const int32_t *tokens, uint32_t pos, uint
 const int32_t *guesser_guesses(const struct guesser *g, uint32_t *n);
 struct guess_counts {
     uint32_t guessed, right;
+    uint32_t expected, expected_right; /* of these, from what was expected */
 };
 struct guess_counts guesser_counts(const struct guesser *g); /* since the beginning */
 
@@ -452,6 +465,7 @@ struct generate_options {
 };
 struct generate_result {
     enum stop_reason stop;
+    uint32_t stop_index;                                 /* STOP_STRING: of which one */
     uint32_t n_prompt, n_reused, n_generated, n_shifted; /* shifted: tokens that went */
     struct guess_counts guesses;
     uint64_t prefill_ns, first_token_ns, decode_ns, decode_bytes;
@@ -499,7 +513,12 @@ struct token_event {
     const int32_t *top_ids;
     const float *top_logprobs; /* [n_top], likeliest first */
     size_t n_top;
+    const struct generate_result *so_far; /* but for why it stopped */
 };
+/* Fills in the probabilities: the n likeliest after logits [n_vocab], at most TOP_MAX, go into ids and probs. Works in what the
+ * sampler, which is done with them, has for its own. */
+void token_probs(struct sampler *s, const struct kernels *k, const float *logits, uint32_t n, struct token_event *t,
+                 int32_t *ids, float *probs);
 struct request_result {
     int error; /* then message says why */
     const char *message;
@@ -525,6 +544,8 @@ struct request_options {
     const float *lora_scales;      /* [n_loras] what each adapter is multiplied by; NULL: none is used */
     enum speculate speculate;      /* AUTO: as the engine */
     uint32_t draft_max, draft_min; /* 0: as the engine */
+    const int32_t *expected;       /* [n_expected] see guesser_new; at most n_ctx of them are used */
+    uint32_t n_expected;
     /* On the engine's thread; on_end is the last, and neither may call the engine but for request_cancel. */
     void (*on_token)(void *user, const struct token_event *t);
     void (*on_end)(void *user, const struct request_result *r);

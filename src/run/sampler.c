@@ -37,13 +37,14 @@ int sampling_check(const struct sampling *p, uint32_t n_vocab, struct err *e)
     return 0;
 }
 
-int sampler_init(struct sampler *s, uint32_t n_vocab, struct err *e)
+int sampler_init(struct sampler *s, const struct kernels *k, uint32_t n_vocab, struct err *e)
 {
-    *s = (struct sampler){.n_vocab = n_vocab};
+    *s = (struct sampler){.exp = k->exp, .n_vocab = n_vocab};
     s->cand = mem_array(n_vocab, sizeof *s->cand);
     s->count = mem_array(n_vocab, sizeof *s->count);
     s->logits = mem_array(n_vocab, sizeof *s->logits);
-    if (s->cand && s->count && s->logits) return 0;
+    s->weights = mem_array(n_vocab, sizeof *s->weights);
+    if (s->cand && s->count && s->logits && s->weights) return 0;
     sampler_fini(s);
     return fail_nomem(e, "the sampler", n_vocab * sizeof(struct candidate));
 }
@@ -53,6 +54,7 @@ void sampler_fini(struct sampler *s)
     mem_free(s->cand);
     mem_free(s->count);
     mem_free(s->logits);
+    mem_free(s->weights);
     *s = (struct sampler){0};
 }
 
@@ -70,9 +72,8 @@ static double uniform(uint64_t seed, uint64_t step)
 
 static void penalise(struct sampler *s, const struct sampling *p, const int32_t *history, size_t n)
 {
-    bool none = p->repeat_penalty == 1.0f && p->presence_penalty == 0.0f && p->frequency_penalty == 0.0f;
-    size_t window = size_min(n, p->penalty_last_n);
-    if (none || window == 0) return;
+    const size_t window = size_min(n, p->penalty_last_n);
+    if (window == 0) return;
     history += n - window;
     for (size_t i = 0; i < window; i++) s->count[history[i]]++;
     for (size_t i = 0; i < window; i++) {
@@ -92,123 +93,156 @@ static bool better(struct candidate a, struct candidate b)
     return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
-/* Heap with the best on top where sign is true, else the worst. */
-static void sift(struct candidate *c, size_t i, size_t n, bool best)
+/* Heaps have the worst on top. */
+static void sift(struct candidate *c, size_t i, size_t n)
 {
     for (size_t child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && better(c[child + 1], c[child]) == best) child++;
-        if (better(c[child], c[i]) != best) return;
+        if (child + 1 < n && better(c[child], c[child + 1])) child++;
+        if (better(c[child], c[i])) return;
         struct candidate t = c[i];
         c[i] = c[child];
         c[child] = t;
     }
 }
 
-static void heapify(struct candidate *c, size_t n, bool best)
+static void heapify(struct candidate *c, size_t n)
 {
-    for (size_t i = n / 2; i-- > 0;) sift(c, i, n, best);
+    for (size_t i = n / 2; i-- > 0;) sift(c, i, n);
 }
 
-/* Moves the k best of c[0 .. n) to its front, in order. */
-static void select_top(struct candidate *c, size_t n, size_t k)
+/* A heap becomes a row, the best first. */
+static void order_heap(struct candidate *c, size_t n)
 {
-    heapify(c, k, false);
-    for (size_t i = k; i < n; i++) {
-        if (!better(c[i], c[0])) continue;
-        c[0] = c[i];
-        sift(c, 0, k, false);
-    }
-    for (size_t last = k; last-- > 1;) { /* the worst goes to the end */
+    for (size_t last = n; last-- > 1;) {
         struct candidate t = c[0];
         c[0] = c[last];
         c[last] = t;
-        sift(c, 0, last, false);
+        sift(c, 0, last);
     }
 }
 
-static double weight(struct candidate c, float top)
+/* The weights of the n candidates at a temperature, whose sum is returned: exp((logit - top) / temperature). */
+static double weigh(struct sampler *s, size_t n, float top, float temperature)
 {
-    return (double)num_exp(c.logit - top);
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) s->weights[i] = (s->cand[i].logit - top) / temperature;
+    s->exp(s->weights, n, s->weights);
+    for (size_t i = 0; i < n; i++) sum += (double)s->weights[i];
+    return sum;
 }
 
-/* Top-p and min-p over sorted candidates: the number of those kept. */
-static size_t cut_sorted(const struct candidate *c, size_t n, float top, const struct sampling *p, double total)
+/* Of n weighed candidates in order, the number of those that top-p and min-p leave, at least min_keep; goal: what is enough of
+ * the weights. */
+static size_t cut(const struct sampler *s, size_t n, double goal, float min_p, size_t min_keep)
 {
     double sum = 0;
     for (size_t i = 0; i < n; i++) {
-        double w = weight(c[i], top);
-        if (i > 0 && (sum >= (double)p->top_p * total || w < (double)p->min_p)) return i;
-        sum += w;
+        if (i > 0 && i >= min_keep && (sum >= goal || s->weights[i] < min_p)) return i;
+        sum += (double)s->weights[i];
     }
     return n;
 }
 
-/* The same over candidates in any order, which sorts only those that it keeps: they come off a heap one by one, best first,
- * gather at the end of the array, and move to its front in order. */
-static size_t cut_unsorted(struct candidate *c, size_t n, float top, const struct sampling *p, double total)
+/* Puts n weighed candidates in order, leaving out those that no cut would leave. One is left where those better than it have
+ * less than goal; it and those behind it have at most n times its weight. */
+static size_t order(struct sampler *s, size_t n, double total, double goal, float min_p)
 {
+    const double least = (total - goal) / (double)n * (1 - 1e-6);
     size_t left = 0;
     for (size_t i = 0; i < n; i++)
-        if (weight(c[i], top) >= (double)p->min_p) c[left++] = c[i];
-    heapify(c, left, true);
-    double sum = 0;
-    size_t kept = 0;
-    while (left > 0 && (kept == 0 || sum < (double)p->top_p * total)) {
-        struct candidate best = c[0];
-        c[0] = c[--left];
-        c[left] = best;
-        sift(c, 0, left, true);
-        sum += weight(best, top);
-        kept++;
+        if ((double)s->weights[i] >= least && s->weights[i] >= min_p) s->cand[left++] = s->cand[i];
+    heapify(s->cand, left);
+    order_heap(s->cand, left);
+    return left;
+}
+
+/* Whether one of 64 is larger: most of a vocabulary is passed over by this alone. */
+static bool any_larger(const float v[64], float limit)
+{
+    int any = 0;
+    for (int i = 0; i < 64; i++) any |= v[i] > limit;
+    return any;
+}
+
+/* The k best candidates, in order, where there are more than k (*ordered); else all, by id. What the mask bans is none, nor is
+ * what is no number. Returns how many. */
+static size_t gather(struct sampler *s, const float *logits, const uint64_t *allowed, size_t k, bool *ordered)
+{
+    struct candidate *c = s->cand; /* the worst of k on top, once there were more */
+    float limit = -INFINITY;       /* what the next must be larger than: ids rise, so ties are lost */
+    size_t n = 0;
+    *ordered = false;
+    for (uint32_t from = 0; from < s->n_vocab; from += 64) {
+        const uint32_t end = (uint32_t)size_min(64, s->n_vocab - from);
+        const uint64_t bits = allowed ? allowed[from / 64] : UINT64_MAX;
+        if (!bits || (end == 64 && !any_larger(logits + from, limit))) continue;
+        for (uint32_t i = 0; i < end; i++) {
+            const struct candidate next = {logits[from + i], (int32_t)(from + i)};
+            if (!(next.logit > limit) || !(bits >> i & 1)) continue;
+            if (n < k) {
+                c[n++] = next;
+                continue;
+            }
+            if (!*ordered) heapify(c, k);
+            *ordered = true;
+            if (better(next, c[0])) {
+                c[0] = next;
+                sift(c, 0, k);
+            }
+            limit = c[0].logit;
+        }
     }
-    for (size_t i = 0; i < kept / 2; i++) {
-        struct candidate t = c[left + i];
-        c[left + i] = c[left + kept - 1 - i];
-        c[left + kept - 1 - i] = t;
-    }
-    memmove(c, c + left, kept * sizeof *c);
-    return kept;
+    if (*ordered) order_heap(c, k);
+    return n;
+}
+
+static struct candidate best_of(const struct candidate *c, size_t n)
+{
+    struct candidate best = c[0];
+    for (size_t i = 1; i < n; i++)
+        if (better(c[i], best)) best = c[i];
+    return best;
+}
+
+/* The logits with what p adds to them. */
+static const float *adjusted(struct sampler *s, const struct sampling *p, const float *logits, const int32_t *history, size_t n)
+{
+    const bool penalties = p->repeat_penalty != 1.0f || p->presence_penalty != 0.0f || p->frequency_penalty != 0.0f;
+    if (!p->n_bias && !penalties) return logits;
+    memcpy(s->logits, logits, s->n_vocab * sizeof *logits);
+    for (size_t i = 0; i < p->n_bias; i++) s->logits[p->bias[i].id] += p->bias[i].bias;
+    if (penalties) penalise(s, p, history, n);
+    return s->logits;
 }
 
 int sampler_pick(struct sampler *s, const struct sampling *p, const float *logits, const int32_t *history, size_t n_history,
                  uint64_t step, int32_t *out, struct err *e)
 {
     const uint64_t *allowed = s->allowed;
-    s->allowed = NULL;
-    memcpy(s->logits, logits, s->n_vocab * sizeof *logits);
-    for (size_t i = 0; i < p->n_bias; i++) s->logits[p->bias[i].id] += p->bias[i].bias;
-    penalise(s, p, history, n_history);
-
+    const size_t k = p->temperature <= 0 ? 1 : p->top_k > 0 ? p->top_k : s->n_vocab;
     struct candidate *c = s->cand;
-    size_t n = 0, best = 0;
-    for (uint32_t id = 0; id < s->n_vocab; id++) {
-        if (allowed && !(allowed[id / 64] >> (id % 64) & 1)) continue;
-        if (!(s->logits[id] > -INFINITY)) continue; /* banned, or not a number */
-        c[n] = (struct candidate){s->logits[id], (int32_t)id};
-        if (better(c[n], c[best])) best = n;
-        n++;
-    }
+    bool sorted;
+    s->allowed = NULL;
+    size_t n = gather(s, adjusted(s, p, logits, history, n_history), allowed, size_min(k, s->n_vocab), &sorted);
     if (n == 0 && allowed) return fail(e, ERR_ARG, "no token that the grammar allows has a finite score");
     if (n == 0) return fail(e, ERR_FORMAT, "the model gives no token a finite score; the file may be damaged");
-    float top = c[best].logit;
-    *out = c[best].id;
+    const struct candidate best = sorted ? c[0] : best_of(c, n);
+    const float top = best.logit;
+    *out = best.id;
     if (p->temperature <= 0 || top == INFINITY) return 0;
 
-    bool sorted = p->top_k > 0 && p->top_k < n;
-    if (sorted) {
-        select_top(c, n, p->top_k);
-        n = p->top_k;
-    }
-    double total = 0, sum = 0;
     if (p->top_p < 1 || p->min_p > 0) {
-        for (size_t i = 0; i < n; i++) total += weight(c[i], top);
-        n = sorted ? cut_sorted(c, n, top, p, total) : cut_unsorted(c, n, top, p, total);
-        total = 0;
+        const double total = weigh(s, n, top, 1), goal = p->top_p < 1 ? (double)p->top_p * total : INFINITY;
+        if (!sorted) {
+            n = p->min_keep > 1 ? order(s, n, total, INFINITY, 0) : order(s, n, total, goal, p->min_p);
+            weigh(s, n, top, 1);
+        }
+        n = cut(s, n, goal, p->min_p, p->min_keep);
     }
-    for (size_t i = 0; i < n; i++) total += (double)num_exp((c[i].logit - top) / p->temperature);
-    double goal = uniform(p->seed, step) * total;
+    const double goal = uniform(p->seed, step) * weigh(s, n, top, p->temperature);
+    double sum = 0;
     for (size_t i = 0; i < n; i++) {
-        sum += (double)num_exp((c[i].logit - top) / p->temperature);
+        sum += (double)s->weights[i];
         *out = c[i].id;
         if (sum > goal) break;
     }

@@ -99,7 +99,8 @@ struct speculator {
 struct guesser {
     struct speculator *s;
     struct guess_options o;
-    int32_t *tokens; /* [cap + SPECULATE_MAX] those known, then the guesses */
+    int32_t *tokens;     /* [cap + SPECULATE_MAX] those known, then the guesses; before them, what is expected */
+    uint32_t n_expected; /* of which the lookup's places count the tokens, too */
     uint32_t n, cap, n_prompt;
     struct lookup lookup;
     struct draft_slot *slot; /* NULL: none */
@@ -213,16 +214,20 @@ size_t speculator_bytes(const struct speculator *s)
 
 /* ---- one sequence ------------------------------------------------------------------------------------------------------ */
 
-int guesser_new(struct speculator *s, struct arena *a, uint32_t cap, struct guesser **out, struct err *e)
+int guesser_new(struct speculator *s, struct arena *a, uint32_t cap, const int32_t *expected, uint32_t n_expected,
+                struct guesser **out, struct err *e)
 {
+    const size_t most = n_expected + (size_t)cap + SPECULATE_MAX;
     struct guesser *g = arena_alloc(a, sizeof *g);
-    int32_t *tokens = arena_array(a, cap + (size_t)SPECULATE_MAX, sizeof *tokens);
-    if (!g || !tokens) return fail_nomem(e, "guesses", (cap + (size_t)SPECULATE_MAX) * sizeof *tokens);
+    int32_t *tokens = arena_array(a, most, sizeof *tokens);
+    if (!g || !tokens) return fail_nomem(e, "guesses", most * sizeof *tokens);
+    if (n_expected) memcpy(tokens, expected, n_expected * sizeof *tokens);
     g->s = s;
-    g->tokens = tokens;
+    g->tokens = tokens + n_expected;
+    g->n_expected = n_expected;
     g->cap = cap;
     *out = g;
-    return lookup_init(&g->lookup, a, tokens, cap, e);
+    return lookup_init(&g->lookup, a, tokens, n_expected + cap, e);
 }
 
 static bool uses(const struct guesser *g, enum speculate how)
@@ -246,7 +251,7 @@ void guesser_begin(struct guesser *g, const struct guess_options *o, const int32
     g->n_guesses = g->n_added = g->n_right = 0;
     memset(g->odds, 0, sizeof g->odds);
     lookup_clear(&g->lookup);
-    if (uses(g, SPECULATE_LOOKUP)) lookup_extend(&g->lookup, n);
+    if (uses(g, SPECULATE_LOOKUP)) lookup_extend(&g->lookup, g->n_expected + n);
     if (g->s->drafter && uses(g, SPECULATE_DRAFT)) g->slot = drafter_take(g->s->drafter, tokens, n);
     if (g->s->mtp && uses(g, SPECULATE_MTP)) g->head = mtp_take(g->s->mtp, tokens, n);
     g->begun = true;
@@ -434,7 +439,7 @@ static void choose_source(struct guesser *g)
     }
     double best = 0;
     if (uses(g, SPECULATE_LOOKUP)) {
-        lookup_extend(&g->lookup, g->n);
+        lookup_extend(&g->lookup, g->n_expected + g->n);
         g->at = lookup_find(&g->lookup, &same);
         if (same) best = promise(g, g->kind = kind_of(same));
     }
@@ -501,7 +506,7 @@ static void make_guesses(struct speculator *s, struct guesser *const *g, uint32_
                                                    .sampling = x->o.sampling,
                                                    .step = x->o.n_drawn + x->n - x->n_prompt};
         else /* one by one: the place may be so near that guesses follow guesses */
-            for (uint32_t i = 0; i < x->n_guesses; i++) x->tokens[x->n + i] = x->tokens[x->at + i];
+            for (uint32_t i = 0; i < x->n_guesses; i++) x->tokens[x->n + i] = x->lookup.tokens[x->at + i];
     }
     const uint32_t n_passes = n_jobs == 0  ? 0
                               : s->drafter ? drafter_guess(s->drafter, s->jobs, n_jobs)
@@ -543,9 +548,13 @@ static void learn_odds(struct guesser *g)
     }
     g->counts.guessed += g->n_guesses;
     g->counts.right += g->n_right;
+    if (g->kind < KIND_DRAFT && g->at < g->n_expected) {
+        g->counts.expected += g->n_guesses;
+        g->counts.expected_right += g->n_right;
+    }
     /* What the draft model has taken in of wrong guesses is forgotten. */
     const uint32_t known = g->n - g->n_added + g->n_right;
-    if (g->slot && g->slot->n > known) g->slot->n = known;
+    if (g->slot) drafter_cut(g->slot, known);
 }
 
 /* A step is over that saved so many seconds, all sequences together. */

@@ -24,11 +24,13 @@ uint32_t lookup_find(const struct lookup *l, uint32_t *same);
 
 /* ---- draft.c ----------------------------------------------------------------------------------------------------------- */
 
-/* What the draft model has read of one sequence. */
+/* What the draft model has read of one sequence. Recurrent layers cannot take back a wrong guess, so where it has some there
+ * are two states: behind tokens that were known, and behind the guesses that it has read since. */
 struct draft_slot {
     struct kv kv;
     int32_t *tokens; /* [n_ctx] in its cache */
-    uint32_t n;
+    uint32_t n, n_known;
+    float *known, *guessed; /* states behind n_known tokens and behind n, NULL: none; the latter only where n is larger */
     bool taken;
 };
 
@@ -44,6 +46,8 @@ struct drafter {
     int32_t *tokens;                                          /* [n_batch] of a pass */
     struct batch_seq *seqs;                                   /* [n_slots] */
     uint32_t *out;                                            /* [n_slots] */
+    float *states;                                            /* two of each slot; NULL: no recurrent layers */
+    size_t state_bytes;
     double pass_seconds, row_seconds; /* of a pass with few rows; of a row in one with many; 0: not known */
     size_t bytes;
 };
@@ -70,6 +74,8 @@ void drafter_free(struct drafter **d);
 /* The free slot that knows most of the beginning of tokens [n]; NULL: none is free. */
 struct draft_slot *drafter_take(struct drafter *d, const int32_t *tokens, uint32_t n);
 void drafter_give(struct draft_slot *s);
+/* Only the first n tokens are right: what was read of others is forgotten. */
+void drafter_cut(struct draft_slot *s, uint32_t n);
 /* Reads up to n_batch tokens of what a slot lacks; true where it then lacks no more than a pass takes on. */
 bool drafter_read(struct drafter *d, struct draft_slot *s, const int32_t *tokens, uint32_t n);
 /* Guesses for all jobs together. A job's n falls where the draft model cannot go on. Returns the number of passes. */

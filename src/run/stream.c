@@ -2,9 +2,9 @@
  * one is held back. */
 #include "run/run.h"
 
-/* Where a stop string begins in text, the earliest; text.n where none does. *partial: where the longest tail that could
+/* Where a stop string begins in text, the earliest, *which; text.n where none does. *partial: where the longest tail that could
  * still grow into one begins. */
-static size_t find_stop(struct str text, const struct str *stop, size_t n_stop, size_t *partial)
+static size_t find_stop(struct str text, const struct str *stop, size_t n_stop, size_t *partial, uint32_t *which)
 {
     size_t first = text.n;
     *partial = text.n;
@@ -14,7 +14,7 @@ static size_t find_stop(struct str text, const struct str *stop, size_t n_stop, 
             size_t n = size_min(stop[k].n, text.n - i);
             if (memcmp(text.p + i, stop[k].p, n) != 0) continue;
             if (n == stop[k].n)
-                first = i;
+                first = i, *which = (uint32_t)k;
             else
                 *partial = size_min(*partial, i);
             break;
@@ -45,7 +45,7 @@ static void drop(struct stream *s)
 static struct str ready(struct stream *s)
 {
     size_t partial;
-    const size_t stop = find_stop(buf_view(&s->held), s->stop, s->n_stop, &partial);
+    const size_t stop = find_stop(buf_view(&s->held), s->stop, s->n_stop, &partial, &s->stop_index);
     s->stopped = stop < s->held.n;
     s->n_ready = s->stopped ? stop : partial;
     if (s->stopped) s->held.n = stop;

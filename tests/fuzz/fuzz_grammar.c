@@ -87,7 +87,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (!tok) open_vocab();
     if (size == 0) return 0;
-    const enum grammar_kind kind = data[0] == 'g' ? GRAMMAR_GBNF : data[0] == 'r' ? GRAMMAR_REGEX : GRAMMAR_SCHEMA;
+    const enum grammar_kind kind = data[0] == 'g'   ? GRAMMAR_GBNF
+                                   : data[0] == 'r' ? GRAMMAR_REGEX
+                                   : data[0] == 'p' ? GRAMMAR_PARTS
+                                                    : GRAMMAR_SCHEMA;
     const uint8_t *zero = memchr(data + 1, 0, size - 1);
     const struct str text = {(const char *)data + 1, zero ? (size_t)(zero - data) - 1 : size - 1};
     const size_t before = mem_stats().current;

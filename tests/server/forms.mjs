@@ -121,8 +121,6 @@ const refused = [
     ["a format without a schema", CHAT, { messages, response_format: { type: "json_schema" } }, /"response_format" must be/],
     ["an unknown format", CHAT, { messages, response_format: { type: "xml" } }, /text, json_object or json_schema/],
     ["two forms", CHAT, { messages, json_schema: {}, grammar: 'root ::= "a"' }, /one form/],
-    ["a form and tools", CHAT, { messages, tools, response_format: strict }, /"tools"/],
-    ["a form and a call", CHAT, { messages, tools, tool_choice: "required", response_format: strict }, /one form/],
     ["a function that is not there", CHAT, { messages, tools, tool_choice: { type: "function", function: { name: "x" } } }, /no such function/],
     ["a call without tools", CHAT, { messages, tool_choice: "required" }, /no such function/],
     ["another choice", CHAT, { messages, tools, tool_choice: "sometimes" }, /"tool_choice" must be/],

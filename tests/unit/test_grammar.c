@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "grammar/grammar_int.h"
+#include "run/run.h"
 #include "scratch.h"
 
 #include <cmocka.h>
@@ -327,6 +328,30 @@ static void schemas_take_what_they_say(void **state)
     grammar_free(&g);
 }
 
+static void parts_take_what_they_say(void **state)
+{
+    static const struct row rows[] = {
+        {"{\"root\":\"ab\"}", "ab", "a\tabc"},
+        {"{\"root\":[\"a\",\"b\",[]]}", "ab", "a\tb"},
+        {"{\"root\":{\"any\":[\"a\",[\"b\",\"c\"],\"\"]}}", "a\tbc\t", "b\tabc"},
+        {"{\"root\":[\"[\",{\"many\":[\"x\",{\"any\":[\",\",\"\"]}]},\"]\"]}", "[x]\t[x,x]\t[xx,]", "[]\t[,x]"},
+        {"{\"root\":[{\"rule\":\"x\"},\"-\",{\"rule\":\"x\"}],\"x\":{\"regex\":\"[0-9]+\"}}", "1-23", "1-\t-1"},
+        {"{\"x\":\"a\",\"root\":{\"any\":[{\"grammar\":\"root ::= x \\\"!\\\"\\nx ::= [0-9]\"},{\"rule\":\"x\"}]}}", "1!\ta",
+         "1\ta!"},
+        /* A reference leads into the schema that it is in. */
+        {"{\"root\":{\"any\":[{\"schema\":{\"$ref\":\"#/$defs/a\",\"$defs\":{\"a\":{\"const\":1}}}},"
+         "[\"b\",{\"schema\":{\"$ref\":\"#/$defs/a\",\"$defs\":{\"a\":{\"const\":2}}}}]]}}",
+         "1\tb2", "2\tb1"},
+        {"{\"root\":[\"=\",{\"json\":true}]}", "={}\t={\"a\":[1]}", "{}\t=1"},
+        {"{\"root\":{\"free\":{}}}", "\ta\t{\n}\xC3\xA9", ""},
+        {"{\"root\":[{\"free\":{\"without\":[\"<c>\",\"[C]\"],\"first\":[\"{\",\"[{\"]}},{\"any\":[\"\",\"<c>1\"]}]}",
+         "\ta\ta{\t<\t<c\t<<c>1\t<c<c>1\t[\t[[C\t[C<c>1\ta [{\t[a{\t[ {\ta<c >",
+         "{\t \n{\t[{\t [{\t<c>\t<c>2\ta<c>1b\t[C]\t[[C]\ta[C]<c>1"},
+    };
+    (void)state;
+    check_rows(GRAMMAR_PARTS, rows, COUNT_OF(rows));
+}
+
 /* ---- what is refused ---------------------------------------------------------------------------------------------------- */
 
 static void names_the_place(void **state)
@@ -423,6 +448,23 @@ static void names_the_place(void **state)
         {GRAMMAR_SCHEMA, "{\"oneOf\":[{\"format\":\"date\"},{\"format\":\"time\"}]}", ERR_UNSUPPORTED, "#/oneOf"},
         {GRAMMAR_SCHEMA, "{\"$ref\":\"#/$defs/x\",\"$defs\":{\"x\":{\"unevaluatedItems\":{}}}}", ERR_UNSUPPORTED,
          "#/$defs/x/unevaluatedItems"},
+        {GRAMMAR_PARTS, "", ERR_ARG, "parts"},
+        {GRAMMAR_PARTS, "[]", ERR_ARG, "\"root\""},
+        {GRAMMAR_PARTS, "{\"a\":\"b\"}", ERR_ARG, "\"root\""},
+        {GRAMMAR_PARTS, "{\"root\":\"a\",\"b\":\"c\",\"b\":\"d\"}", ERR_ARG, "the same name"},
+        {GRAMMAR_PARTS, "{\"root\":1}", ERR_ARG, "a part is"},
+        {GRAMMAR_PARTS, "{\"root\":{\"some\":[]}}", ERR_ARG, "a part is"},
+        {GRAMMAR_PARTS, "{\"root\":{\"any\":\"a\"}}", ERR_ARG, "an array"},
+        {GRAMMAR_PARTS, "{\"root\":{\"any\":[]}}", ERR_ARG, "no finite text"},
+        {GRAMMAR_PARTS, "{\"root\":{\"rule\":\"x\"}}", ERR_ARG, "the name of a part"},
+        {GRAMMAR_PARTS, "{\"root\":{\"rule\":\"root\"}}", ERR_ARG, "no finite text"},
+        {GRAMMAR_PARTS, "{\"root\":{\"schema\":{\"unevaluatedItems\":{}}}}", ERR_UNSUPPORTED, "schema, #/unevaluatedItems"},
+        {GRAMMAR_PARTS, "{\"root\":{\"grammar\":\"a\"}}", ERR_ARG, "expected ::="},
+        {GRAMMAR_PARTS, "{\"root\":{\"grammar\":1}}", ERR_ARG, "must be a text"},
+        {GRAMMAR_PARTS, "{\"root\":{\"regex\":\"(\"}}", ERR_ARG, "character"},
+        {GRAMMAR_PARTS, "{\"root\":{\"json\":false}}", ERR_ARG, "must be true"},
+        {GRAMMAR_PARTS, "{\"root\":{\"free\":{\"without\":\"a\"}}}", ERR_ARG, "arrays of texts"},
+        {GRAMMAR_PARTS, "{\"root\":{\"free\":{\"first\":[\"\"]}}}", ERR_ARG, "arrays of texts"},
     };
     (void)state;
     for (size_t i = 0; i < COUNT_OF(rows); i++) refused(rows[i].kind, str_of(rows[i].text), rows[i].code, rows[i].message);
@@ -540,25 +582,30 @@ static int32_t random_token(struct matcher *m)
     return picked;
 }
 
-static const char *const walked[] = {
-    "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"},\"tags\":{\"type\":\"array\",\"items\":{\"type\":"
-    "\"string\","
-    "\"maxLength\":12}},\"n\":{\"type\":\"number\"}},\"required\":[\"name\",\"tags\"],\"additionalProperties\":{\"type\":"
-    "\"string\"}}",
-    "{}",
-    "{\"type\":\"string\",\"pattern\":\"(ab|[^a])+x\"}",
-    "{\"type\":\"string\",\"pattern\":\"^[^\xC3\xA9]{2,20}$\"}",
-    "{\"type\":\"string\",\"minLength\":9,\"maxLength\":10}",
-    "{\"properties\":{\"a\":{\"pattern\":\"[ab]{2}\",\"maxLength\":4}},\"patternProperties\":{\"^x\":{\"type\":\"integer\"},"
-    "\"y$\":{"
-    "\"minimum\":5}},\"minProperties\":1}",
+static const struct {
+    enum grammar_kind kind;
+    const char *text;
+} walked[] = {
+    {GRAMMAR_SCHEMA, "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"},\"tags\":{\"type\":\"array\","
+                     "\"items\":{\"type\":\"string\",\"maxLength\":12}},\"n\":{\"type\":\"number\"}},"
+                     "\"required\":[\"name\",\"tags\"],\"additionalProperties\":{\"type\":\"string\"}}"},
+    {GRAMMAR_SCHEMA, "{}"},
+    {GRAMMAR_SCHEMA, "{\"type\":\"string\",\"pattern\":\"(ab|[^a])+x\"}"},
+    {GRAMMAR_SCHEMA, "{\"type\":\"string\",\"pattern\":\"^[^\xC3\xA9]{2,20}$\"}"},
+    {GRAMMAR_SCHEMA, "{\"type\":\"string\",\"minLength\":9,\"maxLength\":10}"},
+    {GRAMMAR_SCHEMA,
+     "{\"properties\":{\"a\":{\"pattern\":\"[ab]{2}\",\"maxLength\":4}},\"patternProperties\":{\"^x\":{\"type\":\"integer\"},"
+     "\"y$\":{"
+     "\"minimum\":5}},\"minProperties\":1}"},
+    {GRAMMAR_PARTS, "{\"root\":[{\"free\":{\"without\":[\"e \",\"ing\"],\"first\":[\"{\",\"[{\"]}},{\"any\":[\"\",{\"many\":"
+                    "[\"e \",{\"rule\":\"x\"}]}]}],\"x\":{\"any\":[{\"schema\":{\"type\":\"string\"}},{\"json\":true}]}}"},
 };
 
 static void masks_and_steps_agree(void **state)
 {
     (void)state;
     for (size_t i = 0; i < COUNT_OF(walked); i++) {
-        struct grammar *g = compile(GRAMMAR_SCHEMA, walked[i]);
+        struct grammar *g = compile(walked[i].kind, walked[i].text);
         for (int run = 0; run < 4; run++) {
             struct matcher *m = follow(g);
             for (int step = 0; step < 40; step++) {
@@ -631,6 +678,30 @@ static void takes_back(void **state)
     grammar_free(&g);
 }
 
+/* A control token may stand in front once, and changes nothing about what follows. */
+static void lets_a_mark_through(void **state)
+{
+    const int32_t mark = tok_bos(tok), a = byte_ids['a'], b = byte_ids['b'];
+    const struct constraint_options o = {
+        .vocab = vocab, .kind = GRAMMAR_REGEX, .text = STR("ab"), .marked = true, .mark = mark, .n_vocab = vocab->n_ids};
+    (void)state;
+    for (int with = 0; with < 2; with++) {
+        struct constraint c;
+        struct err e = {0};
+        const uint64_t *mask;
+        assert_int_equal(constraint_init(&c, &o, tok, &e), 0);
+        const int32_t ids[] = {mark, a, b};
+        for (int i = with ? 0 : 1; i < 3; i++) {
+            assert_int_equal(constraint_mask(&c, &mask, &e), 0);
+            assert_int_equal(mask[mark / 64] >> (mark % 64) & 1, i == 0 || (i == 1 && !with));
+            assert_int_equal(mask[ids[i] / 64] >> (ids[i] % 64) & 1, 1);
+            assert_int_equal(constraint_put(&c, ids[i], &e), 0);
+        }
+        assert_true(constraint_done(&c));
+        constraint_fini(&c);
+    }
+}
+
 /* Every allocation fails once; nothing is lost. */
 static bool fail_nth(void *ctx, enum fault_kind kind)
 {
@@ -638,7 +709,7 @@ static bool fail_nth(void *ctx, enum fault_kind kind)
     return kind == FAULT_ALLOC && (*left)-- == 0;
 }
 
-static void survives_failures(const char *schema)
+static void fail_each(enum grammar_kind kind, const char *text)
 {
     const size_t before = mem_stats().current;
     for (int n = 0;; n++) {
@@ -647,7 +718,7 @@ static void survives_failures(const char *schema)
         struct matcher *m = NULL;
         int left = n;
         fault_set(fail_nth, &left);
-        int rc = grammar_compile(GRAMMAR_SCHEMA, str_of(schema), &g, &e);
+        int rc = grammar_compile(kind, str_of(text), &g, &e);
         if (rc == 0) rc = matcher_new(g, vocab, &m, &e);
         fault_set(NULL, NULL);
         matcher_free(&m);
@@ -662,8 +733,9 @@ static void survives_failures(const char *schema)
 static void survives_failed_allocations(void **state)
 {
     (void)state;
-    survives_failures(walked[0]);
-    survives_failures(walked[COUNT_OF(walked) - 1]);
+    fail_each(walked[0].kind, walked[0].text);
+    fail_each(walked[COUNT_OF(walked) - 2].kind, walked[COUNT_OF(walked) - 2].text);
+    fail_each(walked[COUNT_OF(walked) - 1].kind, walked[COUNT_OF(walked) - 1].text);
 }
 
 int main(void)
@@ -672,12 +744,14 @@ int main(void)
         cmocka_unit_test(gbnf_takes_what_it_says),
         cmocka_unit_test(regex_takes_what_it_says),
         cmocka_unit_test(schemas_take_what_they_say),
+        cmocka_unit_test(parts_take_what_they_say),
         cmocka_unit_test(names_the_place),
         cmocka_unit_test(sizes_have_limits),
         cmocka_unit_test(masks_and_steps_agree),
         cmocka_unit_test(goes_on_where_memory_runs_out),
         cmocka_unit_test(ambiguity_is_an_error_not_a_hang),
         cmocka_unit_test(takes_back),
+        cmocka_unit_test(lets_a_mark_through),
         cmocka_unit_test(survives_failed_allocations),
     };
     return cmocka_run_group_tests(tests, open_vocab, close_vocab);

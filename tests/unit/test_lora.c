@@ -3,6 +3,7 @@
  * tests/models/lora.sh has the numbers. */
 #include "convert/synth.h"
 #include "run/run.h"
+#include "scalar.h"
 #include "scratch.h"
 
 #include <setjmp.h>
@@ -111,7 +112,7 @@ static int setup(void **state)
     if (rc == 0) rc = files_open(path, &fx.files, &e);
     if (rc == 0) rc = model_open(fx.files, &fx.model, &e);
     if (rc == 0) rc = tok_open_gguf(files_gguf(fx.files), &fx.tok, &e);
-    if (rc == 0) rc = sampler_init(&fx.sampler, VOCAB, &e);
+    if (rc == 0) rc = sampler_init(&fx.sampler, scalar_kernels(), VOCAB, &e);
     for (size_t i = 0; rc == 0 && i < N_LORAS; i++) {
         rc = adapter_open(make_adapter(&recipes[i]), &fx.adapters[i], &e);
         if (rc == 0) rc = adapter_bind(fx.adapters[i], fx.model, &e);

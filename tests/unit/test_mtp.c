@@ -3,6 +3,7 @@
  * requests share pages that it knows nothing of. */
 #include "convert/convert.h"
 #include "run/speculate_int.h"
+#include "scalar.h"
 #include "tiny_mtp.h"
 
 #include <setjmp.h>
@@ -43,7 +44,8 @@ static int setup(void **state)
         }
     }
     const struct hf *hf = files_hf(fx.files[0]);
-    if (tok_open_hf(hf->tokenizer, NULL, NULL, "tiny", &fx.tok, &e) < 0 || sampler_init(&fx.sampler, TINY_VOCAB, &e) < 0) {
+    if (tok_open_hf(hf->tokenizer, NULL, NULL, "tiny", &fx.tok, &e) < 0 ||
+        sampler_init(&fx.sampler, scalar_kernels(), TINY_VOCAB, &e) < 0) {
         print_message("%s\n", e.msg);
         return -1;
     }
@@ -379,7 +381,7 @@ static void an_answer_is_the_same(void **state)
             uint32_t n_right = 0, n_guessed = 0;
             if (session_speculator(guessing, &so, &s, &e) < 0) fail_msg("%s", e.msg);
             assert_non_null(s);
-            assert_int_equal(guesser_new(s, &a, N_CTX, &g, &e), 0);
+            assert_int_equal(guesser_new(s, &a, N_CTX, NULL, 0, &g, &e), 0);
             for (uint32_t i = 0; i < n_answers; i++) {
                 int32_t prompt[150];
                 struct run want, got;

@@ -1,6 +1,6 @@
 /* Layers that carry a state: whatever way a session has come to a sequence of tokens, its logits are those of a fresh one. */
 #include "convert/synth.h"
-#include "run/run.h"
+#include "run/speculate_int.h"
 #include "scratch.h"
 
 #include <setjmp.h>
@@ -309,12 +309,69 @@ static void sequences_do_not_meet(void **state)
     arena_fini(&a);
 }
 
+static struct drafter *drafter_of(uint32_t n_slots)
+{
+    const struct drafter_options o = {
+        .n_slots = n_slots, .n_ctx = LONG, .n_batch = 24, .k_type = QTYPE_F16, .v_type = QTYPE_F16, .n_vocab = VOCAB};
+    struct drafter *d = NULL;
+    struct err e;
+    if (drafter_new(fx.model, &o, &d, &e) < 0) print_message("%s\n", e.msg);
+    assert_non_null(d);
+    return d;
+}
+
+/* n guesses at what follows tokens [n_tokens], which go behind them. */
+static void guess(struct drafter *d, struct draft_slot *slot, int32_t *tokens, uint32_t n_tokens, uint32_t n)
+{
+    const struct sampling sampling = {.temperature = 1.5f, .top_p = 1, .repeat_penalty = 1, .seed = 3};
+    struct draft_job job = {
+        .slot = slot, .tokens = tokens, .n_tokens = n_tokens, .n = n, .sampling = &sampling, .step = n_tokens};
+    while (!drafter_read(d, slot, tokens, n_tokens)) continue;
+    drafter_guess(d, &job, 1);
+    assert_int_equal(job.n, n);
+}
+
+/* Whatever of its guesses was right, and whichever sequence it is given next, a draft model with recurrent layers guesses as
+ * one that has read nothing else. */
+static void a_draft_forgets_wrong_guesses(void **state)
+{
+    enum { MOST = 12, FULL = 60 };
+    struct drafter *d = drafter_of(2), *other = drafter_of(1);
+    int32_t tokens[LONG], want[LONG];
+    uint64_t random = 11;
+    uint32_t n = 0;
+    struct draft_slot *slot = NULL;
+    (void)state;
+    const size_t steps = scratch_rounds(300);
+    for (size_t i = 0; i < steps; i++) {
+        if (!slot || n > FULL - MOST || scratch_below(&random, 20) == 0) { /* another that begins alike */
+            if (slot) drafter_give(slot);
+            n = n ? 1 + scratch_below(&random, n) : 1;
+            for (uint32_t k = n - 1; k < n; k++) tokens[k] = (int32_t)scratch_below(&random, VOCAB);
+            slot = drafter_take(d, tokens, n);
+        }
+        const uint32_t n_guesses = 1 + scratch_below(&random, MOST - 1);
+        guess(d, slot, tokens, n, n_guesses);
+        memcpy(want, tokens, n * sizeof *want);
+        struct draft_slot *fresh = drafter_take(other, want, 0);
+        guess(other, fresh, want, n, n_guesses);
+        drafter_give(fresh);
+        assert_memory_equal(tokens, want, (n + n_guesses) * sizeof *want);
+        n += scratch_below(&random, n_guesses + 1);
+        drafter_cut(slot, n);
+        tokens[n++] = (int32_t)scratch_below(&random, VOCAB); /* instead of a guess, or behind the last */
+    }
+    drafter_free(&d);
+    drafter_free(&other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_same_bytes_however_it_is_cut), cmocka_unit_test(states_are_kept_where_prompts_end),
         cmocka_unit_test(rows_can_be_taken_back),           cmocka_unit_test(any_walk_leads_to_the_same),
         cmocka_unit_test(a_cancelled_eval_takes_nothing),   cmocka_unit_test(sequences_do_not_meet),
+        cmocka_unit_test(a_draft_forgets_wrong_guesses),
     };
     return cmocka_run_group_tests_name("recurrent", tests, setup, teardown);
 }

@@ -11,6 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "scalar.h"
+#include "scratch.h"
+
 #define N 500
 
 static const struct sampling plain = {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .penalty_last_n = 64};
@@ -40,8 +43,8 @@ static void allowed_set(const float *l, const struct sampling *p, int allowed[N]
     for (int i = 0; i < n; i++) {
         double w = exp((double)*order[i] - (double)*order[0]);
         double p_gap = fabs(sum - (double)p->top_p * total) / total, m_gap = fabs(w - (double)p->min_p);
-        bool in = i == 0 || (sum < (double)p->top_p * total && w >= (double)p->min_p);
-        allowed[order[i] - l] = i > 0 && (p_gap < 1e-6 || m_gap < 1e-6) ? 2 : in;
+        bool in = i == 0 || i < (int)p->min_keep || (sum < (double)p->top_p * total && w >= (double)p->min_p);
+        allowed[order[i] - l] = i > 0 && i >= (int)p->min_keep && (p_gap < 1e-6 || m_gap < 1e-6) ? 2 : in;
         sum += w;
     }
 }
@@ -51,17 +54,20 @@ static void draws_only_what_truncation_leaves(void **state)
     static const struct {
         uint32_t k;
         float top_p, min_p;
-    } cases[] = {{0, 1, 0}, {1, 1, 0},    {7, 1, 0}, {499, 1, 0},       {500, 1, 0},      {0, 0.5f, 0},   {0, 0.95f, 0},
-                 {0, 0, 0}, {0, 1, 0.1f}, {0, 1, 1}, {40, 0.9f, 0.05f}, {0, 0.9f, 0.05f}, {3, 0.5f, 0.5f}};
+        uint32_t min_keep;
+    } cases[] = {{0, 1, 0, 0},         {1, 1, 0, 0},        {7, 1, 0, 0},       {499, 1, 0, 0},     {500, 1, 0, 0},
+                 {0, 0.5f, 0, 0},      {0, 0.95f, 0, 0},    {0, 0, 0, 0},       {0, 1, 0.1f, 0},    {0, 1, 1, 0},
+                 {40, 0.9f, 0.05f, 0}, {0, 0.9f, 0.05f, 0}, {3, 0.5f, 0.5f, 0}, {0, 0, 0, 4},       {0, 1, 1, 6},
+                 {40, 0.1f, 0.5f, 5},  {0, 0.1f, 0.5f, 5},  {3, 0, 0, 7},       {0, 0.9f, 0.05f, 1}};
     struct sampler s;
     struct err e;
     float l[N];
     int allowed[N];
     (void)state;
-    assert_int_equal(sampler_init(&s, N, &e), 0);
+    assert_int_equal(sampler_init(&s, scalar_kernels(), N, &e), 0);
     for (size_t c = 0; c < COUNT_OF(cases); c++) {
         struct sampling p = plain;
-        p.top_k = cases[c].k, p.top_p = cases[c].top_p, p.min_p = cases[c].min_p;
+        p.top_k = cases[c].k, p.top_p = cases[c].top_p, p.min_p = cases[c].min_p, p.min_keep = cases[c].min_keep;
         random_logits(l, (unsigned)c + 1);
         allowed_set(l, &p, allowed);
         int seen = 0, must = 0;
@@ -78,6 +84,94 @@ static void draws_only_what_truncation_leaves(void **state)
     sampler_fini(&s);
 }
 
+/* What sampler_pick says it does, in as many words: all are put in order where a truncation asks for it. */
+struct plain_candidate {
+    float logit;
+    int32_t id;
+};
+static int plain_order(const void *a, const void *b)
+{
+    const struct plain_candidate *x = a, *y = b;
+    return x->logit > y->logit ? -1 : x->logit < y->logit ? 1 : x->id - y->id;
+}
+static int32_t plain_pick(const struct sampling *p, const float *l, int n_vocab, const uint64_t *mask, double u)
+{
+    struct plain_candidate *c = malloc((size_t)n_vocab * sizeof *c), best = {-INFINITY, -1};
+    int n = 0, left = 0;
+    for (int i = 0; i < n_vocab; i++) {
+        if (!(l[i] > -INFINITY) || (mask && !(mask[i / 64] >> (i % 64) & 1))) continue;
+        c[n++] = (struct plain_candidate){l[i], i};
+        if (l[i] > best.logit) best = c[n - 1];
+    }
+    double sum = 0, total = 0;
+    if (n && p->temperature > 0 && best.logit < INFINITY) {
+        if (p->top_k && (int)p->top_k < n) qsort(c, (size_t)n, sizeof *c, plain_order), n = (int)p->top_k;
+        for (int i = 0; i < n; i++) total += (double)num_exp(c[i].logit - best.logit);
+        if (p->top_p < 1 || p->min_p > 0) {
+            qsort(c, (size_t)n, sizeof *c, plain_order);
+            for (int i = 0; i < n; i++) {
+                const float w = num_exp(c[i].logit - best.logit);
+                if (i > 0 && ((p->top_p < 1 && sum >= (double)p->top_p * total) || w < p->min_p)) break;
+                sum += (double)w;
+                left++;
+            }
+            n = left;
+        }
+        sum = total = 0;
+        for (int i = 0; i < n; i++) total += (double)num_exp((c[i].logit - best.logit) / p->temperature);
+        for (int i = 0; i < n && sum <= u * total; i++) {
+            best.id = c[i].id;
+            sum += (double)num_exp((c[i].logit - best.logit) / p->temperature);
+        }
+    }
+    free(c);
+    return best.id;
+}
+
+/* Element `step` of the sequence of seed 0. */
+static double splitmix(uint64_t step)
+{
+    uint64_t z = (step + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
+}
+
+/* Sizes around the blocks in which logits are looked at, ties, what is no number, masks. */
+static void picks_are_those_of_the_plain_steps(void **state)
+{
+    enum { MOST = 700 };
+    static const float odd[] = {NAN, -INFINITY, INFINITY};
+    uint64_t seed = 7, mask[MOST / 64 + 1];
+    float l[MOST];
+    struct err e;
+    (void)state;
+    const size_t rounds = scratch_rounds(20000);
+    for (size_t r = 0; r < rounds; r++) {
+        struct sampler s;
+        struct sampling p = plain;
+        const int n = 1 + (int)scratch_below(&seed, MOST), levels = 1 + (int)scratch_below(&seed, 2000);
+        const bool masked = scratch_below(&seed, 3) == 0, wide = scratch_below(&seed, 2);
+        p.temperature = (float)scratch_below(&seed, 4) * 0.5f;
+        p.top_k = scratch_below(&seed, 2) ? 0 : scratch_below(&seed, (uint32_t)n + 3);
+        p.top_p = scratch_below(&seed, 2) ? 1 : (float)scratch_below(&seed, 100) * 0.01f;
+        p.min_p = scratch_below(&seed, 2) ? 0 : (float)scratch_below(&seed, 100) * 0.01f;
+        for (int i = 0; i < n; i++) {
+            l[i] = (float)scratch_below(&seed, (uint32_t)levels) * (wide ? 0.05f : 0.002f) - 1;
+            if (scratch_below(&seed, 50) == 0) l[i] = odd[scratch_below(&seed, scratch_below(&seed, 50) ? 2 : 3)];
+        }
+        for (size_t i = 0; i < COUNT_OF(mask); i++)
+            mask[i] = scratch_below(&seed, 2) ? 0 : (uint64_t)scratch_below(&seed, UINT32_MAX) << scratch_below(&seed, 33);
+        const int32_t expected = plain_pick(&p, l, n, masked ? mask : NULL, splitmix(r));
+        int32_t id = -1;
+        assert_int_equal(sampler_init(&s, scalar_kernels(), (uint32_t)n, &e), 0);
+        s.allowed = masked ? mask : NULL;
+        assert_int_equal(sampler_pick(&s, &p, l, NULL, 0, r, &id, &e), expected >= 0 ? 0 : masked ? ERR_ARG : ERR_FORMAT);
+        assert_int_equal(id, expected);
+        sampler_fini(&s);
+    }
+}
+
 static void frequencies_follow_the_softmax(void **state)
 {
     struct sampler s;
@@ -86,7 +180,7 @@ static void frequencies_follow_the_softmax(void **state)
     int count[N] = {0}, rounds = 200000;
     struct sampling p = plain;
     (void)state;
-    assert_int_equal(sampler_init(&s, N, &e), 0);
+    assert_int_equal(sampler_init(&s, scalar_kernels(), N, &e), 0);
     for (int i = 0; i < N; i++) l[i] = i < 8 ? (float)i * 0.5f : -INFINITY;
     p.temperature = 0.7f;
     for (int i = 0; i < rounds; i++) {
@@ -114,7 +208,7 @@ static void greedy_takes_the_first_of_the_best(void **state)
     int32_t id;
     struct sampling p = plain;
     (void)state;
-    assert_int_equal(sampler_init(&s, N, &e), 0);
+    assert_int_equal(sampler_init(&s, scalar_kernels(), N, &e), 0);
     for (int i = 0; i < N; i++) l[i] = i == 77 || i == 300 ? 3.0f : (float)(i % 5) * 0.1f;
     p.temperature = 0;
     assert_int_equal(sampler_pick(&s, &p, l, NULL, 0, 0, &id, &e), 0);
@@ -147,7 +241,7 @@ static void penalties_count_the_window(void **state)
     int32_t id, history[] = {9, 4, 4, 7, 4};
     struct sampling p = plain;
     (void)state;
-    assert_int_equal(sampler_init(&s, N, &e), 0);
+    assert_int_equal(sampler_init(&s, scalar_kernels(), N, &e), 0);
     for (int i = 0; i < N; i++) l[i] = -5.0f;
     p.temperature = 0;
     l[4] = 4.0f, l[7] = 2.6f, l[9] = 0.7f;
@@ -174,8 +268,8 @@ static void the_draw_is_a_function_of_seed_and_step(void **state)
     int differ = 0;
     struct sampling p = plain;
     (void)state;
-    assert_int_equal(sampler_init(&a, N, &e), 0);
-    assert_int_equal(sampler_init(&b, N, &e), 0);
+    assert_int_equal(sampler_init(&a, scalar_kernels(), N, &e), 0);
+    assert_int_equal(sampler_init(&b, scalar_kernels(), N, &e), 0);
     random_logits(l, 3);
     for (uint64_t step = 100; step-- > 0;) { /* in any order */
         int32_t x, y, z;
@@ -213,9 +307,10 @@ static void wrong_parameters_are_named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(draws_only_what_truncation_leaves),       cmocka_unit_test(frequencies_follow_the_softmax),
-        cmocka_unit_test(greedy_takes_the_first_of_the_best),      cmocka_unit_test(penalties_count_the_window),
-        cmocka_unit_test(the_draw_is_a_function_of_seed_and_step), cmocka_unit_test(wrong_parameters_are_named),
+        cmocka_unit_test(draws_only_what_truncation_leaves), cmocka_unit_test(picks_are_those_of_the_plain_steps),
+        cmocka_unit_test(frequencies_follow_the_softmax),    cmocka_unit_test(greedy_takes_the_first_of_the_best),
+        cmocka_unit_test(penalties_count_the_window),        cmocka_unit_test(the_draw_is_a_function_of_seed_and_step),
+        cmocka_unit_test(wrong_parameters_are_named),
     };
     return cmocka_run_group_tests_name("sampler", tests, NULL, NULL);
 }

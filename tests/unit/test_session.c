@@ -1,6 +1,7 @@
 /* session and generate: one small model, many ways to the same tokens. */
 #include "convert/synth.h"
 #include "run/run.h"
+#include "scalar.h"
 #include "scratch.h"
 
 #include <setjmp.h>
@@ -28,7 +29,7 @@ static int setup(void **state)
     const char *path = scratch_path(fx.dir, "tiny.gguf");
     if (synth_write(&tiny, "q8_0", path, NULL, NULL, &e) < 0 || files_open(path, &fx.files, &e) < 0 ||
         model_open(fx.files, &fx.model, &e) < 0 || tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 ||
-        sampler_init(&fx.sampler, tiny.n_vocab, &e) < 0) {
+        sampler_init(&fx.sampler, scalar_kernels(), tiny.n_vocab, &e) < 0) {
         print_message("%s\n", e.msg);
         return -1;
     }
@@ -368,7 +369,7 @@ static int one_step(const char *path, struct err *e)
     if (rc == 0) rc = tok_open_gguf(files_gguf(f), &t, e);
     if (rc == 0) rc = tok_encode(t, STR("the mill turns"), 0, &ids, e);
     if (rc == 0) rc = session_new(m, &so, &s, e);
-    if (rc == 0) rc = sampler_init(&sampler, m->hp.n_vocab, e);
+    if (rc == 0) rc = sampler_init(&sampler, scalar_kernels(), m->hp.n_vocab, e);
     if (rc == 0) rc = generate(s, t, &sampler, ids.p, ids.n, &o, &r, e);
     ids_fini(&ids);
     sampler_fini(&sampler);

@@ -2,6 +2,7 @@
  * that an answer with them is the answer without, also where it has a form, and its draws have the model's distribution. */
 #include "convert/synth.h"
 #include "run/speculate_int.h"
+#include "scalar.h"
 #include "scratch.h"
 
 #include <math.h>
@@ -42,7 +43,7 @@ static int setup(void **state)
         model_open(fx.files, &fx.model, &e) < 0 || tok_open_gguf(files_gguf(fx.files), &fx.tok, &e) < 0 ||
         vocab_new(fx.tok, NULL, 0, N_VOCAB, &fx.vocab, &e) < 0 || synth_write(&tiny, "bf16", other, NULL, NULL, &e) < 0 ||
         files_open(other, &fx.other_files, &e) < 0 || model_open(fx.other_files, &fx.other, &e) < 0 ||
-        sampler_init(&fx.sampler, N_VOCAB, &e) < 0) {
+        sampler_init(&fx.sampler, scalar_kernels(), N_VOCAB, &e) < 0) {
         print_message("%s\n", e.msg);
         return -1;
     }
@@ -222,7 +223,7 @@ static double simulate(struct speculator *s, int32_t (*next)(const int32_t *, ui
     const struct guess_options o = {0};
     double spent = 0;
     uint32_t n = 0;
-    assert_int_equal(guesser_new(s, &a, N_CTX, &g, &e), 0);
+    assert_int_equal(guesser_new(s, &a, N_CTX, NULL, 0, &g, &e), 0);
     while (n < 64) tokens[n] = next(tokens, n), n++;
     guesser_begin(g, &o, tokens, n);
     tokens[n] = next(tokens, n);
@@ -292,6 +293,50 @@ static void guesses_that_hold_pay(void **state)
             fail_msg("%g a row: %.3f, then %.3f of the time", rows[r].share, first, second);
         speculator_free(&s);
     }
+}
+
+/* An answer that nothing in front of it resembles, but for what was expected of it: with that it takes a part of the time. */
+static void what_is_expected_is_guessed(void **state)
+{
+    enum { N = 200, N_PROMPT = 8 };
+    const struct guess_options o = {0};
+    struct graph graph;
+    int32_t expected[N], wrong[N];
+    uint32_t steps[3] = {0};
+    (void)state;
+    for (int32_t i = 0; i < N; i++) expected[i] = 1000 + i, wrong[i] = 5000 + i;
+    for (int kind = 0; kind < 3; kind++) { /* nothing is expected; the answer; another one */
+        struct speculator *s = new_speculator(&graph);
+        struct arena a = {0};
+        struct guesser *g;
+        struct err e;
+        for (int run = 0; run < 3; run++) {
+            uint32_t at = 0;
+            const int32_t prompt[N_PROMPT] = {1, 2, 3, 4, 5, 6, 7, 8};
+            assert_int_equal(guesser_new(s, &a, 512, kind == 1 ? expected : wrong, kind ? N : 0, &g, &e), 0);
+            guesser_begin(g, &o, prompt, N_PROMPT);
+            guesser_add(g, expected[at++]);
+            for (steps[kind] = 0; at < N; steps[kind]++) {
+                uint32_t n, i = 0;
+                speculator_guess(s, &g, 1, SPECULATE_MAX);
+                const int32_t *guesses = guesser_guesses(g, &n);
+                int32_t made[SPECULATE_MAX];
+                memcpy(made, guesses, n * sizeof *made);
+                do guesser_add(g, expected[at++]);
+                while (i < n && made[i++] == expected[at - 1] && at < N);
+                speculator_learn(s, &g, 1, step_seconds(1 + n, 0.05, false));
+            }
+            const struct guess_counts c = guesser_counts(g);
+            assert_int_equal(c.expected, c.guessed); /* nothing else could be guessed from */
+            assert_int_equal(c.expected_right, c.right);
+            guesser_end(g);
+        }
+        speculator_free(&s);
+        arena_fini(&a);
+    }
+    assert_int_equal(steps[0], N - 1);
+    assert_true(steps[1] < N / 4);
+    assert_int_equal(steps[2], N - 1);
 }
 
 /* Guesses cost much for a while, as beside other work: then they pay again, and are made again. */
@@ -373,7 +418,7 @@ static void compare_answers(bool form)
         struct guesser *g;
         uint32_t n_right = 0;
         assert_int_equal(session_speculator(guessing, &how, &s, &e), 0);
-        assert_int_equal(guesser_new(s, &a, 128, &g, &e), 0);
+        assert_int_equal(guesser_new(s, &a, 128, NULL, 0, &g, &e), 0);
         for (uint32_t i = 0; i < n_answers; i++) {
             int32_t prompt[100];
             struct run want, got;
@@ -448,7 +493,7 @@ static void draws_have_the_distribution_of_the_model(void **state)
     struct err e;
     (void)state;
     assert_int_equal(session_speculator(s, &how, &sp, &e), 0);
-    assert_int_equal(guesser_new(sp, &a, 128, &g, &e), 0);
+    assert_int_equal(guesser_new(sp, &a, 128, NULL, 0, &g, &e), 0);
     probabilities(s, prompt, 4, p);
     /* Over all first tokens: p(second) = sum of p(first) p(second | first). */
     for (int32_t t = 0; t < N_VOCAB; t++) {
@@ -484,7 +529,7 @@ static void nothing_is_allocated_while_writing(void **state)
     int32_t tokens[128] = {0};
     (void)state;
     assert_int_equal(session_speculator(s, &how, &sp, &e), 0);
-    assert_int_equal(guesser_new(sp, &a, 128, &g, &e), 0);
+    assert_int_equal(guesser_new(sp, &a, 128, NULL, 0, &g, &e), 0);
     const size_t calls = mem_stats().calls;
     const struct sampling greedy = {.top_p = 1, .repeat_penalty = 1};
     const struct guess_options o = {.sampling = &greedy};
@@ -509,6 +554,7 @@ int main(void)
         cmocka_unit_test(tokens_are_mapped_by_their_text),
         cmocka_unit_test(guesses_never_cost_much),
         cmocka_unit_test(guesses_that_hold_pay),
+        cmocka_unit_test(what_is_expected_is_guessed),
         cmocka_unit_test(what_was_dear_is_tried_again),
         cmocka_unit_test(an_answer_is_the_same),
         cmocka_unit_test(an_answer_of_a_form_is_the_same),

@@ -64,12 +64,12 @@ static int collect(void *user, enum part part, struct str text)
     return buf_str((struct buf *)user + part, text);
 }
 
-static void check_calls(const struct example *x, struct str held, struct buf *answer)
+static void check_calls(const struct example *x, const struct tool_style *style, struct str held, struct buf *answer)
 {
     struct arena a = {0};
     struct tool_call *calls;
     size_t n;
-    if (!tool_calls_parse(&a, held, &calls, &n)) assert_int_equal(buf_str(answer, held), 0);
+    if (!tool_calls_parse(&a, held, style, &calls, &n)) assert_int_equal(buf_str(answer, held), 0);
     for (size_t i = 0; i < 2; i++) {
         struct buf b = {0};
         assert_int_equal(x->names[i] != NULL, i < n);
@@ -82,16 +82,16 @@ static void check_calls(const struct example *x, struct str held, struct buf *an
     arena_fini(&a);
 }
 
-static void check(const struct example *x, size_t piece)
+static void check(const struct example *x, const struct tool_style *style, size_t piece)
 {
     struct parts p;
     struct buf out[2] = {0}; /* by enum part */
     struct str all = str_of(x->text), held;
-    parts_init(&p, x->tools, x->opened);
+    parts_init(&p, x->tools, style, x->opened);
     for (size_t i = 0; i < all.n; i += piece)
         assert_int_equal(parts_put(&p, (struct str){all.p + i, size_min(piece, all.n - i)}, collect, out), 0);
     assert_int_equal(parts_end(&p, collect, out, &held), 0);
-    check_calls(x, held, &out[PART_ANSWER]);
+    check_calls(x, style, held, &out[PART_ANSWER]);
     assert_true(str_is(buf_view(&out[PART_ANSWER]), x->answer));
     assert_true(str_is(buf_view(&out[PART_THINKING]), x->thinking));
     buf_fini(&out[0]);
@@ -103,11 +103,60 @@ static void examples_come_apart(void **state)
 {
     (void)state;
     for (size_t i = 0; i < COUNT_OF(examples); i++)
-        for (size_t piece = 1; piece < 120; piece += piece < 20 ? 1 : 33) check(&examples[i], piece);
+        for (size_t piece = 1; piece < 120; piece += piece < 20 ? 1 : 33) check(&examples[i], NULL, piece);
+}
+
+/* Calls that are held to a form come in the style of the model, and what has another is text. */
+static void styles_are_told_apart(void **state)
+{
+    static const char tagged[] = "{%- if tools %}<tool_call>", listed[] = "[TOOL_CALLS][", llama[] = "<|python_tag|>",
+                      none[] = "";
+    static const struct {
+        const char *template;
+        struct example x;
+    } rows[] = {
+        {tagged, {"a<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>", true, false, "", "a", {"f"}, {"{}"}}},
+        {tagged, {"{\"name\": \"f\", \"arguments\": {}}", true, false, "", "{\"name\": \"f\", \"arguments\": {}}", {0}, {0}}},
+        {listed, {"[{\"name\": \"f\", \"arguments\": {}}]", true, false, "", "", {"f"}, {"{}"}}},
+        {listed, {"{\"name\": \"f\", \"arguments\": {}}", true, false, "", "{\"name\": \"f\", \"arguments\": {}}", {0}, {0}}},
+        {llama, {"<|python_tag|>{\"name\": \"f\", \"parameters\": {}}", true, false, "", "", {"f"}, {"{}"}}},
+        {llama, {"{\"name\": \"f\", \"parameters\": {}}", true, false, "", "", {"f"}, {"{}"}}},
+        {none, {"{\"name\": \"f\", \"arguments\": {}}", true, false, "", "", {"f"}, {"{}"}}},
+        {none, {"{ \"name\":\"f\",\"arguments\":{}}", true, false, "", "{ \"name\":\"f\",\"arguments\":{}}", {0}, {0}}},
+        {none, {"[{\"name\": \"f\"}]", true, false, "", "[{\"name\": \"f\"}]", {0}, {0}}},
+    };
+    bool own;
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
+        for (size_t piece = 1; piece < 40; piece++) check(&rows[i].x, tool_style_of(str_of(rows[i].template), &own), piece);
+}
+
+static void other_notations_are_noticed(void **state)
+{
+    static const struct {
+        const char *template;
+        bool own;
+    } rows[] = {{"", false},
+                {"{{ messages }}", false},
+                {"{% if tools %}<tool_call>", false},
+                {"{% if tools %}[TOOL_CALLS]", false},
+                {"{% if tools %}the format {\"name\": function name, \"parameters\": ..}", false},
+                {"{% if tools %}<|channel|>", true},
+                {"{% if tools %}<tool_call>\n<function=", true},
+                {"{% if tools %}[TOOL_CALLS]f[ARGS]", true},
+                {"{% if tools %}<tool_call>x<arg_key>", true}};
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        bool own;
+        const struct tool_style *style = tool_style_of(str_of(rows[i].template), &own);
+        assert_int_equal(own, rows[i].own);
+        assert_true(!own || style->plain);
+    }
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(examples_come_apart)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(examples_come_apart), cmocka_unit_test(styles_are_told_apart),
+                                       cmocka_unit_test(other_notations_are_noticed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

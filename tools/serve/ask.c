@@ -44,6 +44,27 @@ bool ask_bool(struct call *c, const struct json *obj, const char *key, bool *io,
     return false;
 }
 
+bool ask_refused(struct call *c, const struct json *obj, const struct refused *names, size_t n, int *answer)
+{
+    for (size_t i = 0; i < n; i++) {
+        const struct json *j = json_find(obj, names[i].key);
+        if (!j || j->type == JSON_NULL || (j->type == JSON_STRING && !j->s.n) || (j->type == JSON_ARRAY && !j->n)) continue;
+        *answer = serve_error(c, 400, "\"%s\" %s", names[i].key, names[i].why);
+        return false;
+    }
+    return true;
+}
+
+bool ask_top(struct call *c, const struct json *obj, bool logprobs, uint32_t *out, int *answer)
+{
+    double top = 0;
+    if (!ask_integer(c, obj, "top_logprobs", 0, 20, &top, answer)) return false;
+    *out = (uint32_t)top;
+    if (logprobs || top == 0) return true;
+    *answer = serve_error(c, 400, "\"top_logprobs\" needs \"logprobs\"");
+    return false;
+}
+
 static bool add_stop(struct call *c, const struct json *j, struct asked *out)
 {
     if (j->type != JSON_STRING || out->n_stop == COUNT_OF(out->stop)) return false;
@@ -65,65 +86,6 @@ bool ask_stop(struct call *c, const struct json *obj, const char *key, struct as
     return ok;
 }
 
-static bool ask_bias(struct call *c, const struct json *obj, struct asked *out, int *answer)
-{
-    const struct json *j = json_find(obj, "logit_bias");
-    if (!j || j->type == JSON_NULL) return true;
-    bool ok = j->type == JSON_OBJECT && (out->bias = arena_array(&c->arena, size_max(j->n, 1), sizeof *out->bias));
-    for (size_t i = 0; ok && i < j->n; i++) {
-        uint64_t id;
-        const struct json *v = &j->v[i];
-        ok = str_u64(j->keys[i], &id) && id < c->server->info.n_vocab && (v->type == JSON_INT || v->type == JSON_REAL) &&
-             fabs(v->f) <= 100;
-        if (ok) out->bias[out->n_bias++] = (quern_logit_bias){(int32_t)id, v->f <= -100 ? -INFINITY : (float)v->f};
-    }
-    if (!ok) *answer = serve_error(c, 400, "\"logit_bias\" must be an object of token ids with numbers from -100 to 100");
-    return ok;
-}
-
-static bool ask_speculation(struct call *c, const struct json *obj, struct asked *out, int *answer)
-{
-    double most = -1, least = 0;
-    if (!ask_integer(c, obj, "speculative.n_max", 0, 64, &most, answer)) return false;
-    if (!ask_integer(c, obj, "speculative.n_min", 0, 64, &least, answer)) return false;
-    if (most == 0) out->speculate = QUERN_SPECULATE_OFF;
-    if (most > 0) out->draft_max = (uint32_t)most;
-    out->draft_min = (uint32_t)least;
-    return true;
-}
-
-bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int *answer)
-{
-    quern_sampling *s = &out->sampling;
-    static const struct {
-        const char *key;
-        size_t at;
-        double min, max;
-    } floats[] = {
-        {"temperature", offsetof(quern_sampling, temperature), 0, 100},
-        {"top_p", offsetof(quern_sampling, top_p), 0, 1},
-        {"min_p", offsetof(quern_sampling, min_p), 0, 1},
-        {"repeat_penalty", offsetof(quern_sampling, repeat_penalty), 0.001, 1000},
-        {"repetition_penalty", offsetof(quern_sampling, repeat_penalty), 0.001, 1000},
-        {"presence_penalty", offsetof(quern_sampling, presence_penalty), -100, 100},
-        {"frequency_penalty", offsetof(quern_sampling, frequency_penalty), -100, 100},
-    };
-    *s = quern_sampling_of(c->server->model);
-    for (size_t i = 0; i < COUNT_OF(floats); i++) {
-        double v = NAN;
-        if (!ask_number(c, obj, floats[i].key, floats[i].min, floats[i].max, &v, answer)) return false;
-        if (!isnan(v)) *(float *)(void *)((uint8_t *)s + floats[i].at) = (float)v;
-    }
-    double top_k = -1, last_n = -1, seed = -1;
-    if (!ask_integer(c, obj, "top_k", -1, INT32_MAX, &top_k, answer)) return false;
-    if (!ask_integer(c, obj, "repeat_last_n", -1, INT32_MAX, &last_n, answer)) return false;
-    if (!ask_integer(c, obj, "seed", -1, 9007199254740992.0, &seed, answer)) return false;
-    if (top_k >= 0) s->top_k = (int32_t)top_k;
-    if (last_n >= 0) s->penalty_last_n = (int32_t)last_n;
-    s->seed = seed >= 0 ? (uint64_t)seed : clock_ns() * 0x9e3779b97f4a7c15u;
-    return ask_bias(c, obj, out, answer) && ask_speculation(c, obj, out, answer);
-}
-
 bool ask_context(struct call *c, const struct json *obj, struct asked *out, int *answer)
 {
     struct str name = {0};
@@ -138,137 +100,6 @@ bool ask_context(struct call *c, const struct json *obj, struct asked *out, int 
     ok = ok && quern_context_policy_named(text, &out->context_policy);
     if (!ok) *answer = serve_error(c, 400, "\"context_policy\" must be \"error\", \"drop-oldest-turn\" or \"shift\"");
     return ok;
-}
-
-/* ---- the form of the answer -------------------------------------------------------------------------------------------- */
-
-static bool set_form(struct call *c, struct asked *out, quern_form_kind kind, const char *key, const char *text, int *answer)
-{
-    quern_error err = {0};
-    if (out->form.kind != QUERN_FORM_FREE) {
-        *answer = serve_error(c, 400, "\"%s\": an answer has one form, and another one was given already", key);
-        return false;
-    }
-    out->form = (quern_form){.kind = kind, .text = text};
-    if (kind != QUERN_FORM_JSON && !text) {
-        *answer = serve_error(c, 500, "out of memory");
-        return false;
-    }
-    if (quern_form_check(&out->form, &err) == 0) return true;
-    *answer = serve_error(c, err.code == QUERN_ERR_NOMEM ? 500 : 400, "\"%s\": %s", key, err.message);
-    return false;
-}
-
-/* A JSON Schema that is a member of the request. */
-static bool set_schema(struct call *c, struct asked *out, const char *key, const struct json *schema, int *answer)
-{
-    struct buf b = {0};
-    const char *text = json_write(&b, schema) == 0 ? serve_copy(c, buf_view(&b)) : NULL;
-    buf_fini(&b);
-    return set_form(c, out, QUERN_FORM_SCHEMA, key, text, answer);
-}
-
-static bool wrong_form(struct call *c, const char *key, const char *expected, int *answer)
-{
-    *answer = serve_error(c, 400, "\"%s\" must be %s", key, expected);
-    return false;
-}
-
-static bool ask_grammar_text(struct call *c, const struct json *j, struct asked *out, int *answer)
-{
-    if (j->type != JSON_STRING) return wrong_form(c, "grammar", "a string", answer);
-    return j->s.n == 0 || set_form(c, out, QUERN_FORM_GBNF, "grammar", serve_copy(c, j->s), answer);
-}
-
-static bool ask_json_schema(struct call *c, const struct json *j, struct asked *out, int *answer)
-{
-    return set_schema(c, out, "json_schema", j, answer);
-}
-
-/* Ollama's: "json", or a schema. */
-static bool ask_format(struct call *c, const struct json *j, struct asked *out, int *answer)
-{
-    if (j->type == JSON_STRING && j->s.n == 0) return true;
-    if (j->type == JSON_STRING && str_is(j->s, "json")) return set_form(c, out, QUERN_FORM_JSON, "format", NULL, answer);
-    if (j->type != JSON_OBJECT) return wrong_form(c, "format", "\"json\" or a JSON Schema", answer);
-    return set_schema(c, out, "format", j, answer);
-}
-
-/* OpenAI's; llama-server also takes the schema of a json_object. */
-static bool ask_response_format(struct call *c, const struct json *j, struct asked *out, int *answer)
-{
-    static const char key[] = "response_format";
-    const struct json *outer = json_find(j, "json_schema"), *schema = json_find(outer, "schema");
-    struct str type = {0};
-    (void)json_opt_str(j, "type", &type);
-    if (str_is(type, "text")) return true;
-    if (str_is(type, "json_object")) {
-        schema = json_find(j, "schema");
-        return schema ? set_schema(c, out, key, schema, answer) : set_form(c, out, QUERN_FORM_JSON, key, NULL, answer);
-    }
-    if (!str_is(type, "json_schema"))
-        return wrong_form(c, key, "an object whose \"type\" is text, json_object or json_schema", answer);
-    if (!schema) return wrong_form(c, key, "{\"type\":\"json_schema\",\"json_schema\":{\"schema\":...}}", answer);
-    return set_schema(c, out, key, schema, answer);
-}
-
-bool ask_form(struct call *c, const struct json *obj, struct asked *out, int *answer)
-{
-    static const struct {
-        const char *key;
-        bool (*ask)(struct call *c, const struct json *j, struct asked *out, int *answer);
-    } keys[] = {{"grammar", ask_grammar_text},
-                {"json_schema", ask_json_schema},
-                {"format", ask_format},
-                {"response_format", ask_response_format}};
-    for (size_t i = 0; i < COUNT_OF(keys); i++) {
-        const struct json *j = json_find(obj, keys[i].key);
-        if (j && j->type != JSON_NULL && !keys[i].ask(c, j, out, answer)) return false;
-    }
-    return true;
-}
-
-/* The schema of a call of one of the tools, as tool_calls reads it; name: of which one, n 0: of any. *n: how many there are. */
-static int put_calls_schema(struct buf *b, const struct json *tools, struct str name, size_t *n)
-{
-    int rc = buf_z(b, "{\"anyOf\":[");
-    for (size_t i = 0; tools && tools->type == JSON_ARRAY && i < tools->n; i++) {
-        const struct json *function = json_find(&tools->v[i], "function"), *parameters = json_find(function, "parameters");
-        struct str own = {0};
-        if (!json_opt_str(function, "name", &own) || own.n == 0 || (name.n && !str_eq(own, name))) continue;
-        rc |= buf_z(b, (*n)++ ? "," : "");
-        rc |= buf_z(b, "{\"type\":\"object\",\"properties\":{\"name\":{\"const\":");
-        rc |= json_write_string(b, own);
-        rc |= buf_z(b, "},\"arguments\":");
-        rc |= parameters && parameters->n ? json_write(b, parameters) : buf_z(b, "{\"type\":\"object\"}");
-        rc |= buf_z(b, "},\"required\":[\"name\",\"arguments\"],\"additionalProperties\":false}");
-    }
-    return rc | buf_z(b, "]}");
-}
-
-static bool force_call(struct call *c, const struct json *tools, struct str name, struct asked *out, int *answer)
-{
-    struct buf b = {0};
-    size_t n = 0;
-    const char *text = put_calls_schema(&b, tools, name, &n) == 0 ? serve_copy(c, buf_view(&b)) : NULL;
-    buf_fini(&b);
-    out->must_call = true;
-    if (n) return set_form(c, out, QUERN_FORM_SCHEMA, "tool_choice", text, answer);
-    *answer = serve_error(c, 400, "\"tool_choice\": there is no such function in \"tools\"");
-    return false;
-}
-
-bool ask_tool_choice(struct call *c, const struct json *obj, const struct json **tools, struct asked *out, int *answer)
-{
-    const struct json *j = json_find(obj, "tool_choice");
-    struct str how = {0}, name = {0};
-    if (!j || j->type == JSON_NULL) return true;
-    if (j->type == JSON_STRING) how = j->s;
-    if (str_is(how, "none")) *tools = NULL;
-    if (str_is(how, "none") || str_is(how, "auto")) return true;
-    if (str_is(how, "required")) return force_call(c, *tools, name, out, answer);
-    if (json_opt_str(json_find(j, "function"), "name", &name) && name.n) return force_call(c, *tools, name, out, answer);
-    return wrong_form(c, "tool_choice", "none, auto, required or {\"type\":\"function\",\"function\":{\"name\":...}}", answer);
 }
 
 /* ---- thinking ---------------------------------------------------------------------------------------------------------- */
@@ -319,50 +150,21 @@ bool ask_thinking(struct call *c, const struct json *obj, const char *key, const
     return *kwargs != NULL;
 }
 
-/* ---- prompts ----------------------------------------------------------------------------------------------------------- */
-
-static bool tokenize(struct call *c, struct str text, unsigned flags, struct asked *out, int *answer)
-{
-    quern_error err;
-    if (quern_tokenize(c->server->model, text.p, text.n, flags, &out->prompt, &err) == 0) return true;
-    *answer = serve_failure(c, &err);
-    return false;
-}
-
-bool ask_ids(struct call *c, const struct json *array, const char *what, quern_tokens *out, int *answer)
-{
-    bool ok = array && array->type == JSON_ARRAY && array->n > 0;
-    for (size_t i = 0; ok && i < array->n; i++)
-        ok = array->v[i].type == JSON_INT && array->v[i].i >= 0 && array->v[i].i < c->server->info.n_vocab;
-    if (!ok) {
-        *answer = serve_error(c, 400, "%s of token ids below %u", what, c->server->info.n_vocab);
-        return false;
-    }
-    *out = (quern_tokens){mem_array(array->n, sizeof *out->ids), array->n};
-    for (size_t i = 0; out->ids && i < array->n; i++) out->ids[i] = (int32_t)array->v[i].i;
-    if (!out->ids) *answer = serve_error(c, 500, "out of memory");
-    return out->ids != NULL;
-}
-
-bool ask_prompt(struct call *c, const char *key, const struct json *prompt, bool parse_special, struct asked *out, int *answer)
-{
-    char what[64];
-    if (prompt && prompt->type == JSON_ARRAY && prompt->n > 1 && prompt->v[0].type == JSON_STRING) {
-        *answer = serve_error(c, 400, "\"%s\" has %zu texts; send each in a request of its own", key, prompt->n);
-        return false;
-    }
-    if (prompt && prompt->type == JSON_STRING)
-        return tokenize(c, prompt->s, QUERN_ADD_SPECIAL | (parse_special ? QUERN_PARSE_SPECIAL : 0), out, answer);
-    if (prompt && prompt->type == JSON_ARRAY && prompt->n == 1 && prompt->v[0].type == JSON_STRING)
-        return ask_prompt(c, key, &prompt->v[0], parse_special, out, answer);
-    (void)snprintf(what, sizeof what, "\"%s\" must be a string or an array", key);
-    return ask_ids(c, prompt, what, &out->prompt, answer);
-}
+/* ---- conversations ---------------------------------------------------------------------------------------------------------
+ */
 
 static bool wrong_message(struct call *c, size_t i, const char *fault, struct str what, int *answer)
 {
     *answer = serve_error(c, 400, "\"messages\": message %zu %s%.*s%s", i, fault, STR_ARG(what), what.n ? "\"" : "");
     return false;
+}
+
+/* The text of a part of a message's content; a refusal is one, too. */
+static bool part_text(const struct json *part, struct str *type, struct str *text)
+{
+    if (!json_opt_str(part, "type", type) || type->n == 0) return false;
+    const bool refusal = str_is(*type, "refusal");
+    return (refusal || str_is(*type, "text")) && json_opt_str(part, refusal ? "refusal" : "text", text);
 }
 
 static bool check_content(struct call *c, size_t i, const struct json *content, int *answer)
@@ -373,11 +175,10 @@ static bool check_content(struct call *c, size_t i, const struct json *content, 
     for (size_t k = 0; k < content->n; k++) {
         const struct json *part = &content->v[k];
         struct str type = {0}, text = {0};
-        const bool named = json_opt_str(part, "type", &type) && type.n > 0;
-        if (named && !str_is(type, "text"))
+        if (part_text(part, &type, &text)) continue;
+        if (type.n && !str_is(type, "text") && !str_is(type, "refusal"))
             return wrong_message(c, i, "has content that this server does not take, which reads text only: \"", type, answer);
-        if (!named || !json_opt_str(part, "text", &text))
-            return wrong_message(c, i, "has content with a part that is not {\"type\":\"text\",\"text\":...}", STR(""), answer);
+        return wrong_message(c, i, "has content with a part that is not {\"type\":\"text\",\"text\":...}", STR(""), answer);
     }
     return true;
 }
@@ -410,8 +211,8 @@ bool ask_content(struct buf *text, const struct json *content)
     bool ok = true;
     if (content && content->type == JSON_STRING) return buf_str(text, content->s) == 0;
     for (size_t i = 0; ok && content && i < content->n; i++) {
-        struct str part = {0};
-        ok = json_opt_str(&content->v[i], "text", &part) && buf_str(text, part) == 0;
+        struct str type = {0}, part = {0};
+        ok = part_text(&content->v[i], &type, &part) && buf_str(text, part) == 0;
     }
     return ok;
 }
@@ -459,14 +260,16 @@ static bool put_tool_calls(struct call *c, struct buf *b, const struct json *cal
 
 static bool put_message(struct call *c, struct buf *b, const struct json *m)
 {
-    struct str role = {0};
+    struct str role = {0}, refusal = {0};
+    const struct json *content = json_find(m, "content");
     bool ok = json_opt_str(m, "role", &role) && buf_c(b, '{') == 0;
+    if ((content && content->type != JSON_NULL) || !json_opt_str(m, "refusal", &refusal)) refusal.n = 0;
     for (size_t i = 0; ok && i < m->n; i++) {
         const struct json *v = &m->v[i];
         if (i) ok = buf_c(b, ',') == 0;
         ok = ok && json_write_string(b, m->keys[i]) == 0 && buf_c(b, ':') == 0;
         if (str_is(m->keys[i], "content"))
-            ok = ok && put_content(b, v);
+            ok = ok && (refusal.n ? json_write_string(b, refusal) == 0 : put_content(b, v));
         else if (str_is(m->keys[i], "role") && str_is(role, "developer")) /* OpenAI's newer name */
             ok = ok && buf_z(b, "\"system\"") == 0;
         else if (str_is(m->keys[i], "tool_calls") && v->type == JSON_ARRAY)
@@ -520,10 +323,6 @@ bool ask_render(struct call *c, const struct json *messages, const struct json *
     struct buf text = {0}, tools_text = {0};
     quern_error err;
     if (tools && tools->type == JSON_NULL) tools = NULL;
-    if (tools && tools->type != JSON_ARRAY) {
-        *answer = serve_error(c, 400, "\"tools\" must be an array");
-        return false;
-    }
     if (!check_messages(c, messages, answer)) return false;
     const bool in_words = tool_text_needed(c, messages, tools);
     bool ok = in_words ? tool_text_put(&text, messages, tools) : put_messages(c, &text, messages);
@@ -547,10 +346,11 @@ bool ask_chat(struct call *c, const struct json *messages, const struct json *to
     quern_string text = {0};
     if (!ask_render(c, messages, tools, kwargs, out, &text, answer)) return false;
     const struct str prompt = {text.text, text.length};
-    const bool ok = tokenize(c, prompt, QUERN_PARSE_SPECIAL, out, answer);
     out->split = true;
     out->opened = opens_thinking(prompt);
+    bool ok = ask_hold_calls(c, out, answer);
     if (out->opened) out->form.after = "</think>";
+    ok = ok && ask_text(c, prompt, QUERN_PARSE_SPECIAL, out, answer);
     quern_string_free(&text);
     return ok;
 }

@@ -359,7 +359,11 @@ static int read_template(struct server *s, struct err *e)
     struct json *all;
     struct str template = {0};
     const int rc = json_parse(&a, str_of(s->description), "the description of the model", &all, e);
-    if (rc == 0 && json_opt_str(all, "chat_template", &template)) s->template_has_tools = str_has(template, STR("tools"));
+    if (rc == 0) (void)json_opt_str(all, "chat_template", &template);
+    if (!template.p) template = STR("");
+    s->template_has_tools = str_has(template, STR("tools"));
+    s->template_thinks = str_has(template, STR("<think>"));
+    s->tool_style = tool_style_of(template, &s->own_tool_style);
     arena_fini(&a);
     return rc;
 }

@@ -11,8 +11,9 @@
 #define WATCH_MS 100
 #define STOPPING "the server is ending"
 
-struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, uint32_t n_choices)
+struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, uint32_t n_prompts, uint32_t n_each)
 {
+    const uint32_t n_choices = n_prompts * n_each;
     struct job *j = arena_alloc(&c->arena, sizeof *j);
     struct choice *choices = arena_array(&c->arena, n_choices, sizeof *choices);
     struct err e;
@@ -20,6 +21,7 @@ struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, 
     *j = (struct job){.call = c, .dialect = d, .stream = stream, .created = clock_utc(), .status = 200};
     j->choices = choices;
     j->n_choices = n_choices;
+    j->n_each = n_each;
     for (uint32_t i = 0; i < n_choices; i++) choices[i] = (struct choice){.job = j, .index = i};
     if (monitor_new(&j->lock, &e) < 0) return NULL;
     c->job = j;
@@ -65,6 +67,7 @@ void serve_end_job(struct job *j)
         buf_fini(&x->thinking);
         parts_fini(&x->parts);
         buf_fini(&x->probs);
+        buf_fini(&x->ids);
     }
     monitor_free(&j->lock);
     buf_fini(&j->pending);
@@ -147,42 +150,55 @@ static int put_text(struct choice *x, struct str text)
     return x->job->asked.split ? parts_put(&x->parts, text, put_part, x) : put_part(x, PART_ANSWER, text);
 }
 
+/* Beside a form, whose text may look like a call, calls are only those of functions that are there. */
+static bool are_known(const struct choice *x)
+{
+    bool known = true;
+    for (size_t i = 0; x->parts.style && i < x->n_calls; i++) known = known && ask_is_tool(x->job->call, x->calls[i].name);
+    return known;
+}
+
 /* What was held back is calls of tools, or text after all. */
 static int end_text(struct choice *x)
 {
     struct str held;
     if (!x->job->asked.split) return 0;
     const int rc = parts_end(&x->parts, put_part, x, &held);
-    if (rc < 0 || held.n == 0 || tool_calls_parse(&x->job->call->arena, held, &x->calls, &x->n_calls)) return rc;
+    if (rc < 0 || held.n == 0) return rc;
+    const bool read = tool_calls_parse(&x->job->call->arena, held, x->parts.style, &x->calls, &x->n_calls) && are_known(x);
+    if (!x->job->asked.calls.parallel) x->n_calls = size_min(x->n_calls, 1);
+    if (read) return 0;
+    x->n_calls = 0;
     return put_part(x, PART_ANSWER, held);
 }
 
 /* {"id":..,"token":..,"logprob":..,"bytes":[..] of one token; the object goes on. */
-static int put_one_prob(struct choice *x, int32_t id, float logprob)
+static int put_one_prob(struct call *c, struct buf *b, int32_t id, float logprob)
 {
     quern_string s = {0};
     quern_error err;
-    if (quern_token_bytes(x->job->call->server->model, id, &s, &err) < 0) return ERR_NOMEM;
-    int rc = buf_printf(&x->probs, "{\"id\":%d,\"token\":", id);
-    rc |= json_write_string(&x->probs, (struct str){s.text, s.length});
-    rc |= buf_printf(&x->probs, ",\"logprob\":%.6f,\"bytes\":[", (double)logprob);
-    for (size_t i = 0; i < s.length; i++) rc |= buf_printf(&x->probs, "%s%u", i ? "," : "", (unsigned char)s.text[i]);
-    rc |= buf_z(&x->probs, "]");
+    if (quern_token_bytes(c->server->model, id, &s, &err) < 0) return ERR_NOMEM;
+    int rc = buf_printf(b, "{\"id\":%d,\"token\":", id);
+    rc |= json_write_string(b, (struct str){s.text, s.length});
+    rc |= isnan(logprob) ? buf_z(b, ",\"logprob\":null") : buf_printf(b, ",\"logprob\":%.6f", (double)logprob);
+    rc |= buf_z(b, ",\"bytes\":[");
+    for (size_t i = 0; i < s.length; i++) rc |= buf_printf(b, "%s%u", i ? "," : "", (unsigned char)s.text[i]);
+    rc |= buf_z(b, "]");
     quern_string_free(&s);
     return rc;
 }
 
-static int put_prob(struct choice *x, const quern_token *t)
+int serve_put_prob(struct call *c, struct buf *b, const quern_token *t)
 {
-    int rc = x->probs.n ? buf_c(&x->probs, ',') : 0;
-    rc |= put_one_prob(x, t->id, t->logprob);
-    rc |= buf_z(&x->probs, ",\"top_logprobs\":[");
+    int rc = put_one_prob(c, b, t->id, t->logprob);
+    if (isnan(t->logprob)) return rc | buf_z(b, ",\"top_logprobs\":null}");
+    rc |= buf_z(b, ",\"top_logprobs\":[");
     for (size_t i = 0; i < t->n_top; i++) {
-        if (i) rc |= buf_c(&x->probs, ',');
-        rc |= put_one_prob(x, t->top_ids[i], t->top_logprobs[i]);
-        rc |= buf_c(&x->probs, '}');
+        if (i) rc |= buf_c(b, ',');
+        rc |= put_one_prob(c, b, t->top_ids[i], t->top_logprobs[i]);
+        rc |= buf_c(b, '}');
     }
-    return rc | buf_z(&x->probs, "]}");
+    return rc | buf_z(b, "]}");
 }
 
 int serve_new_probs(struct choice *x, struct buf *b)
@@ -193,14 +209,51 @@ int serve_new_probs(struct choice *x, struct buf *b)
     return rc | buf_c(b, ']');
 }
 
+/* Before anything else of the answer: the prompt, where that is repeated. */
+static int open_choice(struct choice *x)
+{
+    const struct job *j = x->job;
+    if (x->opened || !j->echo) return 0;
+    const struct prompt *prompt = &j->prompts[x->index / j->n_each];
+    x->opened = true;
+    int rc = buf_str(&x->probs, prompt->probs);
+    return rc == 0 ? put_part(x, PART_ANSWER, prompt->text) : rc;
+}
+
+/* The end of an answer that has taken long enough is asked for, once it has a whole line. */
+static void watch_time(struct choice *x)
+{
+    const uint64_t limit = x->job->limit_ns, now = clock_ns();
+    if (!x->first) x->first = now;
+    if (!limit || now - x->first < limit || !x->request || !x->text.n || !memchr(x->text.p, '\n', x->text.n)) return;
+    x->late = true;
+    quern_request_cancel(x->request);
+}
+
+/* An answer that goes on from a raw prompt is no beginning of a text, as which its first token is shown: it keeps the space
+ * that it may begin with. A form is that of the text without it. */
+static int keep_space(struct choice *x, int32_t first)
+{
+    const struct job *j = x->job;
+    if (j->asked.split || j->asked.form.kind != QUERN_FORM_FREE || !serve_loses_space(j->call, first)) return 0;
+    return put_part(x, PART_ANSWER, STR(" "));
+}
+
 static void on_token(void *user, const quern_token *t)
 {
     struct choice *x = user;
     struct job *j = x->job;
     monitor_enter(j->lock);
-    if (!j->done && !j->gone) {
-        int rc = j->logprobs ? put_prob(x, t) : 0;
+    if (!j->done && !j->gone && !x->late) {
+        const bool thinking = j->asked.split && x->parts.at == PARTS_THINKING;
+        int rc = open_choice(x);
+        x->so_far = t->so_far;
+        if (rc == 0 && !x->first) rc = keep_space(x, t->id);
+        if (rc == 0 && j->ids) rc = buf_put(&x->ids, &t->id, sizeof t->id);
+        if (rc == 0 && j->logprobs) rc = (x->probs.n ? buf_c(&x->probs, ',') : 0) | serve_put_prob(j->call, &x->probs, t);
         if (rc == 0) rc = put_text(x, (struct str){t->text, t->length});
+        x->n_thinking += thinking || (j->asked.split && x->parts.at == PARTS_THINKING);
+        watch_time(x);
         check(j, rc);
     }
     monitor_leave(j->lock);
@@ -210,7 +263,8 @@ static int end_choice(struct choice *x)
 {
     struct job *j = x->job;
     const bool last = ++j->n_ended == j->n_choices;
-    int rc = put_text(x, (struct str){x->r.tail, x->r.tail_length});
+    int rc = open_choice(x);
+    if (rc == 0) rc = put_text(x, (struct str){x->r.tail, x->r.tail_length});
     if (rc == 0) rc = end_text(x);
     j->begun = true;
     if (rc == 0 && j->stream) rc = j->dialect->end(x, &j->pending);
@@ -227,7 +281,8 @@ static void on_end(void *user, const quern_request_result *r)
     monitor_enter(j->lock);
     x->r = *r;
     if (!j->done && !j->gone) {
-        if (r->error)
+        if (x->late) x->r = (quern_request_result){.result = x->so_far}, x->r.result.stop = QUERN_STOP_LENGTH;
+        if (x->r.error)
             fail_job(j, serve_status(r->error), r->message);
         else
             check(j, end_choice(x));
@@ -303,7 +358,7 @@ static int answer_stream(struct call *c, struct job *j)
 /* ---- the beginning ------------------------------------------------------------------------------------------------------- */
 
 /* Outside the lock, as it may take long, and the engine's thread would wait: others of the job may speak already. */
-static int submit(struct choice *x, const quern_tokens *prompt, const float *lora_scales, quern_error *err)
+static int submit(struct choice *x, quern_error *err)
 {
     struct job *j = x->job;
     quern_request *request;
@@ -311,7 +366,8 @@ static int submit(struct choice *x, const quern_tokens *prompt, const float *lor
     quern_sampling sampling = a->sampling;
     sampling.logit_bias = a->bias;
     sampling.n_logit_bias = a->n_bias;
-    sampling.seed += x->index; /* each draws with its own */
+    sampling.seed += x->index % j->n_each; /* each draws with its own */
+    const quern_tokens *prompt = &a->prompts[x->index / j->n_each];
     const quern_request_options o = {.prompt = prompt->ids,
                                      .n_prompt = prompt->count,
                                      .sampling = &sampling,
@@ -325,14 +381,16 @@ static int submit(struct choice *x, const quern_tokens *prompt, const float *lor
                                      .n_top = j->n_top,
                                      .context_policy = a->context_policy,
                                      .n_keep = a->n_keep,
-                                     .lora_scales = lora_scales,
+                                     .lora_scales = a->lora_scales,
                                      .speculate = a->speculate,
                                      .draft_max = a->draft_max,
                                      .draft_min = a->draft_min,
+                                     .expected = a->expected,
+                                     .n_expected = a->n_expected,
                                      .on_token = on_token,
                                      .on_end = on_end,
                                      .user = x};
-    parts_init(&x->parts, a->tools, a->opened);
+    parts_init(&x->parts, a->tools, a->calls.held ? j->call->server->tool_style : NULL, a->opened);
     const int rc = quern_engine_submit(j->call->server->engine, &o, &request, err);
     if (rc < 0) return rc;
     monitor_enter(j->lock);
@@ -343,11 +401,13 @@ static int submit(struct choice *x, const quern_tokens *prompt, const float *lor
 }
 
 /* All choices, or none. */
-static int submit_all(struct job *j, const quern_tokens *prompt, quern_error *err)
+static int submit_all(struct job *j, quern_error *err)
 {
-    const float *scales = j->asked.lora_scales ? j->asked.lora_scales : serve_lora_scales(j->call);
-    int rc = 0;
-    for (uint32_t i = 0; rc == 0 && i < j->n_choices; i++) rc = submit(&j->choices[i], prompt, scales, err);
+    struct asked *a = &j->asked;
+    int rc = a->lora_scales || serve_lora_scales(j->call, &a->lora_scales) ? 0 : QUERN_ERR_NOMEM;
+    if (rc < 0) *err = (quern_error){.code = rc, .message = "out of memory"};
+    if (rc == 0 && (j->echo || j->tell)) rc = serve_tell_prompts(j->call, j, err);
+    for (uint32_t i = 0; rc == 0 && i < j->n_choices; i++) rc = submit(&j->choices[i], err);
     if (rc == 0) return 0;
     monitor_enter(j->lock);
     abandon(j);
@@ -355,24 +415,15 @@ static int submit_all(struct job *j, const quern_tokens *prompt, quern_error *er
     return rc;
 }
 
-static const char *refusal(const struct call *c, const struct asked *asked)
-{
-    if (!c->server->engine) return "this model makes vectors of texts and does not write; ask for embeddings or a rerank";
-    if (asked->tools && !asked->must_call && asked->form.kind != QUERN_FORM_FREE)
-        return "a form of the answer and \"tools\" cannot be honoured together; leave one out";
-    return NULL;
-}
-
 int serve_job(struct call *c, struct job *j, struct asked *asked)
 {
     quern_error err;
-    quern_tokens prompt = asked->prompt;
-    const char *why_not = refusal(c, asked);
-    asked->prompt = (quern_tokens){0};
+    const bool writes = c->server->engine;
     j->asked = *asked;
-    const int rc = why_not ? 0 : submit_all(j, &prompt, &err);
-    quern_tokens_free(&prompt);
-    if (why_not) return serve_error(c, 400, "%s", why_not);
+    const int rc = writes ? submit_all(j, &err) : 0;
+    serve_free_prompts(&j->asked);
+    if (!writes)
+        return serve_error(c, 400, "this model makes vectors of texts and does not write; ask for embeddings or a rerank");
     if (rc < 0) return serve_failure(c, &err);
     list_job(j);
     return j->stream ? answer_stream(c, j) : answer_whole(c, j);

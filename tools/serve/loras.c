@@ -4,15 +4,16 @@
 
 #include <math.h>
 
-const float *serve_lora_scales(struct call *c)
+bool serve_lora_scales(struct call *c, const float **out)
 {
     struct server *s = c->server;
-    float *copy = s->n_loras ? arena_array(&c->arena, s->n_loras, sizeof *copy) : NULL;
-    if (!copy) return NULL;
+    float *copy = arena_array(&c->arena, size_max(s->n_loras, 1), sizeof *copy);
+    if (!copy) return false;
     monitor_enter(s->lock);
-    memcpy(copy, s->lora_scales, s->n_loras * sizeof *copy);
+    if (s->n_loras) memcpy(copy, s->lora_scales, s->n_loras * sizeof *copy);
     monitor_leave(s->lock);
-    return copy;
+    *out = copy;
+    return true;
 }
 
 /* [{"id":0,"scale":0.5}, ..] as scales of all adapters, in the call's arena; NULL with an answer where it is none. */
@@ -48,8 +49,8 @@ int native_loras(struct call *c)
 {
     struct buf b = {0};
     const struct server *s = c->server;
-    const float *scales = serve_lora_scales(c);
-    if (s->n_loras && !scales) return serve_error(c, 500, "out of memory");
+    const float *scales;
+    if (!serve_lora_scales(c, &scales)) return serve_error(c, 500, "out of memory");
     int rc = buf_c(&b, '[');
     for (size_t i = 0; i < s->n_loras; i++) {
         rc |= buf_printf(&b, "%s{\"id\":%zu,\"path\":", i ? "," : "", i);

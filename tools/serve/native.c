@@ -45,10 +45,10 @@ int native_apply_template(struct call *c)
     struct buf b = {0};
     quern_string prompt = {0};
     int answer = 0;
-    const struct json *extra, *tools = json_find(c->json, "tools");
+    const struct json *extra, *tools;
     const char *kwargs;
     const bool ok = ask_object(c, c->json, "chat_template_kwargs", &extra, &answer) &&
-                    ask_tool_choice(c, c->json, &tools, &asked, &answer) &&
+                    ask_tools(c, c->json, &tools, &asked, &answer) &&
                     ask_thinking(c, c->json, "reasoning_effort", extra, &kwargs, &answer) &&
                     ask_render(c, json_find(c->json, "messages"), tools, kwargs, &asked, &prompt, &answer);
     if (!ok) return answer;

@@ -130,10 +130,11 @@ static bool ask_policy(struct call *c, struct asked *asked, int *answer)
 static struct job *read_request(struct call *c, bool chat, struct asked *asked, int *answer)
 {
     bool stream = true, logprobs = false;
-    double num_predict = -1, top = 0, keep = 0;
+    double num_predict = -1, keep = 0;
+    uint32_t top = 0;
     const struct json *j = c->json, *options;
     if (!ask_object(c, j, "options", &options, answer) || !ask_bool(c, j, "stream", &stream, answer) ||
-        !ask_bool(c, j, "logprobs", &logprobs, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
+        !ask_bool(c, j, "logprobs", &logprobs, answer) || !ask_top(c, j, logprobs, &top, answer) ||
         !ask_integer(c, options, "num_predict", -2, INT32_MAX, &num_predict, answer) ||
         !ask_stop(c, options, "stop", asked, answer) || !ask_sampling(c, options, asked, answer) ||
         !ask_policy(c, asked, answer) || !ask_integer(c, options, "num_keep", -1, INT32_MAX, &keep, answer) ||
@@ -141,14 +142,14 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
         return NULL;
     if (num_predict > 0) asked->max_tokens = (uint32_t)num_predict;
     if (keep != 0) asked->n_keep = keep < 0 ? UINT32_MAX : (uint32_t)keep;
-    struct job *job = serve_new_job(c, &dialect, stream, 1);
+    struct job *job = serve_new_job(c, &dialect, stream, 1, 1);
     if (!job) {
         *answer = serve_error(c, 500, "out of memory");
         return NULL;
     }
     job->chat = chat;
     job->logprobs = logprobs;
-    job->n_top = (uint32_t)top;
+    job->n_top = top;
     return job;
 }
 
@@ -171,9 +172,10 @@ int ollama_chat(struct call *c)
     const struct json *messages = json_find(c->json, "messages");
     if (!messages || (messages->type == JSON_ARRAY && messages->n == 0)) return loaded(c, true);
     struct job *job = read_request(c, true, &asked, &answer);
+    const struct json *tools;
     const char *kwargs;
-    if (!job || !ask_thinking(c, c->json, "think", NULL, &kwargs, &answer) ||
-        !ask_chat(c, messages, json_find(c->json, "tools"), kwargs, &asked, &answer))
+    if (!job || !ask_tools(c, c->json, &tools, &asked, &answer) || !ask_thinking(c, c->json, "think", NULL, &kwargs, &answer) ||
+        !ask_chat(c, messages, tools, kwargs, &asked, &answer))
         return answer;
     return serve_job(c, job, &asked);
 }
@@ -201,6 +203,10 @@ static const struct json *conversation(struct call *c, struct str prompt, struct
 
 int ollama_generate(struct call *c)
 {
+    static const struct refused names[] = {
+        {"template", "is not supported: prompts are made by the model's own template, or whole with \"raw\""},
+        {"context", "is not supported: send the conversation to /api/chat"},
+    };
     struct asked asked = {0};
     struct str prompt = {0}, system = {0}, suffix = {0};
     int answer = 0;
@@ -210,12 +216,13 @@ int ollama_generate(struct call *c)
         return serve_error(c, 400, "\"prompt\", \"system\" and \"suffix\" must be strings, \"raw\" true or false");
     if (suffix.n) return serve_error(c, 501, "\"suffix\": filling in the middle is not supported");
     if (prompt.n == 0) return loaded(c, false);
+    if (!ask_refused(c, c->json, names, COUNT_OF(names), &answer)) return answer;
     struct job *job = read_request(c, false, &asked, &answer);
     if (!job) return answer;
     const char *kwargs;
     if (!ask_thinking(c, c->json, "think", NULL, &kwargs, &answer)) return answer;
     raw = raw || !c->server->info.has_chat_template;
-    const bool ok = raw ? ask_prompt(c, "prompt", json_find(c->json, "prompt"), true, &asked, &answer)
+    const bool ok = raw ? ask_text(c, prompt, QUERN_ADD_SPECIAL | QUERN_PARSE_SPECIAL, &asked, &answer)
                         : ask_chat(c, conversation(c, prompt, system), NULL, kwargs, &asked, &answer);
     return ok ? serve_job(c, job, &asked) : answer;
 }

@@ -36,7 +36,7 @@ static int put_token(const struct job *j, struct buf *b, const char *key, int32_
     return rc;
 }
 
-/* ,"usage":{..}: the prompt once, and the tokens of all choices. Of the first, what was found in the cache, and why no more;
+/* ,"usage":{..}: each prompt once, and the tokens of all choices. Of the first, what was found in the cache, and why no more;
  * and what did not fit the context. */
 static int put_usage(const struct job *j, struct buf *b)
 {
@@ -44,14 +44,26 @@ static int put_usage(const struct job *j, struct buf *b)
     const quern_result *r = &first->result;
     unsigned long long n_generated = 0;
     uint32_t dropped = j->asked.dropped_tokens;
+    unsigned long long n_prompt = 0, n_reused = 0;
+    unsigned long long n_thinking = 0, n_expected = 0, n_accepted = 0;
     for (uint32_t i = 0; i < j->n_choices; i++) {
+        n_thinking += j->choices[i].n_thinking;
+        n_expected += j->choices[i].r.result.n_expected;
+        n_accepted += j->choices[i].r.result.n_expected_accepted;
         n_generated += j->choices[i].r.result.n_generated;
         dropped += j->choices[i].r.result.dropped_tokens;
+        if (i % j->n_each) continue;
+        n_prompt += j->choices[i].r.result.n_prompt;
+        n_reused += j->choices[i].r.result.n_reused;
     }
     int rc = buf_printf(b,
-                        ",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
-                        "\"prompt_tokens_details\":{\"cached_tokens\":%u}}",
-                        r->n_prompt, n_generated, r->n_prompt + n_generated, r->n_reused);
+                        ",\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
+                        "\"prompt_tokens_details\":{\"cached_tokens\":%llu}",
+                        n_prompt, n_generated, n_prompt + n_generated, n_reused);
+    rc |= buf_printf(b,
+                     ",\"completion_tokens_details\":{\"reasoning_tokens\":%llu,\"accepted_prediction_tokens\":%llu,"
+                     "\"rejected_prediction_tokens\":%llu}}",
+                     n_thinking, n_accepted, n_expected - n_accepted);
     rc |= native_timings(b, r);
     rc |= buf_printf(b, ",\"prefix\":{\"reused_tokens\":%u,\"restored_tokens\":%u,\"first_difference\":%u", r->n_reused,
                      first->n_restored, first->miss_position);
@@ -69,6 +81,27 @@ static int put_head(struct buf *b, const struct job *j, const char *object)
         buf_printf(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", j->id, object, (long long)j->created);
     rc |= json_write_string(b, str_of(j->call->server->name));
     return rc | buf_printf(b, ",\"system_fingerprint\":\"quern-%s\"", quern_version());
+}
+
+/* Goes on by the text of a token, whose characters begin where their first bytes are. A control token has none, but for the one
+ * whose name a repeated prompt has there; the first token that has some may have lost a space. */
+static int pass_token(struct choice *x, int32_t id)
+{
+    const quern_model *m = x->job->call->server->model;
+    quern_string alone = {0}, inside = {0};
+    int rc = quern_detokenize(m, &id, 1, false, &alone, NULL) | quern_token_bytes(m, id, &inside, NULL);
+    const struct str name = {inside.text, inside.length}, text = buf_view(&x->text);
+    const bool whole = x->probs_bytes || (text.n && text.p[0] == ' ');
+    struct str s = whole ? name : (struct str){alone.text, alone.length};
+    if (rc == 0 && alone.length == 0 && x->probs_bytes <= text.n) {
+        const struct str rest = {text.p + x->probs_bytes, text.n - x->probs_bytes};
+        s = text.n && str_starts(rest, name) ? name : STR("");
+    }
+    x->probs_bytes += s.n;
+    for (size_t i = 0; i < s.n; i++) x->probs_offset += ((unsigned char)s.p[i] & 0xc0) != 0x80;
+    quern_string_free(&alone);
+    quern_string_free(&inside);
+    return rc < 0 ? ERR_NOMEM : 0;
 }
 
 /* {"token":"logprob",..} */
@@ -99,15 +132,14 @@ static int put_arrays(struct choice *x, struct buf *b, const struct json *all)
     }
     rc |= buf_z(b, x->job->n_top ? "\"top_logprobs\":[" : "\"top_logprobs\":null");
     for (size_t i = 0; x->job->n_top && i < all->n; i++) {
+        const struct json *top = json_find(&all->v[i], "top_logprobs");
         if (i) rc |= buf_c(b, ',');
-        rc |= put_top(b, json_find(&all->v[i], "top_logprobs"));
+        rc |= top->type == JSON_NULL ? buf_z(b, "null") : put_top(b, top);
     }
     rc |= buf_z(b, x->job->n_top ? "],\"text_offset\":[" : ",\"text_offset\":[");
     for (size_t i = 0; i < all->n; i++) {
-        struct str text = {0};
-        (void)json_opt_str(&all->v[i], "token", &text);
         rc |= buf_printf(b, i ? ",%zu" : "%zu", x->probs_offset);
-        for (size_t c = 0; c < text.n; c++) x->probs_offset += ((unsigned char)text.p[c] & 0xc0) != 0x80;
+        rc |= pass_token(x, (int32_t)json_find(&all->v[i], "id")->i);
     }
     return rc | buf_z(b, "]}");
 }
@@ -280,14 +312,11 @@ static const struct dialect dialect = {"text/event-stream", token, end, close_st
 
 /* ---- requests ---------------------------------------------------------------------------------------------------------- */
 
-#define MAX_CHOICES 64
-
 /* "n", and that "best_of" asks for no more than these. */
-static bool ask_choices(struct call *c, const struct json *j, uint32_t *out, int *answer)
+static bool ask_n(struct call *c, const struct json *j, uint32_t n_prompts, uint32_t *out, int *answer)
 {
     double n = 1, best_of = 1;
-    const double most = (double)size_min(MAX_CHOICES, size_max(c->server->o.n_queue, 1)); /* they wait, at first */
-    if (!ask_integer(c, j, "n", 1, most, &n, answer) || !ask_integer(c, j, "best_of", 1, INT32_MAX, &best_of, answer))
+    if (!ask_choices(c, j, "n", n_prompts, &n, answer) || !ask_integer(c, j, "best_of", 1, INT32_MAX, &best_of, answer))
         return false;
     *out = (uint32_t)n;
     if (best_of <= n) return true;
@@ -298,42 +327,58 @@ static bool ask_choices(struct call *c, const struct json *j, uint32_t *out, int
 /* What would change the answer, and is not there: better no answer than another one. */
 static bool refuse_unsupported(struct call *c, const struct json *j, int *answer)
 {
-    bool echo = false;
+    static const struct refused names[] = {
+        {"functions", "is an older form of \"tools\", which is there"},
+        {"function_call", "is an older form of \"tool_choice\", which is there"},
+        {"audio", "is not supported: this server writes text"},
+        {"web_search_options", "is not supported: nothing is searched"},
+        {"moderation", "is not supported"},
+    };
+    const struct json *modalities = json_find(j, "modalities");
+    struct str verbosity = {0};
+    if (!ask_refused(c, j, names, COUNT_OF(names), answer)) return false;
+    for (size_t i = 0; modalities && i < modalities->n; i++)
+        if (modalities->v[i].type != JSON_STRING || !str_is(modalities->v[i].s, "text")) {
+            *answer = serve_error(c, 400, "\"modalities\": this server writes text");
+            return false;
+        }
+    if (!json_opt_str(j, "verbosity", &verbosity) || (verbosity.n && !str_is(verbosity, "medium"))) {
+        *answer = serve_error(c, 400, "\"verbosity\" is not supported; say in the conversation how long answers are to be");
+        return false;
+    }
     struct str suffix = {0};
-    if (!ask_bool(c, j, "echo", &echo, answer)) return false;
-    const char *what = echo                                              ? "\"echo\": the prompt is not repeated"
-                       : !json_opt_str(j, "suffix", &suffix) || suffix.n ? "\"suffix\": filling in the middle is not supported"
-                                                                         : NULL;
-    if (what) *answer = serve_error(c, 400, "%s", what);
-    return !what;
+    if (json_opt_str(j, "suffix", &suffix) && suffix.n == 0) return true;
+    *answer = serve_error(c, 400, "\"suffix\": filling in the middle is not supported");
+    return false;
 }
 
 /* What chats and completions share; NULL with an answer where something is wrong. */
 static struct job *read_request(struct call *c, bool chat, struct asked *asked, int *answer)
 {
     bool stream = false, usage = false, logprobs = false;
-    uint32_t n = 1;
-    double max_tokens = chat ? -1 : 16, top = 0, probs = -1; /* -1, of LM Studio and llama-server, too: no limit */
+    uint32_t n = 1, top = 0;
+    const uint32_t n_prompts = chat ? 1 : ask_prompt_count(json_find(c->json, "prompt"));
+    double max_tokens = chat ? -1 : 16, probs = -1; /* -1, of LM Studio and llama-server, too: no limit */
     const struct json *j = c->json, *options, *flag = json_find(j, "logprobs");
     if (!ask_object(c, j, "stream_options", &options, answer) || !ask_bool(c, j, "stream", &stream, answer) ||
         !ask_bool(c, options, "include_usage", &usage, answer) ||
         !ask_integer(c, j, "max_tokens", -1, INT32_MAX, &max_tokens, answer) ||
-        !ask_integer(c, j, "max_completion_tokens", -1, INT32_MAX, &max_tokens, answer) || !ask_choices(c, j, &n, answer) ||
-        !refuse_unsupported(c, j, answer) || !ask_integer(c, j, "top_logprobs", 0, 20, &top, answer) ||
-        !ask_stop(c, j, "stop", asked, answer) || !ask_sampling(c, j, asked, answer) || !ask_context(c, j, asked, answer) ||
-        !ask_form(c, j, asked, answer) || !ask_loras(c, j, asked, answer))
+        !ask_integer(c, j, "max_completion_tokens", -1, INT32_MAX, &max_tokens, answer) ||
+        !ask_n(c, j, n_prompts, &n, answer) || !refuse_unsupported(c, j, answer) || !ask_stop(c, j, "stop", asked, answer) ||
+        !ask_sampling(c, j, asked, answer) || !ask_context(c, j, asked, answer) || !ask_form(c, j, asked, answer) ||
+        !ask_loras(c, j, asked, answer))
         return NULL;
     /* Chats say true and how many; completions say how many. */
     if (flag && flag->type == JSON_INT) {
         if (!ask_number(c, j, "logprobs", 0, 20, &probs, answer)) return NULL;
-        logprobs = true, top = probs;
-    } else if (!ask_bool(c, j, "logprobs", &logprobs, answer)) {
+        logprobs = true, top = (uint32_t)probs;
+    } else if (!ask_bool(c, j, "logprobs", &logprobs, answer) || !ask_top(c, j, logprobs, &top, answer)) {
         return NULL;
     }
     if (max_tokens > 0) asked->max_tokens = (uint32_t)max_tokens;
     asked->prompt_only = max_tokens == 0;
     (void)json_opt_bool(j, "ignore_eos", &asked->ignore_eos);
-    struct job *job = serve_new_job(c, &dialect, stream, n);
+    struct job *job = serve_new_job(c, &dialect, stream, n_prompts, n);
     char id[64];
     (void)snprintf(id, sizeof id, "%s-%llx%08llx", chat ? "chatcmpl" : "cmpl", (unsigned long long)c->server->started,
                    (unsigned long long)c->number);
@@ -346,7 +391,7 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
     job->chat = chat;
     job->include_usage = usage;
     job->logprobs = logprobs;
-    job->n_top = (uint32_t)top;
+    job->n_top = top;
     return job;
 }
 
@@ -358,8 +403,8 @@ int openai_chat(struct call *c)
     const char *kwargs;
     struct job *job = read_request(c, true, &asked, &answer);
     if (!job || !ask_object(c, c->json, "chat_template_kwargs", &extra, &answer)) return answer;
-    const struct json *tools = json_find(c->json, "tools");
-    const bool ok = ask_tool_choice(c, c->json, &tools, &asked, &answer) &&
+    const struct json *tools;
+    const bool ok = ask_prediction(c, c->json, &asked, &answer) && ask_tools(c, c->json, &tools, &asked, &answer) &&
                     ask_thinking(c, c->json, "reasoning_effort", extra, &kwargs, &answer) &&
                     ask_chat(c, json_find(c->json, "messages"), tools, kwargs, &asked, &answer);
     return ok ? serve_job(c, job, &asked) : answer;
@@ -370,8 +415,10 @@ int openai_completions(struct call *c)
     struct asked asked = {0};
     int answer = 0;
     struct job *job = read_request(c, false, &asked, &answer);
-    if (!job) return answer;
-    return ask_prompt(c, "prompt", json_find(c->json, "prompt"), true, &asked, &answer) ? serve_job(c, job, &asked) : answer;
+    if (!job || !ask_bool(c, c->json, "echo", &job->echo, &answer) ||
+        !ask_prompts(c, "prompt", json_find(c->json, "prompt"), &asked, &answer))
+        return answer;
+    return serve_job(c, job, &asked);
 }
 
 static int put_model(struct call *c, struct buf *b)

@@ -4,9 +4,9 @@
 #define OPEN STR("<think>")
 #define CLOSE STR("</think>")
 
-void parts_init(struct parts *p, bool tools, bool thinking)
+void parts_init(struct parts *p, bool tools, const struct tool_style *style, bool thinking)
 {
-    *p = (struct parts){.at = thinking ? PARTS_THINKING : PARTS_START, .tools = tools, .blank = true};
+    *p = (struct parts){.at = thinking ? PARTS_THINKING : PARTS_START, .tools = tools, .style = style, .blank = true};
 }
 
 void parts_fini(struct parts *p)
@@ -72,7 +72,7 @@ static int pass_thinking(struct parts *p, parts_out *out, void *user)
 static int pass_answer(struct parts *p, parts_out *out, void *user)
 {
     bool sure = false;
-    const size_t at = p->tools ? tool_calls_find(buf_view(&p->held), p->blank, &sure) : p->held.n;
+    const size_t at = p->tools ? tool_calls_find(buf_view(&p->held), p->style, p->blank, &sure) : p->held.n;
     if (sure) p->at = PARTS_CALLS;
     return give(p, PART_ANSWER, at, out, user);
 }

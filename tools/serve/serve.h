@@ -4,6 +4,8 @@
 #ifndef QUERN_SERVE_H
 #define QUERN_SERVE_H
 
+#include <math.h>
+
 #include "base/base.h"
 #include "quern.h"
 #include "parts.h"
@@ -29,12 +31,14 @@ struct server {
     quern_engine *engine;          /* NULL: the model only embeds */
     quern_speculation speculation; /* of the engine */
     quern_model_info info;
-    const char *name;   /* that clients call the model */
-    const char *digest; /* 64 hexadecimal digits, made of its name and size */
-    char *description;  /* quern_model_describe */
-    bool template_has_tools;
-    int64_t started;  /* seconds since 1970 */
-    uint64_t n_calls; /* for ids */
+    const char *name;                         /* that clients call the model */
+    const char *digest;                       /* 64 hexadecimal digits, made of its name and size */
+    char *description;                        /* quern_model_describe */
+    bool template_has_tools, template_thinks; /* the chat template has a place for tools; and for thinking */
+    const struct tool_style *tool_style;
+    bool own_tool_style; /* the model's own is not known */
+    int64_t started;     /* seconds since 1970 */
+    uint64_t n_calls;    /* for ids */
     struct serve_options o;
     const quern_lora *loras; /* [n_loras] the engine's adapters */
     size_t n_loras;
@@ -82,9 +86,19 @@ int serve_response(struct call *c, unsigned status, const char *type, struct MHD
 
 /* ---- jobs (jobs.c) ----------------------------------------------------------------------------------------------------- */
 
+/* What is asked about calls of tools. */
+struct calls {
+    const struct json *tools;   /* an array; NULL: none may be called */
+    struct str name;            /* the only function that may be called; n 0: all may, or */
+    const struct json *allowed; /* those in this array; NULL: all */
+    bool must, parallel;        /* nothing else is an answer; several calls may follow one another */
+    bool held;                  /* they are part of the form, and in the model's own style */
+};
+
 /* The options that all dialects share, as they have been read. */
 struct asked {
-    quern_tokens prompt; /* owned */
+    quern_tokens *prompts; /* [n_prompts] in the call's arena, each owned */
+    uint32_t n_prompts;
     quern_sampling sampling;
     uint32_t max_tokens;
     bool prompt_only; /* max_tokens is 0 there where there is no limit */
@@ -93,18 +107,26 @@ struct asked {
     bool ignore_eos;
     quern_form form;
     bool split, tools, opened; /* a chat; which has tools; whose prompt opens the thinking */
-    bool must_call;            /* the form is that of a call */
-    quern_logit_bias *bias;    /* in the call's arena */
+    struct calls calls;
+    quern_logit_bias *bias; /* in the call's arena */
     size_t n_bias;
     quern_context_policy context_policy;
     uint32_t n_keep, dropped_messages, dropped_tokens;
     const float *lora_scales; /* [n_loras] likewise; NULL: the server's */
     quern_speculate speculate;
     uint32_t draft_max, draft_min;
+    const int32_t *expected; /* [n_expected] what the answer may resemble, in the call's arena */
+    size_t n_expected;
 };
 
 struct job;
-/* One of the answers that a job's prompt gets; a request of the engine. */
+/* A prompt that an answer tells. */
+struct prompt {
+    struct str text;
+    uint32_t n_tokens;
+    struct str probs; /* objects as of serve_put_prob, parted by commas; n 0: not asked for */
+};
+/* One of the answers that a job's prompts get; a request of the engine. */
 struct choice {
     struct job *job;
     uint32_t index;
@@ -113,11 +135,16 @@ struct choice {
     struct parts parts;
     struct tool_call *calls; /* [n_calls] at the end */
     size_t n_calls;
-    struct buf probs;    /* logprobs that were not sent yet: objects, parted by commas */
-    size_t probs_offset; /* characters of the tokens that were sent; of completions */
-    uint64_t n_chunks;   /* of a stream, that the dialect has made */
-    bool ended;
-    quern_request_result r; /* at the end; its texts live as long as the request, but for the tail */
+    struct buf probs;                 /* logprobs that were not sent yet: objects, parted by commas */
+    size_t probs_offset, probs_bytes; /* characters and bytes of the tokens that were sent; of completions */
+    uint64_t n_chunks;                /* of a stream, that the dialect has made */
+    struct buf ids;                   /* int32_t: tokens that were not sent yet, where they are asked for */
+    quern_result so_far;              /* up to the last token */
+    uint32_t n_thinking;              /* tokens of the thinking */
+    uint64_t first;                   /* clock_ns of the first token; 0: none came */
+    bool late;                        /* it took longer than the job's limit */
+    bool opened;                      /* what it repeats of its prompt was handed out */
+    quern_request_result r;           /* at the end; its texts live as long as the request, but for the tail */
 };
 
 /* How a dialect says what happens. All append to out and return 0 or ERR_NOMEM. They run on the engine's thread inside the
@@ -135,16 +162,21 @@ struct dialect {
 struct job {
     struct call *call;
     const struct dialect *dialect;
-    struct asked asked; /* without its prompt */
+    struct asked asked; /* without its prompts, once it has begun */
     bool stream, chat;
-    struct choice *choices; /* [n_choices] */
-    uint32_t n_choices;
+    struct choice *choices; /* [n_choices] the n_each of the first prompt, of the second one, .. */
+    uint32_t n_choices, n_each;
     struct job *next; /* of the server's, inside its lock */
     /* For the dialect. */
     const char *id;
     int64_t created;
     bool include_usage, logprobs;
+    bool echo, tell;        /* answers begin with their prompt; prompts are told */
+    struct prompt *prompts; /* [prompts] where either is */
     uint32_t n_top;
+    bool ids, timings;         /* tokens by their ids; times with each of them */
+    uint64_t limit_ns;         /* time from the first token on, after which an answer with a line end stops; 0: none */
+    const struct json *fields; /* that are wanted of an answer; NULL: all */
     /* Between the threads. */
     struct monitor *lock;
     struct buf pending; /* bytes to send */
@@ -154,13 +186,20 @@ struct job {
     bool done, gone;    /* nothing follows; nobody gets what does: the client has left, or memory ran out */
 };
 
-/* The job of a call, in its arena, which ends with the call; NULL: no memory. */
-struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, uint32_t n_choices);
-/* Starts the job and answers when it begins to speak (streams) or is done. asked->prompt is freed. */
+/* The job of a call, in its arena, which ends with the call; n_each: answers to each of its n_prompts. NULL: no memory. */
+struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, uint32_t n_prompts, uint32_t n_each);
+/* Starts the job and answers when it begins to speak (streams) or is done. The prompts are freed. */
 int serve_job(struct call *c, struct job *j, struct asked *asked);
 void serve_end_job(struct job *j);
 /* Ends all jobs with an error, because the server ends; those that come are refused. */
 void serve_stop_jobs(struct server *s);
+/* Appends {"id":..,"token":"..","logprob":..,"bytes":[..],"top_logprobs":[..]}; null where the logprob is not a number. */
+int serve_put_prob(struct call *c, struct buf *b, const quern_token *t);
+/* Makes the job's prompts, of asked.prompts; 0 or an error. */
+int serve_tell_prompts(struct call *c, struct job *j, quern_error *err);
+/* Whether a text that begins with this token is shown without the space that the token begins with. */
+bool serve_loses_space(const struct call *c, int32_t id);
+void serve_free_prompts(struct asked *a);
 /* Appends the array of the choice's logprobs that were not sent yet, which thereby are. */
 int serve_new_probs(struct choice *x, struct buf *b);
 
@@ -175,14 +214,15 @@ bool ask_object(struct call *c, const struct json *obj, const char *key, const s
 bool ask_bool(struct call *c, const struct json *obj, const char *key, bool *io, int *answer);
 /* A string or an array of them. */
 bool ask_stop(struct call *c, const struct json *obj, const char *key, struct asked *out, int *answer);
-/* temperature, top_p, top_k, min_p, penalties, seed of obj; speculative.n_max (0: no guesses) and speculative.n_min. */
+/* temperature, top_p, top_k, min_p, penalties, seed, bias of obj; samplers; speculative.n_max (0: no guesses) and
+ * speculative.n_min. */
 bool ask_sampling(struct call *c, const struct json *obj, struct asked *out, int *answer);
 /* "context_policy" and "n_keep". Before the prompt, which depends on them. */
 bool ask_context(struct call *c, const struct json *obj, struct asked *out, int *answer);
 /* "lora": an array of adapters by id, with their scales; those that it does not name are not used. */
 bool ask_loras(struct call *c, const struct json *obj, struct asked *out, int *answer);
-/* The server's scales now, in the call's arena; NULL: there are no adapters, or no memory. */
-const float *serve_lora_scales(struct call *c);
+/* The server's scales now, [n_loras] in the call's arena; false: no memory. */
+bool serve_lora_scales(struct call *c, const float **out);
 /* Whether and how hard to think, a member of the request, as variables of the template, together with those in extra (may be
  * NULL); *kwargs is in the call's arena, NULL where nothing is said. */
 bool ask_thinking(struct call *c, const struct json *obj, const char *key, const struct json *extra, const char **kwargs,
@@ -191,9 +231,16 @@ bool ask_thinking(struct call *c, const struct json *obj, const char *key, const
  * by the caller. */
 bool ask_render(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
                 quern_string *prompt, int *answer);
-/* The same as the tokens of asked. */
+/* The same as the tokens of asked, and ask_hold_calls. */
 bool ask_chat(struct call *c, const struct json *messages, const struct json *tools, const char *kwargs, struct asked *out,
               int *answer);
+/* An error where obj has one of the members, names [n] with what is said of them, that is neither null nor empty. */
+struct refused {
+    const char *key, *why;
+};
+bool ask_refused(struct call *c, const struct json *obj, const struct refused *names, size_t n, int *answer);
+/* "top_logprobs", which says something only where there are logprobs. */
+bool ask_top(struct call *c, const struct json *obj, bool logprobs, uint32_t *out, int *answer);
 /* Appends the text of a message's content: a string, or text parts. */
 bool ask_content(struct buf *text, const struct json *content);
 /* Whether the conversation has something of tools, and the chat template has no place for it (tool_text.c). */
@@ -202,15 +249,29 @@ bool tool_text_needed(const struct call *c, const struct json *messages, const s
 bool tool_text_put(struct buf *b, const struct json *messages, const struct json *tools);
 /* An array of token ids; what: how the message begins. *out is owned by the caller. */
 bool ask_ids(struct call *c, const struct json *array, const char *what, quern_tokens *out, int *answer);
-/* A string, tokenized with special tokens, or an array of token ids; key: of it in the request. */
-bool ask_prompt(struct call *c, const char *key, const struct json *prompt, bool parse_special, struct asked *out, int *answer);
+/* A text, tokenized with special tokens, or an array of token ids and texts; key: of it in the request. *out is owned by the
+ * caller. */
+bool ask_prompt(struct call *c, const char *key, const struct json *prompt, bool parse_special, quern_tokens *out, int *answer);
+/* The same, or an array of them, as the prompts of asked; and how many there are. */
+bool ask_prompts(struct call *c, const char *key, const struct json *prompt, struct asked *out, int *answer);
+uint32_t ask_prompt_count(const struct json *prompt);
+/* How many answers there are to each, as many as the server takes at once. */
+bool ask_choices(struct call *c, const struct json *obj, const char *key, uint32_t n_prompts, double *io, int *answer);
+/* OpenAI's "prediction", a text that the answer may resemble. */
+bool ask_prediction(struct call *c, const struct json *obj, struct asked *out, int *answer);
+/* A text as the only prompt. */
+bool ask_text(struct call *c, struct str text, unsigned flags, struct asked *out, int *answer);
 /* "images", in a request or a message of Ollama's, must be empty: nothing here reads them. */
 bool ask_images(struct call *c, const struct json *obj, int *answer);
 /* The form of the answer, by the names of all dialects: grammar, json_schema, format, response_format. */
 bool ask_form(struct call *c, const struct json *obj, struct asked *out, int *answer);
 
-/* "tool_choice" of OpenAI's: *tools becomes NULL where none may be called; a call that must come is a form of the answer. */
-bool ask_tool_choice(struct call *c, const struct json *obj, const struct json **tools, struct asked *out, int *answer);
+/* "tools", "tool_choice" and "parallel_tool_calls", behind ask_form: *tools becomes NULL where none may be called. */
+bool ask_tools(struct call *c, const struct json *obj, const struct json **tools, struct asked *out, int *answer);
+/* Puts the calls into the form, where they are held to something. */
+bool ask_hold_calls(struct call *c, struct asked *a, int *answer);
+/* Whether the request has a function of this name. */
+bool ask_is_tool(const struct call *c, struct str name);
 
 char *serve_copy(struct call *c, struct str s); /* with a NUL, in the call's arena; NULL: no memory */
 
@@ -235,6 +296,8 @@ int ollama_version(struct call *c);
 int ollama_error(struct buf *b, unsigned status, const char *message);
 
 int native_completion(struct call *c);
+/* {..}: what answers are drawn with; x NULL: those of requests that ask for nothing else. */
+int native_settings(struct buf *b, const struct asked *a, const struct choice *x);
 /* ,"timings":{..} as llama-server has it. */
 int native_timings(struct buf *b, const quern_result *x);
 int native_rerank(struct call *c);

@@ -4,25 +4,30 @@
 
 #include <microhttpd.h>
 
-/* "params":{..}: what answers are drawn with; x NULL: those of requests that ask for nothing else. */
-static int put_params(struct buf *b, const struct asked *a, const struct choice *x)
+int native_settings(struct buf *b, const struct asked *a, const struct choice *x)
 {
     const struct job *j = x ? x->job : NULL;
     const quern_sampling *s = &a->sampling;
     const long long most = a->prompt_only ? 0 : a->max_tokens ? (long long)a->max_tokens : -1;
-    int rc = buf_printf(b, "\"params\":{\"n_predict\":%lld,\"max_tokens\":%lld,\"n_keep\":%lld,\"seed\":", most, most,
+    int rc = buf_printf(b, "{\"n_predict\":%lld,\"max_tokens\":%lld,\"n_keep\":%lld,\"seed\":", most, most,
                         a->n_keep == UINT32_MAX ? -1 : (long long)a->n_keep);
-    rc |= buf_printf(b, "%llu", x ? (unsigned long long)s->seed + x->index : (unsigned long long)UINT32_MAX); /* any */
+    rc |= buf_printf(b, "%llu",
+                     x ? (unsigned long long)s->seed + x->index % j->n_each : (unsigned long long)UINT32_MAX); /* any */
     rc |= buf_printf(b,
-                     ",\"temperature\":%.9g,\"top_k\":%d,\"top_p\":%.9g,\"min_p\":%.9g,\"repeat_last_n\":%d,"
+                     ",\"temperature\":%.9g,\"top_k\":%d,\"top_p\":%.9g,\"min_p\":%.9g,\"min_keep\":%u,\"repeat_last_n\":%d,"
                      "\"repeat_penalty\":%.9g,\"presence_penalty\":%.9g,\"frequency_penalty\":%.9g",
-                     (double)s->temperature, s->top_k, (double)s->top_p, (double)s->min_p, s->penalty_last_n,
+                     (double)s->temperature, s->top_k, (double)s->top_p, (double)s->min_p, s->min_keep, s->penalty_last_n,
                      (double)s->repeat_penalty, (double)s->presence_penalty, (double)s->frequency_penalty);
     rc |= buf_printf(b, ",\"ignore_eos\":%s,\"stream\":%s,\"n_probs\":%u,\"stop\":[", a->ignore_eos ? "true" : "false",
                      j && j->stream ? "true" : "false", j ? j->n_top : 0);
     for (size_t i = 0; i < a->n_stop; i++) {
         if (i) rc |= buf_c(b, ',');
         rc |= json_write_string(b, str_of(a->stop[i]));
+    }
+    rc |= buf_z(b, "],\"logit_bias\":[");
+    for (size_t i = 0; i < a->n_bias; i++) {
+        rc |= buf_printf(b, "%s{\"token\":%d,\"bias\":", i ? "," : "", a->bias[i].id);
+        rc |= isinf(a->bias[i].bias) ? buf_z(b, "false}") : buf_printf(b, "%.9g}", (double)a->bias[i].bias);
     }
     return rc | buf_z(b, "],\"samplers\":[\"penalties\",\"top_k\",\"top_p\",\"min_p\",\"temperature\"]}");
 }
@@ -48,7 +53,8 @@ int native_props(struct call *c)
     const struct json *tokenizer = json_find(all, "tokenizer");
     quern_engine_get_info(s->engine, &i);
     int rc = buf_printf(&b, "{\"default_generation_settings\":{\"n_ctx\":%u,", i.n_ctx);
-    rc |= put_params(&b, &none, NULL);
+    rc |= buf_z(&b, "\"params\":");
+    rc |= native_settings(&b, &none, NULL);
     rc |= buf_printf(&b, "},\"total_slots\":%u,\"model_alias\":", i.n_parallel);
     rc |= json_write_string(&b, str_of(s->name));
     rc |= put_text(&b, "model_path", all, "path");
@@ -99,7 +105,8 @@ static int put_running(struct buf *b, const struct slot *slot)
     int rc =
         buf_printf(b, ",\"id_task\":%llu,\"n_prompt_tokens\":%u,\"n_prompt_tokens_processed\":%u,\"n_prompt_tokens_cache\":%u,",
                    (unsigned long long)j->call->number, i->n_prompt, i->n_known - i->n_reused, i->n_reused);
-    rc |= put_params(b, &j->asked, slot->choice);
+    rc |= buf_z(b, "\"params\":");
+    rc |= native_settings(b, &j->asked, slot->choice);
     return rc |
            buf_printf(b, ",\"next_token\":[{\"has_next_token\":true,\"has_new_line\":%s,\"n_remain\":%lld,\"n_decoded\":%u}]",
                       has_line(slot->choice) ? "true" : "false", most ? most - i->n_generated : -1, i->n_generated);

@@ -22,8 +22,8 @@ static bool put_calls(struct buf *b, const struct json *calls)
         const struct json *function = json_find(&calls->v[i], "function"), *arguments = json_find(function, "arguments");
         struct str name = {0};
         (void)json_opt_str(function, "name", &name);
-        ok = buf_z(b, b->n ? "\n{\"name\":" : "{\"name\":") == 0 && json_write_string(b, name) == 0 &&
-             buf_z(b, ",\"arguments\":") == 0;
+        ok = buf_z(b, b->n ? "\n{\"name\": " : "{\"name\": ") == 0 && json_write_string(b, name) == 0 &&
+             buf_z(b, ", \"arguments\": ") == 0;
         ok = ok && (!arguments                       ? buf_z(b, "{}")
                     : arguments->type == JSON_STRING ? buf_str(b, arguments->s)
                                                      : json_write(b, arguments)) == 0;

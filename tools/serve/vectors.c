@@ -76,20 +76,20 @@ static int put_base64(struct buf *b, const float *v, uint32_t n)
 static bool put_vector(struct call *c, quern_embedder *m, struct wanted *w, size_t i, struct buf *b, int *answer)
 {
     const uint32_t all = quern_embedder_dimensions(m), n = w->dimensions ? w->dimensions : all;
-    struct asked asked = {0};
+    quern_tokens text = {0};
     quern_error err;
     if (n > all) {
         *answer = serve_error(c, 400, "\"dimensions\": the model has %u", all);
         return false;
     }
-    if (!ask_prompt(c, w->key, w->many ? &w->input->v[i] : w->input, false, &asked, answer)) return false;
+    if (!ask_prompt(c, w->key, w->many ? &w->input->v[i] : w->input, false, &text, answer)) return false;
     float *v = mem_array(n, sizeof *v);
-    int rc = v ? quern_embed(m, asked.prompt.ids, asked.prompt.count, n, true, v, &err) : QUERN_ERR_NOMEM;
+    int rc = v ? quern_embed(m, text.ids, text.count, n, true, v, &err) : QUERN_ERR_NOMEM;
     if (rc < 0) *answer = v ? serve_failure(c, &err) : serve_error(c, 500, "out of memory");
-    w->n_tokens += asked.prompt.count;
+    w->n_tokens += text.count;
     if (rc >= 0) rc = w->base64 ? put_base64(b, v, n) : put_numbers(b, v, n);
     mem_free(v);
-    quern_tokens_free(&asked.prompt);
+    quern_tokens_free(&text);
     return rc >= 0;
 }
 
