@@ -66,9 +66,9 @@ verdict(/^rain in (Ulm|Bonn)$/.test(await runner.finalFunctionToolCallResult()),
 
 const story = { ...greedy, max_tokens: 200, temperature: 1, seed: 3, ignore_eos: true };
 const written = await openai.chat.completions.create(story);
-const details = [];
+const details = []; // beside other programs it may take a while until drafting pays
 let same = true;
-for (let i = 0; i < 10 && !details.some((d) => d.accepted_prediction_tokens > 5); i++) {
+for (let i = 0; i < 40 && !details.some((d) => d.accepted_prediction_tokens > 5); i++) {
     const predicted = await openai.chat.completions.create({ ...story, prediction: { type: "content", content: [{ type: "text", text: written.choices[0].message.content }] } });
     same = same && predicted.choices[0].message.content === written.choices[0].message.content;
     details.push(predicted.usage.completion_tokens_details);
