@@ -126,9 +126,9 @@ await server.stop();
 
 process.env.DEMO = demo;
 server = await serve("-c", "1024");
-const odd = { ...object({ a: { type: "string" } }), not: {} };
+const odd = { ...object({ a: { type: "string" } }), unevaluatedItems: {} };
 for (const [name, body, message] of [
-    ["a strict function", { tools: [tool("f", odd, true)] }, /"tools": the parameters of "f": schema, #\/not/],
+    ["a strict function", { tools: [tool("f", odd, true)] }, /"tools": the parameters of "f": schema, #\/unevaluatedItems/],
     ["a function that must be called", { tools: [tool("f", odd)], tool_choice: "required" }, /parameters of "f"/],
     ["no schema", { tools: [tool("f", { type: "strin" })], response_format }, /parameters of "f": schema, #\/type/],
     ["another kind of tool", { tools: [{ type: "custom", custom: { name: "f" } }] }, /"tools" must be/],
