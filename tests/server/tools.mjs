@@ -140,7 +140,10 @@ for (const [name, body, message] of [
     const { status, body: b } = await chat(body);
     verdict(status === 400 && message.test(b.error.message), `refused: ${name}`, status, b);
 }
-const { body: b } = await chat({ tools: [tool("f", odd)], response_format, temperature: 0 });
-verdict(b.choices[0].message.content.startsWith('{"name": '), "a function that need not be held", b);
+const complex = object({ a: { type: "string", pattern: "a.{20}$", maxLength: 99 } });
+for (const [name, parameters] of [["a function that need not be held", odd], ["or would take too much", complex]]) {
+    const { body: b } = await chat({ tools: [tool("f", parameters)], response_format, temperature: 0 });
+    verdict(b.choices?.[0].message.content.startsWith('{"name": '), name, b);
+}
 await server.stop();
 plan();

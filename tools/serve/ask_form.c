@@ -136,7 +136,8 @@ static bool check_parameters(struct call *c, const struct json *tool, bool neede
     if (rc == 0) rc = quern_form_check(&(quern_form){.kind = QUERN_FORM_SCHEMA, .text = b.p}, &err);
     buf_fini(&b);
     *held = rc == 0;
-    if (rc == 0 || (err.code == QUERN_ERR_UNSUPPORTED && !needed)) return true;
+    const bool too_much = err.code == QUERN_ERR_UNSUPPORTED || err.code == QUERN_ERR_LIMIT;
+    if (rc == 0 || (too_much && !needed)) return true;
     *answer = serve_error(c, err.code && err.code != QUERN_ERR_NOMEM ? 400 : 500, "\"tools\": the parameters of \"%.*s\": %s",
                           STR_ARG(function_name(tool)), err.code ? err.message : "out of memory");
     return false;
