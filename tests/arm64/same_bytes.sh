@@ -10,7 +10,7 @@ model=$work/conformance/llama_tied
 tokens=198,94,219,205,225,280,283,406,455,374,321,261,315,270,263,289,336,274,287,371
 n=0
 
-arm() { qemu-aarch64 -cpu max "$QUERN_ARM64" "$@"; }
+arm() { qemu-aarch64 -cpu max,pauth-impdef=on "$QUERN_ARM64" "$@"; }
 
 same() { # NAME FILE FILE
     n=$((n + 1))
