@@ -34,6 +34,8 @@ near() {
 same_everywhere() { # FOLDER REFERENCE
     for level in scalar avx2 avxvnni avx512 neon dotprod; do
         for way in "512 1" "512 2" "7 2" "1 1"; do
+            # The scalar kernels take most of the time; test_kernels holds the others against them for every batch.
+            if [ $level = scalar ] && [ "$way" != "7 2" ]; then continue; fi
             if logits "$1" now.bin --cpu $level --batch "${way% *}" --threads "${way#* }"; then
                 cmp now.bin "$2" || return 1
             else
