@@ -30,22 +30,11 @@ static void test_facts(void **state)
     assert_int_equal(info.threads, 3);
 }
 
-static void test_bandwidth(void **state)
+/* Measuring takes seconds where a sanitizer watches, and does so once: when no call fails any more. */
+static void test_bandwidth_and_failing_calls(void **state)
 {
     (void)state;
-    struct machine_info info;
-    struct err e;
-    size_t before = mem_stats().current + mem_stats().pages;
-    assert_int_equal(machine_probe(true, 1, &info, &e), 0);
-    /* No machine that runs this reads slower than a disk or faster than 4 TB/s from one core. */
-    assert_true(info.bandwidth_gb_s > 0.05 && info.bandwidth_gb_s < 4000);
-    assert_true(info.bandwidth_huge_gb_s > 0.05 && info.bandwidth_huge_gb_s < 4000);
-    assert_int_equal(mem_stats().current + mem_stats().pages, before);
-}
-
-static void test_failing_calls(void **state)
-{
-    (void)state;
+    size_t measured = 0;
     static const enum fault_kind kinds[] = {FAULT_ALLOC, FAULT_THREAD};
     for (size_t k = 0; k < COUNT_OF(kinds); k++) {
         for (size_t at = 1; at <= 3; at++) {
@@ -60,11 +49,17 @@ static void test_failing_calls(void **state)
             if (rc < 0) {
                 assert_true(strlen(e.msg) > 0);
                 assert_int_equal(info.cores, 77);
+            } else {
+                /* No machine that runs this reads slower than a disk or faster than 4 TB/s from two cores. */
+                assert_true(info.bandwidth_gb_s > 0.05 && info.bandwidth_gb_s < 4000);
+                assert_true(info.bandwidth_huge_gb_s > 0.05 && info.bandwidth_huge_gb_s < 4000);
+                measured++;
             }
             assert_int_equal(mem_stats().current + mem_stats().pages, before);
             if (nth.seen < at) break;
         }
     }
+    assert_true(measured > 0);
 }
 
 #ifndef __APPLE__
@@ -136,8 +131,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_facts),
-        cmocka_unit_test(test_bandwidth),
-        cmocka_unit_test(test_failing_calls),
+        cmocka_unit_test(test_bandwidth_and_failing_calls),
 #ifndef __APPLE__
         cmocka_unit_test(test_memory),
 #endif
