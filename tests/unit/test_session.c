@@ -85,11 +85,14 @@ static void the_same_bytes_however_it_is_cut(void **state)
     for (size_t kv = 0; kv < COUNT_OF(types); kv++) {
         for (size_t b = 0; b < COUNT_OF(batches); b++) {
             for (uint32_t threads = 1; threads <= 3; threads++) {
+                const bool first = b == 0 && threads == 1;
+                /* In slow builds a third of the ways, with each batch, number of threads and pair of types among them. */
+                if (scratch_slow() && !first && (kv + b + threads) % 3) continue;
                 struct session *s = session_with(LONG, batches[b], threads, types[kv][0], types[kv][1]);
                 memset(got, 0, sizeof got);
                 assert_int_equal(session_eval(s, ids, 120, keep_row, got, &e), 0);
                 assert_int_equal(session_eval(s, ids + 120, LONG - 120, keep_row, got + 120 * 300, &e), 0);
-                if (b == 0 && threads == 1) memcpy(want, got, sizeof want);
+                if (first) memcpy(want, got, sizeof want);
                 assert_memory_equal(want, got, sizeof want);
                 assert_memory_equal(session_logits(s), want + (LONG - 1) * 300, 300 * sizeof(float));
                 session_free(&s);
