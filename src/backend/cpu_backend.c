@@ -199,7 +199,8 @@ static void run_phase(struct backend *b, uint32_t i, unsigned ith, unsigned nth)
 {
     const struct phase *p = &b->g->phases[i];
     const struct op *op = &b->g->ops[p->first];
-    b->workers[ith].left = b->left + (size_t)i * nth;
+    b->workers[ith].phase = i;
+    atomic_store_explicit(&b->left[ith].parts[(i + 1) % 2], NOTHING_TAKEN, memory_order_relaxed);
     switch (p->kind) {
     case PHASE_ATTENTION:
         run_attention(b, op, p->n, ith, nth);
@@ -239,7 +240,7 @@ int backend_run(struct backend *b, const struct batch *batch)
     b->batch = batch;
     lora_begin(b);
     atomic_store(&b->stop, 0);
-    for (size_t i = 0; i < b->n_left; i++) atomic_store_explicit(&b->left[i], NOTHING_TAKEN, memory_order_relaxed);
+    for (unsigned i = 0; i < pool_size(b->pool); i++) atomic_store(&b->left[i].parts[0], NOTHING_TAKEN);
     pool_run(b->pool, run_thread, b);
     return atomic_load(&b->stop) ? ERR_CANCELLED : 0;
 }
@@ -433,8 +434,7 @@ static void carve_all(struct backend *b, struct carve *c, const struct widths *w
     b->reads = carve(c, b->max_redo, b->g->read_floats * sizeof(float));
     b->attn_states = carve(c, b->max_chunks, b->state_floats * sizeof(float));
     b->attn_done = carve(c, w->n_heads, sizeof *b->attn_done);
-    b->n_left = (size_t)b->g->n_phases * n_threads;
-    b->left = carve(c, b->n_left, sizeof *b->left);
+    b->left = carve(c, n_threads, sizeof *b->left);
 }
 
 int backend_open_cpu(const struct graph *g, const struct backend_options *opts, struct backend **out, struct err *e)

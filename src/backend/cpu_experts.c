@@ -180,7 +180,7 @@ static void run_experts(struct backend *b, const struct op *op, size_t n_rows, u
     size_t active = 0;
     for (size_t e = 0; e < n_experts; e++) active += w->expert_first[e + 1] > w->expert_first[e];
     if (n_rows <= SMALL_ROWS) {
-        struct claim c = {w->left, active * n_out, ith, nth, ith};
+        struct claim c = claim_rows(b, active * n_out, tensor_row_bytes(op->experts[0].w[0]), ith, nth);
         for (struct range r; claim_next(&c, &r);) stacked_experts(b, w, op, r);
         return;
     }

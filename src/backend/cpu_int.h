@@ -21,7 +21,7 @@ struct act_buf {
 };
 
 struct worker {
-    atomic_uint *left;    /* of the phase it is in, see struct claim */
+    uint32_t phase;       /* of the graph, that it is in */
     struct act_buf small; /* SMALL_ROWS rows */
     uint8_t *mm_scratch;
     float *attn_scratch;
@@ -65,8 +65,7 @@ struct backend {
     struct act_buf shared, hidden; /* of the rows; of what the experts' second matrix reads */
     struct worker *workers;        /* [threads] */
     atomic_size_t next_task;       /* of the phase */
-    atomic_uint *left;             /* [n_phases][threads] what nobody has taken of each thread's share (struct claim) */
-    size_t n_left;
+    struct share_left *left;       /* [threads] */
     /* Attention: with few rows a task is one chunk of positions of a unit (struct attn_unit): here are the states of all
      * chunks, and how many of each unit are done. */
     size_t max_chunks, state_floats; /* floats of the states of one chunk: all query heads of SMALL_ROWS tokens */
@@ -120,15 +119,24 @@ static inline struct range share(size_t n, size_t unit, unsigned ith, unsigned n
 enum {
     SHARE_PARTS = 64, /* of a share are taken: the first of them | the end << 16 are left */
     NOTHING_TAKEN = SHARE_PARTS << 16,
-    PIECE_PARTS = 8,  /* a piece has so many parts */
-    PIECE_ROWS = 256, /* and so many rows at least */
+    PIECE_PARTS = 8,         /* a piece has so many parts at least */
+    PIECE_BYTES = 512 << 10, /* and so much of the weights, about: 20 us of one core */
+};
+/* What nobody has taken of a thread's share in phases with even and odd numbers. While it is in one, it prepares the next. */
+struct share_left {
+    _Alignas(64) atomic_uint parts[2];
 };
 struct claim {
-    atomic_uint *left; /* [nth] of the phase, which claims once */
-    size_t n;          /* rows */
+    struct backend *b;
+    size_t n, row_bytes; /* rows, and bytes of one */
     unsigned ith, nth;
     unsigned whose; /* share is taken from */
 };
+/* A phase claims once. */
+static inline struct claim claim_rows(struct backend *b, size_t n, size_t row_bytes, unsigned ith, unsigned nth)
+{
+    return (struct claim){b, n, row_bytes, ith, nth, ith};
+}
 /* The next rows for thread ith; false: there are none. */
 bool claim_next(struct claim *c, struct range *out);
 

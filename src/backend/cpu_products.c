@@ -62,12 +62,14 @@ static bool take(atomic_uint *left, bool own, unsigned least, unsigned *first, u
 bool claim_next(struct claim *c, struct range *out)
 {
     for (;;) {
+        struct worker *w = &c->b->workers[c->ith];
         const struct range all = share(c->n, ROW_UNIT, c->whose, c->nth);
-        const size_t units = (all.to - all.from + ROW_UNIT - 1) / ROW_UNIT, n_rows = size_max(units, 1) * ROW_UNIT;
-        const size_t whole = c->nth == 1 ? SHARE_PARTS : (SHARE_PARTS * PIECE_ROWS + n_rows - 1) / n_rows;
+        const size_t units = (all.to - all.from + ROW_UNIT - 1) / ROW_UNIT,
+                     bytes = size_max(units * ROW_UNIT * c->row_bytes, 1);
+        const size_t whole = c->nth == 1 ? SHARE_PARTS : ((size_t)SHARE_PARTS * PIECE_BYTES + bytes - 1) / bytes;
         const size_t least = size_min(size_max(PIECE_PARTS, whole), SHARE_PARTS);
         unsigned first, end;
-        while (take(&c->left[c->whose], c->whose == c->ith, (unsigned)least, &first, &end)) {
+        while (take(&c->b->left[c->whose].parts[w->phase % 2], c->whose == c->ith, (unsigned)least, &first, &end)) {
             *out = (struct range){all.from + units * first / SHARE_PARTS * ROW_UNIT,
                                   size_min(all.to, all.from + units * end / SHARE_PARTS * ROW_UNIT)};
             if (out->from < out->to) return true;
@@ -149,7 +151,8 @@ void run_products(struct backend *b, const struct op *op, uint32_t n_ops, unsign
         pool_barrier(b->pool);
     }
     const bool glu = p.last && p.last->code == OP_GLU;
-    struct claim c = {w->left, glu ? p.mat->w->ne[1] : total, ith, nth, ith};
+    const size_t n_rows = glu ? p.mat->w->ne[1] : total, row_bytes = tensor_row_bytes(p.mat->w) * (glu ? 2 : 1);
+    struct claim c = claim_rows(b, n_rows, row_bytes, ith, nth);
     for (struct range r; claim_next(&c, &r);) (glu ? glu_rows : stacked_rows)(b, w, &p, r);
 }
 

@@ -12,14 +12,18 @@
 enum { MOST_THREADS = 7, MOST_ROWS = 5000 };
 
 static struct phase_of_rows {
-    atomic_uint left[MOST_THREADS];
+    struct backend b;
+    struct share_left left[MOST_THREADS];
+    struct worker workers[MOST_THREADS];
     atomic_uchar times[MOST_ROWS]; /* that a row was taken */
     size_t n;
 } rows;
 
 static void begin(size_t n, unsigned n_threads)
 {
-    for (unsigned t = 0; t < n_threads; t++) atomic_store(&rows.left[t], NOTHING_TAKEN);
+    rows.b.left = rows.left;
+    rows.b.workers = rows.workers;
+    for (unsigned t = 0; t < n_threads; t++) atomic_store(&rows.left[t].parts[0], NOTHING_TAKEN);
     memset((void *)rows.times, 0, sizeof rows.times);
     rows.n = n;
 }
@@ -50,7 +54,7 @@ static void each_row_is_taken_once(void **state)
         struct claim claims[MOST_THREADS];
         bool over[MOST_THREADS] = {false};
         begin(scratch_below(&random, scratch_below(&random, 2) ? MOST_ROWS : 300), n_threads);
-        for (unsigned t = 0; t < n_threads; t++) claims[t] = (struct claim){rows.left, rows.n, t, n_threads, t};
+        for (unsigned t = 0; t < n_threads; t++) claims[t] = claim_rows(&rows.b, rows.n, 4096, t, n_threads);
         const unsigned going = scratch_below(&random, n_threads); /* this one never stops */
         for (unsigned n_over = 0; n_over < n_threads;) {
             const unsigned t = scratch_below(&random, n_threads);
@@ -69,10 +73,10 @@ static void what_a_slow_thread_has_left_is_done(void **state)
     size_t slow, others = 0;
     (void)state;
     begin(N, N_THREADS);
-    struct claim held = {rows.left, N, 0, N_THREADS, 0};
+    struct claim held = claim_rows(&rows.b, N, 4096, 0, N_THREADS);
     slow = take_piece(&held);
     for (unsigned t = 1; t < N_THREADS; t++) {
-        struct claim c = {rows.left, N, t, N_THREADS, t};
+        struct claim c = claim_rows(&rows.b, N, 4096, t, N_THREADS);
         for (size_t n; (n = take_piece(&c)) > 0;) others += n;
     }
     assert_int_equal(take_piece(&held), 0);
@@ -89,7 +93,7 @@ static void an_own_share_is_one_stream(void **state)
     size_t at = N / N_THREADS, n_pieces = 0;
     (void)state;
     begin(N, N_THREADS);
-    struct claim c = {rows.left, N, 1, N_THREADS, 1};
+    struct claim c = claim_rows(&rows.b, N, 4096, 1, N_THREADS);
     for (; at < N; at = r.to, n_pieces++) {
         assert_true(claim_next(&c, &r));
         assert_int_equal(r.from, at);
@@ -99,7 +103,7 @@ static void an_own_share_is_one_stream(void **state)
 
 static void take_all(void *ctx, unsigned ith, unsigned nth)
 {
-    struct claim c = {rows.left, rows.n, ith, nth, ith};
+    struct claim c = claim_rows(&rows.b, rows.n, 4096, ith, nth);
     (void)ctx;
     while (take_piece(&c)) continue;
 }
