@@ -316,7 +316,7 @@ uint32_t build_char(struct build *b, uint32_t at, uint32_t cp, bool in_json)
 static struct name_slot *find_slot(struct name_slot *slots, size_t cap, struct str key)
 {
     size_t i = (size_t)str_hash(key) & (cap - 1);
-    while (slots[i].key.n && !str_eq(slots[i].key, key)) i = (i + 1) & (cap - 1);
+    while (slots[i].key.p && !str_eq(slots[i].key, key)) i = (i + 1) & (cap - 1);
     return &slots[i];
 }
 
@@ -326,7 +326,7 @@ static bool names_grow(struct names *t)
     struct name_slot *slots = mem_array(cap, sizeof *slots);
     if (!slots) return false;
     for (size_t i = 0; i < t->cap; i++)
-        if (t->slots[i].key.n) *find_slot(slots, cap, t->slots[i].key) = t->slots[i];
+        if (t->slots[i].key.p) *find_slot(slots, cap, t->slots[i].key) = t->slots[i];
     mem_free(t->slots);
     t->slots = slots;
     t->cap = cap;
@@ -337,7 +337,7 @@ uint32_t *names_at(struct names *t, struct str key)
 {
     if (t->n * 2 >= t->cap && !names_grow(t)) return NULL;
     struct name_slot *s = find_slot(t->slots, t->cap, key);
-    if (s->key.n == 0) {
+    if (!s->key.p) {
         const char *copy = arena_dup(&t->arena, key.p, key.n);
         if (!copy) return NULL;
         *s = (struct name_slot){{copy, key.n}, NONE};

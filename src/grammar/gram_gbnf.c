@@ -284,7 +284,7 @@ static void check_defined(struct gbnf *p)
 {
     for (size_t i = 0; i < p->names.cap && p->b->rc == 0; i++) {
         const struct name_slot *s = &p->names.slots[i];
-        if (s->key.n && !p->defined[s->value])
+        if (s->key.p && !p->defined[s->value])
             p->b->rc = fail(p->b->e, ERR_ARG, "grammar: the rule \"%.*s\" is used, but not defined", STR_ARG(s->key));
     }
     if (p->b->rc == 0 && !p->defined[p->root])

@@ -108,7 +108,7 @@ uint32_t charset_of(struct build *b, const struct chars *c);
 /* From byte strings to numbers. */
 struct names {
     struct name_slot {
-        struct str key; /* n 0: empty */
+        struct str key; /* p NULL: empty */
         uint32_t value;
     } * slots;
     size_t n, cap;

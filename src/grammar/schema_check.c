@@ -1,9 +1,17 @@
-/* schema_check: the keywords of JSON Schema from draft 4 to 2020-12, and the form that each one's value must have. One that
- * constrains in a way that cannot be honoured fails the schema: nothing is left out silently. Those of no draft say nothing, as
- * all drafts have it; what is inside of them, and definitions, are looked at where a reference leads there. */
+/* schema_check: the keywords of JSON Schema from draft 4 to 2020-12, and the form that each one's value must have, as the
+ * meta-schemas of the drafts have it. One that constrains in a way that cannot be honoured fails the schema: nothing is left
+ * out silently. In definitions, which hold only where a reference leads there, such a keyword fails no sooner than that, but
+ * their form is checked. Keywords of no draft say nothing, as all drafts have it, and what is inside of them may be anything.
+ */
 #include <math.h>
 
 #include "grammar/schema_int.h"
+
+/* The form is right, but what it says is more than can be done. */
+static void cannot(struct schema *s, struct sub sub, const char *key, const char *text)
+{
+    if (!s->only_form) schema_wrong(s, ERR_UNSUPPORTED, sub, key, text);
+}
 
 static void check_schema(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
@@ -38,14 +46,50 @@ static void check_map(struct schema *s, struct sub sub, const char *key, const s
 
 static void check_object(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
-    if (v->type != JSON_OBJECT) schema_wrong(s, ERR_ARG, sub, key, "expected an object of schemas");
+    if (v->type != JSON_OBJECT) schema_wrong(s, ERR_ARG, sub, key, "expected an object");
+}
+
+static bool is_bool(const struct json *v)
+{
+    return v->type == JSON_TRUE || v->type == JSON_FALSE;
+}
+
+static bool all_strings(const struct json *list)
+{
+    size_t i = 0;
+    while (i < list->n && list->v[i].type == JSON_STRING) i++;
+    return list->type == JSON_ARRAY && i == list->n;
+}
+
+/* Of a list of strings. */
+static bool all_different(struct schema *s, const struct json *list)
+{
+    struct names seen = {0};
+    bool ok = true;
+    for (size_t i = 0; i < list->n && ok && s->b->rc == 0; i++) {
+        uint32_t *at = names_at(&seen, list->v[i].s);
+        if (!at) {
+            s->b->rc = fail_nomem(s->b->e, "a schema", list->v[i].s.n);
+            break;
+        }
+        ok = *at == NONE;
+        *at = 1;
+    }
+    names_fini(&seen);
+    return ok;
 }
 
 static void check_strings(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
-    bool ok = v->type == JSON_ARRAY;
-    for (size_t i = 0; ok && i < v->n; i++) ok = v->v[i].type == JSON_STRING;
-    if (!ok) schema_wrong(s, ERR_ARG, sub, key, "expected an array of strings");
+    if (!all_strings(v) || !all_different(s, v))
+        schema_wrong(s, ERR_ARG, sub, key, "expected an array of strings, each of them once");
+}
+
+static void check_string_lists(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    check_object(s, sub, key, v);
+    for (size_t i = 0; i < v->n && s->b->rc == 0; i++)
+        check_strings(s, schema_inside(s, sub, key, v->keys[i], &v->v[i]), NULL, &v->v[i]);
 }
 
 /* Of each name, further names or a schema. */
@@ -66,10 +110,10 @@ static void check_type(struct schema *s, struct sub sub, const char *key, const 
     unsigned bits;
     bool ok = v->type == JSON_STRING && schema_type_name(v->s, &bits);
     if (v->type == JSON_ARRAY) {
-        ok = v->n > 0;
-        for (size_t i = 0; ok && i < v->n; i++) ok = v->v[i].type == JSON_STRING && schema_type_name(v->v[i].s, &bits);
+        ok = v->n > 0 && all_strings(v) && all_different(s, v);
+        for (size_t i = 0; ok && i < v->n; i++) ok = schema_type_name(v->v[i].s, &bits);
     }
-    if (!ok) schema_wrong(s, ERR_ARG, sub, key, "expected the name of a type, or an array of them");
+    if (!ok) schema_wrong(s, ERR_ARG, sub, key, "expected the name of a type, or an array of them, each of them once");
 }
 
 static void check_count(struct schema *s, struct sub sub, const char *key, const struct json *v)
@@ -94,6 +138,22 @@ static void check_string(struct schema *s, struct sub sub, const char *key, cons
     if (v->type != JSON_STRING) schema_wrong(s, ERR_ARG, sub, key, "expected a string");
 }
 
+/* The name of a part, as "$ref" has it behind '#'; the drafts have different characters. */
+static void check_anchor(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    bool ok = v->type == JSON_STRING && v->s.n > 0;
+    for (size_t i = 0; ok && i < v->s.n; i++) {
+        const char c = v->s.p[i], low = (char)(c | 0x20);
+        ok = (low >= 'a' && low <= 'z') || c == '_' || (i > 0 && ((c >= '0' && c <= '9') || c == '-' || c == '.' || c == ':'));
+    }
+    if (!ok) schema_wrong(s, ERR_ARG, sub, key, "expected a name of letters, digits, _, -, . and :");
+}
+
+static void check_array(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    if (v->type != JSON_ARRAY) schema_wrong(s, ERR_ARG, sub, key, "expected an array");
+}
+
 static void check_values(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
     if (v->type != JSON_ARRAY || v->n == 0) schema_wrong(s, ERR_ARG, sub, key, "expected an array of at least one value");
@@ -101,19 +161,30 @@ static void check_values(struct schema *s, struct sub sub, const char *key, cons
 
 static void check_unevaluated(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
-    if (v->type != JSON_TRUE && v->type != JSON_FALSE)
-        schema_wrong(s, ERR_UNSUPPORTED, sub, key, "only true and false can be honoured");
+    check_schema(s, sub, key, v);
+    if (!is_bool(v)) cannot(s, sub, key, "only true and false can be honoured");
 }
 
 static void check_bool(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
-    if (v->type != JSON_TRUE && v->type != JSON_FALSE) schema_wrong(s, ERR_ARG, sub, key, "expected true or false");
+    if (!is_bool(v)) schema_wrong(s, ERR_ARG, sub, key, "expected true or false");
 }
 
-/* Draft 4 has true and false beside "minimum" or "maximum". */
+static void check_bools(struct schema *s, struct sub sub, const char *key, const struct json *v)
+{
+    check_object(s, sub, key, v);
+    for (size_t i = 0; i < v->n && s->b->rc == 0; i++)
+        check_bool(s, schema_inside(s, sub, key, v->keys[i], &v->v[i]), NULL, &v->v[i]);
+}
+
+/* Draft 4 has true and false, beside the bound that they speak of. */
 static void check_open(struct schema *s, struct sub sub, const char *key, const struct json *v)
 {
-    if (v->type != JSON_TRUE && v->type != JSON_FALSE) check_number(s, sub, key, v);
+    const char *bound = str_is(str_of(key), "exclusiveMinimum") ? "minimum" : "maximum";
+    if (!is_bool(v))
+        check_number(s, sub, key, v);
+    else if (!json_find(sub.j, bound))
+        schema_wrong(s, ERR_ARG, sub, key, "expected a number, or \"minimum\" or \"maximum\" beside true or false");
 }
 
 static void check_draft(struct schema *s, struct sub sub, const char *key, const struct json *v)
@@ -122,79 +193,115 @@ static void check_draft(struct schema *s, struct sub sub, const char *key, const
     static const char *const old[] = {"http://json-schema.org/draft-01", "http://json-schema.org/draft-02",
                                       "http://json-schema.org/draft-03"};
     for (size_t i = 0; i < COUNT_OF(old) && s->b->rc == 0; i++)
-        if (str_starts(v->s, str_of(old[i])))
-            schema_wrong(s, ERR_UNSUPPORTED, sub, key, "drafts before draft 4 cannot be honoured");
+        if (str_starts(v->s, str_of(old[i]))) cannot(s, sub, key, "drafts before draft 4 cannot be honoured");
 }
 
-static void check_never(struct schema *s, struct sub sub, const char *key, const struct json *v)
-{
-    (void)v;
-    schema_wrong(s, ERR_UNSUPPORTED, sub, key, "this keyword cannot be honoured");
-}
-
-static const struct {
+/* IDLE: a schema inside holds only where a reference leads there, or nowhere. NEVER: cannot be honoured. */
+enum { PLAIN, IDLE, NEVER };
+static const struct keyword {
     const char *name;
     void (*check)(struct schema *s, struct sub sub, const char *key, const struct json *v);
+    int kind;
 } keywords[] = {
-    {"$ref", check_string},
-    {"$defs", check_object},
-    {"definitions", check_object},
-    {"type", check_type},
-    {"enum", check_values},
-    {"allOf", check_list},
-    {"anyOf", check_list},
-    {"oneOf", check_list},
-    {"not", check_schema},
-    {"if", check_schema},
-    {"then", check_schema},
-    {"else", check_schema},
-    {"dependencies", check_dependencies},
-    {"dependentRequired", check_dependencies},
-    {"dependentSchemas", check_dependencies},
-    {"properties", check_map},
-    {"required", check_strings},
-    {"additionalProperties", check_schema},
-    {"patternProperties", check_map},
-    {"propertyNames", check_schema},
-    {"minProperties", check_count},
-    {"maxProperties", check_count},
-    {"items", check_items},
-    {"prefixItems", check_list},
-    {"additionalItems", check_schema},
-    {"minItems", check_count},
-    {"maxItems", check_count},
-    {"uniqueItems", check_bool},
-    {"minLength", check_count},
-    {"maxLength", check_count},
-    {"pattern", check_string},
-    {"format", check_string},
-    {"multipleOf", check_step},
-    {"minimum", check_number},
-    {"maximum", check_number},
-    {"exclusiveMinimum", check_open},
-    {"exclusiveMaximum", check_open},
-    {"$schema", check_draft},
-    {"$id", check_string},
-    {"contains", check_schema},
-    {"minContains", check_count},
-    {"maxContains", check_never},
-    {"unevaluatedItems", check_never},
-    {"unevaluatedProperties", check_unevaluated},
-    {"$dynamicRef", check_never},
-    {"$recursiveRef", check_never},
+    {"$ref", check_string, PLAIN},
+    {"$defs", check_map, IDLE},
+    {"definitions", check_map, IDLE},
+    {"type", check_type, PLAIN},
+    {"enum", check_values, PLAIN},
+    {"allOf", check_list, PLAIN},
+    {"anyOf", check_list, PLAIN},
+    {"oneOf", check_list, PLAIN},
+    {"not", check_schema, PLAIN},
+    {"if", check_schema, PLAIN},
+    {"then", check_schema, PLAIN},
+    {"else", check_schema, PLAIN},
+    {"dependencies", check_dependencies, PLAIN},
+    {"dependentRequired", check_string_lists, PLAIN},
+    {"dependentSchemas", check_map, PLAIN},
+    {"properties", check_map, PLAIN},
+    {"required", check_strings, PLAIN},
+    {"additionalProperties", check_schema, PLAIN},
+    {"patternProperties", check_map, PLAIN},
+    {"propertyNames", check_schema, PLAIN},
+    {"minProperties", check_count, PLAIN},
+    {"maxProperties", check_count, PLAIN},
+    {"items", check_items, PLAIN},
+    {"prefixItems", check_list, PLAIN},
+    {"additionalItems", check_schema, PLAIN},
+    {"minItems", check_count, PLAIN},
+    {"maxItems", check_count, PLAIN},
+    {"uniqueItems", check_bool, PLAIN},
+    {"minLength", check_count, PLAIN},
+    {"maxLength", check_count, PLAIN},
+    {"pattern", check_string, PLAIN},
+    {"format", check_string, PLAIN},
+    {"multipleOf", check_step, PLAIN},
+    {"minimum", check_number, PLAIN},
+    {"maximum", check_number, PLAIN},
+    {"exclusiveMinimum", check_open, PLAIN},
+    {"exclusiveMaximum", check_open, PLAIN},
+    {"contains", check_schema, PLAIN},
+    {"minContains", check_count, PLAIN},
+    {"maxContains", check_count, NEVER},
+    {"unevaluatedItems", check_schema, NEVER},
+    {"unevaluatedProperties", check_unevaluated, PLAIN},
+    {"$schema", check_draft, PLAIN},
+    {"$id", check_string, PLAIN},
+    {"$anchor", check_anchor, PLAIN},
+    {"$dynamicAnchor", check_anchor, PLAIN},
+    {"$dynamicRef", check_string, NEVER},
+    {"$recursiveAnchor", check_bool, PLAIN},
+    {"$recursiveRef", check_string, NEVER},
+    {"$vocabulary", check_bools, PLAIN},
+    {"$comment", check_string, PLAIN},
+    {"title", check_string, PLAIN},
+    {"description", check_string, PLAIN},
+    {"examples", check_array, PLAIN},
+    {"readOnly", check_bool, PLAIN},
+    {"writeOnly", check_bool, PLAIN},
+    {"deprecated", check_bool, PLAIN},
+    {"contentEncoding", check_string, PLAIN},
+    {"contentMediaType", check_string, PLAIN},
+    {"contentSchema", check_schema, IDLE},
 };
+
+static void check_keyword(struct schema *s, struct sub sub, const struct keyword *k, const struct json *v)
+{
+    const bool outer = s->only_form;
+    s->only_form = outer || k->kind == IDLE;
+    k->check(s, sub, k->name, v);
+    s->only_form = outer;
+    if (k->kind == NEVER) cannot(s, sub, k->name, "this keyword cannot be honoured");
+}
+
+/* The schema was not looked at, or only for its form where more is asked for now: so each is walked through twice at most, in
+ * however many ways references lead to it. */
+static bool is_new(struct schema *s, const struct json *j)
+{
+    enum { FORM = 1, WHOLE = 2 };
+    const uint32_t level = s->only_form ? FORM : WHOLE;
+    uint32_t *known = names_at(&s->checked, (struct str){(const char *)&j, sizeof(struct json *)});
+    if (!known) {
+        s->b->rc = fail_nomem(s->b->e, "a schema", sizeof(struct json *));
+        return false;
+    }
+    if (*known != NONE && *known >= level) return false;
+    *known = level;
+    return true;
+}
 
 void schema_check(struct schema *s, struct sub sub)
 {
     const struct json *j = sub.j;
-    if (s->b->rc < 0 || j->type == JSON_TRUE || j->type == JSON_FALSE) return;
+    if (s->b->rc < 0 || is_bool(j)) return;
     if (j->type != JSON_OBJECT) {
         schema_wrong(s, ERR_ARG, sub, NULL, "a schema is an object, true or false");
         return;
     }
+    if (!is_new(s, j)) return;
     for (size_t i = 0; i < j->n && s->b->rc == 0; i++) {
         size_t k = 0;
         while (k < COUNT_OF(keywords) && !str_is(j->keys[i], keywords[k].name)) k++;
-        if (k < COUNT_OF(keywords)) keywords[k].check(s, sub, keywords[k].name, &j->v[i]);
+        if (k < COUNT_OF(keywords)) check_keyword(s, sub, &keywords[k], &j->v[i]);
     }
 }

@@ -29,7 +29,8 @@ struct schema {
     struct json_parts parts;
     struct arena arena;
     struct names rules;      /* of conjunctions, by their pointers */
-    struct names checked;    /* targets of references */
+    struct names checked;    /* schemas that schema_check has seen */
+    bool only_form;          /* of schema_check: what it looks at holds nowhere yet */
     struct names shared;     /* rules of values, by what is said of them */
     struct names made_names; /* of schema_logic.c */
     const struct json **made;
@@ -58,7 +59,8 @@ bool schema_has_id(const struct json *j);
 /* The schema that a "$ref" means, itself checked. */
 bool schema_resolve(struct schema *s, struct sub sub, struct sub *out);
 
-/* schema_check.c: every keyword is known and its value has the right form, here and in all schemas inside. */
+/* schema_check.c: all keywords have values of the right form, here and in all schemas inside, and can be honoured, but for
+ * definitions. */
 void schema_check(struct schema *s, struct sub sub);
 
 /* schema_logic.c. What it makes has keywords that no text can have: an array of values that are excluded, and a pattern that

@@ -153,13 +153,10 @@ bool schema_resolve(struct schema *s, struct sub sub, struct sub *out)
         return false;
     }
     *out = (struct sub){.j = j, .base = base, .path = arena_dup(&s->arena, ref.p, size_min(ref.n, 400))};
-    uint32_t *known = names_at(&s->checked, (struct str){(const char *)&j, sizeof(struct json *)});
-    if (!out->path || !known) {
+    if (!out->path) {
         if (s->b->rc == 0) s->b->rc = fail_nomem(s->b->e, "a schema", ref.n);
         return false;
     }
-    const bool checked = *known != NONE;
-    *known = 1;
-    if (!checked) schema_check(s, *out);
+    schema_check(s, *out);
     return s->b->rc == 0;
 }
