@@ -139,33 +139,46 @@ function whole() {
 
 // ---- schemas that cannot ----
 
+// Not of the form that the drafts give.
+const MALFORMED = [
+    { type: "strin" }, { type: 7 }, { type: [] }, { type: ["string", "text"] }, { type: ["string", "string"] },
+    { minLength: -1 }, { maxLength: "5" }, { minItems: 1.5 }, { minProperties: -1 }, { minimum: "0" }, { exclusiveMinimum: true },
+    { type: "number", multipleOf: 0 }, { uniqueItems: 1 }, { minContains: "1" }, { maxContains: -1 },
+    { enum: "a" }, { required: "name" }, { required: [1] }, { required: ["a", "a"] }, { dependentRequired: { a: "b" } },
+    { dependentRequired: { a: ["b", "b"] } }, { dependentSchemas: { a: ["b"] } }, { dependencies: { a: [1] } },
+    { properties: [] }, { properties: { a: 1 } }, { patternProperties: { a: 1 } }, { additionalProperties: "no" }, { propertyNames: 1 },
+    { items: 3 }, { prefixItems: [] }, { contains: "a" }, { anyOf: {} }, { anyOf: [] }, { allOf: [1] }, { not: 1 }, { if: "a" },
+    { unevaluatedItems: 3 }, { unevaluatedProperties: [] }, { format: 1 }, { pattern: 1 },
+    { $ref: 1 }, { $dynamicRef: 3 }, { $id: 3 }, { $anchor: 5 }, { $anchor: "a b" }, { $dynamicAnchor: "" }, { $schema: 3 },
+    { $vocabulary: { "https://example.com/v": 1 } }, { $comment: 3 }, { title: 3 }, { description: [1] }, { examples: 3 },
+    { readOnly: "x" }, { writeOnly: 1 }, { deprecated: 1 }, { contentEncoding: 4 }, { contentMediaType: 4 }, { contentSchema: 4 },
+    { $defs: 1 }, { $defs: { a: 3 } }, { $defs: { a: { items: 5 } } }, { definitions: { a: { $defs: { b: { title: {} } } } } },
+];
+
 // What goes wrong, and whether it is wrong for everybody, so that ajv must agree.
 const BROKEN = [
-    [{ type: "strin" }, true], [{ type: 7 }, true], [{ type: [] }, true], [{ type: ["string", "text"] }, true],
-    [{ minLength: -1 }, true], [{ maxLength: "5" }, true], [{ minItems: 1.5 }, true], [{ minimum: "0" }, true],
-    [{ enum: "a" }, true], [{ required: "name" }, true], [{ required: [1] }, true],
-    [{ properties: [] }, true], [{ properties: { a: 1 } }, true], [{ items: 3 }, true], [{ anyOf: {} }, true], [{ anyOf: [] }, true],
-    [{ allOf: [1] }, true], [{ $ref: 1 }, true], [{ $ref: "#/$defs/missing" }, true], [{ pattern: "(" }, true], [{ pattern: "[z-a]" }, true],
-    [{ pattern: "a{2,1}" }, true], [{ additionalProperties: "no" }, true], [{ pattern: "*" }, true], [{ $defs: 1 }, true],
-    [{ not: { format: "date" } }, false], [{ if: { format: "date" }, then: {} }, false], [{ type: "array", uniqueItems: true }, false], [{ uniqueItems: 1 }, true],
-    [{ type: "number", multipleOf: 0 }, true], [{ type: "number", multipleOf: 12345 }, false], [{ type: "object", patternProperties: { "(?=a)": {} } }, false],
+    ...MALFORMED.map((part) => [part, true]),
+    [{ $ref: "#/$defs/missing" }, true], [{ pattern: "(" }, true], [{ pattern: "[z-a]" }, true], [{ pattern: "a{2,1}" }, true], [{ pattern: "*" }, true],
+    [{ not: { format: "date" } }, false], [{ if: { format: "date" }, then: {} }, false], [{ type: "array", uniqueItems: true }, false],
+    [{ type: "number", multipleOf: 12345 }, false], [{ type: "object", patternProperties: { "(?=a)": {} } }, false],
     [{ type: "object", minProperties: 2 }, false], [{ type: "object", propertyNames: { anyOf: [{}] } }, false],
-    [{ type: "array", unevaluatedItems: { type: "null" } }, false], [{ dependentRequired: { a: "b" } }, true],
+    [{ type: "array", unevaluatedItems: { type: "null" } }, false],
     [{ pattern: "a(?=b)" }, false], [{ pattern: "(a)\\1" }, false],
     [{ pattern: "\\bword\\b" }, false], [{ oneOf: [{ format: "date" }, { format: "time" }] }, false], [{ $ref: "https://example.com/s" }, false],
     [{ type: "string", pattern: "^a{4}$", maxLength: 3 }, false], [{ pattern: "a.{20}$", maxLength: 99 }, false], [{ enum: ["a"], format: "date" }, false], [{ unevaluatedProperties: { type: "null" } }, false],
     [{ type: "integer", minimum: 5, maximum: 4 }, false], [{ type: "string", minLength: 3, maxLength: 2 }, false],
 ];
 
-// Puts part somewhere into a schema that could be honoured.
+// Puts part somewhere into a schema that could be honoured; what is malformed, also where nothing refers to it.
 function broken(i) {
     const [part, everybody] = BROKEN[i % BROKEN.length];
-    switch (i < BROKEN.length ? 0 : below(5)) {
+    switch (i < BROKEN.length ? 0 : below(MALFORMED.includes(part) ? 6 : 5)) {
     case 0: return [part, everybody];
     case 1: return [{ type: "object", properties: { ok: scalar(), bad: part }, required: ["bad"] }, everybody];
     case 2: return [{ type: "array", items: part, minItems: 1 }, everybody];
     case 3: return [{ type: "object", properties: { list: { type: "array", prefixItems: [part], minItems: 1 } }, required: ["list"] }, everybody];
-    default: return [{ allOf: [{ $ref: "#/$defs/bad" }], $defs: { bad: part } }, everybody && part.$ref === undefined];
+    case 4: return [{ allOf: [{ $ref: "#/$defs/bad" }], $defs: { bad: part } }, everybody && part.$ref === undefined];
+    default: return [{ ...scalar(), [pick(["$defs", "definitions"])]: { ok: scalar(), bad: { anyOf: [scalar(), part] } } }, everybody];
     }
 }
 

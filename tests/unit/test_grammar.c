@@ -227,6 +227,15 @@ static void schemas_take_what_they_say(void **state)
         {"{\"properties\":{\"a\":{\"properties\":{\"a\":{\"$ref\":\"#\"}}}},\"required\":[]}", "{\"a\":{\"a\":{\"a\":{}}}}",
          "{\"b\":1}"},
         {"{\"properties\":{\"a~/b\":{\"const\":1},\"c\":{\"$ref\":\"#/properties/a~0~1b\"}}}", "{\"c\":1}", "{\"c\":2}"},
+        /* What is in definitions that nothing refers to has a form, but need not be possible. */
+        {"{\"$defs\":{\"a\":{\"pattern\":\"(\",\"maxContains\":1,\"$schema\":\"http://json-schema.org/draft-03/schema#\"}},"
+         "\"definitions\":{\"title\":{\"not\":{\"unevaluatedProperties\":{}}}},\"contentSchema\":{\"$dynamicRef\":\"#a\"},"
+         "\"const\":7}",
+         "7", "8"},
+        {"{\"x-vendor\":{\"type\":1,\"$defs\":2},\"default\":{\"title\":3},\"examples\":[{\"type\":4}],\"properties\":{"
+         "\"title\":"
+         "{\"const\":{\"type\":5}},\"\":true},\"required\":[\"\",\"title\"]}",
+         "{\"title\":{\"type\":5},\"\":1}", "{\"title\":3,\"\":1}"},
         {"{\"x-vendor\":1,\"format\":\"colour\",\"type\":\"integer\",\"$defs\":{\"unused\":{\"unevaluatedItems\":{}}}}", "7",
          "\"\""},
         {"{\"minimum\":3,\"exclusiveMinimum\":true,\"maximum\":5,\"exclusiveMaximum\":false}", "4\t5\t3.5", "3\t3.0\t6"},
@@ -448,6 +457,39 @@ static void names_the_place(void **state)
         {GRAMMAR_SCHEMA, "{\"oneOf\":[{\"format\":\"date\"},{\"format\":\"time\"}]}", ERR_UNSUPPORTED, "#/oneOf"},
         {GRAMMAR_SCHEMA, "{\"$ref\":\"#/$defs/x\",\"$defs\":{\"x\":{\"unevaluatedItems\":{}}}}", ERR_UNSUPPORTED,
          "#/$defs/x/unevaluatedItems"},
+        /* What is not of the form that the drafts give, also where the answer would not depend on it. */
+        {GRAMMAR_SCHEMA, "{\"type\":[\"string\",\"string\"]}", ERR_ARG, "#/type: expected the name"},
+        {GRAMMAR_SCHEMA, "{\"required\":[\"\",\"a\",\"\"]}", ERR_ARG,
+         "#/required: expected an array of strings, each of them once"},
+        {GRAMMAR_SCHEMA, "{\"dependentRequired\":{\"a\":[\"b\",\"b\"]}}", ERR_ARG,
+         "#/dependentRequired/a: expected an array of"},
+        {GRAMMAR_SCHEMA, "{\"dependentRequired\":{\"a\":{}}}", ERR_ARG, "#/dependentRequired/a: expected an array of"},
+        {GRAMMAR_SCHEMA, "{\"dependentSchemas\":{\"a\":[\"b\"]}}", ERR_ARG, "#/dependentSchemas/a: a schema is"},
+        {GRAMMAR_SCHEMA, "{\"exclusiveMaximum\":true,\"minimum\":1}", ERR_ARG, "#/exclusiveMaximum: expected a number, or"},
+        {GRAMMAR_SCHEMA, "{\"maxContains\":-1}", ERR_ARG, "#/maxContains: expected a whole number"},
+        {GRAMMAR_SCHEMA, "{\"unevaluatedItems\":3}", ERR_ARG, "#/unevaluatedItems: a schema is"},
+        {GRAMMAR_SCHEMA, "{\"unevaluatedProperties\":3}", ERR_ARG, "#/unevaluatedProperties: a schema is"},
+        {GRAMMAR_SCHEMA, "{\"$anchor\":\"a b\"}", ERR_ARG, "#/$anchor: expected a name"},
+        {GRAMMAR_SCHEMA, "{\"$dynamicAnchor\":\"1\"}", ERR_ARG, "#/$dynamicAnchor: expected a name"},
+        {GRAMMAR_SCHEMA, "{\"$recursiveAnchor\":\"a\"}", ERR_ARG, "#/$recursiveAnchor: expected true or false"},
+        {GRAMMAR_SCHEMA, "{\"$vocabulary\":{\"a\":1}}", ERR_ARG, "#/$vocabulary/a: expected true or false"},
+        {GRAMMAR_SCHEMA, "{\"$comment\":3}", ERR_ARG, "#/$comment: expected a string"},
+        {GRAMMAR_SCHEMA, "{\"title\":3}", ERR_ARG, "#/title: expected a string"},
+        {GRAMMAR_SCHEMA, "{\"description\":[1]}", ERR_ARG, "#/description: expected a string"},
+        {GRAMMAR_SCHEMA, "{\"examples\":{}}", ERR_ARG, "#/examples: expected an array"},
+        {GRAMMAR_SCHEMA, "{\"readOnly\":\"x\"}", ERR_ARG, "#/readOnly: expected true or false"},
+        {GRAMMAR_SCHEMA, "{\"writeOnly\":0}", ERR_ARG, "#/writeOnly: expected true or false"},
+        {GRAMMAR_SCHEMA, "{\"deprecated\":1}", ERR_ARG, "#/deprecated: expected true or false"},
+        {GRAMMAR_SCHEMA, "{\"contentEncoding\":4}", ERR_ARG, "#/contentEncoding: expected a string"},
+        {GRAMMAR_SCHEMA, "{\"contentMediaType\":4}", ERR_ARG, "#/contentMediaType: expected a string"},
+        {GRAMMAR_SCHEMA, "{\"contentSchema\":{\"type\":1}}", ERR_ARG, "#/contentSchema/type: expected the name"},
+        {GRAMMAR_SCHEMA, "{\"$defs\":{\"a\":3}}", ERR_ARG, "#/$defs/a: a schema is"},
+        {GRAMMAR_SCHEMA, "{\"$defs\":{\"a\":{\"type\":\"strin\"}},\"type\":\"integer\"}", ERR_ARG, "#/$defs/a/type"},
+        {GRAMMAR_SCHEMA, "{\"definitions\":{\"a\":{\"items\":{\"minLength\":-1}}}}", ERR_ARG,
+         "#/definitions/a/items/minLength"},
+        {GRAMMAR_SCHEMA, "{\"items\":{\"$defs\":{\"a\":{\"title\":3}}}}", ERR_ARG, "#/items/$defs/a/title"},
+        {GRAMMAR_SCHEMA, "{\"$ref\":\"#/$defs/x/items\",\"$defs\":{\"x\":{\"items\":{\"maxContains\":1}}}}", ERR_UNSUPPORTED,
+         "#/$defs/x/items/maxContains"},
         {GRAMMAR_PARTS, "", ERR_ARG, "parts"},
         {GRAMMAR_PARTS, "[]", ERR_ARG, "\"root\""},
         {GRAMMAR_PARTS, "{\"a\":\"b\"}", ERR_ARG, "\"root\""},
@@ -525,6 +567,19 @@ static void sizes_have_limits(void **state)
         assert_int_equal(buf_printf(&b, ",\"%d\":{\"pattern\":\"%d.{9}$\",\"maxLength\":90}", i, i), 0);
     put_times(&b, "}}", 1);
     refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_LIMIT, "too complex");
+    b.n = 0;
+    put_times(&b, "{\"anyOf\":[{}", 1); /* references to all of the definitions, which are inside of one another */
+    for (int i = 1; i < 25; i++) {
+        put_times(&b, ",{\"$ref\":\"#", 1);
+        put_times(&b, "/$defs/a", (unsigned)i);
+        put_times(&b, "\"}", 1);
+    }
+    put_times(&b, ",{\"$ref\":\"#/none\"}]", 1);
+    put_times(&b, ",\"$defs\":{\"a\":{\"type\":\"null\"", 25);
+    put_times(&b, ",\"$defs\":{\"a\":{}", 1);
+    for (int i = 0; i < 60000; i++) assert_int_equal(buf_printf(&b, ",\"%d\":{}", i), 0);
+    put_times(&b, "}}", 26);
+    refused(GRAMMAR_SCHEMA, buf_view(&b), ERR_ARG, "#/anyOf/25/$ref: there is nothing");
     b.n = 0;
     put_times(&b, "{\"enum\":[\"", 1);
     put_times(&b, "a", 500000);
