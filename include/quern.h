@@ -243,8 +243,8 @@ QUERN_API void quern_session_truncate(quern_session *session, uint32_t n_keep);
 /* Changes the scales of the session's adapters, [n_loras] of its options, for all tokens: where they differ from before, the
  * session forgets what it holds. QUERN_ERR_ARG where one is not finite. */
 QUERN_API int quern_session_set_loras(quern_session *session, const float *scales, quern_error *err);
-/* Makes a running quern_session_eval or quern_generate return soon; callable from any thread and from a signal handler.
- * The next call starts afresh. */
+/* Makes a running quern_session_eval, quern_session_score or quern_generate return soon; callable from any thread and from a
+ * signal handler. The next call starts afresh. */
 QUERN_API void quern_session_cancel(quern_session *session);
 
 /* What limits the speed of a session on this machine; bench measures it in the run that it judges. */

@@ -52,5 +52,26 @@ const refused = await whole;
 verdict(refused.status === 503 && /ending/.test(JSON.parse(refused.text).error.message), "what is no stream gets status 503", refused);
 equal("the server ends", await exited, { code: 0, signal: null });
 verdict(performance.now() - start < 3000, "at once", performance.now() - start);
+
+// ---- prompts whose tokens are told, which takes long ----
+
+const long = { prompt: Array(40).fill("hello world ".repeat(1900)), echo: true, logprobs: 1, max_tokens: 1 };
+const short = { ...long, prompt: "hello world" };
+const telling = await serve("--ctx", "4096");
+const tell = (body, signal) => fetch(`${telling.url}/v1/completions`, { method: "POST", body: JSON.stringify(body), signal });
+const leaves = new AbortController();
+const left = tell(long, leaves.signal).catch(() => null);
+await sleep(1000);
+leaves.abort();
+await left;
+const gone = performance.now();
+equal("a client that leaves", (await tell(short)).status, 200);
+verdict(performance.now() - gone < 5000, "does not keep others waiting", performance.now() - gone);
+const told = [tell(long), tell(long)].map(async (r) => [(await r).status, (await (await r).json()).error.message]);
+await sleep(1000);
+const end = performance.now();
+equal("the server ends while it reads", await telling.stop(), { code: 0, signal: null });
+verdict(performance.now() - end < 3000, "at once, too", performance.now() - end);
+equal("and says so", await Promise.all(told), Array(2).fill([503, "the server is ending"]));
 plan();
 process.exit(0);

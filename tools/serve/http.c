@@ -253,7 +253,7 @@ static int dispatch(struct call *c)
     struct err e = {0};
     struct json *json = NULL;
     const bool options = strcmp(c->method, "OPTIONS") == 0;
-    if (!open_call(c)) return serve_error(c, 503, "the server is ending");
+    if (!open_call(c)) return serve_error(c, 503, SERVE_ENDS);
     if (c->too_large)
         return serve_error(c, 413, "the body has more than %zu bytes (a larger limit: --body-limit)", c->server->o.body_limit);
     if (!host_allowed(c->server, header(c, "Host")))

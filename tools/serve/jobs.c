@@ -1,15 +1,12 @@
 /* jobs: requests to the engine on behalf of calls. A job makes one or several answers of its prompt; their tokens arrive on the
  * engine's thread, which never waits for a client: what they become is appended to bytes that the thread of the connection
- * sends. An error of one answer ends the job. A client that leaves is noticed by its thread within WATCH_MS, and its requests
- * end with the step under way. */
+ * sends. An error of one answer ends the job. A client that leaves is noticed by its thread within SERVE_WATCH_MS, and its
+ * requests end with the step under way. */
 #include "serve.h"
 
 #include <errno.h>
 #include <microhttpd.h>
 #include <sys/socket.h>
-
-#define WATCH_MS 100
-#define STOPPING "the server is ending"
 
 struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, uint32_t n_prompts, uint32_t n_each)
 {
@@ -114,7 +111,7 @@ void serve_stop_jobs(struct server *s)
     s->stopping = true;
     for (struct job *j = s->jobs; j; j = j->next) {
         monitor_enter(j->lock);
-        if (!j->done) fail_job(j, 503, STOPPING);
+        if (!j->done) fail_job(j, 503, SERVE_ENDS);
         monitor_leave(j->lock);
     }
     monitor_leave(s->lock);
@@ -127,7 +124,7 @@ static void list_job(struct job *j)
     j->next = s->jobs;
     s->jobs = j;
     monitor_enter(j->lock);
-    if (s->stopping && !j->done) fail_job(j, 503, STOPPING);
+    if (s->stopping && !j->done) fail_job(j, 503, SERVE_ENDS);
     monitor_leave(j->lock);
     monitor_leave(s->lock);
 }
@@ -301,12 +298,17 @@ static bool client_left(const struct call *c)
     return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
 }
 
+bool serve_is_wanted(const struct call *c)
+{
+    return !c->server->stopping && !client_left(c);
+}
+
 /* Waits, inside the lock, until there is something to send or nothing will come; false: the client has left, or there was no
  * memory for the answer. */
 static bool wait_for_text(struct job *j, bool all)
 {
     while (!j->done && !j->gone && (all || j->pending.n == 0)) {
-        monitor_wait_for(j->lock, WATCH_MS);
+        monitor_wait_for(j->lock, SERVE_WATCH_MS);
         if (!j->done && client_left(j->call)) abandon(j);
     }
     return !j->gone;

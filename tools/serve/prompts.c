@@ -2,6 +2,8 @@
  * the model thought of its tokens. The engine has no use for the latter: a session of its own computes them. */
 #include "serve.h"
 
+#define SCORE_BATCH 128 /* tokens between two looks at whether the answer is still wanted */
+
 static bool no_memory(struct call *c, int *answer)
 {
     *answer = serve_error(c, 500, "out of memory");
@@ -183,16 +185,43 @@ static int put_text(struct call *c, const struct job *j, uint32_t k, struct str 
     return out->p ? 0 : ERR_NOMEM;
 }
 
+/* Sessions take memory for their prompts, so there is one at a time. False: nobody waits for the answer any more. */
+static bool begin_score(struct call *c)
+{
+    struct server *s = c->server;
+    monitor_enter(s->lock);
+    while (s->scoring && serve_is_wanted(c)) monitor_wait_for(s->lock, SERVE_WATCH_MS);
+    const bool begun = serve_is_wanted(c);
+    if (begun) s->scoring = true;
+    monitor_leave(s->lock);
+    return begun;
+}
+
+static void end_score(struct server *s)
+{
+    monitor_enter(s->lock);
+    s->scoring = false;
+    monitor_wake(s->lock);
+    monitor_leave(s->lock);
+}
+
 struct scored {
     struct call *c;
+    quern_session *session;
     struct buf *b;
+    uint32_t n;
     int rc;
 };
 
+/* Tokens come in batches, after each of which the session can be told to stop. */
 static void put_score(void *user, const quern_token *t)
 {
     struct scored *s = user;
     if (s->rc == 0) s->rc = buf_c(s->b, ',') | serve_put_prob(s->c, s->b, t);
+    if (++s->n % SCORE_BATCH) return;
+    monitor_enter(s->c->server->lock);
+    if (s->rc < 0 || !serve_is_wanted(s->c)) quern_session_cancel(s->session);
+    monitor_leave(s->c->server->lock);
 }
 
 /* Appends objects as of serve_put_prob for all tokens of the prompt; of the first nothing is known. */
@@ -203,6 +232,7 @@ static int score(struct call *c, const quern_tokens *prompt, const struct job *j
     quern_engine_info i;
     quern_engine_get_info(s->engine, &i);
     const quern_session_options o = {.n_ctx = (uint32_t)prompt->count,
+                                     .n_batch = SCORE_BATCH,
                                      .n_expected = (uint32_t)prompt->count + j->asked.max_tokens,
                                      .n_threads = i.n_threads,
                                      .k_type = i.k_type,
@@ -211,13 +241,27 @@ static int score(struct call *c, const quern_tokens *prompt, const struct job *j
                                      .loras = s->loras,
                                      .n_loras = s->n_loras,
                                      .speculation = {.how = QUERN_SPECULATE_OFF}};
-    struct scored scored = {c, b, serve_put_prob(c, b, &(quern_token){.id = prompt->ids[0], .logprob = NAN})};
+    struct scored scored = {.c = c, .b = b};
+    scored.rc = serve_put_prob(c, b, &(quern_token){.id = prompt->ids[0], .logprob = NAN});
     int rc = quern_session_new(s->model, &o, &session, err);
+    scored.session = session;
     if (rc == 0 && s->n_loras) rc = quern_session_set_loras(session, j->asked.lora_scales, err);
     if (rc == 0) rc = quern_session_score(session, prompt->ids, prompt->count, j->n_top, put_score, &scored, err);
     if (session) quern_session_free(&session);
-    if (rc == 0 && scored.rc < 0) *err = (quern_error){.code = scored.rc, .message = "out of memory"};
-    return rc < 0 ? rc : scored.rc;
+    if (scored.rc < 0) *err = (quern_error){.code = rc = scored.rc, .message = "out of memory"};
+    if (rc == QUERN_ERR_CANCELLED) *err = (quern_error){.code = rc = QUERN_ERR_LIMIT, .message = SERVE_ENDS};
+    return rc;
+}
+
+static int score_alone(struct call *c, const quern_tokens *prompt, const struct job *j, struct buf *b, quern_error *err)
+{
+    if (!begin_score(c)) {
+        *err = (quern_error){.code = QUERN_ERR_LIMIT, .message = SERVE_ENDS};
+        return err->code;
+    }
+    const int rc = score(c, prompt, j, b, err);
+    end_score(c->server);
+    return rc;
 }
 
 int serve_tell_prompts(struct call *c, struct job *j, quern_error *err)
@@ -236,7 +280,7 @@ int serve_tell_prompts(struct call *c, struct job *j, quern_error *err)
         const quern_tokens *prompt = &j->asked.prompts[k];
         struct buf b = {0};
         if (!j->echo || !j->logprobs || prompt->count == 0 || prompt->count > i.n_ctx) continue; /* the engine refuses those */
-        rc = score(c, prompt, j, &b, err);
+        rc = score_alone(c, prompt, j, &b, err);
         j->prompts[k].probs = (struct str){rc == 0 ? serve_copy(c, buf_view(&b)) : NULL, b.n};
         buf_fini(&b);
         if (rc == 0 && !j->prompts[k].probs.p) {

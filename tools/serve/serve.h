@@ -46,7 +46,8 @@ struct server {
     struct job *jobs;     /* that are under way */
     uint32_t n_open;      /* calls that are answered */
     bool stopping;        /* no more are taken */
-    struct monitor *lock; /* of n_calls, lora_scales, jobs, n_open and stopping */
+    bool scoring;         /* a prompt is computed beside the engine (prompts.c) */
+    struct monitor *lock; /* of n_calls, lora_scales, jobs, n_open, stopping and scoring */
     quern_embed_options embed_options;
     struct monitor *embed_lock; /* of embedder: NULL until the first use; used by one thread at a time */
     quern_embedder *embedder;
@@ -191,6 +192,10 @@ struct job *serve_new_job(struct call *c, const struct dialect *d, bool stream, 
 /* Starts the job and answers when it begins to speak (streams) or is done. The prompts are freed. */
 int serve_job(struct call *c, struct job *j, struct asked *asked);
 void serve_end_job(struct job *j);
+#define SERVE_WATCH_MS 100 /* in which a client that leaves is noticed */
+#define SERVE_ENDS "the server is ending"
+/* Whether somebody waits for the answer: the client is there, and the server does not end. Inside the server's lock. */
+bool serve_is_wanted(const struct call *c);
 /* Ends all jobs with an error, because the server ends; those that come are refused. */
 void serve_stop_jobs(struct server *s);
 /* Appends {"id":..,"token":"..","logprob":..,"bytes":[..],"top_logprobs":[..]}; null where the logprob is not a number. */
