@@ -216,7 +216,7 @@ typedef struct quern_session_options {
     const char *cpu_level;       /* "scalar", "avx2", ...; NULL: the best. The results are the same */
     const quern_lora *loras;     /* adapters; copied */
     size_t n_loras;
-    quern_speculation speculation; /* of quern_generate; a draft model has no recurrent layers */
+    quern_speculation speculation; /* of quern_generate */
 } quern_session_options;
 
 /* Reserves everything that later calls need: the KV cache, activations, logits, threads. */
@@ -404,7 +404,7 @@ typedef struct quern_engine_options {
     void *user;
     const quern_lora *loras; /* adapters that requests may use, with scales for those that say nothing; copied */
     size_t n_loras;
-    quern_speculation speculation; /* a draft model has no recurrent layers */
+    quern_speculation speculation;
 } quern_engine_options;
 
 QUERN_API int quern_engine_new(const quern_model *model, const quern_engine_options *options, quern_engine **out,
