@@ -107,6 +107,7 @@ for (const [name, body, message] of [
     ["another letter", { samplers: "kz" }, /"samplers"/], ["a bias of a token that is not there", { logit_bias: [[99999, 1]] }, /"logit_bias"/],
     ["a bias without a token", { logit_bias: [[1]] }, /"logit_bias"/], ["too much bias", { logit_bias: { 1: 101 } }, /"logit_bias"/],
     ["fields that are no names", { response_fields: [1] }, /"response_fields"/], ["a negative min_keep", { min_keep: -1 }, /"min_keep"/],
+    ["a stop string with NUL", { stop: "a\0b" }, /"stop" .*NUL/], ["a grammar with NUL", { grammar: 'root ::= "a"\0 "b"' }, /"grammar" .*NUL/],
     ["an object as prompt", { prompt: { prompt_string: "x" } }, /"prompt" must be/], ["too many answers", { n_cmpl: 65 }, /"n_cmpl"/],
 ]) {
     const { status, body: b } = await post("/completion", { prompt: PROMPT, n_predict: 1, ...body });

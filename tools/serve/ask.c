@@ -65,9 +65,14 @@ bool ask_top(struct call *c, const struct json *obj, bool logprobs, uint32_t *ou
     return false;
 }
 
+bool ask_is_text(const struct json *j)
+{
+    return j->type == JSON_STRING && !str_has(j->s, (struct str){"", 1});
+}
+
 static bool add_stop(struct call *c, const struct json *j, struct asked *out)
 {
-    if (j->type != JSON_STRING || out->n_stop == COUNT_OF(out->stop)) return false;
+    if (!ask_is_text(j) || out->n_stop == COUNT_OF(out->stop)) return false;
     if (j->s.n == 0) return true;
     return (out->stop[out->n_stop++] = serve_copy(c, j->s)) != NULL;
 }
@@ -82,7 +87,8 @@ bool ask_stop(struct call *c, const struct json *obj, const char *key, struct as
     else
         ok = add_stop(c, j, out);
     if (!ok)
-        *answer = serve_error(c, 400, "\"%s\" must be a string or an array of at most %zu strings", key, COUNT_OF(out->stop));
+        *answer = serve_error(c, 400, "\"%s\" must be a string or an array of at most %zu strings, without NUL", key,
+                              COUNT_OF(out->stop));
     return ok;
 }
 

@@ -39,7 +39,7 @@ static bool wrong_form(struct call *c, const char *key, const char *expected, in
 
 static bool ask_grammar_text(struct call *c, const struct json *j, struct asked *out, int *answer)
 {
-    if (j->type != JSON_STRING) return wrong_form(c, "grammar", "a string", answer);
+    if (!ask_is_text(j)) return wrong_form(c, "grammar", "a string without NUL", answer);
     return j->s.n == 0 || set_form(c, out, QUERN_FORM_GBNF, "grammar", serve_copy(c, j->s), answer);
 }
 

@@ -217,6 +217,8 @@ bool ask_integer(struct call *c, const struct json *obj, const char *key, double
 /* *out: NULL where there is none. */
 bool ask_object(struct call *c, const struct json *obj, const char *key, const struct json **out, int *answer);
 bool ask_bool(struct call *c, const struct json *obj, const char *key, bool *io, int *answer);
+/* Whether it is a string that serve_copy can copy: one without NUL. */
+bool ask_is_text(const struct json *j);
 /* A string or an array of them. */
 bool ask_stop(struct call *c, const struct json *obj, const char *key, struct asked *out, int *answer);
 /* temperature, top_p, top_k, min_p, penalties, seed, bias of obj; samplers; speculative.n_max (0: no guesses) and

@@ -189,19 +189,20 @@ static bool score_all(struct call *c, struct str query, const struct json *docum
 
 int native_rerank(struct call *c)
 {
-    struct str query = {0};
     struct buf b = {0};
     double top_n = INT32_MAX;
     int answer = 0;
-    const struct json *documents = json_find(c->json, "documents");
-    bool ok = json_opt_str(c->json, "query", &query) && query.n && documents && documents->type == JSON_ARRAY &&
-              documents->n > 0 && documents->n <= MAX_TEXTS;
-    for (size_t i = 0; ok && i < documents->n; i++) ok = documents->v[i].type == JSON_STRING;
-    if (!ok) return serve_error(c, 400, "\"query\" must be a string, \"documents\" an array of at most %d strings", MAX_TEXTS);
+    const struct json *query = json_find(c->json, "query"), *documents = json_find(c->json, "documents");
+    bool ok = query && ask_is_text(query) && query->s.n && documents && documents->type == JSON_ARRAY && documents->n > 0 &&
+              documents->n <= MAX_TEXTS;
+    for (size_t i = 0; ok && i < documents->n; i++) ok = ask_is_text(&documents->v[i]);
+    if (!ok)
+        return serve_error(c, 400, "\"query\" must be a string, \"documents\" an array of at most %d strings, without NUL",
+                           MAX_TEXTS);
     if (!ask_integer(c, c->json, "top_n", 1, INT32_MAX, &top_n, &answer)) return answer;
     struct scored *all = arena_array(&c->arena, documents->n, sizeof *all);
     if (!all) return serve_error(c, 500, "out of memory");
-    if (!score_all(c, query, documents, all, &answer)) return answer;
+    if (!score_all(c, query->s, documents, all, &answer)) return answer;
     qsort(all, documents->n, sizeof *all, by_score);
     int rc = buf_z(&b, "{\"object\":\"list\",\"model\":");
     rc |= json_write_string(&b, str_of(c->server->name));
