@@ -67,6 +67,8 @@ equal("a text in front", (await ask({ prompt: ["Once upon", ...(await tokenize("
 
 equal("only some fields", await ask({ response_fields: ["content", "generation_settings/seed", "nothing", "timings/none"], seed: 6 }),
     { content: one.content, seed: 6 });
+equal("each name once, for the last of them", await (await send("/completion", { prompt: PROMPT, n_predict: 1, stop: ["zzz"],
+    response_fields: ["stop", "index", "index", "generation_settings/stop", "stop/none"] })).text(), '{"index":0,"stop":["zzz"]}');
 equal("of each answer", (await ask({ prompt: [PROMPT, PROMPT], response_fields: ["index"] })), [{ index: 0 }, { index: 1 }]);
 
 // ---- how tokens are drawn ----
@@ -107,6 +109,7 @@ for (const [name, body, message] of [
     ["another letter", { samplers: "kz" }, /"samplers"/], ["a bias of a token that is not there", { logit_bias: [[99999, 1]] }, /"logit_bias"/],
     ["a bias without a token", { logit_bias: [[1]] }, /"logit_bias"/], ["too much bias", { logit_bias: { 1: 101 } }, /"logit_bias"/],
     ["fields that are no names", { response_fields: [1] }, /"response_fields"/], ["a negative min_keep", { min_keep: -1 }, /"min_keep"/],
+    ["a hundred fields", { response_fields: Array(100).fill("prompt") }, /"response_fields" .*at most 64/],
     ["a stop string with NUL", { stop: "a\0b" }, /"stop" .*NUL/], ["a grammar with NUL", { grammar: 'root ::= "a"\0 "b"' }, /"grammar" .*NUL/],
     ["an object as prompt", { prompt: { prompt_string: "x" } }, /"prompt" must be/], ["too many answers", { n_cmpl: 65 }, /"n_cmpl"/],
 ]) {

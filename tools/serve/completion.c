@@ -111,6 +111,17 @@ static const struct json *find_field(const struct json *all, struct str path, st
     return j;
 }
 
+#define MAX_FIELDS 64 /* that are wanted: each may be as long as the answer */
+
+/* Whether a field behind i has its name; of those the last is told. */
+static bool comes_again(const struct json *fields, size_t i, const struct json *all, struct str name)
+{
+    struct str other;
+    while (++i < fields->n)
+        if (find_field(all, fields->v[i].s, &other) && str_eq(other, name)) return true;
+    return false;
+}
+
 /* Of the answer, an object, those fields that the request asks for, next to each other. */
 static int put_fields(const struct json *fields, struct str answer, struct buf *b)
 {
@@ -122,7 +133,7 @@ static int put_fields(const struct json *fields, struct str answer, struct buf *
     for (size_t i = 0; rc == 0 && i < fields->n; i++) {
         struct str name;
         const struct json *j = find_field(all, fields->v[i].s, &name);
-        if (!j) continue;
+        if (!j || comes_again(fields, i, all, name)) continue;
         rc |= n++ ? buf_c(b, ',') : 0;
         rc |= json_write_string(b, name);
         rc |= buf_c(b, ':');
@@ -175,10 +186,10 @@ static const struct dialect dialect = {"text/event-stream", token, end, NULL, wh
 static bool ask_fields(struct call *c, const struct json **out, int *answer)
 {
     const struct json *j = json_find(c->json, "response_fields");
-    bool ok = !j || j->type == JSON_NULL || j->type == JSON_ARRAY;
+    bool ok = !j || j->type == JSON_NULL || (j->type == JSON_ARRAY && j->n <= MAX_FIELDS);
     for (size_t i = 0; ok && j && i < j->n; i++) ok = j->v[i].type == JSON_STRING;
     *out = ok && j && j->n ? j : NULL;
-    if (!ok) *answer = serve_error(c, 400, "\"response_fields\" must be an array of names");
+    if (!ok) *answer = serve_error(c, 400, "\"response_fields\" must be an array of at most %d names", MAX_FIELDS);
     return ok;
 }
 
