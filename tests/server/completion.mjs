@@ -110,6 +110,7 @@ for (const [name, body, message] of [
     ["a bias without a token", { logit_bias: [[1]] }, /"logit_bias"/], ["too much bias", { logit_bias: { 1: 101 } }, /"logit_bias"/],
     ["fields that are no names", { response_fields: [1] }, /"response_fields"/], ["a negative min_keep", { min_keep: -1 }, /"min_keep"/],
     ["a hundred fields", { response_fields: Array(100).fill("prompt") }, /"response_fields" .*at most 64/],
+    ["more biases than tokens", { logit_bias: Array(16385).fill([5, 1]) }, /"logit_bias" .*at most 16384/],
     ["a stop string with NUL", { stop: "a\0b" }, /"stop" .*NUL/], ["a grammar with NUL", { grammar: 'root ::= "a"\0 "b"' }, /"grammar" .*NUL/],
     ["an object as prompt", { prompt: { prompt_string: "x" } }, /"prompt" must be/], ["too many answers", { n_cmpl: 65 }, /"n_cmpl"/],
 ]) {

@@ -115,7 +115,7 @@ static bool ask_bias(struct call *c, const struct json *obj, struct asked *out, 
     struct buf all = {0};
     if (!j || j->type == JSON_NULL) return true;
     bool ok = j->type == JSON_OBJECT || j->type == JSON_ARRAY;
-    for (size_t i = 0; ok && i < j->n; i++) {
+    for (size_t i = 0; ok && i < j->n && all.n / sizeof *out->bias <= c->server->info.n_vocab; i++) {
         const struct json *pair = &j->v[i];
         if (j->type == JSON_OBJECT) {
             ok = add_bias(c, NULL, j->keys[i], pair, &all);
@@ -126,13 +126,16 @@ static bool ask_bias(struct call *c, const struct json *obj, struct asked *out, 
         }
     }
     out->n_bias = all.n / sizeof *out->bias;
-    out->bias = ok && all.n ? arena_array(&c->arena, out->n_bias, sizeof *out->bias) : NULL;
+    const bool many = out->n_bias > c->server->info.n_vocab; /* each is added for each token drawn */
+    out->bias = ok && !many && all.n ? arena_array(&c->arena, out->n_bias, sizeof *out->bias) : NULL;
     if (out->bias) memcpy(out->bias, all.p, all.n);
     if (!ok)
         *answer =
             serve_error(c, 400,
                         "\"logit_bias\" must be an object {\"TOKEN\": BIAS} or an array of [TOKEN, BIAS]: ids or texts with "
                         "numbers from -100 to 100, or false");
+    else if (many)
+        *answer = serve_error(c, 400, "\"logit_bias\" is of more tokens than there are; at most %u", c->server->info.n_vocab);
     else if (all.n && !out->bias)
         *answer = serve_error(c, 500, "out of memory");
     ok = ok && (!all.n || out->bias);
