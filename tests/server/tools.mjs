@@ -135,6 +135,11 @@ for (const [name, body, message] of [
     ["tools that are none", { tools: {} }, /"tools" must be/],
     ["a choice of none that are there", { tools, tool_choice: { type: "allowed_tools", allowed_tools: { mode: "auto", tools: [] } } }, /no such function/],
     ["another mode", { tools, tool_choice: { type: "allowed_tools", allowed_tools: { mode: "some", tools } } }, /"tool_choice" must be/],
+    ["a choice of no list", { tools, tool_choice: { type: "allowed_tools", allowed_tools: { mode: "auto" } } }, /"tool_choice" must be/],
+    ["a choice of very many", { tools, tool_choice: { type: "allowed_tools", allowed_tools: { mode: "auto", tools: Array(1025).fill(tools[0]) } } }, /"tool_choice" must be/],
+    ["very many", { tools: Array(1025).fill(tools[0]) }, /"tools" must be .*at most 1024/],
+    ["a tool that is none", { tools: [5] }, /"tools" must be/],
+    ["arguments that are no object", { tools: [tool("f", { type: "string" })], tool_choice: "required" }, /parameters of "f": their type must be/],
     ["a value of another type", { tools, parallel_tool_calls: 1 }, /"parallel_tool_calls"/],
 ]) {
     const { status, body: b } = await chat(body);

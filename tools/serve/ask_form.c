@@ -129,12 +129,15 @@ static bool check_parameters(struct call *c, const struct json *tool, bool neede
 {
     const struct json *schema = json_find(json_find(tool, "function"), "parameters");
     struct buf b = {0};
+    struct str type = {0};
     quern_error err = {0};
     *held = false;
     if (!schema || schema->n == 0) return true;
     int rc = json_write(&b, schema) | buf_c(&b, 0);
     if (rc == 0) rc = quern_form_check(&(quern_form){.kind = QUERN_FORM_SCHEMA, .text = b.p}, &err);
     buf_fini(&b);
+    if (rc == 0 && json_opt_str(schema, "type", &type) && type.n && !str_is(type, "object"))
+        err = (quern_error){.code = rc = QUERN_ERR_UNSUPPORTED, .message = "their type must be \"object\""};
     *held = rc == 0;
     const bool too_much = err.code == QUERN_ERR_UNSUPPORTED || err.code == QUERN_ERR_LIMIT;
     if (rc == 0 || (too_much && !needed)) return true;
@@ -266,15 +269,18 @@ bool ask_hold_calls(struct call *c, struct asked *a, int *answer)
 
 /* ---- what is asked about calls ------------------------------------------------------------------------------------------- */
 
+#define MAX_TOOLS 1024 /* each is looked for among the others */
+
 static bool check_tools(struct call *c, const struct json *tools, bool *strict, int *answer)
 {
-    bool ok = !tools || tools->type == JSON_NULL || tools->type == JSON_ARRAY;
+    bool ok = !tools || tools->type == JSON_NULL || (tools->type == JSON_ARRAY && tools->n <= MAX_TOOLS);
     for (size_t i = 0; ok && tools && i < tools->n; i++) {
+        const struct json *tool = &tools->v[i];
         struct str type = {0};
-        ok = json_opt_str(&tools->v[i], "type", &type) && (type.n == 0 || str_is(type, "function"));
-        *strict = *strict || is_strict(&tools->v[i]);
+        ok = tool->type == JSON_OBJECT && json_opt_str(tool, "type", &type) && (type.n == 0 || str_is(type, "function"));
+        *strict = *strict || is_strict(tool);
     }
-    if (!ok) *answer = serve_error(c, 400, "\"tools\" must be an array of objects of type \"function\"");
+    if (!ok) *answer = serve_error(c, 400, "\"tools\" must be an array of at most %d objects of type \"function\"", MAX_TOOLS);
     return ok;
 }
 
@@ -286,8 +292,11 @@ static bool ask_choice(struct call *c, const struct json *obj, const struct json
     if (!j || j->type == JSON_NULL) return true;
     if (j->type == JSON_STRING) how = j->s;
     const struct json *allowed = json_find(j, "allowed_tools");
-    if (allowed) (void)json_opt_str(allowed, "mode", &how);
-    out->allowed = json_find(allowed, "tools");
+    if (allowed) {
+        (void)json_opt_str(allowed, "mode", &how);
+        out->allowed = json_find(allowed, "tools");
+        if (!out->allowed || out->allowed->type != JSON_ARRAY || out->allowed->n > MAX_TOOLS) how = STR("");
+    }
     if (str_is(how, "none")) *tools = NULL;
     if (str_is(how, "none") || str_is(how, "auto")) return true;
     out->must = str_is(how, "required") || (json_opt_str(json_find(j, "function"), "name", &out->name) && out->name.n);
