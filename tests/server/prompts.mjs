@@ -117,6 +117,21 @@ const [{ text, logprobs: { tokens, text_offset } }] = await choices({ prompt: ma
 verdict(text.startsWith(marked), "control tokens that a prompt has are repeated", text);
 equal("and counted", tokens.map((t, i) => text.slice(text_offset[i], text_offset[i] + t.length)).slice(1, 7), tokens.slice(1, 7));
 equal("but for those that nobody wrote", [tokens[0], text_offset[1]], ["<|begin_of_text|>", 0]);
+await server.stop();
+
+// ---- a model that sees long sequences in another way from their start ----
+
+process.env.DEMO = process.env.LONG;
+server = await serve("-c", "256");
+const reaching = async (max_tokens) => (await choices({ prompt: [5, 9, 12, 40, 7], echo: true, logprobs: 0, max_tokens, ignore_eos: true }))[0].logprobs.token_logprobs.slice(1, 105);
+const far = await reaching(100);
+equal("the prompt is told as the answer saw it, which ends", far, await reaching(200));
+equal("or has no limit", far, await reaching(-1));
+verdict(far[3] !== (await reaching(4))[3], "unlike a short one", far[3]);
+await server.stop();
+
+process.env.DEMO = demo;
+server = await serve("-c", "256");
 const long = await send("/v1/completions", { prompt: Array(300).fill(5), echo: true, logprobs: 1 });
 verdict(long.status === 400 && /context/.test((await long.json()).error.message), "a prompt that is too long");
 await server.stop();

@@ -224,6 +224,13 @@ static void put_score(void *user, const quern_token *t)
     monitor_leave(s->c->server->lock);
 }
 
+/* Tokens that a sequence of n tokens of n_ctx will reach, as the engine sees it. */
+static uint32_t reach(const struct asked *a, uint32_t n, uint32_t n_ctx)
+{
+    if (a->prompt_only) return n;
+    return a->max_tokens && a->max_tokens < n_ctx - n ? n + a->max_tokens : n_ctx;
+}
+
 /* Appends objects as of serve_put_prob for all tokens of the prompt; of the first nothing is known. */
 static int score(struct call *c, const quern_tokens *prompt, const struct job *j, struct buf *b, quern_error *err)
 {
@@ -233,7 +240,7 @@ static int score(struct call *c, const quern_tokens *prompt, const struct job *j
     quern_engine_get_info(s->engine, &i);
     const quern_session_options o = {.n_ctx = (uint32_t)prompt->count,
                                      .n_batch = SCORE_BATCH,
-                                     .n_expected = (uint32_t)prompt->count + j->asked.max_tokens,
+                                     .n_expected = reach(&j->asked, (uint32_t)prompt->count, i.n_ctx),
                                      .n_threads = i.n_threads,
                                      .k_type = i.k_type,
                                      .v_type = i.v_type,
