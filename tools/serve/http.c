@@ -269,8 +269,8 @@ static int dispatch(struct call *c)
         if (!path_is(&routes[i], c->path)) continue;
         path = true;
         if (strcmp(routes[i].method, method) != 0) continue;
-        if (c->body.n && json_parse(&c->arena, buf_view(&c->body), "the body", &json, &e) < 0)
-            return serve_error(c, 400, "%s", e.msg);
+        const int rc = c->body.n ? json_parse(&c->arena, buf_view(&c->body), "the body", &json, &e) : 0;
+        if (rc < 0) return serve_error(c, rc == ERR_NOMEM ? 500 : 400, "%s", e.msg);
         const bool array = routes[i].handle == native_set_loras; /* all others take an object */
         if (strcmp(method, "POST") == 0 && (!json || json->type != (array ? JSON_ARRAY : JSON_OBJECT)))
             return serve_error(c, 400, "the body must be a JSON %s", array ? "array" : "object");
