@@ -224,7 +224,8 @@ int sampler_pick(struct sampler *s, const struct sampling *p, const float *logit
     bool sorted;
     s->allowed = NULL;
     size_t n = gather(s, adjusted(s, p, logits, history, n_history), allowed, size_min(k, s->n_vocab), &sorted);
-    if (n == 0 && allowed) return fail(e, ERR_ARG, "no token that the grammar allows has a finite score");
+    if (n == 0 && (allowed || p->n_bias))
+        return fail(e, ERR_ARG, "no token that the grammar and the biases allow has a finite score");
     if (n == 0) return fail(e, ERR_FORMAT, "the model gives no token a finite score; the file may be damaged");
     const struct candidate best = sorted ? c[0] : best_of(c, n);
     const float top = best.logit;

@@ -223,6 +223,10 @@ static void greedy_takes_the_first_of_the_best(void **state)
     p.n_bias = 2;
     assert_int_equal(sampler_pick(&s, &p, l, NULL, 0, 0, &id, &e), 0);
     assert_int_equal(id, 5);
+    struct bias all[N];
+    for (int i = 0; i < N; i++) all[i] = (struct bias){i, -INFINITY};
+    p.bias = all, p.n_bias = N;
+    assert_int_equal(sampler_pick(&s, &p, l, NULL, 0, 0, &id, &e), ERR_ARG); /* it is not the model's fault */
     p.n_bias = 0;
     p.temperature = 1e-39f; /* the smallest temperatures are greedy, too */
     l[77] = 3.5f;
