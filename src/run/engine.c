@@ -986,6 +986,14 @@ static int prepare(struct request *q, const struct request_options *o, struct er
     return stream_init(&q->stream, en->tok, o->show_special, q->o.stop, o->n_stop, e);
 }
 
+static int check_tokens(const struct engine *en, const int32_t *ids, uint32_t n, struct err *e)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= en->m->hp.n_vocab)
+            return fail(e, ERR_ARG, "token %d (number %u) is outside the vocabulary of %u", ids[i], i, en->m->hp.n_vocab);
+    return 0;
+}
+
 static int check(const struct engine *en, const struct request_options *o, struct err *e)
 {
     if (o->n_prompt == 0) return fail(e, ERR_ARG, "the prompt has no tokens");
@@ -995,9 +1003,8 @@ static int check(const struct engine *en, const struct request_options *o, struc
     if (!o->shift && o->max_tokens && o->max_tokens > en->o.n_ctx - o->n_prompt)
         return fail(e, ERR_CONTEXT, "%u tokens of prompt and up to %u of answer do not fit: the context holds %u", o->n_prompt,
                     o->max_tokens, en->o.n_ctx);
-    for (uint32_t i = 0; i < o->n_prompt; i++)
-        if (o->prompt[i] < 0 || (uint32_t)o->prompt[i] >= en->m->hp.n_vocab)
-            return fail(e, ERR_ARG, "token %d (number %u) is outside the vocabulary of %u", o->prompt[i], i, en->m->hp.n_vocab);
+    TRY(check_tokens(en, o->prompt, o->n_prompt, e));
+    TRY(check_tokens(en, o->expected, o->n_expected, e));
     for (uint32_t i = 0; o->lora_scales && i < en->o.n_loras; i++)
         if (!isfinite(o->lora_scales[i])) return fail(e, ERR_ARG, "the scale of adapter %u is no number", i);
     if (o->n_top > TOP_MAX) return fail(e, ERR_ARG, "%u likeliest tokens; at most %d", o->n_top, TOP_MAX);

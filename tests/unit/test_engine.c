@@ -540,6 +540,11 @@ static void what_cannot_be_is_refused(void **state)
     assert_int_equal(submit(en, &j, &e), ERR_ARG);
     j.n_prompt = 3, j.prompt[1] = 300;
     assert_int_equal(submit(en, &j, &e), ERR_ARG);
+    const int32_t strange[] = {1, -1};
+    const struct request_options o = {
+        .prompt = j.prompt, .n_prompt = 1, .sampling = j.sampling, .expected = strange, .n_expected = 2};
+    assert_int_equal(engine_submit(en, &o, &j.q, &e), ERR_ARG);
+    assert_non_null(strstr(e.msg, "token -1"));
     static struct job jobs[110];
     int rc = 0;
     size_t n = 0;
