@@ -48,6 +48,7 @@ struct free_text {
     const struct json *without, *first; /* arrays; NULL: none */
     struct seen seen[FREE_BYTES + 2];
     size_t n;
+    bool occurs[256]; /* in one of the texts, or is white space: all other bytes lead to the same */
 };
 
 static struct seen *find_seen(struct free_text *f, struct str text, bool whole)
@@ -84,10 +85,11 @@ static const struct seen *next_seen(struct free_text *f, struct str text, bool w
 /* Makes states for all beginnings of the texts but the texts themselves; false: they are no texts, or too long. */
 static bool add_seen(struct parts *p, struct free_text *f, const struct json *list, bool whole)
 {
-    bool ok = !list || list->type == JSON_ARRAY;
+    bool ok = !list || (list->type == JSON_ARRAY && list->n <= FREE_BYTES);
     for (size_t i = 0; ok && list && i < list->n; i++) {
         const struct json *j = &list->v[i];
         ok = j->type == JSON_STRING && j->s.n > 0;
+        for (size_t n = 0; ok && n < j->s.n; n++) f->occurs[(uint8_t)j->s.p[n]] = true;
         for (size_t n = 1; ok && n < j->s.n; n++) {
             const struct str text = {j->s.p, n};
             if (find_seen(f, text, whole)) continue;
@@ -106,7 +108,10 @@ static void put_seen(struct parts *p, struct free_text *f, const struct seen *fr
     for (uint32_t byte = 0; byte <= 256; byte++) {
         const struct seen *next = NULL;
         text[from->text.n] = (char)byte;
-        if (byte < 256) next = next_seen(f, (struct str){text, from->text.n + 1}, from->whole);
+        if (byte < 256 && !f->occurs[byte])
+            next = &f->seen[0];
+        else if (byte < 256)
+            next = next_seen(f, (struct str){text, from->text.n + 1}, from->whole);
         const uint32_t state = next ? next->state : NONE;
         if (byte > 0 && byte < 256 && state == to) continue;
         if (to != NONE) build_bytes(p->b, from->state, to, (uint8_t)lo, (uint8_t)(byte - 1));
@@ -119,6 +124,7 @@ static uint32_t put_free(struct parts *p, uint32_t at, const struct json *j)
 {
     struct build *b = p->b;
     struct free_text f = {.without = json_find(j, "without"), .first = json_find(j, "first"), .n = 2};
+    f.occurs[' '] = f.occurs['\n'] = f.occurs['\r'] = f.occurs['\t'] = true;
     f.seen[0] = (struct seen){STR(""), false, build_state(b)};
     f.seen[1] = (struct seen){STR(""), true, build_state(b)};
     if (!add_seen(p, &f, f.without, false) || !add_seen(p, &f, f.first, true))

@@ -363,6 +363,8 @@ static void parts_take_what_they_say(void **state)
 
 /* ---- what is refused ---------------------------------------------------------------------------------------------------- */
 
+#define EIGHT "\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\","
+
 static void names_the_place(void **state)
 {
     static const struct {
@@ -507,6 +509,8 @@ static void names_the_place(void **state)
         {GRAMMAR_PARTS, "{\"root\":{\"json\":false}}", ERR_ARG, "must be true"},
         {GRAMMAR_PARTS, "{\"root\":{\"free\":{\"without\":\"a\"}}}", ERR_ARG, "arrays of texts"},
         {GRAMMAR_PARTS, "{\"root\":{\"free\":{\"first\":[\"\"]}}}", ERR_ARG, "arrays of texts"},
+        {GRAMMAR_PARTS, "{\"root\":{\"free\":{\"without\":[" EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT "\"a\"]}}}",
+         ERR_ARG, "short"},
     };
     (void)state;
     for (size_t i = 0; i < COUNT_OF(rows); i++) refused(rows[i].kind, str_of(rows[i].text), rows[i].code, rows[i].message);
