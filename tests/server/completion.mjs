@@ -99,6 +99,10 @@ verdict(r.stop_type === "limit" && r.has_new_line && r.tokens_predicted < 400, "
 r = await ask({ n_predict: 60, t_max_predict_ms: 1, logit_bias: [["\n", false], ["\n\n", false]], ignore_eos: true, grammar: "root ::= [a-z ]{300,}" });
 equal("but not without one", r.tokens_predicted, 60);
 
+r = await ask({ n_predict: 60, t_max_predict_ms: 1, ignore_eos: true, grammar: 'root ::= "\\n" "c"{100,}', stop: ["cz"], return_tokens: true });
+verdict(r.stop_type === "limit" && r.tokens_predicted < 60, "nor is what may become a stop string waited for", r);
+equal("which is told", r.content, (await post("/detokenize", { tokens: r.tokens })).body.content);
+
 // ---- what is refused ----
 
 for (const [name, body, message] of [

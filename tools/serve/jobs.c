@@ -278,7 +278,7 @@ static void on_end(void *user, const quern_request_result *r)
     monitor_enter(j->lock);
     x->r = *r;
     if (!j->done && !j->gone) {
-        if (x->late) x->r = (quern_request_result){.result = x->so_far}, x->r.result.stop = QUERN_STOP_LENGTH;
+        if (x->late && r->error == QUERN_ERR_CANCELLED) x->r.error = 0, x->r.result.stop = QUERN_STOP_LENGTH;
         if (x->r.error)
             fail_job(j, serve_status(r->error), r->message);
         else
