@@ -43,6 +43,7 @@ equal("as a part, too", await prompted(answered({ content: [{ type: "refusal", r
 await refused("logprobs of the likeliest alone", chat({ top_logprobs: 2 }), /"top_logprobs" needs "logprobs"/);
 for (const [name, more, message] of [["functions", { functions: [{ name: "f" }] }, /"functions" .*"tools"/], ["a call of one", { function_call: "auto" }, /"function_call"/],
     ["a voice", { audio: { voice: "ash", format: "wav" } }, /"audio"/], ["other modalities", { modalities: ["text", "audio"] }, /"modalities"/],
+    ["one alone", { modalities: "audio" }, /"modalities"/], ["ignore_eos of another type", { ignore_eos: "yes" }, /"ignore_eos"/],
     ["a search", { web_search_options: {} }, /"web_search_options"/], ["moderation", { moderation: { model: "x" } }, /"moderation"/],
     ["verbosity", { verbosity: "low" }, /"verbosity"/], ["another prediction", { prediction: { type: "tokens", content: "x" } }, /"prediction"/],
     ["a prediction of nothing", { prediction: { type: "content" } }, /"prediction"/]])
@@ -100,6 +101,7 @@ await refused("Ollama: mirostat", ollama.chat({ ...asked, options: { mirostat: 1
 const generate = { model: "demo", prompt: messages[0].content, options: asked.options };
 equal("an empty template is none", (await ollama.generate({ ...generate, template: "", context: [] })).response, plain.content);
 await refused("Ollama: a template", ollama.generate({ ...generate, template: "{{ .Prompt }}" }), /"template"/);
+await refused("Ollama: a suffix", ollama.generate({ ...generate, suffix: "}" }), /"suffix"/);
 await refused("Ollama: a context", ollama.generate({ ...generate, context: [1, 2] }), /"context"/);
 const { message } = await ollama.chat({ ...asked, tools, format: form, options: { ...asked.options, num_predict: 100 } });
 verdict(message.tool_calls ? message.tool_calls.every((call) => ["Ulm", "Bonn"].includes(call.function.arguments.city)) : typeof JSON.parse(message.content).mill === "boolean",

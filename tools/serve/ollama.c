@@ -206,17 +206,17 @@ int ollama_generate(struct call *c)
     static const struct refused names[] = {
         {"template", "is not supported: prompts are made by the model's own template, or whole with \"raw\""},
         {"context", "is not supported: send the conversation to /api/chat"},
+        {"suffix", "needs filling in the middle, which is not supported"},
     };
     struct asked asked = {0};
-    struct str prompt = {0}, system = {0}, suffix = {0};
+    struct str prompt = {0}, system = {0};
     int answer = 0;
     bool raw = false;
     if (!json_opt_str(c->json, "prompt", &prompt) || !json_opt_str(c->json, "system", &system) ||
-        !json_opt_str(c->json, "suffix", &suffix) || !json_opt_bool(c->json, "raw", &raw))
-        return serve_error(c, 400, "\"prompt\", \"system\" and \"suffix\" must be strings, \"raw\" true or false");
-    if (suffix.n) return serve_error(c, 501, "\"suffix\": filling in the middle is not supported");
-    if (prompt.n == 0) return loaded(c, false);
+        !json_opt_bool(c->json, "raw", &raw))
+        return serve_error(c, 400, "\"prompt\" and \"system\" must be strings, \"raw\" true or false");
     if (!ask_refused(c, c->json, names, COUNT_OF(names), &answer)) return answer;
+    if (prompt.n == 0) return loaded(c, false);
     struct job *job = read_request(c, false, &asked, &answer);
     if (!job) return answer;
     const char *kwargs;

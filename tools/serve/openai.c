@@ -324,6 +324,14 @@ static bool ask_n(struct call *c, const struct json *j, uint32_t n_prompts, uint
     return false;
 }
 
+static bool are_text(const struct json *modalities)
+{
+    bool text = !modalities || modalities->type == JSON_NULL || modalities->type == JSON_ARRAY;
+    for (size_t i = 0; text && modalities && i < modalities->n; i++)
+        text = modalities->v[i].type == JSON_STRING && str_is(modalities->v[i].s, "text");
+    return text;
+}
+
 /* What would change the answer, and is not there: better no answer than another one. */
 static bool refuse_unsupported(struct call *c, const struct json *j, int *answer)
 {
@@ -334,14 +342,12 @@ static bool refuse_unsupported(struct call *c, const struct json *j, int *answer
         {"web_search_options", "is not supported: nothing is searched"},
         {"moderation", "is not supported"},
     };
-    const struct json *modalities = json_find(j, "modalities");
     struct str verbosity = {0};
     if (!ask_refused(c, j, names, COUNT_OF(names), answer)) return false;
-    for (size_t i = 0; modalities && i < modalities->n; i++)
-        if (modalities->v[i].type != JSON_STRING || !str_is(modalities->v[i].s, "text")) {
-            *answer = serve_error(c, 400, "\"modalities\": this server writes text");
-            return false;
-        }
+    if (!are_text(json_find(j, "modalities"))) {
+        *answer = serve_error(c, 400, "\"modalities\": this server writes text");
+        return false;
+    }
     if (!json_opt_str(j, "verbosity", &verbosity) || (verbosity.n && !str_is(verbosity, "medium"))) {
         *answer = serve_error(c, 400, "\"verbosity\" is not supported; say in the conversation how long answers are to be");
         return false;
@@ -364,9 +370,9 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
         !ask_bool(c, options, "include_usage", &usage, answer) ||
         !ask_integer(c, j, "max_tokens", -1, INT32_MAX, &max_tokens, answer) ||
         !ask_integer(c, j, "max_completion_tokens", -1, INT32_MAX, &max_tokens, answer) ||
-        !ask_n(c, j, n_prompts, &n, answer) || !refuse_unsupported(c, j, answer) || !ask_stop(c, j, "stop", asked, answer) ||
-        !ask_sampling(c, j, asked, answer) || !ask_context(c, j, asked, answer) || !ask_form(c, j, asked, answer) ||
-        !ask_loras(c, j, asked, answer))
+        !ask_bool(c, j, "ignore_eos", &asked->ignore_eos, answer) || !ask_n(c, j, n_prompts, &n, answer) ||
+        !refuse_unsupported(c, j, answer) || !ask_stop(c, j, "stop", asked, answer) || !ask_sampling(c, j, asked, answer) ||
+        !ask_context(c, j, asked, answer) || !ask_form(c, j, asked, answer) || !ask_loras(c, j, asked, answer))
         return NULL;
     /* Chats say true and how many; completions say how many. */
     if (flag && flag->type == JSON_INT) {
@@ -377,7 +383,6 @@ static struct job *read_request(struct call *c, bool chat, struct asked *asked, 
     }
     if (max_tokens > 0) asked->max_tokens = (uint32_t)max_tokens;
     asked->prompt_only = max_tokens == 0;
-    (void)json_opt_bool(j, "ignore_eos", &asked->ignore_eos);
     struct job *job = serve_new_job(c, &dialect, stream, n_prompts, n);
     char id[64];
     (void)snprintf(id, sizeof id, "%s-%llx%08llx", chat ? "chatcmpl" : "cmpl", (unsigned long long)c->server->started,
