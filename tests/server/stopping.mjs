@@ -53,25 +53,27 @@ verdict(refused.status === 503 && /ending/.test(JSON.parse(refused.text).error.m
 equal("the server ends", await exited, { code: 0, signal: null });
 verdict(performance.now() - start < 3000, "at once", performance.now() - start);
 
-// ---- prompts whose tokens are told, which takes long ----
+// ---- what is computed beside the engine and takes long: prompts whose tokens are told, and vectors ----
 
 const long = { prompt: Array(40).fill("hello world ".repeat(1900)), echo: true, logprobs: 1, max_tokens: 1 };
-const short = { ...long, prompt: "hello world" };
-const telling = await serve("--ctx", "4096");
-const tell = (body, signal) => fetch(`${telling.url}/v1/completions`, { method: "POST", body: JSON.stringify(body), signal });
-const leaves = new AbortController();
-const left = tell(long, leaves.signal).catch(() => null);
-await sleep(1000);
-leaves.abort();
-await left;
-const gone = performance.now();
-equal("a client that leaves", (await tell(short)).status, 200);
-verdict(performance.now() - gone < 5000, "does not keep others waiting", performance.now() - gone);
-const told = [tell(long), tell(long)].map(async (r) => [(await r).status, (await (await r).json()).error.message]);
-await sleep(1000);
-const end = performance.now();
-equal("the server ends while it reads", await telling.stop(), { code: 0, signal: null });
-verdict(performance.now() - end < 3000, "at once, too", performance.now() - end);
-equal("and says so", await Promise.all(told), Array(2).fill([503, "the server is ending"]));
+const texts = { input: Array(2048).fill("hello world ".repeat(200)) };
+for (const [path, all, one] of [["/v1/completions", long, { ...long, prompt: "hello world" }], ["/v1/embeddings", texts, { input: "hello world" }]]) {
+    const other = await serve("--ctx", "4096");
+    const ask = (body, signal) => fetch(`${other.url}${path}`, { method: "POST", body: JSON.stringify(body), signal });
+    const leaves = new AbortController();
+    const left = ask(all, leaves.signal).catch(() => null);
+    await sleep(1000);
+    leaves.abort();
+    await left;
+    const gone = performance.now();
+    equal(`${path}: a client that leaves`, (await ask(one)).status, 200);
+    verdict(performance.now() - gone < 5000, "does not keep others waiting", performance.now() - gone);
+    const told = [ask(all), ask(all)].map(async (r) => [(await r).status, (await (await r).json()).error.message]);
+    await sleep(1000);
+    const end = performance.now();
+    equal("the server ends while it reads", await other.stop(), { code: 0, signal: null });
+    verdict(performance.now() - end < 3000, "at once, too", performance.now() - end);
+    equal("and says so", await Promise.all(told), Array(2).fill([503, "the server is ending"]));
+}
 plan();
 process.exit(0);

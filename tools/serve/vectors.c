@@ -23,6 +23,16 @@ static void give_embedder(struct call *c)
     monitor_leave(c->server->embed_lock);
 }
 
+/* Whether somebody waits for the text that is next; else *answer says that nobody does. */
+static bool goes_on(struct call *c, int *answer)
+{
+    monitor_enter(c->server->lock);
+    const bool wanted = serve_is_wanted(c);
+    monitor_leave(c->server->lock);
+    if (!wanted) *answer = serve_error(c, 503, SERVE_ENDS);
+    return wanted;
+}
+
 /* ---- vectors ----------------------------------------------------------------------------------------------------------- */
 
 /* A call's texts, each a string or an array of token ids. */
@@ -100,7 +110,7 @@ static bool put_vectors(struct call *c, struct wanted *w, const char *before, co
     bool ok = m != NULL;
     for (size_t i = 0; ok && i < w->n; i++) {
         if (i) ok = buf_c(b, ',') == 0;
-        ok = ok && buf_z(b, before) == 0 && put_vector(c, m, w, i, b, answer) && buf_z(b, after) == 0;
+        ok = ok && goes_on(c, answer) && buf_z(b, before) == 0 && put_vector(c, m, w, i, b, answer) && buf_z(b, after) == 0;
         if (ok && *after) ok = buf_printf(b, "%zu}", i) == 0;
     }
     if (m) give_embedder(c);
@@ -171,17 +181,23 @@ static int by_score(const void *pa, const void *pb)
     return a->index < b->index ? -1 : a->index > b->index;
 }
 
+static bool score_one(struct call *c, quern_embedder *m, const char *query, struct str text, float *out, int *answer)
+{
+    quern_error err = {.code = QUERN_ERR_NOMEM, .message = "out of memory"};
+    const char *document = serve_copy(c, text);
+    if (query && document && quern_rerank(m, query, document, out, &err) == 0) return true;
+    *answer = serve_failure(c, &err);
+    return false;
+}
+
 static bool score_all(struct call *c, struct str query, const struct json *documents, struct scored *out, int *answer)
 {
-    quern_error err;
     quern_embedder *m = take_embedder(c, answer);
     const char *q = serve_copy(c, query);
-    bool ok = m && q;
+    bool ok = m != NULL;
     for (size_t i = 0; ok && i < documents->n; i++) {
-        const char *document = serve_copy(c, documents->v[i].s);
         out[i].index = i;
-        ok = document && quern_rerank(m, q, document, &out[i].score, &err) == 0;
-        if (!ok) *answer = document ? serve_failure(c, &err) : serve_error(c, 500, "out of memory");
+        ok = goes_on(c, answer) && score_one(c, m, q, documents->v[i].s, &out[i].score, answer);
     }
     if (m) give_embedder(c);
     return ok;
