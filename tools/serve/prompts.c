@@ -2,7 +2,8 @@
  * the model thought of its tokens. The engine has no use for the latter: a session of its own computes them. */
 #include "serve.h"
 
-#define SCORE_BATCH 128 /* tokens between two looks at whether the answer is still wanted */
+#define SCORES_MAX (1u << 20) /* logprobs of prompts in an answer, which the engine's thread writes down */
+#define SCORE_BATCH 128       /* tokens between two looks at whether the answer is still wanted */
 
 static bool no_memory(struct call *c, int *answer)
 {
@@ -271,11 +272,24 @@ static int score_alone(struct call *c, const quern_tokens *prompt, const struct 
     return rc;
 }
 
+/* Whether the prompts of all answers have no more logprobs than can be told. */
+static bool can_score(const struct job *j)
+{
+    uint64_t n = 0;
+    for (uint32_t k = 0; k < j->asked.n_prompts; k++) n += j->asked.prompts[k].count;
+    return n * j->n_each * (1 + j->n_top) <= SCORES_MAX;
+}
+
 int serve_tell_prompts(struct call *c, struct job *j, quern_error *err)
 {
     const uint32_t n = j->asked.n_prompts;
     quern_engine_info i;
     quern_engine_get_info(c->server->engine, &i);
+    if (j->echo && j->logprobs && !can_score(j)) {
+        *err = (quern_error){.code = QUERN_ERR_ARG,
+                             .message = "\"logprobs\" of so many prompt tokens are too many; ask for fewer at once"};
+        return err->code;
+    }
     j->prompts = arena_array(&c->arena, n, sizeof *j->prompts);
     int rc = j->prompts ? 0 : ERR_NOMEM;
     for (uint32_t k = 0; rc == 0 && k < n; k++) {
