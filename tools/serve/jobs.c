@@ -265,7 +265,6 @@ static int end_choice(struct choice *x)
     if (rc == 0) rc = end_text(x);
     j->begun = true;
     if (rc == 0 && j->stream) rc = j->dialect->end(x, &j->pending);
-    if (rc == 0 && last && !j->stream) rc = j->dialect->whole(j, &j->pending);
     if (rc == 0 && last && j->stream && j->dialect->close) rc = j->dialect->close(j, &j->pending);
     if (last) end(j);
     return rc;
@@ -330,7 +329,7 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *to, size_t max)
     return n ? (ssize_t)n : there ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
 }
 
-/* An answer that is one piece, or a stream that failed before its first one. */
+/* An answer that is one piece, or an error. Such an answer may be long, so the engine's thread is spared it. */
 static int answer_whole(struct call *c, struct job *j)
 {
     struct buf body = {0};
@@ -340,7 +339,8 @@ static int answer_whole(struct call *c, struct job *j)
     body = j->pending;
     j->pending = (struct buf){0};
     monitor_leave(j->lock);
-    if (there) return serve_json(c, status, &body, 0);
+    const int rc = there && status == 200 ? j->dialect->whole(j, &body) : 0;
+    if (there && rc == 0) return serve_json(c, status, &body, 0);
     buf_fini(&body);
     return serve_error(c, 500, "out of memory");
 }

@@ -149,13 +149,13 @@ struct choice {
 };
 
 /* How a dialect says what happens. All append to out and return 0 or ERR_NOMEM. They run on the engine's thread inside the
- * job's lock, error and fail also on the thread that stops the server. */
+ * job's lock, error and fail also on the thread that stops the server, whole on that of the connection. */
 struct dialect {
     const char *stream_type;                                                          /* Content-Type of a stream */
     int (*token)(struct choice *x, struct buf *out, enum part part, struct str text); /* some more of a choice; streams only */
     int (*end)(struct choice *x, struct buf *out);                                    /* the last of a choice in a stream */
     int (*close)(struct job *j, struct buf *out); /* the last of a stream, behind all ends; NULL: nothing */
-    int (*whole)(struct job *j, struct buf *out); /* the answer at once */
+    int (*whole)(struct job *j, struct buf *out); /* the answer at once, when all is done */
     int (*error)(struct buf *out, unsigned status, const char *message); /* in place of an answer */
     int (*fail)(struct buf *out, unsigned status, const char *message);  /* the last of a stream that has begun */
 };
