@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -22,6 +23,14 @@ static inline bool scratch_slow(void)
 static inline size_t scratch_rounds(size_t n)
 {
     return scratch_slow() ? n / 50 : n;
+}
+
+/* CPU seconds of this thread: for tests of how time grows, which must not depend on what else the machine does. */
+static inline double scratch_cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
 /* A number below n, the next one of a sequence that *state, its seed at first, decides. */
