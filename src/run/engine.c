@@ -435,10 +435,45 @@ static void guess(struct engine *en, uint32_t rope_class)
     if (en->n_guessers) speculator_guess(en->speculator, en->guessers, en->n_guessers, en->o.n_batch - en->n_guessers);
 }
 
+/* Tokens that q has to read before it writes. */
+static uint32_t unread(const struct request *q, uint32_t rope_class)
+{
+    const uint32_t n = q->n_tokens - q->n_done;
+    return q->rope_class == rope_class && n > 1 ? n : 0;
+}
+
+/* Rows of prompts, `left` at most; whether there are any. The prompt that came first has half of them at least, so that each is
+ * read in the end; for the rest it comes behind the others, of which the shortest are first: a short one does not wait until a
+ * long one is read. */
+static bool add_prompts(struct engine *en, struct batch *b, uint32_t class, uint32_t left)
+{
+    uint32_t first = 0, others = 0, last = 0, last_at = 0; /* last: what the prompt at last_at, taken last, had to read */
+    while (first < en->n_running && !unread(en->running[first], class)) first++;
+    if (first == en->n_running || left == 0) return false;
+    for (uint32_t i = first + 1; i < en->n_running; i++) others += unread(en->running[i], class);
+    const uint32_t own = (uint32_t)size_min(unread(en->running[first], class), left - size_min(left / 2, others));
+    add_rows(en, b, en->running[first], own, false);
+    left -= own;
+    while (left > 0) {
+        uint32_t next = 0, at = 0; /* the shortest behind the last; as long ones in their order */
+        for (uint32_t i = first + 1; i < en->n_running; i++) {
+            const uint32_t n = unread(en->running[i], class);
+            if (n > last || (n > 0 && n == last && i > last_at))
+                if (next == 0 || n < next) next = n, at = i;
+        }
+        if (next == 0) break;
+        const uint32_t n = (uint32_t)size_min(left, next);
+        add_rows(en, b, en->running[at], n, false);
+        left -= n;
+        last = next, last_at = at;
+    }
+    return true;
+}
+
 /* Answers first, then prompts by age. Only sequences that turn with the same frequencies go together: those of the oldest. */
 static bool compose(struct engine *en, struct batch *b)
 {
-    bool answers = false, prompts = false;
+    bool answers = false;
     const uint32_t class = en->running[0]->rope_class;
     guess(en, class);
     *b = (struct batch){.tokens = en->tokens, .seqs = en->seqs, .out = en->out, .cancel = &en->stop_run};
@@ -448,15 +483,7 @@ static bool compose(struct engine *en, struct batch *b)
         add_rows(en, b, q, 1, en->n_guessers > 0);
         answers = true;
     }
-    uint32_t left = prompt_budget(en, b->n_rows, answers);
-    for (uint32_t i = 0; i < en->n_running && left > 0; i++) {
-        struct request *q = en->running[i];
-        if (q->rope_class != class || q->n_tokens - q->n_done <= 1) continue;
-        const uint32_t n = (uint32_t)size_min(left, q->n_tokens - q->n_done);
-        add_rows(en, b, q, n, false);
-        left -= n;
-        prompts = true;
-    }
+    const bool prompts = add_prompts(en, b, class, prompt_budget(en, b->n_rows, answers));
     if (en->runner.rope_class != class) runner_set_length(&en->runner, en->running[0]->cap);
     return prompts;
 }

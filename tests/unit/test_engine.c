@@ -112,6 +112,7 @@ struct job {
     struct sampling sampling;
     int32_t want[MAX_NEW], got[MAX_NEW];
     uint32_t n_want, n_got;
+    atomic_uint place; /* of its first token among those of all, from 1 on; 0: there is none */
     struct request *q;
     int error;
     uint32_t n_reused, n_wrong;
@@ -132,7 +133,9 @@ static void check_info(struct job *j)
 
 static void on_token(void *user, const struct token_event *t)
 {
+    static uint32_t n_begun;
     struct job *j = user;
+    if (j->n_got == 0) atomic_store(&j->place, ++n_begun);
     j->got[j->n_got++] = t->id;
     if (j->n_got > 1) j->calls[j->n_got > 2] = mem_stats().calls;
     if (j->n_keep) check_info(j);
@@ -244,7 +247,8 @@ static void settle(struct engine *en, struct job *jobs, size_t n)
 
 #define N_JOBS 64
 
-/* With the model as its own draft its guesses are right; with one that knows nothing, hardly any. */
+/* With the model as its own draft its guesses are right, but those behind the last token of an answer; with one that knows
+ * nothing, hardly any. */
 static void check_guesses(struct engine *en, enum speculate how, bool wrong)
 {
     const bool some = how != SPECULATE_OFF, drafted = how == SPECULATE_DRAFT;
@@ -255,7 +259,7 @@ static void check_guesses(struct engine *en, enum speculate how, bool wrong)
     if (scratch_slow()) return; /* few requests, and guessing hardly pays */
     if (some) assert_true(i.counters.guessed_tokens > 0);
     if (drafted && wrong) assert_true(i.counters.right_tokens <= i.counters.guessed_tokens / 5);
-    if (drafted && !wrong) assert_true(i.counters.right_tokens >= i.counters.guessed_tokens - i.counters.guessed_tokens / 20);
+    if (drafted && !wrong) assert_true(i.counters.right_tokens >= i.counters.guessed_tokens / 5 * 4);
     /* What the recurrent model writes repeats nothing. */
     if (some && !drafted && !wrong && !fx.recurrent) assert_true(i.counters.right_tokens > 0);
 }
@@ -315,6 +319,29 @@ static void wait_for(struct job *j)
     request_free(&j->q);
     atomic_store(&j->ended, false);
     j->n_got = 0;
+}
+
+/* A short prompt that comes while a long one is read begins to be answered first, and of several the shortest. */
+static void a_short_prompt_does_not_wait_for_a_long_one(void **state)
+{
+    static const uint32_t lengths[] = {N_CTX - 10, 90, 30};
+    static struct job jobs[COUNT_OF(lengths)];
+    struct engine *en = new_engine(4, 16, 200, true, 1, SPECULATE_OFF, NULL);
+    struct err e;
+    bool late = true; /* the long one was read before the others came */
+    (void)state;
+    for (uint32_t tries = 0; late && tries < 20; tries++) {
+        for (size_t k = 0; k < COUNT_OF(jobs); k++) {
+            jobs[k] = (struct job){.n_prompt = lengths[k], .max_tokens = 2, .sampling = {.top_p = 1, .repeat_penalty = 1}};
+            for (uint32_t i = 0; i < lengths[k]; i++) jobs[k].prompt[i] = (int32_t)((i * 7 + k + tries) % 300);
+            if (submit(en, &jobs[k], &e) < 0) fail_msg("%s", e.msg);
+        }
+        late = atomic_load(&jobs[0].place) || atomic_load(&jobs[1].place);
+        for (size_t k = 0; k < COUNT_OF(jobs); k++) wait_for(&jobs[k]);
+    }
+    assert_false(late);
+    assert_true(jobs[2].place < jobs[1].place && jobs[1].place < jobs[0].place);
+    engine_free(&en);
 }
 
 static void a_beginning_is_computed_once(void **state)
@@ -564,10 +591,10 @@ static void what_cannot_be_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_gets_what_it_gets_alone),      cmocka_unit_test(a_beginning_is_computed_once),
-        cmocka_unit_test(those_that_come_together_share),    cmocka_unit_test(answers_need_no_memory),
-        cmocka_unit_test(a_full_context_goes_on_when_asked), cmocka_unit_test(aborted_requests_leave_nothing),
-        cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(each_gets_what_it_gets_alone),   cmocka_unit_test(a_short_prompt_does_not_wait_for_a_long_one),
+        cmocka_unit_test(a_beginning_is_computed_once),   cmocka_unit_test(those_that_come_together_share),
+        cmocka_unit_test(answers_need_no_memory),         cmocka_unit_test(a_full_context_goes_on_when_asked),
+        cmocka_unit_test(aborted_requests_leave_nothing), cmocka_unit_test(what_cannot_be_is_refused),
     };
     const struct CMUnitTest many[] = {cmocka_unit_test(ten_thousand_schedules)};
     const struct CMUnitTest recurrent[] = {
