@@ -3,6 +3,7 @@
 #
 #   skip WHY                       ends the script as skipped
 #   packages FOLDER NAME@VERSION.. installs packages of npm in FOLDER on first use
+#   clients                        the same for those of OpenAI and Ollama
 
 SRC=${SOURCE_ROOT:-$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)}
 QUERN=${QUERN:-$SRC/build/quern}
@@ -15,6 +16,13 @@ skip() {
 }
 command -v node >/dev/null 2>&1 || skip "node is not installed"
 "$QUERN" help serve >/dev/null 2>&1 || skip "this program is built without serve"
+
+# OpenAI's and Ollama's packages for node, in $QUERN_CLIENTS, by default quern-clients in the user's cache folder; sets CLIENTS.
+clients() {
+    CLIENTS=${QUERN_CLIENTS:-${XDG_CACHE_HOME:-$HOME/.cache}/quern-clients}
+    export CLIENTS
+    packages "$CLIENTS" openai@7.57.0 ollama@0.6.4
+}
 
 packages() {
     folder=$1

@@ -1,5 +1,5 @@
 import { createRequire } from "node:module";
-import { equal, metric, plan, serve, sleep, verdict } from "./served.mjs";
+import { equal, metric, plan, raised, serve, sleep, verdict } from "./served.mjs";
 
 const require = createRequire(`${process.env.CLIENTS}/`);
 const OpenAI = require("openai");
@@ -15,15 +15,6 @@ const ollama = new Ollama({ host: server.url });
 const ask = (text) => [{ role: "user", content: text }];
 const question = ask("Tell me about a red boat.");
 const greedy = { model: "demo", messages: question, max_tokens: 24, temperature: 0 };
-
-async function raised(promise) {
-    try {
-        await promise;
-    } catch (e) {
-        return e;
-    }
-    return null;
-}
 
 async function streamed(request) {
     let text = "", finish = null, usage = null, chunks = 0;

@@ -4,7 +4,5 @@
 set -eu
 . "$(dirname "$0")/../serving.sh"
 
-CLIENTS=${QUERN_CLIENTS:-${XDG_CACHE_HOME:-$HOME/.cache}/quern-clients}
-export CLIENTS
-packages "$CLIENTS" openai@7.57.0 ollama@0.6.4
+clients
 node "$(dirname "$0")/clients.mjs"

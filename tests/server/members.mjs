@@ -1,6 +1,6 @@
 // See members.sh.
 import { createRequire } from "node:module";
-import { equal, plan, serve, verdict } from "./served.mjs";
+import { equal, plan, raised, serve, verdict } from "./served.mjs";
 
 const require = createRequire(`${process.env.CLIENTS}/`);
 const OpenAI = require("openai");
@@ -14,14 +14,6 @@ const greedy = { model: "demo", messages, max_tokens: 24, temperature: 0 };
 const chat = (more) => openai.chat.completions.create({ ...greedy, ...more });
 const complete = (more) => openai.completions.create({ model: "demo", prompt: "Once upon a time", max_tokens: 8, temperature: 0, ...more });
 
-async function raised(promise) {
-    try {
-        await promise;
-    } catch (e) {
-        return e;
-    }
-    return null;
-}
 async function refused(name, promise, message) {
     const e = await raised(promise);
     verdict((e?.status ?? e?.status_code) === 400 && message.test(e.message), `refused: ${name}`, e?.message);

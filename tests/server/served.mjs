@@ -12,6 +12,16 @@ export function equal(name, got, want) {
     verdict(JSON.stringify(got) === JSON.stringify(want), name, { got, want });
 }
 
+// What a promise throws; null: nothing.
+export async function raised(promise) {
+    try {
+        await promise;
+    } catch (e) {
+        return e;
+    }
+    return null;
+}
+
 export function plan() {
     console.log(`1..${count}`);
 }
