@@ -173,20 +173,27 @@ static uint32_t group(struct regex *p, uint32_t at, struct ends ends)
     return at;
 }
 
+bool regex_is_syntax(struct str text, size_t *i, bool *in_set)
+{
+    const char c = text.p[*i];
+    if (c == '\\') {
+        ++*i;
+        return false;
+    }
+    if (!*in_set && c != '[') return true;
+    *in_set = c != ']';
+    return false;
+}
+
 size_t regex_group(struct str text)
 {
     unsigned depth = 0;
     bool in_set = false;
     for (size_t i = 0; i < text.n; i++) {
-        const char c = text.p[i];
-        if (c == '\\')
-            i++;
-        else if (in_set || c == '[')
-            in_set = c != ']';
-        else if (c == '(')
-            depth++;
-        else if (c == ')' && depth > 0 && --depth == 0)
-            return i + 1;
+        if (regex_is_syntax(text, &i, &in_set)) {
+            if (text.p[i] == '(') depth++;
+            if (text.p[i] == ')' && depth > 0 && --depth == 0) return i + 1;
+        }
         if (depth == 0) return 0;
     }
     return 0;

@@ -134,6 +134,9 @@ struct regex_options {
     const char *where;
 };
 uint32_t regex_append(struct build *b, uint32_t at, struct str regex, const struct regex_options *o);
+/* Whether the character at *i is one of syntax: not escaped, and in no class. Steps onto what is escaped. *in_set: of a class.
+ */
+bool regex_is_syntax(struct str text, size_t *i, bool *in_set);
 /* The bytes of the group that an expression begins with, its brackets included; 0: it begins with none. */
 size_t regex_group(struct str text);
 

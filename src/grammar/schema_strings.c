@@ -128,13 +128,7 @@ static bool has_alternatives(struct str text)
             i += size - 1;
             continue;
         }
-        const char c = text.p[i];
-        if (c == '\\')
-            i++;
-        else if (in_set || c == '[')
-            in_set = c != ']';
-        else if (c == '|')
-            return true;
+        if (regex_is_syntax(text, &i, &in_set) && text.p[i] == '|') return true;
     }
     return false;
 }
