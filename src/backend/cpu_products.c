@@ -50,11 +50,12 @@ static bool take(atomic_uint *left, bool own, unsigned least, unsigned *first, u
 {
     unsigned seen = atomic_load_explicit(left, memory_order_relaxed), rest;
     do {
-        *first = seen & 0xFFFF, *end = seen >> 16;
-        const unsigned n = *end - *first, half = (n + 1) / 2, some = own && half < least ? least : half;
+        const unsigned from = seen & 0xFFFF, to = seen >> 16, n = to - from, half = (n + 1) / 2;
+        const unsigned some = !own || half > least ? half : n < least ? n : least;
         if (n == 0) return false;
-        if (some < n) *(own ? end : first) = own ? *first + some : *end - some;
-        rest = own ? *end | (seen & 0xFFFF0000) : (seen & 0xFFFF) | *first << 16;
+        *first = own ? from : to - some;
+        *end = *first + some;
+        rest = own ? *end | to << 16 : from | *first << 16;
     } while (!atomic_compare_exchange_weak_explicit(left, &seen, rest, memory_order_relaxed, memory_order_relaxed));
     return true;
 }
